@@ -1,0 +1,20 @@
+"""Failure-aware inverse RL as scikit-learn estimators: recover, measure and export the reward behind preferences."""
+
+from .irl import FailureAwareIRL, MaxEntropyIRL, MaxMarginIRL
+from .objective import ConstantSchedule, CosineSchedule, ExponentialSchedule, LinearSchedule
+from .pairs import PairTransformer, check_pairs, make_pairs
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ConstantSchedule",
+    "CosineSchedule",
+    "ExponentialSchedule",
+    "FailureAwareIRL",
+    "LinearSchedule",
+    "MaxEntropyIRL",
+    "MaxMarginIRL",
+    "PairTransformer",
+    "check_pairs",
+    "make_pairs",
+]

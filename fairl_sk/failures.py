@@ -1,0 +1,192 @@
+"""Failure detectors: which pairs the curriculum treats as failures in a round; for readers who want to add one.
+
+A detector is any object with ``detect(round)``, which gets a `Round` and returns, for every pair, either a bool
+(a failure or not) or a weight >= 0 (0: no failure). Detectors derive from ``BaseEstimator`` so that
+``GridSearchCV`` reaches their parameters as ``failures__name``.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from sklearn.base import BaseEstimator
+
+__all__ = ["LabelFailures", "MarginFailures", "Round", "find_failures", "sample_failures"]
+
+
+@dataclass(frozen=True)
+class Round:
+    """What is known at the start of a round.
+
+    Parameters
+    ----------
+    index : int
+        The round t, from 0.
+    progress : float
+        t / (T - 1), in [0, 1].
+    threshold : float
+        The failure threshold gamma_t, in units of reward.
+    margins : ndarray of shape (n_pairs,)
+        R(preferred) - R(other) of every pair.
+    rewards : callable, () -> ndarray of shape (n_pairs, 2)
+        The rewards of the (preferred, other) outputs, with the offset set as after a fit. It costs a pass over the
+        features, hence a call.
+    output_labels : ndarray of shape (n_pairs, 2) or None
+        Labels of the (preferred, other) outputs, 1 = desirable, 0 = not, where the user gave them.
+    """
+
+    index: int
+    progress: float
+    threshold: float
+    margins: np.ndarray
+    rewards: Callable[[], np.ndarray]
+    output_labels: np.ndarray | None
+
+
+class MarginFailures(BaseEstimator):
+    r"""Failures by margin, :math:`F_t = \{i : \Delta_i \le \gamma_t\}` (theory, eq. 5): misordered or nearly tied.
+
+    Examples
+    --------
+    >>> state = Round(0, 0.0, 0.5, np.array([-1.0, 0.2, 3.0]), None, None)
+    >>> MarginFailures().detect(state)
+    array([ True,  True, False])
+    """
+
+    requires_labels = False
+
+    def detect(self, state):
+        """Pairs whose margin is at or below the threshold.
+
+        Parameters
+        ----------
+        state : Round
+
+        Returns
+        -------
+        failures : ndarray of shape (n_pairs,), bool
+        """
+        return state.margins <= state.threshold
+
+
+class LabelFailures(BaseEstimator):
+    """Failures by label: an output of the pair is on the wrong side of 0 for its label y(o) (theory, eq. 6).
+
+    Examples
+    --------
+    >>> rewards = np.array([[2.0, -1.0], [-0.5, -1.0]])
+    >>> state = Round(0, 0.0, 0.0, np.array([3.0, 0.5]), lambda: rewards, np.array([[1, 0], [1, 0]]))
+    >>> LabelFailures().detect(state)
+    array([False,  True])
+    """
+
+    requires_labels = True
+
+    def detect(self, state):
+        """Pairs with an output whose reward's sign disagrees with its label.
+
+        Parameters
+        ----------
+        state : Round
+            With ``output_labels``.
+
+        Returns
+        -------
+        failures : ndarray of shape (n_pairs,), bool
+        """
+        return ((state.rewards() > 0) != (state.output_labels == 1)).any(axis=1)
+
+
+def find_failures(detector, state):
+    """A detector's answer as weights, checked.
+
+    Parameters
+    ----------
+    detector : object with ``detect``
+    state : Round
+
+    Returns
+    -------
+    weights : ndarray of shape (n_pairs,), float64
+        0 for a pair that is no failure.
+
+    Raises
+    ------
+    ValueError
+        If the answer has another length, or a weight is negative or not finite.
+    """
+    weights = np.asarray(detector.detect(state), dtype=np.float64)
+    if weights.shape != state.margins.shape or not np.isfinite(weights).all() or weights.min(initial=0.0) < 0:
+        raise ValueError(
+            f"{detector!r}.detect returned an array of shape {weights.shape} with minimum {weights.min(initial=0.0)!r}. "
+            f"Expected one bool or one finite weight >= 0 for each of the {len(state.margins)} pairs."
+        )
+    return weights
+
+
+def content_keys(rows, seed, *, negate=False):
+    """A 64-bit key of each row's content: equal rows have equal keys, wherever they stand.
+
+    Sampling by such keys makes a fit independent of the order of the rows, and makes two copies of a pair the same
+    as one pair of weight 2. The key is a multilinear hash of the bits in arithmetic modulo 2**64, hence exact.
+
+    Parameters
+    ----------
+    rows : ndarray of shape (n_rows, n_columns), float32 or float64
+    seed : int
+    negate : bool, default=False
+        Give the keys of ``-rows`` instead.
+
+    Returns
+    -------
+    keys : ndarray of shape (n_rows,), uint64
+    """
+    words = rows.shape[1] * rows.dtype.itemsize // 4
+    multipliers = np.random.default_rng(seed).integers(0, 2**63, size=words, dtype=np.uint64) * 2 + 1
+    keys = np.empty(len(rows), dtype=np.uint64)
+    step = max(1, 2**20 // max(words, 1))  # 8 MiB of temporary
+    for start in range(0, len(rows), step):
+        part = rows[start : start + step]
+        part = 0.0 - part if negate else part + 0.0  # either way there is no negative zero
+        keys[start : start + step] = (part.view(np.uint32).astype(np.uint64) * multipliers).sum(axis=1)
+    return keys
+
+
+def _mixed(keys, index):
+    """Keys of round ``index``: the finaliser of SplitMix64 (Steele et al., 2014), a bijection that mixes all bits."""
+    keys = keys + np.uint64(0x9E3779B97F4A7C15 * (index + 1) % 2**64)
+    keys = (keys ^ (keys >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    keys = (keys ^ (keys >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return keys ^ (keys >> np.uint64(31))
+
+
+def sample_failures(failures, keys, index, sample_weight, budget):
+    """Sample S_t of the failures, of total weight at most ``budget`` (theory, eq. 7).
+
+    Parameters
+    ----------
+    failures : ndarray of shape (n_pairs,)
+        Failure weights; 0 is no failure.
+    keys : ndarray of shape (n_pairs,), uint64
+        The pairs' `content_keys`.
+    index : int
+        The round.
+    sample_weight : ndarray of shape (n_pairs,)
+        Weights of the pairs.
+    budget : float
+        Largest total of sample weight, :math:`p_t \\sum_i w_i`.
+
+    Returns
+    -------
+    sample : ndarray of int
+        Indices of the sampled pairs. Copies of one pair are all in or all out.
+    """
+    candidates = np.flatnonzero((failures > 0) & (sample_weight > 0))
+    if sample_weight[candidates].sum() <= budget * (1 + 1e-9):
+        return candidates
+    mixed = _mixed(keys[candidates], index)
+    order = np.argsort(mixed)
+    mixed, candidates = mixed[order], candidates[order]
+    total = np.cumsum(sample_weight[candidates])
+    last_copy = np.searchsorted(mixed, mixed, side="right") - 1
+    return candidates[total[last_copy] <= budget * (1 + 1e-9)]

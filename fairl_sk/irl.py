@@ -1,0 +1,937 @@
+"""The estimators: `MaxMarginIRL`, `MaxEntropyIRL` and `FailureAwareIRL`; the place to read what a fit does."""
+
+import warnings
+from numbers import Integral, Real
+
+import numpy as np
+import torch
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.metrics import accuracy_score
+from sklearn.utils import check_random_state
+from sklearn.utils._param_validation import (
+    HasMethods,
+    Interval,
+    StrOptions,
+)  # the parameters' declared constraints
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import _check_sample_weight, check_array, check_is_fitted, column_or_1d
+
+from .failures import LabelFailures, MarginFailures, content_keys
+from .net import (
+    Curriculum,
+    DualPath,
+    DualPathLoss,
+    DualPathNet,
+    LinearSolver,
+    ProgressBar,
+    SliceIterator,
+    export_heads,
+    head_reward,
+    import_heads,
+)
+from .objective import ExponentialSchedule, LinearSchedule, schedule_values
+from .pairs import check_pairs, preference_sign
+
+__all__ = ["FailureAwareIRL", "MaxEntropyIRL", "MaxMarginIRL"]
+
+_POSITIVE = Interval(Real, 0, None, closed="neither")
+_NON_NEGATIVE = Interval(Real, 0, None, closed="left")
+_SCHEDULE = [_NON_NEGATIVE, callable, None]
+
+
+class _PreferenceIRL(ClassifierMixin, BaseEstimator):
+    """What the three estimators share: reading pairs, running the rounds, and the reward that results."""
+
+    _parameter_constraints = {
+        "alpha": [_NON_NEGATIVE],
+        "hidden_layer_sizes": ["array-like"],
+        "max_iter": [Interval(Integral, 1, None, closed="left")],
+        "tol": [_NON_NEGATIVE],
+        "batch_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
+        "learning_rate": [StrOptions({"auto"}), _POSITIVE],
+        "device": [str],
+        "random_state": ["random_state"],
+        "warm_start": ["boolean"],
+        "verbose": ["verbose"],
+        "temperature": [_POSITIVE],
+    }
+
+    # ------------------------------------------------------------------------------------------ prediction
+
+    def decision_function(self, X):
+        """Reward of outputs, or margin of pairs.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features) or (n_pairs, 2, n_features)
+            Outputs or pairs.
+
+        Returns
+        -------
+        reward : ndarray of shape (n_samples,) or (n_pairs,)
+            R(o) for outputs. R(first) - R(second) for pairs: positive where the first output is preferred.
+
+        Raises
+        ------
+        NotFittedError
+            Before `fit`.
+        ValueError
+            For rows that `check_pairs` refuses.
+        """
+        check_is_fitted(self)
+        X = check_pairs(X, estimator=self, reset=False)
+        rewards = self._rewards(X)
+        return rewards[:, 0] - rewards[:, 1] if X.ndim == 3 else rewards
+
+    def predict(self, X):
+        """Class of each row: the larger where `decision_function` is above 0.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features) or (n_pairs, 2, n_features)
+
+        Returns
+        -------
+        y : ndarray of shape (n_samples,) or (n_pairs,)
+        """
+        preferred = self.decision_function(X) > 0
+        return self.classes_[preferred.astype(int)]
+
+    def predict_proba(self, X):
+        """Probability of each class: the logistic of `decision_function` over ``temperature``.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features) or (n_pairs, 2, n_features)
+
+        Returns
+        -------
+        probabilities : ndarray of shape (n_samples, 2) or (n_pairs, 2)
+            Columns in the order of ``classes_``. Max-margin does not learn probabilities: see its ``temperature``.
+        """
+        scaled = self.decision_function(X) / self.temperature
+        return np.exp(-np.logaddexp(0, np.stack([scaled, -scaled], axis=1)))
+
+    def score(self, X, y=None, sample_weight=None):
+        """Accuracy of `predict`: for pairs the share that is ordered rightly.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_pairs, 2, n_features) or (n_samples, n_features)
+        y : array-like of shape (n_pairs,) or (n_samples,), default=None
+            True classes; for pairs, None means that the first is preferred everywhere.
+        sample_weight : array-like of shape (n_pairs,) or (n_samples,), default=None
+
+        Returns
+        -------
+        accuracy : float in [0, 1]
+        """
+        predicted = self.predict(X)
+        if y is None:
+            if np.ndim(X) != 3:
+                raise ValueError("score requires y for outputs; only pairs have an order that is known without it.")
+            y = np.full(len(predicted), self.classes_[1])
+        return float(accuracy_score(y, predicted, sample_weight=sample_weight))
+
+    def _rewards(self, X):
+        """R of every output: (n_pairs, 2) or (n_samples,)."""
+        flat = X.reshape(-1, X.shape[-1])
+        if hasattr(self, "coef_"):
+            rewards = flat @ self.coef_.astype(X.dtype)
+        else:
+            rewards = head_reward(self.base_weights_, flat) + head_reward(self.failure_weights_, flat)
+        return (rewards + X.dtype.type(self.intercept_)).reshape(X.shape[:-1])
+
+    # -------------------------------------------------------------------------------------------- learning
+
+    def _fit(self, X, y, sample_weight, output_labels=None):
+        """Fit, or leave everything as it was: an interrupt or an error does not half-fit an estimator."""
+        before = dict(vars(self))
+        try:
+            self._validate_params()
+            self._learn(X, y, sample_weight, output_labels)
+        except BaseException:
+            vars(self).clear()
+            vars(self).update(before)
+            raise
+        return self
+
+    def _learn(self, X, y, sample_weight, output_labels):
+        earlier = (self.base_weights_, self.failure_weights_) if self.warm_start and hasattr(self, "n_iter_") else None
+        X = check_pairs(X, estimator=self)
+        if earlier is not None:
+            self._check_start(earlier)
+        sign = self._check_target(X, y)
+        sample_weight = _check_weights(sample_weight, X)
+        if y is not None and len(np.unique(sign[sample_weight > 0])) < 2:
+            raise ValueError("Found one class only among the rows whose sample_weight is above 0. Expected two.")
+        curriculum = self._curriculum_settings()
+        labels = self._check_labels(output_labels, X, curriculum["detector"])
+
+        rng = check_random_state(self.random_state)
+        seed = int(rng.randint(np.iinfo(np.int32).max))
+        differences = _differences(X, sign)
+        scale = _scale_of(differences, sample_weight, paired=X.ndim == 3)
+        keys = content_keys(differences, seed)
+        if X.ndim == 3:
+            _warn_of_contradictions(keys, differences, seed)
+
+        def rewards_of(module):
+            rewards = _reward_of(export_heads(module, scale, X.shape[-1]), X)
+            if X.ndim == 2:
+                return rewards[:, None]
+            rewards = rewards + self._offset(rewards, sign, sample_weight, labels)
+            return np.where(sign[:, None] > 0, rewards, rewards[:, ::-1])
+
+        oriented_labels = None if labels is None else np.where(sign[:, None] > 0, labels, labels[:, ::-1])
+        callback = Curriculum(
+            **curriculum,
+            keys=keys,
+            sample_weight=sample_weight,
+            rewards=rewards_of,
+            output_labels=oriented_labels,
+        )
+        net = self._run_rounds(X, differences, sign, sample_weight, scale, seed, earlier, callback)
+        self._keep(net, callback, scale, X, sign, sample_weight, labels)
+
+    def _check_start(self, earlier):
+        sizes = [self.n_features_in_, *self.hidden_layer_sizes]
+        found = [weight.shape[1] for weight in earlier[0][::2]]
+        if found != sizes:
+            raise ValueError(
+                f"warm_start=True goes on from heads with inputs {found}, but X and hidden_layer_sizes ask for "
+                f"{sizes}. Keep both as they were, or set warm_start=False."
+            )
+
+    def _check_target(self, X, y):
+        """Set ``classes_`` and return +1 or -1 a row."""
+        kind = "pairs" if X.ndim == 3 else "outputs"
+        if len(X) < 2:
+            raise ValueError(f"Found {len(X)} of the {kind} (n_samples=1), while a minimum of 2 is required to fit.")
+        if y is None:
+            if X.ndim == 2:
+                raise ValueError(
+                    f"{type(self).__name__} requires y to be passed, but the target y is None. Only pairs, of shape "
+                    "(n_pairs, 2, n_features), can do without: there None means that the first is preferred."
+                )
+            self.classes_ = np.array([0, 1])
+            return np.ones(len(X))
+        y = check_array(column_or_1d(y, warn=True), ensure_2d=False, dtype=None, input_name="y")
+        if len(y) != len(X):
+            raise ValueError(f"Found {len(X)} {kind} in X and {len(y)} labels in y: inconsistent numbers of samples.")
+        check_classification_targets(y)
+        classes = np.unique(y)
+        if len(classes) > 2:
+            raise ValueError(
+                "Only binary classification is supported. The type of the target is multiclass: found "
+                f"{len(classes)} classes, {list(classes[:5])}. Expected two, the larger meaning 'the first output is "
+                "preferred' (for outputs: 'desirable')."
+            )
+        if len(classes) < 2:
+            raise ValueError(
+                f"Found one class only in y: {classes[0]!r}. Expected two. If the first output is always the preferred "
+                "one, pass y=None, or shuffle the sides with fairl_sk.make_pairs (which scorers and splitters need)."
+            )
+        self.classes_ = classes
+        return preference_sign(y, len(X), classes=classes)
+
+    def _check_labels(self, output_labels, X, detector):
+        if output_labels is None:
+            if getattr(detector, "requires_labels", False):
+                raise ValueError(
+                    f"failures={self.failures!r} needs the labels of the outputs: pass output_labels, shape "
+                    "(n_pairs, 2), 1 = desirable and 0 = not, to fit (through a Pipeline as "
+                    "<step>__output_labels, or by set_fit_request with metadata routing)."
+                )
+            return None
+        labels = np.asarray(output_labels)
+        if X.ndim == 2 or labels.shape != X.shape[:2]:
+            raise ValueError(
+                f"Found output_labels of shape {labels.shape} for X of shape {X.shape}. Expected pairs "
+                "(n_pairs, 2, n_features) with labels (n_pairs, 2); for outputs y already is the label."
+            )
+        found = np.unique(labels)
+        if not np.isin(found, [0, 1]).all() or len(found) < 2:
+            raise ValueError(
+                f"Found the values {list(found[:5])} in output_labels. Expected both 1 (desirable) and 0 (not)."
+            )
+        return labels.astype(np.int8) if getattr(detector, "requires_labels", False) else None
+
+    def _run_rounds(self, X, differences, sign, sample_weight, scale, seed, earlier, curriculum):
+        linear = len(self.hidden_layer_sizes) == 0
+        batch_size = self._batch_size(len(X), linear)
+        if linear:
+            differences /= differences.dtype.type(scale)
+            features, orientation = differences, np.ones(len(X))
+        else:
+            features = (X / X.dtype.type(scale)).reshape(len(X), -1, X.shape[-1])
+            orientation = sign
+        device = _device(self.device)
+        features = torch.from_numpy(features).to(device)
+        targets = np.stack([sample_weight * (len(X) / sample_weight.sum()), np.zeros(len(X)), orientation], axis=1)
+        targets = torch.from_numpy(targets).to(device, features.dtype)
+        net = self._build_net(features, batch_size, linear, scale, seed, earlier, curriculum)
+        net.notify("on_train_begin", X=features, y=targets)
+        try:
+            for _ in range(self.max_iter):
+                net.fit_loop(features, targets, epochs=1)
+                if net.solver is not None and net.solver.resting and curriculum.finished:
+                    break
+        finally:
+            net.notify("on_train_end", X=features, y=targets)
+        return net
+
+    def _batch_size(self, n_rows, linear):
+        if self.batch_size == "auto":
+            return n_rows if linear else min(256, n_rows)
+        return min(self.batch_size, n_rows)
+
+    def _build_net(self, features, batch_size, linear, scale, seed, earlier, curriculum):
+        callbacks = [curriculum] + [ProgressBar(self.max_iter, type(self).__name__)] * bool(self.verbose)
+        solver = linear and batch_size == len(features)
+        learning_rate = (0.1 if solver else 0.003) if self.learning_rate == "auto" else self.learning_rate
+        if solver:
+            optimizer = {
+                "optimizer": LinearSolver,
+                "optimizer__tol": self.tol,
+                "optimizer__n_rounds": self.max_iter,
+                "optimizer__param_groups": [("base.*", {}), ("failure.*", {})],
+            }
+        else:
+            optimizer = {"optimizer": torch.optim.Adam}
+        width = features.shape[-1]
+        start = None if earlier is None else import_heads(earlier, scale, width)
+        net = DualPathNet(
+            module=DualPath,
+            module__n_features=width,
+            module__hidden_layer_sizes=tuple(self.hidden_layer_sizes),
+            module__seed=seed,
+            module__dtype=features.dtype,
+            module__start=start,
+            criterion=DualPathLoss,
+            **{f"criterion__{name}": value for name, value in self._loss_settings(scale).items()},
+            **optimizer,
+            lr=learning_rate,
+            batch_size=batch_size,
+            iterator_train=SliceIterator,
+            iterator_train__seed=seed,
+            train_split=None,
+            callbacks=callbacks,
+            verbose=0,
+            device=str(features.device),
+        )
+        net.initialize()
+        net.curriculum = curriculum
+        return net
+
+    def _keep(self, net, curriculum, scale, X, sign, sample_weight, labels):
+        """Turn the net into plain arrays in the units of the input."""
+        for name in ("coef_", "base_coef_", "failure_coef_"):
+            vars(self).pop(name, None)
+        heads = export_heads(net.module_, scale, X.shape[-1])
+        self.base_weights_, self.failure_weights_ = heads
+        if len(self.hidden_layer_sizes) == 0:
+            self.base_coef_, self.failure_coef_ = heads[0][0][0], heads[1][0][0]
+            self.coef_ = self.base_coef_ + self.failure_coef_
+        self.intercept_ = 0.0 if X.ndim == 3 else float(heads[0][-1][0] + heads[1][-1][0])
+        if X.ndim == 3:
+            self.intercept_ = float(self._offset(_reward_of(heads, X), sign, sample_weight, labels))
+        self.history_ = curriculum.rows_
+        self.n_iter_ = len(curriculum.rows_)
+        self.dual_gap_ = float(net.solver.gap) if net.solver is not None else np.nan
+        if net.solver is not None and not net.solver.resting and self.tol > 0:
+            warnings.warn(
+                f"{type(self).__name__} stopped after {self.n_iter_} rounds at a duality gap of "
+                f"{self.dual_gap_:.1e}, above tol={self.tol:g}. Raise max_iter or alpha, or scale the features.",
+                ConvergenceWarning,
+                stacklevel=4,
+            )
+
+    def _offset(self, rewards, sign, sample_weight, labels):
+        """Offset that makes 0 separate the outputs of pairs best: chosen from rejected or, if given, by label."""
+        positive = np.stack([sign > 0, sign < 0], axis=1) if labels is None else labels == 1
+        return -separating_threshold(rewards.ravel(), positive.ravel(), np.repeat(sample_weight, 2))
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.classifier_tags.multi_class = False
+        tags.input_tags.three_d_array = True
+        return tags
+
+
+# ------------------------------------------------------------------------------------------- steps of a fit
+
+
+def separating_threshold(rewards, positive, weight):
+    """Threshold that separates two sets of rewards best.
+
+    Parameters
+    ----------
+    rewards : ndarray of shape (n_outputs,)
+    positive : ndarray of shape (n_outputs,), bool
+        Which outputs should lie above the threshold.
+    weight : ndarray of shape (n_outputs,)
+
+    Returns
+    -------
+    threshold : float
+        Half-way between two neighbouring rewards, where the balanced accuracy (each set counts one half) is largest.
+        Of several such places the middle one; a constant reward is its own threshold.
+
+    Examples
+    --------
+    >>> separating_threshold(np.array([0.0, 1.0, 2.0, 3.0]), np.array([False, False, True, True]), np.ones(4))
+    1.5
+    """
+    share = np.where(positive, weight / weight[positive].sum(), -weight / weight[~positive].sum())
+    order = np.argsort(rewards)
+    rewards = rewards[order].astype(np.float64)
+    places = np.flatnonzero(np.diff(rewards) > 0)
+    if not len(places):
+        return float(rewards[0])
+    below = np.cumsum(share[order])[places]  # positives less negatives at or below the place: small is good
+    best = np.flatnonzero(below <= below.min() + 1e-12)
+    place = places[best[(len(best) - 1) // 2]]
+    return float((rewards[place] + rewards[place + 1]) / 2)
+
+
+def _reward_of(heads, X):
+    """Sum of the heads for every output, (n_pairs, 2) or (n_samples,)."""
+    flat = X.reshape(-1, X.shape[-1])
+    return sum(head_reward(head, flat) for head in heads).reshape(X.shape[:-1])
+
+
+def _check_weights(sample_weight, X):
+    weight = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
+    if not weight.sum() > 0:
+        raise ValueError("All sample_weight are 0: at least one row has to count.")
+    return weight
+
+
+def _differences(X, sign):
+    """Features of the preferred minus those of the other output; of outputs, with a constant feature for the bias."""
+    if X.ndim == 3:
+        differences = np.subtract(X[:, 0], X[:, 1])
+    else:
+        differences = np.empty((len(X), X.shape[1] + 1), dtype=X.dtype)
+        differences[:, :-1], differences[:, -1] = X, 1
+    differences *= sign[:, None].astype(X.dtype)
+    return differences
+
+
+def _scale_of(differences, sample_weight, *, paired):
+    """Root of the mean squared length of the differences: in this unit the step sizes have a meaning."""
+    features = differences if paired else differences[:, :-1]
+    # chunks keep the float64 copies, which make squares of float32 safe, small
+    parts = [
+        np.square(part, dtype=np.float64).sum(axis=1) for part in np.array_split(features, len(features) // 4096 + 1)
+    ]
+    scale = float(np.sqrt(np.average(np.concatenate(parts), weights=sample_weight)))
+    if not np.isfinite(scale):
+        raise ValueError("The features are too large (their squares overflow): scale them, e.g. by StandardScaler.")
+    if scale == 0 and paired:
+        raise ValueError(
+            "All pairs are identical on both sides: no reward can be learned from them. Check that X[:, 0] and "
+            "X[:, 1] hold different outputs."
+        )
+    return scale or 1.0
+
+
+def _warn_of_contradictions(keys, differences, seed):
+    contradicted = np.isin(keys, content_keys(differences, seed, negate=True))
+    contradicted &= differences.any(axis=1)  # a pair of identical sides contradicts nothing
+    if contradicted.any():
+        warnings.warn(
+            f"{contradicted.sum()} of {len(keys)} pairs contradict another pair (the same two outputs, the other one "
+            f"preferred), first row {np.flatnonzero(contradicted)[0]}. They cancel in the standard objective; drop them, "
+            "or keep them as ties.",
+            UserWarning,
+            stacklevel=5,
+        )
+
+
+def _device(name):
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f"Found device={name!r}. Expected 'cpu', 'cuda' (or 'cuda:0', ...) or 'auto'.") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device={name!r}, but torch finds no CUDA device here. Use device='cpu' or 'auto'.")
+    return name
+
+
+# ---------------------------------------------------------------------------------------------- estimators
+
+_SHARED_PARAMETERS = """alpha : float >= 0, default=1e-3
+        L2 strength of the base path. Larger: smaller rewards that lean on fewer directions. ``LogisticRegression``'s
+        and ``LinearSVC``'s ``C`` is ``1 / (2 * alpha * n_pairs)``. With hidden layers it acts on all weight matrices,
+        for features divided by the root mean squared length of the differences.
+    hidden_layer_sizes : sequence of int, default=()
+        Widths of ReLU layers in each head. Empty: linear rewards, whose margins need the differences only.
+    max_iter : int, default=100
+        Number of rounds. Linear full-batch fits stop before, once the base path has converged and no failures are
+        to come.
+    tol : float >= 0, default=1e-4
+        Duality gap at which a linear base path has converged, as a share of the loss of a constant reward. 0 runs all
+        rounds.
+    batch_size : int or "auto", default="auto"
+        Pairs in a step. "auto": all for linear heads, 256 with hidden layers. Linear heads with smaller batches, and
+        heads with hidden layers, are trained by Adam and reach no certified optimum.
+    learning_rate : float > 0 or "auto", default="auto"
+        Step size of the gradient steps of linear heads' failure path, or of Adam; in units where differences have root
+        mean squared length 1, so that it does not depend on the features' scale. "auto": 0.1, or 0.003 for Adam.
+    device : {"cpu", "cuda", "auto"} or str, default="cpu"
+        Where the rounds run. "auto": a GPU if there is one. Predictions always run on the CPU.
+    random_state : int, RandomState or None, default=None
+        Start of the heads, sampling of failures, order of batches. The same int gives the same bits.
+    warm_start : bool, default=False
+        Start from the last fit's heads (the curriculum starts anew).
+    verbose : int or bool, default=0
+        Show a progress bar over the rounds.
+
+    Attributes
+    ----------
+    coef_ : ndarray of shape (n_features,)
+        The reward's weights, theta_D + theta_F (linear heads).
+    base_coef_, failure_coef_ : ndarray of shape (n_features,)
+        theta_D and theta_F (linear heads).
+    base_weights_, failure_weights_ : list of ndarray
+        The heads' layers, [W, b, W, b, ...].
+    intercept_ : float
+        Offset of the reward. It cancels in margins, so that pairs cannot identify it: it is set so that 0 separates
+        the chosen from the rejected training outputs best (balanced accuracy). With outputs it is learned, as
+        ``LinearSVC`` learns it: as the weight of a constant feature.
+    classes_ : ndarray of shape (2,)
+        The two classes; the larger means "the first is preferred" (of outputs: "desirable").
+    history_ : list of dict
+        A row a round: losses, failure threshold, weight and rate, numbers of failures and of sampled failures, 5 %,
+        50 % and 95 % quantiles of the margins, all before the round's step.
+    n_iter_ : int
+        Number of rounds that ran.
+    dual_gap_ : float
+        Duality gap of the base path at the end, as a share of the loss of a constant reward; NaN where Adam trained it.
+        The base path's objective is at most this far from its optimum. Without penalty (``alpha=0``) there is no gap,
+        and it is the gradient's norm as a share of the first one.
+    n_features_in_ : int
+        Number of features of an output.
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Names of the features, for tables."""
+
+
+def _document(cls):
+    """Put the one text on the shared parameters into a class docstring."""
+    if cls.__doc__:
+        cls.__doc__ = cls.__doc__.replace("{shared}", _SHARED_PARAMETERS)
+    return cls
+
+
+@_document
+class MaxMarginIRL(_PreferenceIRL):
+    r"""Standard IRL by maximum margin: the convex, bounded form of max-margin reward learning.
+
+    Minimises
+
+    .. math:: rac{1}{\sum_i w_i} \sum_i w_i \max(0, M - \Delta_i) + lpha \|	heta\|^2,
+
+    with :math:`\Delta_i = R(o_i^+) - R(o_i^-)` the margin of pair i, M the ``margin``, :math:`lpha` the ``alpha``
+    and :math:`w_i` the sample weights (theory, eq. 2). With linear heads it is the problem of ``LinearSVC(
+    loss="hinge", fit_intercept=False)`` on the differences, and solved to a duality gap of ``tol``.
+
+    Parameters
+    ----------
+    margin : float > 0, default=1.0
+        Required margin M, in units of reward. Together with ``alpha`` it sets the reward's unit: scaling both by c
+        and 1 / c scales the reward by c.
+    temperature : float > 0, default=1.0
+        Scale of `predict_proba`, in units of reward. It is not learned and does not change the reward.
+    {shared}
+
+    See Also
+    --------
+    MaxEntropyIRL : The probabilistic baseline.
+    FailureAwareIRL : The same objectives with a failure path.
+
+    References
+    ----------
+    .. [1] A. Ng and S. Russell. Algorithms for inverse reinforcement learning. ICML 2000.
+    .. [2] Patel et al. Learning from failures. arXiv 2510.06092, section 4.
+
+    Examples
+    --------
+    >>> from fairl_sk import MaxMarginIRL
+    >>> from fairl_sk.datasets import make_preferences
+    >>> data = make_preferences(500, 5, random_state=0)
+    >>> MaxMarginIRL(random_state=0).fit(data.data, data.target).score(data.data, data.target) > 0.95
+    True
+    """
+
+    _parameter_constraints = {**_PreferenceIRL._parameter_constraints, "margin": [_POSITIVE]}
+
+    def __init__(
+        self,
+        *,
+        margin=1.0,
+        temperature=1.0,
+        alpha=1e-3,
+        hidden_layer_sizes=(),
+        max_iter=100,
+        tol=1e-4,
+        batch_size="auto",
+        learning_rate="auto",
+        device="cpu",
+        random_state=None,
+        warm_start=False,
+        verbose=0,
+    ):
+        self.margin = margin
+        self.temperature = temperature
+        self.alpha = alpha
+        self.hidden_layer_sizes = hidden_layer_sizes
+        self.max_iter = max_iter
+        self.tol = tol
+        self.batch_size = batch_size
+        self.learning_rate = learning_rate
+        self.device = device
+        self.random_state = random_state
+        self.warm_start = warm_start
+        self.verbose = verbose
+
+    def fit(self, X, y=None, sample_weight=None):
+        """Learn the reward.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_pairs, 2, n_features) or (n_samples, n_features)
+            Features of pairs, or of single outputs.
+        y : array-like of shape (n_pairs,) or (n_samples,), default=None
+            Two classes, the larger meaning "the first is preferred" (of outputs: "desirable"). For pairs None means
+            that the first is preferred everywhere.
+        sample_weight : array-like of shape (n_pairs,) or (n_samples,), default=None
+            Weights >= 0; a weight of 2 is the same as the row twice.
+
+        Returns
+        -------
+        self : object
+
+        Raises
+        ------
+        ValueError
+            For rows that `check_pairs` refuses, fewer than 2 of them, one class only, pairs all identical on both
+            sides, or a parameter out of range.
+
+        Warns
+        -----
+        ConvergenceWarning
+            If a linear base path has not converged after ``max_iter`` rounds.
+        UserWarning
+            If pairs contradict each other.
+        """
+        return self._fit(X, y, sample_weight)
+
+    def _loss_settings(self, scale):
+        return _standard_loss("max_margin", self.margin, self.alpha, scale)
+
+    def _curriculum_settings(self):
+        return _no_curriculum(self.max_iter)
+
+
+@_document
+class MaxEntropyIRL(_PreferenceIRL):
+    r"""Standard IRL by maximum entropy: the Bradley-Terry likelihood of the preferences.
+
+    Minimises
+
+    .. math:: rac{1}{\sum_i w_i} \sum_i w_i \log(1 + e^{-\Delta_i / 	au}) + lpha \|	heta\|^2,
+
+    with :math:`\Delta_i = R(o_i^+) - R(o_i^-)` the margin of pair i, :math:`	au` the ``temperature``,
+    :math:`lpha` the ``alpha`` and :math:`w_i` the sample weights (theory, eq. 3). With linear heads and
+    :math:`	au = 1` it is the problem of ``LogisticRegression(fit_intercept=False)`` on the differences, and solved to
+    a relative duality gap of ``tol``.
+
+    Parameters
+    ----------
+    temperature : float > 0, default=1.0
+        Temperature tau, in units of reward: a margin of one temperature means odds of e to 1. Larger: larger rewards.
+    {shared}
+
+    See Also
+    --------
+    MaxMarginIRL : The baseline with required margins.
+    FailureAwareIRL : The same objectives with a failure path.
+
+    References
+    ----------
+    .. [1] B. Ziebart et al. Maximum entropy inverse reinforcement learning. AAAI 2008.
+    .. [2] Patel et al. Learning from failures. arXiv 2510.06092, section 4.
+
+    Examples
+    --------
+    >>> from fairl_sk import MaxEntropyIRL
+    >>> from fairl_sk.datasets import make_preferences
+    >>> data = make_preferences(500, 5, random_state=0)
+    >>> reward = MaxEntropyIRL(random_state=0).fit(data.data, data.target)
+    >>> reward.predict_proba(data.data[:3]).shape
+    (3, 2)
+    """
+
+    def __init__(
+        self,
+        *,
+        temperature=1.0,
+        alpha=1e-3,
+        hidden_layer_sizes=(),
+        max_iter=100,
+        tol=1e-4,
+        batch_size="auto",
+        learning_rate="auto",
+        device="cpu",
+        random_state=None,
+        warm_start=False,
+        verbose=0,
+    ):
+        self.temperature = temperature
+        self.alpha = alpha
+        self.hidden_layer_sizes = hidden_layer_sizes
+        self.max_iter = max_iter
+        self.tol = tol
+        self.batch_size = batch_size
+        self.learning_rate = learning_rate
+        self.device = device
+        self.random_state = random_state
+        self.warm_start = warm_start
+        self.verbose = verbose
+
+    def fit(self, X, y=None, sample_weight=None):
+        """Learn the reward. See `MaxMarginIRL.fit`: parameters, errors and warnings are the same.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_pairs, 2, n_features) or (n_samples, n_features)
+        y : array-like of shape (n_pairs,) or (n_samples,), default=None
+        sample_weight : array-like of shape (n_pairs,) or (n_samples,), default=None
+
+        Returns
+        -------
+        self : object
+        """
+        return self._fit(X, y, sample_weight)
+
+    def _loss_settings(self, scale):
+        return _standard_loss("max_entropy", self.temperature, self.alpha, scale)
+
+    def _curriculum_settings(self):
+        return _no_curriculum(self.max_iter)
+
+
+@_document
+class FailureAwareIRL(_PreferenceIRL):
+    r"""Failure-aware IRL: a second head corrects the pairs that the reward gets wrong or nearly ties.
+
+    The reward is :math:`R = R_D + R_F`. In round t = 0, ..., T - 1 it takes a step on
+
+    .. math::
+
+        rac{1}{\sum_i w_i} \sum_i w_i\, \ell(\Delta_{D,i})
+        + \lambda_t rac{1}{\sum_{i \in S_t} w_i} \sum_{i \in S_t} w_i\, \ell_F(\Delta_{D,i} + \Delta_{F,i})
+        + lpha \|	heta_D\|^2 + lpha_F \|	heta_F\|^2
+
+    where :math:`\ell` is the loss of `MaxMarginIRL` or of `MaxEntropyIRL`, :math:`\ell_F` is the same with the
+    stricter ``margin_fail`` or ``temperature_fail``, and :math:`S_t` is a sample of at most
+    :math:`p_t \sum_i w_i` of the failures :math:`F_t = \{i : \Delta_i \le \gamma_t\}` (theory, eq. 4 to 7). The second
+    term's gradient reaches the failure head only, so that the base path is the standard learner, and
+    ``failure_weight=0`` gives exactly that.
+
+    Parameters
+    ----------
+    objective : {"max_margin", "max_entropy"}, default="max_margin"
+        Loss of a margin.
+    margin, margin_fail : float > 0, default=1.0, 2.0
+        Required margins M of all pairs and M_fail > M of sampled failures, in units of reward ("max_margin"). A larger
+        ``margin_fail`` pulls failures further apart.
+    temperature, temperature_fail : float > 0, default=1.0, 0.5
+        Temperatures tau of all pairs and tau_fail < tau of sampled failures, in units of reward ("max_entropy"). A
+        smaller ``temperature_fail`` punishes a failure harder. ``temperature`` is also the scale of `predict_proba`.
+    failure_threshold : float, schedule or None, default=None
+        gamma_t, in units of reward: a pair with a margin at or below it is a failure. None: rising linearly from 0
+        (clear errors) to ``margin`` or ``temperature`` (near-ties).
+    failure_weight : float >= 0, schedule or None, default=None
+        lambda_t. None: ``ExponentialSchedule(start=10, decay=5)``. 0 switches the failure path off.
+    failure_rate : float in [0, 1], schedule or None, default=None
+        p_t, the largest share of the pairs (by weight) that a round samples as failures. None: falling linearly
+        from 0.2 to 0.
+    failures : {"margin", "labels"} or detector, default="margin"
+        What is a failure: the margin against ``failure_threshold``; an output whose reward has another sign than its
+        label (needs ``output_labels`` in `fit`, which then also place the offset); or an object with ``detect``, see
+        `fairl_sk.failures`.
+    alpha_fail : float >= 0, default=1e-3
+        L2 strength of the failure path. Larger: smaller corrections.
+    {shared}
+
+    See Also
+    --------
+    MaxMarginIRL, MaxEntropyIRL : The standard learners.
+
+    Notes
+    -----
+    A schedule is a number, an object of `fairl_sk.objective` (``ConstantSchedule``, ``LinearSchedule``,
+    ``ExponentialSchedule``, ``CosineSchedule``), whose parameters ``GridSearchCV`` reaches as
+    ``failure_weight__decay``, or a callable of progress in [0, 1].
+
+    Failures are sampled by the content of the pairs: the order of the rows does not matter, and a row of weight 2 is
+    the same as the row twice.
+
+    References
+    ----------
+    .. [1] Patel et al. Learning from failures: understanding LLM alignment through failure-aware inverse RL.
+       arXiv 2510.06092, section 4 and algorithm 1.
+
+    Examples
+    --------
+    >>> from fairl_sk import FailureAwareIRL
+    >>> from fairl_sk.datasets import make_preferences
+    >>> data = make_preferences(500, 5, noise=0.1, random_state=0)
+    >>> reward = FailureAwareIRL(random_state=0).fit(data.data, data.target)
+    >>> reward.history_[0]["n_sampled"]
+    100
+    """
+
+    _parameter_constraints = {
+        **_PreferenceIRL._parameter_constraints,
+        "objective": [StrOptions({"max_margin", "max_entropy"})],
+        "margin": [_POSITIVE],
+        "margin_fail": [_POSITIVE],
+        "temperature_fail": [_POSITIVE],
+        "failure_threshold": [Real, callable, None],
+        "failure_weight": _SCHEDULE,
+        "failure_rate": _SCHEDULE,
+        "failures": [StrOptions({"margin", "labels"}), HasMethods("detect")],
+        "alpha_fail": [_NON_NEGATIVE],
+    }
+
+    def __init__(
+        self,
+        objective="max_margin",
+        *,
+        margin=1.0,
+        margin_fail=2.0,
+        temperature=1.0,
+        temperature_fail=0.5,
+        failure_threshold=None,
+        failure_weight=None,
+        failure_rate=None,
+        failures="margin",
+        alpha=1e-3,
+        alpha_fail=1e-3,
+        hidden_layer_sizes=(),
+        max_iter=100,
+        tol=1e-4,
+        batch_size="auto",
+        learning_rate="auto",
+        device="cpu",
+        random_state=None,
+        warm_start=False,
+        verbose=0,
+    ):
+        self.objective = objective
+        self.margin = margin
+        self.margin_fail = margin_fail
+        self.temperature = temperature
+        self.temperature_fail = temperature_fail
+        self.failure_threshold = failure_threshold
+        self.failure_weight = failure_weight
+        self.failure_rate = failure_rate
+        self.failures = failures
+        self.alpha = alpha
+        self.alpha_fail = alpha_fail
+        self.hidden_layer_sizes = hidden_layer_sizes
+        self.max_iter = max_iter
+        self.tol = tol
+        self.batch_size = batch_size
+        self.learning_rate = learning_rate
+        self.device = device
+        self.random_state = random_state
+        self.warm_start = warm_start
+        self.verbose = verbose
+
+    def fit(self, X, y=None, sample_weight=None, output_labels=None):
+        """Learn the reward. See `MaxMarginIRL.fit` for the errors and warnings that all learners share.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_pairs, 2, n_features) or (n_samples, n_features)
+        y : array-like of shape (n_pairs,) or (n_samples,), default=None
+        sample_weight : array-like of shape (n_pairs,) or (n_samples,), default=None
+        output_labels : array-like of shape (n_pairs, 2), default=None
+            Labels y(o) of the outputs, in the order of ``X``: 1 = desirable, 0 = not. Read by detectors that ask for
+            labels, ignored by others.
+
+        Returns
+        -------
+        self : object
+
+        Raises
+        ------
+        ValueError
+            Also if ``margin_fail <= margin``, ``temperature_fail >= temperature``, a schedule gives NaN or a value out
+            of its range, or labels are needed and missing.
+        """
+        return self._fit(X, y, sample_weight, output_labels)
+
+    def _loss_settings(self, scale):
+        return {
+            "objective": self.objective,
+            "required": self._required()[0],
+            "required_fail": self._required()[1],
+            "alpha": self.alpha / scale**2,
+            "alpha_fail": self.alpha_fail / scale**2,
+        }
+
+    def _required(self):
+        if self.objective == "max_margin":
+            return self.margin, self.margin_fail
+        return self.temperature, self.temperature_fail
+
+    def _curriculum_settings(self):
+        self._check_strictness()
+        threshold = LinearSchedule(0.0, self._required()[0])
+        threshold = threshold if self.failure_threshold is None else self.failure_threshold
+        weight = ExponentialSchedule() if self.failure_weight is None else self.failure_weight
+        rate = LinearSchedule(0.2, 0.0) if self.failure_rate is None else self.failure_rate
+        detectors = {"margin": MarginFailures, "labels": LabelFailures}
+        return {
+            "detector": detectors[self.failures]() if isinstance(self.failures, str) else self.failures,
+            "thresholds": schedule_values(threshold, self.max_iter, name="failure_threshold"),
+            "weights": schedule_values(weight, self.max_iter, name="failure_weight", minimum=0),
+            "rates": schedule_values(rate, self.max_iter, name="failure_rate", minimum=0, maximum=1),
+        }
+
+    def _check_strictness(self):
+        if self.objective == "max_margin" and self.margin_fail <= self.margin:
+            raise ValueError(
+                f"Found margin_fail={self.margin_fail} and margin={self.margin}. Expected margin_fail > margin: failures "
+                "get the stricter constraint."
+            )
+        if self.objective == "max_entropy" and self.temperature_fail >= self.temperature:
+            raise ValueError(
+                f"Found temperature_fail={self.temperature_fail} and temperature={self.temperature}. Expected "
+                "temperature_fail < temperature: failures get the stricter constraint."
+            )
+
+
+def _standard_loss(objective, required, alpha, scale):
+    alpha = alpha / scale**2
+    return {
+        "objective": objective,
+        "required": required,
+        "required_fail": required,
+        "alpha": alpha,
+        "alpha_fail": alpha,
+    }
+
+
+def _no_curriculum(n_rounds):
+    zeros = np.zeros(n_rounds)
+    return {"detector": MarginFailures(), "thresholds": zeros, "weights": zeros, "rates": zeros}

@@ -1,0 +1,504 @@
+"""The dual-path torch module, its skorch net, the tensor-slicing iterator and the curriculum callback.
+
+Linear heads see only the differences of a pair's features, since a margin is linear in them; heads with hidden
+layers see both outputs. A *round* is one epoch of the net: the curriculum names and samples the failures, then the
+net takes its step. Full-batch linear heads take it with `LinearSolver`, everything else with Adam.
+"""
+
+import numpy as np
+import torch
+from skorch import NeuralNet
+from skorch.callbacks import Callback
+from torch import nn
+from tqdm.auto import tqdm
+
+from .failures import Round, find_failures, sample_failures
+from .objective import hinge_loss, logistic_loss
+
+# -------------------------------------------------------------------------------------------------- module
+
+
+class DualPath(nn.Module):
+    r"""R = R_D + R_F: two heads over the same features (theory, eq. 1).
+
+    The base head starts Kaiming-uniform, as in the paper. The last layer of the failure head starts at zero: R_F is
+    a correction, and one that was never trained has to be none (``failure_weight=0`` is the standard learner).
+
+    Parameters
+    ----------
+    n_features : int
+    hidden_layer_sizes : sequence of int
+        Empty for linear heads.
+    seed : int
+        Seed of the start; the global generator is neither read nor moved.
+    dtype : torch.dtype
+    start : pair of lists of arrays, default=None
+        Weights of the base and of the failure head to start from, as `import_heads` gives them.
+    """
+
+    def __init__(self, n_features, hidden_layer_sizes, seed, dtype, start=None):
+        super().__init__()
+        generator = torch.Generator().manual_seed(seed)
+        self.base = _head(n_features, hidden_layer_sizes, generator, dtype)
+        self.failure = _head(n_features, hidden_layer_sizes, generator, dtype)
+        nn.init.zeros_(self.failure[-1].weight)  # its bias is zero already
+        if start is not None:
+            for head, arrays in zip((self.base, self.failure), start, strict=True):
+                for parameter, array in zip(head.parameters(), arrays, strict=True):
+                    parameter.data.copy_(torch.from_numpy(np.asarray(array)))
+
+    def forward(self, X):
+        """R_D and R_F differences of each row: of features (n, 2, d), (n, 1, d), or of differences (n, d)."""
+        rewards = [head(X)[..., 0] for head in (self.base, self.failure)]
+        if X.ndim == 2:
+            return tuple(rewards)
+        return tuple(r[:, 0] - r[:, 1] if r.shape[1] == 2 else r[:, 0] for r in rewards)
+
+
+def _head(n_features, hidden_layer_sizes, generator, dtype):
+    """Linear layers with ReLU between them; a head of one layer has no bias, as differences have none."""
+    sizes = [n_features, *hidden_layer_sizes, 1]
+    layers = []
+    for n_in, n_out in zip(sizes[:-1], sizes[1:], strict=True):
+        layer = nn.utils.skip_init(nn.Linear, n_in, n_out, bias=len(sizes) > 2, dtype=dtype)
+        nn.init.kaiming_uniform_(layer.weight, a=5**0.5, generator=generator)
+        if layer.bias is not None:
+            nn.init.zeros_(layer.bias)
+        layers += [layer, nn.ReLU()]
+    return nn.Sequential(*layers[:-1])
+
+
+def export_heads(module, scale, n_features):
+    """The base and the failure head in the units of the input, as lists of arrays (W, b, ..., W, b).
+
+    ``scale`` is what the features were divided by. A linear head that was trained with a constant feature, the
+    bias of outputs, has it behind the others.
+    """
+    heads = []
+    for head in (module.base, module.failure):
+        arrays = [p.detach().cpu().numpy().copy() for p in head.parameters()]
+        arrays[0] = arrays[0] / scale
+        if len(arrays) == 1:
+            weight = arrays[0]
+            arrays = [
+                weight[:, :n_features],
+                weight[0, n_features:] if weight.shape[1] > n_features else np.zeros(1),
+            ]
+        heads.append(arrays)
+    return tuple(heads)
+
+
+def import_heads(heads, scale, width):
+    """The inverse of `export_heads`, for a module of ``width`` inputs."""
+    result = []
+    for arrays in heads:
+        first = arrays[0] * scale
+        if len(arrays) > 2:
+            result.append([first, *arrays[1:]])
+        else:
+            result.append([np.concatenate([first, arrays[1][None] * scale], axis=1)[:, :width]])
+    return tuple(result)
+
+
+def head_reward(weights, X):
+    """Reward of each row of ``X`` (n_samples, n_features) by one head, in NumPy."""
+    for depth in range(0, len(weights), 2):
+        if depth:
+            X = np.maximum(X, 0)
+        X = X @ weights[depth].T.astype(X.dtype) + weights[depth + 1].astype(X.dtype)
+    return X[:, 0]
+
+
+class DualPathLoss(nn.Module):
+    r"""The objective of a round (theory, eq. 4).
+
+    Parameters
+    ----------
+    objective : {"max_margin", "max_entropy"}
+    required, required_fail : float
+        M and M_fail, or tau and tau_fail.
+    alpha, alpha_fail : float
+        L2 strengths, for weights that act on scaled features.
+
+    Attributes
+    ----------
+    failure_weight : float
+        lambda_t, which the curriculum sets in every round.
+    """
+
+    def __init__(self, objective, required, required_fail, alpha, alpha_fail):
+        super().__init__()
+        self.loss = {"max_margin": hinge_loss, "max_entropy": logistic_loss}[objective]
+        self.objective = objective
+        self.required, self.required_fail = required, required_fail
+        self.alpha, self.alpha_fail = alpha, alpha_fail
+        self.failure_weight = 0.0
+
+    def forward(self, predictions, targets):
+        """Mean losses of a batch, without penalties.
+
+        Parameters
+        ----------
+        predictions : pair of Tensor of shape (n,)
+            Differences of R_D and of R_F.
+        targets : Tensor of shape (n, 3)
+            Weight, weight as a sampled failure, and +1 or -1 for the preferred side; weights have mean 1.
+        """
+        base, failure = (targets[:, 2] * difference for difference in predictions)
+        loss = (targets[:, 0] * self.loss(base, self.required)[0]).mean()
+        if self.failure_weight > 0:  # the base path is held fixed in this term
+            failing = self.loss(base.detach() + failure, self.required_fail)[0]
+            loss = loss + self.failure_weight * (targets[:, 1] * failing).mean()
+        return loss
+
+
+# ------------------------------------------------------------------------------------------------ iterator
+
+
+class SliceIterator:
+    """Batches by slicing tensors that already lie on the device: skorch's loader, less the row-by-row work.
+
+    Parameters
+    ----------
+    dataset : skorch.dataset.Dataset
+        Holding two tensors.
+    batch_size : int
+        A batch that holds all rows is the tensors themselves, not a copy.
+    seed : int, default=0
+        Seed of the shuffles.
+    """
+
+    def __init__(self, dataset, batch_size, seed=0):
+        self.X, self.y = dataset.X, dataset.y
+        self.batch_size = batch_size
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def __iter__(self):
+        if self.batch_size >= len(self.X):
+            yield self.X, self.y
+            return
+        order = torch.randperm(len(self.X), generator=self.generator).to(self.X.device)
+        for rows in order.split(self.batch_size):
+            yield self.X[rows], self.y[rows]
+
+
+# -------------------------------------------------------------------------------------------------- solver
+
+
+class LinearSolver(torch.optim.Optimizer):
+    r"""One step a round for linear heads on the full batch, in two passes over the differences.
+
+    The base path is convex and does not depend on the failures: it takes a step of L-BFGS with an exact line search,
+    which is free because the margins along a direction p are :math:`\Delta + s D p`. The hinge's corner is rounded at
+    first and sharpened over the rounds. The slopes of the loss are a feasible point of the dual, so that every round
+    knows its duality gap; once it is below ``tol`` the base path rests. The failure path takes a gradient step on its
+    term, with the penalty taken implicitly, so that no step size is unstable under it.
+
+    Parameters
+    ----------
+    params : two groups of one parameter each
+        Weights (1, n_features) of the base and of the failure head.
+    lr : float
+        Step size of the failure path.
+    tol : float
+        Gap at which the base path rests.
+    n_rounds : int
+        Rounds to come: the corner is sharp after three quarters of them.
+
+    Attributes
+    ----------
+    margins : Tensor of shape (2, n_pairs)
+        Differences of R_D and R_F, kept up to date.
+    gap : float
+        Duality gap of the base path as a share of the loss of a constant reward (without penalty: norm of the gradient
+        as a share of the first).
+    resting : bool
+        Whether the base path has converged.
+    """
+
+    memory = 10
+
+    def __init__(self, params, lr, tol, n_rounds):
+        super().__init__(params, {"lr": lr})
+        self.tol, self.n_rounds = tol, n_rounds
+        # Last width of the hinge's corner, as a share of M: the gap that it leaves is a small part of tol.
+        self._sharpest = min(max(5 * tol, 1e-6), 5e-3)
+        self.margins, self.gap, self.resting = None, np.inf, False
+        self._round, self._pairs = 0, []
+        self._gradient = self._step = self._first_norm = None
+
+    def start(self, differences):
+        """Margins of the first round."""
+        if self.margins is None:
+            self.margins = self._along(differences, [group["params"][0] for group in self.param_groups[:2]])
+
+    @torch.no_grad()
+    def step(self, closure):
+        """Take one round; ``closure()`` gives the differences (n, d), the targets (n, 3) and the loss."""
+        differences, targets, loss = closure()
+        base, failure = (group["params"][0] for group in self.param_groups[:2])
+        self.start(differences)
+        slopes = torch.zeros_like(self.margins)
+        if not self.resting:
+            slopes[0] = targets[:, 0] * loss.loss(self.margins[0], loss.required, *self._corner(loss))[1]
+        if loss.failure_weight > 0:
+            total = self.margins[0] + self.margins[1]
+            slopes[1] = loss.failure_weight * targets[:, 1] * loss.loss(total, loss.required_fail)[1]
+        gradients = self._gradients(differences, slopes, loss.failure_weight > 0)
+        direction = (
+            torch.zeros_like(base) if self.resting else self._direction(base, gradients[0], slopes, targets, loss)
+        )
+        along = self._along(differences, [direction, -gradients[1:]])
+        if not self.resting:
+            self._line_search(base, direction, along[0], targets[:, 0], loss)
+        # theta_F <- argmin over theta of <g, theta> + alpha_F |theta|^2 + |theta - theta_F|^2 / (2 lr)
+        lr = self.param_groups[1]["lr"]
+        shrink = 1 / (1 + 2 * lr * loss.alpha_fail)
+        failure.copy_((failure - lr * gradients[1:]) * shrink)
+        self.margins[1] = (self.margins[1] + lr * along[1]) * shrink
+        self._round += 1
+
+    def _along(self, differences, directions):
+        """Margins along two directions, (2, n_pairs), in one pass."""
+        return nn.functional.linear(differences, torch.cat(directions)).T.contiguous()
+
+    def _gradients(self, differences, slopes, failing):
+        """Mean of slope times difference, (2, n_features), in one pass (over the rows that count)."""
+        gradients = torch.zeros(2, differences.shape[1], dtype=differences.dtype, device=differences.device)
+        rows = [row for row, needed in enumerate((not self.resting, failing)) if needed]
+        if rows:
+            gradients[rows] = slopes[rows] @ differences / len(differences)
+        return gradients
+
+    def _corner(self, loss):
+        """Width of the hinge's rounded corner in this round; the logistic has none."""
+        if loss.objective != "max_margin":
+            return ()
+        return (loss.required * self._sharpest ** min(1.0, self._round / (0.75 * self.n_rounds)),)
+
+    def _direction(self, base, gradient, slopes, targets, loss):
+        """Direction (1, d) of descent, after the gap has been measured; zero if the base path now rests."""
+        self._measure_gap(base[0], gradient, slopes[0], targets[:, 0], loss)
+        if self.resting:
+            return torch.zeros_like(base)
+        gradient = gradient + 2 * loss.alpha * base[0]
+        if self._gradient is not None:
+            change = gradient - self._gradient
+            curvature = change @ self._step
+            if curvature > 1e-10 * (self._step @ self._step):
+                self._pairs = [*self._pairs, (self._step, change, curvature)][-self.memory :]
+        self._gradient = gradient
+        direction = -self._two_loops(gradient)
+        if direction @ gradient >= 0:
+            self._pairs, direction = [], -gradient
+        return direction[None]
+
+    def _two_loops(self, gradient):
+        """Inverse Hessian times the gradient (Nocedal and Wright, Numerical Optimization, algorithm 7.4)."""
+        result, factors = gradient.clone(), []
+        for step, change, curvature in reversed(self._pairs):
+            factors.append((step @ result) / curvature)
+            result -= factors[-1] * change
+        if self._pairs:
+            _, change, curvature = self._pairs[-1]
+            result *= curvature / (change @ change)
+        for (step, change, curvature), factor in zip(self._pairs, reversed(factors), strict=True):
+            result += (factor - (change @ result) / curvature) * step
+        return result
+
+    def _measure_gap(self, base, gradient, slope, weight, loss):
+        """Primal minus dual of the base path, as a share of the loss at 0; ``slope`` is weighted (theory, eq. 8)."""
+        if loss.alpha == 0:
+            size = float(gradient.norm())
+            self._first_norm = self._first_norm or size
+            self.gap = size / self._first_norm if size > 0 else 0.0
+        else:
+            primal = float((weight * loss.loss(self.margins[0], loss.required)[0]).mean() + loss.alpha * base @ base)
+            share = (-slope / weight.clamp(min=torch.finfo(weight.dtype).tiny)).double()
+            if loss.objective == "max_margin":
+                conjugate = loss.required * share
+            else:
+                conjugate = torch.special.entr(loss.required * share)
+                conjugate = conjugate + torch.special.entr((1 - loss.required * share).clamp(min=0))
+            dual = float((weight * conjugate).mean() - gradient @ gradient / (4 * loss.alpha))
+            self.gap = max(0.0, (primal - dual) / float(loss.loss(base.new_zeros(1), loss.required)[0]))
+        self.resting = self.gap <= self.tol
+
+    def _line_search(self, base, direction, along, weight, loss):
+        """Minimise the base objective along the direction: a safeguarded Newton iteration on its derivative."""
+        corner = self._corner(loss)
+        inner, square = float(direction[0] @ base[0]), float(direction[0] @ direction[0])
+
+        def derivatives(step):
+            _, slope, curvature = loss.loss(self.margins[0] + step * along, loss.required, *corner)
+            first, second = torch.stack(
+                [(weight * slope * along).mean(), (weight * curvature * along**2).mean()]
+            ).tolist()
+            return first + 2 * loss.alpha * (inner + step * square), second + 2 * loss.alpha * square
+
+        step = _root_of_increasing(
+            derivatives, tolerance=1e-3 * abs(float(direction[0] @ self._gradient)), newton=not self._pairs
+        )
+        base += step * direction
+        self.margins[0] += step * along
+        self._step = step * direction[0]
+
+
+def _root_of_increasing(derivatives, *, tolerance, newton, n_trials=20):
+    """Root of an increasing function on (0, inf), given (value, slope) at a point; starts at 1 or a Newton step."""
+    low, high, point = 0.0, np.inf, 1.0
+    if newton:
+        value, slope = derivatives(0.0)
+        point = -value / slope if slope > 0 else 1.0
+    for _ in range(n_trials):
+        value, slope = derivatives(point)
+        if abs(value) <= tolerance:
+            break
+        low, high = (low, point) if value > 0 else (point, high)
+        guess = point - value / slope if slope > 0 else np.nan
+        if not low < guess < high:
+            guess = (low + high) / 2 if high < np.inf else 2 * point
+        point = guess
+    return point
+
+
+# ----------------------------------------------------------------------------------------------------- net
+
+
+class DualPathNet(NeuralNet):
+    """skorch's net with `LinearSolver` beside the usual optimizers; data are tensors on the device."""
+
+    @property
+    def _default_callbacks(self):
+        return []
+
+    @property
+    def solver(self):
+        """The `LinearSolver`, or None where another optimizer trains the heads."""
+        return self.optimizer_ if isinstance(self.optimizer_, LinearSolver) else None
+
+    def train_step(self, batch, **fit_params):
+        """One step of the optimizer: a round of the solver, or skorch's own step on a batch."""
+        if self.solver is None:
+            return super().train_step(batch, **fit_params)
+        self.solver.step(lambda: (*batch, self.criterion_))
+        return {"loss": batch[1].new_zeros(()), "y_pred": None}
+
+    def get_loss(self, y_pred, y_true, X=None, training=False):
+        """The criterion and the L2 penalties of the weights (not of the biases) of each head."""
+        penalties = [
+            alpha * sum((p**2).sum() for name, p in head.named_parameters() if name.endswith("weight"))
+            for alpha, head in (
+                (self.criterion_.alpha, self.module_.base),
+                (self.criterion_.alpha_fail, self.module_.failure),
+            )
+        ]
+        return super().get_loss(y_pred, y_true, X, training) + sum(penalties)
+
+    @torch.no_grad()
+    def margins(self, dataset):
+        """Differences of R_D and R_F in favour of the preferred side, (2, n_pairs), on all pairs."""
+        if self.solver is not None:
+            self.solver.start(dataset.X)
+            return self.solver.margins
+        parts = [torch.stack(self.module_(part)) for part in dataset.X.split(8192)]
+        return torch.cat(parts, dim=1) * dataset.y[:, 2]
+
+
+class Curriculum(Callback):
+    """Before each round: measure all margins, name the failures, sample them, and write the round's history.
+
+    Parameters
+    ----------
+    detector : object with ``detect``
+    thresholds, weights, rates : ndarray of shape (n_rounds,)
+        gamma_t, lambda_t, p_t.
+    keys : ndarray of shape (n_pairs,)
+        The pairs' content keys.
+    sample_weight : ndarray of shape (n_pairs,)
+    rewards : callable of the module
+        Rewards (n_pairs, 2) of the (preferred, other) outputs.
+    output_labels : ndarray of shape (n_pairs, 2) or None
+    """
+
+    def __init__(self, detector, thresholds, weights, rates, keys, sample_weight, rewards, output_labels):
+        self.detector = detector
+        self.thresholds, self.weights, self.rates = thresholds, weights, rates
+        self.keys, self.sample_weight = keys, sample_weight
+        self.rewards, self.output_labels = rewards, output_labels
+
+    def initialize(self):
+        self.rows_ = []
+        return self
+
+    @property
+    def finished(self):
+        """Whether no later round samples failures."""
+        return not (self.weights * self.rates)[len(self.rows_) :].any()
+
+    def on_epoch_begin(self, net, dataset_train=None, **kwargs):
+        t = len(self.rows_)
+        margins = net.margins(dataset_train)
+        total = margins.sum(dim=0)
+        state = Round(
+            index=t,
+            progress=t / max(len(self.weights) - 1, 1),
+            threshold=self.thresholds[t],
+            margins=total.cpu().numpy(),
+            rewards=lambda: self.rewards(net.module_),
+            output_labels=self.output_labels,
+        )
+        n_failures, sample = self._sample(state, dataset_train.y)
+        net.criterion_.failure_weight = float(self.weights[t]) if sample else 0.0
+        self.rows_.append(self._row(state, net.criterion_, margins, total, dataset_train.y, n_failures, sample))
+
+    def _sample(self, state, targets):
+        """Number of failures and of those sampled, whose weights (of mean 1) are written into the targets."""
+        failures = find_failures(self.detector, state)
+        n_failures = int((failures > 0).sum())
+        if self.weights[state.index] * self.rates[state.index] == 0:
+            return n_failures, 0
+        budget = self.rates[state.index] * self.sample_weight.sum()
+        sample = sample_failures(failures, self.keys, state.index, self.sample_weight, budget)
+        weight = np.zeros(len(failures))
+        weight[sample] = (failures * self.sample_weight)[sample]
+        if len(sample):
+            weight *= len(weight) / weight.sum()
+        targets[:, 1] = torch.from_numpy(weight)  # copied to the targets' type and device
+        return n_failures, len(sample)
+
+    def _row(self, state, loss, margins, total, targets, n_failures, n_sampled):
+        base = (targets[:, 0] * loss.loss(margins[0], loss.required)[0]).mean()
+        failing = (targets[:, 1] * loss.loss(total, loss.required_fail)[0]).mean() if n_sampled else base.new_zeros(())
+        low, middle, high = np.quantile(state.margins, [0.05, 0.5, 0.95]).tolist()
+        return {
+            "round": state.index,
+            "loss_base": float(base),
+            "loss_failure": float(failing),
+            "failure_threshold": float(state.threshold),
+            "failure_weight": float(self.weights[state.index]),
+            "failure_rate": float(self.rates[state.index]),
+            "n_failures": n_failures,
+            "n_sampled": n_sampled,
+            "margin_q05": low,
+            "margin_q50": middle,
+            "margin_q95": high,
+        }
+
+
+class ProgressBar(Callback):
+    """A progress bar over the rounds, with the losses and the number of failures."""
+
+    def __init__(self, n_rounds, name):
+        self.n_rounds, self.name = n_rounds, name
+
+    def on_train_begin(self, net, **kwargs):
+        self.bar_ = tqdm(total=self.n_rounds, desc=self.name, unit="round", leave=True)
+
+    def on_epoch_end(self, net, **kwargs):
+        row = net.curriculum.rows_[-1]
+        self.bar_.set_postfix(loss=f"{row['loss_base']:.4f}", failures=row["n_failures"], refresh=False)
+        self.bar_.update()
+
+    def on_train_end(self, net, **kwargs):
+        self.bar_.close()

@@ -1,0 +1,552 @@
+"""What a preference pair is, and the one place where pairs are checked; every other module starts here.
+
+A *pair* is two outputs (texts, or their features) for the same prompt, of which one is preferred. The array's
+first output is preferred where ``y`` holds the larger class (everywhere, if ``y`` is None). The *margin* of a pair
+is R(preferred) - R(other); ``decision_function`` gives R(first) - R(second). A pair without an opponent is an
+*output*, a row of its own, and its missing opponent has reward 0.
+
+====================  ======================================================  =========================
+rows                  features                                                texts
+====================  ======================================================  =========================
+pairs                 array (n_pairs, 2, n_features)                          array (n_pairs, 2); a table with
+                                                                              columns ``chosen``, ``rejected``
+                                                                              (and ``prompt``)
+outputs               array (n_samples, n_features)                           array (n_samples,); a table with
+                                                                              a column ``completion``
+                                                                              (and ``prompt``)
+====================  ======================================================  =========================
+"""
+
+import numpy as np
+from sklearn.base import BaseEstimator, TransformerMixin, clone
+from sklearn.preprocessing import FunctionTransformer
+from sklearn.utils import _safe_indexing, check_random_state
+from sklearn.utils._set_output import _safe_set_output  # what ColumnTransformer.set_output uses
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import (
+    _check_feature_names_in,  # what every get_feature_names_out uses
+    check_array,
+    check_is_fitted,
+    column_or_1d,
+    validate_data,
+)
+
+__all__ = ["PairTransformer", "check_pairs", "is_pairs", "make_pairs", "preference_sign", "stack_outputs"]
+
+# --------------------------------------------------------------------------------------------------- texts
+
+
+def _column_names(X):
+    """Names of a table's columns (pandas, polars, ``datasets.Dataset``), or None for anything else."""
+    names = getattr(X, "column_names", None)
+    if names is None:
+        names = getattr(X, "columns", None)
+    return None if names is None or callable(names) else [str(name) for name in names]
+
+
+def _message_text(value, where):
+    """One completion or prompt as text; conversational messages become lines ``role: content``."""
+    if isinstance(value, str):
+        return value
+    is_messages = isinstance(value, (list, tuple, np.ndarray)) and len(value) > 0
+    if is_messages and all(isinstance(m, dict) and isinstance(m.get("content"), str) for m in value):
+        return "\n".join(f"{m.get('role', 'user')}: {m['content']}" for m in value)
+    raise ValueError(
+        f"Expected text at {where}, but found {type(value).__name__} {value!r:.60}. Every output is a string (or a "
+        "list of messages with 'role' and 'content'); drop or fill missing values before fitting."
+    )
+
+
+def _table_texts(X, names):
+    """Texts of a table in TRL's preference or unpaired-preference format, or None if it is neither."""
+    if {"chosen", "rejected"} <= set(names):
+        sides = ["chosen", "rejected"]
+    elif "completion" in names:
+        sides = ["completion"]
+    else:
+        return None
+    columns = [
+        [_message_text(value, f"row {row} of column {side!r}") for row, value in enumerate(X[side])] for side in sides
+    ]
+    if "prompt" in names:
+        prompts = [_message_text(value, f"row {row} of column 'prompt'") for row, value in enumerate(X["prompt"])]
+        columns = [[f"{p}\n{c}" for p, c in zip(prompts, column, strict=True)] for column in columns]
+    texts = np.array(columns, dtype=object).T
+    return texts if len(sides) == 2 else texts[:, 0]
+
+
+def _as_array(X):
+    """``X`` as an array, whatever the container; a ragged list is refused with its first bad row."""
+    if hasattr(X, "shape") and not hasattr(X, "__array_interface__") and hasattr(X, "tocsr"):
+        return X  # sparse: check_array words the refusal
+    try:
+        return np.asarray(X)
+    except ValueError as error:
+        raise ValueError(
+            "X is ragged: its rows do not all have the same shape. Expected pairs (n_pairs, 2, n_features), outputs "
+            f"(n_samples, n_features) or texts (n_pairs, 2); found a list whose {_first_odd_row(X)}."
+        ) from error
+
+
+def _first_odd_row(rows):
+    shapes = []
+    for index, row in enumerate(rows):
+        try:
+            shapes.append(np.shape(row))
+        except ValueError:
+            return f"row {index} is itself ragged"
+        if shapes[-1] != shapes[0]:
+            return f"row 0 has shape {shapes[0]} and row {index} has shape {shapes[-1]}"
+    return "rows differ in shape"
+
+
+def _holds_text(values):
+    """Whether an array holds strings: decided by its type or, for objects, by its first element."""
+    if values.dtype.kind in "UT":
+        return True
+    return values.dtype.kind == "O" and values.size > 0 and isinstance(values.flat[0], str)
+
+
+def _check_texts(values):
+    """Texts as an object array of shape (n_samples,) or (n_pairs, 2); anything else is named and refused."""
+    if values.ndim not in (1, 2) or (values.ndim == 2 and values.shape[1] != 2):
+        raise ValueError(
+            f"Found texts of shape {values.shape}. Expected (n_pairs, 2) for pairs or (n_samples,) for outputs; "
+            "name the two text columns of a wider table, e.g. X[['chosen', 'rejected']]."
+        )
+    values = values.astype(object)
+    flat = values.ravel()
+    odd = next((i for i, text in enumerate(flat) if not isinstance(text, str)), None)
+    if odd is not None:
+        side = f", side {odd % 2}" if values.ndim == 2 else ""
+        _message_text(flat[odd], f"row {odd // values[:1].size}{side}")
+    return values
+
+
+def _read_texts(X):
+    """Texts of ``X`` as an object array (n_samples,) or (n_pairs, 2), or None where ``X`` holds numbers."""
+    names = _column_names(X)
+    if names is not None:
+        texts = _table_texts(X, names)
+        if texts is not None:
+            return texts
+        if not hasattr(X, "shape") or not hasattr(X, "dtypes"):
+            raise ValueError(
+                f"Found a table with columns {names}. Expected 'chosen' and 'rejected' (pairs) or 'completion' "
+                "(outputs), and optionally 'prompt': rename the columns."
+            )
+    if hasattr(X, "tocsr"):
+        return None
+    values = _as_array(X)
+    if not _holds_text(values):
+        return None
+    if names is not None:
+        raise ValueError(
+            f"Found a table of texts with columns {names}. Expected 'chosen' and 'rejected' (pairs) or "
+            "'completion' (outputs), and optionally 'prompt': rename the columns."
+        )
+    return _check_texts(values)
+
+
+# ------------------------------------------------------------------------------------------------- checking
+
+
+def is_pairs(X):
+    """Whether the rows of ``X`` are pairs; otherwise they are outputs.
+
+    Parameters
+    ----------
+    X : array-like or table
+        Anything that the module's table of row layouts names.
+
+    Returns
+    -------
+    bool
+        True for features (n_pairs, 2, n_features), texts (n_pairs, 2) and tables with ``chosen`` and ``rejected``.
+
+    Examples
+    --------
+    >>> is_pairs([["a kind answer", "a rude answer"]]), is_pairs([[0.0, 1.0]])
+    (True, False)
+    """
+    texts = _read_texts(X)
+    if texts is not None:
+        return texts.ndim == 2
+    return not hasattr(X, "tocsr") and _as_array(X).ndim == 3
+
+
+def check_pairs(X, *, estimator=None, reset=True):
+    """Validate features: the one validator that every estimator's every method calls.
+
+    The rows are checked flat, as (2 n_pairs, n_features), so that ``n_features_in_`` is always ``n_features``.
+
+    Parameters
+    ----------
+    X : array-like of shape (n_pairs, 2, n_features) or (n_samples, n_features)
+        Features of pairs or of outputs.
+    estimator : estimator, default=None
+        Where ``n_features_in_`` and ``feature_names_in_`` are set (``reset=True``) or compared (``reset=False``).
+    reset : bool, default=True
+        Whether this is a fit.
+
+    Returns
+    -------
+    X : ndarray of shape (n_pairs, 2, n_features) or (n_samples, n_features)
+        float32 stays float32; everything else becomes float64.
+
+    Raises
+    ------
+    ValueError
+        For text, NaN, infinity, a second axis that is not 2, ragged lists, no rows, another number of features
+        than in ``fit``.
+
+    Examples
+    --------
+    >>> check_pairs([[[1, 2, 3], [4, 5, 6]]]).shape
+    (1, 2, 3)
+    """
+    if _read_texts(X) is not None:
+        raise ValueError(
+            "X holds text, but numeric features are expected here. Put a step that makes features before the "
+            "estimator: make_pipeline(PairTransformer(make_pipeline(TfidfVectorizer(), TruncatedSVD(256))), ...)."
+        )
+    values = X if _column_names(X) is not None or hasattr(X, "tocsr") else _as_array(X)
+    paired = values.ndim == 3
+    if paired:
+        if values.shape[1] != 2:
+            raise ValueError(
+                f"Found X of shape {values.shape}. Expected (n_pairs, 2, n_features): the second axis holds the two "
+                "outputs of a pair. More than two outputs for a prompt are several pairs: see make_pairs."
+            )
+        values = values.reshape(-1, values.shape[2])
+    dtype = (np.float64, np.float32)
+    if estimator is None:
+        values = check_array(values, dtype=dtype, input_name="X")
+    else:
+        values = validate_data(estimator, values, reset=reset, dtype=dtype)
+    return values.reshape(-1, 2, values.shape[1]) if paired else values
+
+
+def preference_sign(y, n_pairs, *, classes=None):
+    """Which side of each pair is preferred, as +1 (the first) or -1 (the second).
+
+    Parameters
+    ----------
+    y : array-like of shape (n_pairs,) or None
+        Two classes, the larger meaning that the first output is preferred (for outputs: that it is desirable).
+        None means that the first is preferred everywhere.
+    n_pairs : int
+        Number of rows that ``y`` must have.
+    classes : array-like of shape (2,), default=None
+        The two classes, ascending, where they are known already (``estimator.classes_``), so that a part of the
+        data with one class only is still read rightly.
+
+    Returns
+    -------
+    sign : ndarray of shape (n_pairs,), float64
+
+    Raises
+    ------
+    ValueError
+        For another length, more than two classes, labels that are not in ``classes``, or one class only, if it is
+        not one of 0, 1, -1, True, False, whose meaning is plain.
+
+    Examples
+    --------
+    >>> preference_sign(["second", "first", "second"], 3, classes=["first", "second"])
+    array([ 1., -1.,  1.])
+    """
+    if y is None:
+        return np.ones(n_pairs)
+    y = column_or_1d(y, warn=True)
+    if len(y) != n_pairs:
+        raise ValueError(f"Found {len(y)} labels for {n_pairs} rows: y needs one label a row.")
+    found = np.unique(y)
+    if classes is None:
+        classes = _classes_of(y, found)
+    unknown = np.setdiff1d(found, classes)
+    if len(unknown):
+        raise ValueError(f"Found the label {unknown[0]!r} in y. Expected one of the two classes {list(classes)}.")
+    return np.where(y == classes[1], 1.0, -1.0)
+
+
+def _classes_of(y, found):
+    check_classification_targets(y)
+    if len(found) == 2:
+        return found
+    if len(found) == 1 and found.dtype.kind in "bif" and found[0] in (0, 1, -1):
+        return np.array([found[0] - 1, found[0]]) if found[0] == 1 else np.array([found[0], 1])
+    raise ValueError(
+        f"Found {len(found)} class{'es' * (len(found) != 1)} in y: {list(found[:5])}. Expected two, the larger meaning "
+        "that the first output of the pair is preferred (that the output is desirable)."
+    )
+
+
+def stack_outputs(X):
+    """All outputs of the pairs, in rows of their own.
+
+    Parameters
+    ----------
+    X : array-like of shape (n_pairs, 2, n_features) or (n_pairs, 2), or a table with chosen and rejected
+        Pairs.
+
+    Returns
+    -------
+    outputs : ndarray of shape (2 * n_pairs, n_features) or (2 * n_pairs,)
+        Row 2i is the first and row 2i + 1 the second output of pair i. A table's texts carry their prompt.
+
+    Raises
+    ------
+    ValueError
+        If the rows are not pairs.
+
+    Examples
+    --------
+    >>> stack_outputs([["a", "b"], ["c", "d"]])
+    array(['a', 'b', 'c', 'd'], dtype=object)
+    """
+    texts = _read_texts(X)
+    values = _as_array(X) if texts is None else texts
+    if values.ndim - (texts is None) != 2 or values.shape[1] != 2:
+        raise ValueError(
+            f"Found rows of shape {values.shape}. Expected pairs: features (n_pairs, 2, n_features), texts (n_pairs, 2) "
+            "or a table with columns 'chosen' and 'rejected'."
+        )
+    return values.reshape(-1, *values.shape[2:])
+
+
+def make_pairs(chosen, rejected, *, y=(0, 1), random_state=None):
+    """Pairs with shuffled sides, and the labels that say which side is preferred.
+
+    A classifier, a scorer or a splitter of scikit-learn needs two classes; pairs that always name the preferred
+    output first have one. Shuffling the sides gives two, half of the pairs each.
+
+    Parameters
+    ----------
+    chosen, rejected : array-like of shape (n_pairs,) or (n_pairs, n_features)
+        Texts or features of the preferred and of the other outputs.
+    y : sequence of two labels, default=(0, 1)
+        The labels to use: the larger is written where the first output is the chosen one.
+    random_state : int, RandomState or None, default=None
+        Which pairs are swapped: exactly half of them (rounded down), at random.
+
+    Returns
+    -------
+    X : ndarray of shape (n_pairs, 2) or (n_pairs, 2, n_features)
+    y : ndarray of shape (n_pairs,)
+
+    Raises
+    ------
+    ValueError
+        If the two sides differ in shape or hold no pair, or ``y`` does not hold two different labels.
+
+    Examples
+    --------
+    >>> X, y = make_pairs(["good", "kind"], ["bad", "mean"], random_state=0)
+    >>> X[:, 0], y
+    (array(['good', 'mean'], dtype=object), array([1, 0]))
+    """
+    sides = [_as_array(side) for side in (chosen, rejected)]
+    if sides[0].shape != sides[1].shape or sides[0].ndim not in (1, 2) or not len(sides[0]):
+        raise ValueError(
+            f"Found chosen of shape {sides[0].shape} and rejected of shape {sides[1].shape}. Expected equal shapes, "
+            "(n_pairs,) for texts or (n_pairs, n_features) for features, with at least one pair."
+        )
+    labels = np.unique(np.asarray(y))
+    if len(labels) != 2 or np.size(y) != 2:
+        raise ValueError(f"Found y={y!r}. Expected the two labels to use, e.g. (0, 1) or ('second', 'first').")
+    sides = [side.astype(object) if _holds_text(side) else side for side in sides]
+    X = np.stack(sides, axis=1)
+    swapped = check_random_state(random_state).permutation(len(X)) < len(X) // 2
+    X[swapped] = X[swapped][:, ::-1]
+    return X, labels[np.where(swapped, 0, 1)]
+
+
+# ---------------------------------------------------------------------------------------------- transformer
+
+
+def _distinct_rows(values):
+    """First index of each distinct row and the inverse: ``values[first][inverse]`` is ``values``."""
+    if values.dtype.kind == "O" and values.ndim == 2:
+        return np.arange(len(values)), np.arange(len(values))
+    if values.ndim == 2:  # rows compare as bytes, hence no sum or rounding decides
+        values = np.ascontiguousarray(values)
+        values = values.view(np.dtype((np.void, values.dtype.itemsize * values.shape[1])))[:, 0]
+    _, first, inverse = np.unique(values, return_index=True, return_inverse=True)
+    return first, inverse
+
+
+class PairTransformer(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None):
+    """Lift a transformer of outputs to pairs.
+
+    The inner transformer sees outputs only: it is fitted on the distinct outputs of all pairs, and each distinct
+    output is transformed once per call, however many pairs it stands in. Outputs that come alone, as rows of
+    their own, pass through the same transformer, so that a Pipeline fitted on pairs also scores single outputs.
+
+    Parameters
+    ----------
+    transformer : transformer, default=None
+        Any scikit-learn transformer or Pipeline of them, over texts or features. It is cloned, never changed. None
+        passes features through. Its parameters are reached as ``transformer__name``.
+
+    Attributes
+    ----------
+    transformer_ : transformer
+        The fitted clone.
+    n_features_in_ : int
+        Number of features of an output, for numeric input.
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Names of the features, for tables of numbers.
+
+    Notes
+    -----
+    Pairs come out as (n_pairs, 2, n_features_out) arrays whatever ``set_output`` says, since no table holds three
+    axes; ``set_output`` governs outputs. Sparse features of pairs are refused for the same reason.
+
+    Examples
+    --------
+    >>> from sklearn.feature_extraction.text import TfidfVectorizer
+    >>> from sklearn.decomposition import TruncatedSVD
+    >>> from sklearn.pipeline import make_pipeline
+    >>> pairs = [["thank you kindly", "go away you fool"], ["thank you", "you fool"]]
+    >>> lift = PairTransformer(make_pipeline(TfidfVectorizer(), TruncatedSVD(2, random_state=0)))
+    >>> lift.fit_transform(pairs).shape, lift.transform(["thank you"]).shape
+    ((2, 2, 2), (1, 2))
+    """
+
+    def __init__(self, transformer=None):
+        self.transformer = transformer
+
+    def fit(self, X, y=None):
+        """Fit the transformer on the distinct outputs.
+
+        Parameters
+        ----------
+        X : array-like or table
+            Pairs or outputs, texts or features (see the module's table of row layouts).
+        y : ignored
+            Preferences belong to pairs, the transformer sees outputs.
+
+        Returns
+        -------
+        self : PairTransformer
+
+        Raises
+        ------
+        ValueError
+            For input that is neither pairs nor outputs.
+        """
+        outputs, _, _ = self._outputs(X, reset=True)
+        self.transformer_ = self._new_transformer().fit(outputs)
+        return self
+
+    def fit_transform(self, X, y=None):
+        """Fit and transform in one pass over the distinct outputs. See `fit` and `transform`."""
+        outputs, inverse, paired = self._outputs(X, reset=True)
+        self.transformer_ = self._new_transformer()
+        return self._scatter(self.transformer_.fit_transform(outputs), inverse, paired, X)
+
+    def transform(self, X):
+        """Transform pairs or outputs.
+
+        Parameters
+        ----------
+        X : array-like or table
+            Pairs or outputs of the kind that was fitted (texts or features).
+
+        Returns
+        -------
+        X_out : ndarray of shape (n_pairs, 2, n_features_out), or (n_samples, n_features_out)
+            For outputs in the container that ``set_output`` names.
+
+        Raises
+        ------
+        ValueError
+            If the transformer's result for pairs is sparse.
+        """
+        check_is_fitted(self)
+        outputs, inverse, paired = self._outputs(X, reset=False)
+        return self._scatter(self.transformer_.transform(outputs), inverse, paired, X)
+
+    def get_feature_names_out(self, input_features=None):
+        """Names of the features of an output, from the inner transformer.
+
+        Parameters
+        ----------
+        input_features : array-like of str or None, default=None
+            Names of the input's features.
+
+        Returns
+        -------
+        names : ndarray of str objects
+        """
+        check_is_fitted(self)
+        if hasattr(self, "n_features_in_"):
+            input_features = _check_feature_names_in(self, input_features)
+        return self.transformer_.get_feature_names_out(input_features)
+
+    def set_output(self, *, transform=None):
+        """Set the container of transformed outputs; pairs always come as arrays.
+
+        Parameters
+        ----------
+        transform : {"default", "pandas", "polars"}, default=None
+            None leaves it as it is.
+
+        Returns
+        -------
+        self : PairTransformer
+        """
+        if transform is not None:
+            self._sklearn_output_config = {"transform": transform}  # clone carries it
+        for inner in (self.transformer, getattr(self, "transformer_", None)):
+            if inner is not None:
+                _safe_set_output(inner, transform=transform)
+        return self
+
+    def _new_transformer(self):
+        if self.transformer is not None:
+            return clone(self.transformer)
+        container = getattr(self, "_sklearn_output_config", {}).get("transform")
+        return FunctionTransformer(feature_names_out="one-to-one").set_output(transform=container)
+
+    def _outputs(self, X, *, reset):
+        """Distinct outputs, the inverse that scatters them, and whether the rows are pairs."""
+        texts = _read_texts(X)
+        if texts is None:
+            rows, values, paired = self._numeric_outputs(X, reset)
+        else:
+            if not texts.size:
+                raise ValueError(f"Found 0 rows (shape {texts.shape}) while a minimum of 1 is required.")
+            rows = values = texts.ravel()
+            paired = texts.ndim == 2
+        first, inverse = _distinct_rows(values)
+        return _safe_indexing(rows, first), inverse, paired
+
+    def _numeric_outputs(self, X, reset):
+        if not hasattr(X, "tocsr") and _as_array(X).ndim == 3:
+            values = check_pairs(X, estimator=self, reset=reset)
+            values = values.reshape(-1, values.shape[2])
+            return values, values, True
+        values = validate_data(self, X, reset=reset, dtype="numeric")
+        return (X if _column_names(X) is not None else values), values, False
+
+    def _scatter(self, result, inverse, paired, X):
+        if paired and hasattr(result, "tocsr"):
+            raise ValueError(
+                f"{self.transformer_} gives sparse features, and pairs (n_pairs, 2, n_features) have to be dense. End "
+                "the transformer with a step that gives dense features, e.g. TruncatedSVD(256)."
+            )
+        if paired:
+            result = np.asarray(result)[inverse]
+            return result.reshape(-1, 2, *result.shape[1:])
+        result = _safe_indexing(result, inverse)
+        if hasattr(result, "iloc"):
+            result.index = X.index if hasattr(X, "iloc") else range(len(inverse))
+        return result
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags.three_d_array = True
+        tags.input_tags.string = True
+        return tags

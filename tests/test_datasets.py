@@ -1,0 +1,759 @@
+"""Synthetic preferences keep their promises; every file format, bad file and odd line of `load_preferences`."""
+
+import builtins
+import csv
+import gzip
+import json
+import tempfile
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LinearRegression, LogisticRegression
+from sklearn.metrics import roc_auc_score
+from sklearn.model_selection import GroupShuffleSplit
+from sklearn.utils import check_random_state
+
+from fairl_sk.datasets import load_preferences, make_detox_preferences, make_preferences
+
+PAIRS = [("good morning", "go away"), ("well done", "badly done"), ('a "fine" day', "no, never")]
+
+
+def write(path, text, encoding="utf-8"):
+    path.write_bytes(text.encode(encoding))
+    return path
+
+
+def write_jsonl(path, records):
+    return write(path, "".join(json.dumps(record) + "\n" for record in records))
+
+
+def write_table(path, header, rows):
+    opener = gzip.open if path.suffix == ".gz" else open
+    with opener(path, "wt", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, delimiter="\t" if ".tsv" in path.name else ",")
+        writer.writerows([header, *rows])
+    return path
+
+
+def load_jsonl(tmp_path, records, **parameters):
+    return load_preferences(write_jsonl(tmp_path / "pairs.jsonl", records), **parameters)
+
+
+def chosen_first(bunch, values=None):
+    """The pairs of a bunch as tuples (chosen, rejected)."""
+    values = bunch.data if values is None else values
+    return [tuple(row if target else row[::-1]) for row, target in zip(values, bunch.target, strict=True)]
+
+
+# ---------------------------------------------------------------------------------------------- make_preferences
+
+
+def test_make_preferences_has_the_documented_shapes_and_halves():
+    bunch = make_preferences(101, 7, random_state=0)
+    assert bunch.data.shape == (101, 2, 7) and bunch.reference_reward.shape == (101, 2)
+    assert bunch.target.sum() == 50 and set(bunch.target) == {0, 1}
+    assert not bunch.flipped.any() and len(set(bunch.groups)) == 101
+    assert np.isclose(np.linalg.norm(bunch.coef), 1)
+    assert np.allclose(bunch.data @ bunch.coef, bunch.reference_reward)
+    assert "101 synthetic" in bunch.DESCR
+
+
+def test_make_preferences_prefers_the_greater_reward_without_noise():
+    bunch = make_preferences(500, random_state=1)
+    margins = bunch.reference_reward[:, 0] - bunch.reference_reward[:, 1]
+    assert ((margins > 0) == (bunch.target == 1)).all()
+
+
+def test_make_preferences_is_reproducible_and_leaves_the_global_generator_alone():
+    before = check_random_state(None).get_state()[1].copy()
+    first, again, other = (make_preferences(50, 3, groups=10, noise=0.2, random_state=s) for s in (3, 3, 4))
+    assert np.array_equal(check_random_state(None).get_state()[1], before)
+    for name in ("data", "target", "groups", "coef", "reference_reward", "flipped"):
+        assert np.array_equal(first[name], again[name])
+    assert not np.array_equal(first.data, other.data)
+
+
+def test_make_preferences_reward_is_recovered_by_linear_fits():
+    bunch = make_preferences(4000, 10, n_informative=4, random_state=0)
+    fit = LinearRegression(fit_intercept=False).fit(bunch.data.reshape(-1, 10), bunch.reference_reward.ravel())
+    assert np.allclose(fit.coef_, bunch.coef)
+    assert (bunch.coef != 0).sum() == 4
+    learner = LogisticRegression(fit_intercept=False).fit(bunch.data[:, 0] - bunch.data[:, 1], bunch.target)
+    cosine = learner.coef_[0] @ bunch.coef / np.linalg.norm(learner.coef_)
+    assert cosine > 0.99
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.2, 0.5])
+def test_make_preferences_noise_flips_that_fraction(noise):
+    bunch = make_preferences(4000, 5, noise=noise, random_state=0)
+    wrong = (bunch.reference_reward[:, 0] > bunch.reference_reward[:, 1]) != (bunch.target == 1)
+    assert np.array_equal(wrong, bunch.flipped)
+    assert abs(bunch.flipped.mean() - noise) < 0.03
+
+
+def test_make_preferences_temperature_is_that_of_bradley_terry():
+    bunch = make_preferences(20000, 5, temperature=0.7, random_state=0)
+    margins = bunch.reference_reward[:, 0] - bunch.reference_reward[:, 1]
+    fit = LogisticRegression(fit_intercept=False, C=1e6).fit(margins[:, None], bunch.target)
+    assert abs(fit.coef_[0, 0] - 1 / 0.7) < 0.1
+    assert not bunch.flipped.any()
+
+
+def test_make_preferences_groups_share_a_prompt():
+    bunch = make_preferences(400, 30, groups=8, random_state=0)
+    assert set(np.bincount(bunch.groups)) == {50}
+    means = np.array([bunch.data[bunch.groups == g].mean(axis=(0, 1)) for g in range(8)])
+    assert means.std(axis=0).mean() > 0.5  # the prompts' part has standard deviation 1, noise alone would give 0.1
+    named = make_preferences(4, 3, groups=["b", "a", "b", "a"], random_state=0)
+    assert list(named.groups) == ["b", "a", "b", "a"]
+
+
+def test_make_preferences_sides_can_stay():
+    assert make_preferences(20, shuffle_sides=False, random_state=0).target.tolist() == [1] * 20
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"n_pairs": 1}, "n_pairs is 1, but expected a whole number at least 2"),
+        ({"n_pairs": 10.0}, "n_pairs is 10.0, but expected a whole number"),
+        ({"n_pairs": True}, "n_pairs is True"),
+        ({"n_features": 0}, "n_features is 0"),
+        ({"n_informative": 21}, "n_informative is 21, but expected a whole number at least 1 and at most 20"),
+        ({"noise": 0.6}, "noise is 0.6, but expected a number at least 0 and at most 0.5"),
+        ({"noise": float("nan")}, "noise is nan"),
+        ({"noise": "a"}, "noise is 'a'"),
+        ({"temperature": 0}, "temperature is 0, but expected a number greater than 0"),
+        ({"temperature": np.inf}, "temperature is inf"),
+        ({"groups": 0}, "groups is 0"),
+        ({"groups": 1001}, "groups is 1001, but expected a whole number at least 1 and at most 1000"),
+        ({"groups": [1, 2]}, r"groups has shape \(2,\), but expected \(1000,\)"),
+    ],
+)
+def test_make_preferences_refuses(parameters, message):
+    with pytest.raises(ValueError, match=message):
+        make_preferences(**parameters)
+
+
+# ---------------------------------------------------------------------------------------- make_detox_preferences
+
+
+@pytest.fixture(scope="module")
+def detox():
+    return make_detox_preferences(3000, random_state=0)
+
+
+def test_detox_has_the_documented_columns(detox):
+    n = 3000
+    for name in ("data", "reference_reward", "output_labels", "subtypes", "hard"):
+        assert detox[name].shape == (n, 2)
+    for name in ("target", "prompt", "groups", "kinds", "flipped"):
+        assert detox[name].shape == (n,)
+    assert all(isinstance(text, str) for text in detox.data.ravel())
+    assert detox.target.sum() == n // 2 and not detox.flipped.any()
+    assert "wrote itself" in detox.DESCR
+
+
+def test_detox_is_reproducible_and_leaves_the_global_generator_alone():
+    before = check_random_state(None).get_state()[1].copy()
+    first, again, other = (make_detox_preferences(60, noise=0.3, random_state=s) for s in (5, 5, 6))
+    assert np.array_equal(check_random_state(None).get_state()[1], before)
+    assert all(np.array_equal(first[name], again[name]) for name in first if name != "DESCR")
+    assert not np.array_equal(first.data, other.data)
+
+
+def test_detox_fractions_are_exact(detox):
+    counts = {kind: (detox.kinds == kind).sum() for kind in set(detox.kinds)}
+    assert counts == {"T->NT": 1500, "NT->NT": 750, "T->T": 600, "NT->T": 150}
+    assert (detox.hard != "").sum() == 1800
+    one_kind = make_detox_preferences(7, kinds={"T->T": 1.0}, hard=0, random_state=0)
+    assert set(one_kind.kinds) == {"T->T"} and set(one_kind.hard.ravel()) == {""}
+    odd = make_detox_preferences(10, kinds={"NT->T": 1 / 3, "T->NT": 2 / 3}, random_state=0)
+    assert (odd.kinds == "NT->T").sum() == 3
+
+
+def test_detox_reward_agrees_with_labels_kinds_and_preferences(detox):
+    assert np.array_equal(detox.output_labels, (detox.reference_reward > 0).astype(int))
+    assert np.abs(detox.reference_reward).min() > 0.04
+    assert np.array_equal(detox.subtypes == "none", detox.output_labels == 1)
+    assert set(detox.subtypes.ravel()) == {"none", "insult", "threat", "obscenity", "identity"}
+    labels = np.array(["T", "NT"])
+    for kind, (chosen, rejected) in zip(detox.kinds, chosen_first(detox, detox.output_labels), strict=True):
+        assert kind == f"{labels[rejected]}->{labels[chosen]}"
+    margins = np.array([chosen - rejected for chosen, rejected in chosen_first(detox, detox.reference_reward)])
+    assert np.array_equal(margins > 0, detox.kinds != "NT->T")
+    assert np.abs(margins).min() > 0.049
+
+
+def test_detox_noise_flips_preferences_and_renames_their_kinds():
+    plain = make_detox_preferences(1000, kinds={"T->NT": 1.0}, random_state=0)
+    noisy = make_detox_preferences(1000, kinds={"T->NT": 1.0}, noise=0.25, random_state=0)
+    assert set(plain.kinds) == {"T->NT"}
+    assert np.array_equal(noisy.kinds == "NT->T", noisy.flipped)
+    assert abs(noisy.flipped.mean() - 0.25) < 0.05
+
+
+def test_detox_groups_hold_prompts_together(detox):
+    for column in (detox.prompt, np.array([rejected for _, rejected in chosen_first(detox)])):
+        groups = {}
+        for value, group in zip(column, detox.groups, strict=True):
+            assert groups.setdefault(value, group) == group
+    assert len(set(detox.groups)) > 500 and np.bincount(detox.groups).max() < 30
+
+
+def test_detox_texts_are_distinct_and_length_or_style_is_no_giveaway(detox):
+    assert len(set(detox.data.ravel())) > 0.98 * detox.data.size
+    for measure in (len, lambda text: len(text.split())):
+        sizes = np.array([[measure(text) for text in row] for row in detox.data])
+        chosen, rejected = np.array(chosen_first(detox, sizes)).T
+        assert 0.45 < np.mean((chosen < rejected) + 0.5 * (chosen == rejected)) < 0.55
+        assert 0.45 < roc_auc_score(detox.output_labels.ravel(), sizes.ravel()) < 0.55
+    for sign in (str.isupper, lambda c: c == "!", lambda c: c in "\"'", lambda c: c == ","):
+        counts = [sum(map(sign, text)) for text in detox.data.ravel()]
+        assert 0.45 < roc_auc_score(detox.output_labels.ravel(), counts) < 0.55
+
+
+def test_detox_bag_of_words_learns_it_but_fails_on_hard_cases():
+    easy, hard = [], []
+    for seed in range(2):
+        bunch = make_detox_preferences(3000, random_state=seed)
+        split = GroupShuffleSplit(1, test_size=0.3, random_state=0)
+        train, test = next(split.split(bunch.data, groups=bunch.groups))
+        features = TfidfVectorizer().fit(bunch.data[train].ravel()).transform(bunch.data.ravel())
+        differences = features[0::2] - features[1::2]
+        learner = LogisticRegression(C=10, max_iter=1000).fit(differences[train], bunch.target[train])
+        truth = bunch.reference_reward[:, 0] > bunch.reference_reward[:, 1]
+        right = (learner.predict(differences[test]) == truth[test]).astype(float)
+        is_hard = (bunch.hard[test] != "").any(axis=1)
+        easy += list(right[~is_hard])
+        hard += list(right[is_hard])
+    assert 0.8 < np.mean(easy + hard) < 0.95
+    assert np.mean(easy) > np.mean(hard) + 0.03
+
+
+def test_detox_hard_cases_are_of_every_kind_and_on_the_right_side(detox):
+    harmless = {"negation", "quotation", "reported", "mild"}
+    toxic = {"implicit", "disguise"}
+    assert set(detox.hard.ravel()) == {""} | harmless | toxic
+    assert set(detox.hard[detox.output_labels == 1]) == {""} | harmless
+    assert set(detox.hard[detox.output_labels == 0]) == {""} | toxic
+    texts = [text.lower() for text in detox.data[detox.hard == "negation"]]
+    assert sum("you are not" in text for text in texts) > 10
+    assert not any("{" in text or " a idiot" in text for text in detox.data.ravel())
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"n_pairs": 0}, "n_pairs is 0"),
+        ({"hard": 1.5}, "hard is 1.5, but expected a number at least 0 and at most 1"),
+        ({"noise": -0.1}, "noise is -0.1"),
+        ({"kinds": {"T->N": 1.0}}, "the kinds are 'T->NT', 'NT->NT', 'T->T', 'NT->T'"),
+        ({"kinds": (0.5, 0.5)}, "expected a dict from kinds of pairs"),
+        ({"kinds": {"T->NT": 0.5}}, "add up to 0.5, but expected 1. Divide each by 0.5"),
+        ({"kinds": {"T->NT": 1.5, "T->T": -0.5}}, r"kinds\['T->NT'\] is 1.5"),
+        ({"kinds": {}}, "add up to 0, but expected 1"),
+    ],
+)
+def test_detox_refuses(parameters, message):
+    with pytest.raises(ValueError, match=message):
+        make_detox_preferences(**parameters)
+
+
+# ---------------------------------------------------------------------------------------- load_preferences: files
+
+
+@pytest.mark.parametrize(
+    "name", ["p.csv", "p.tsv", "p.csv.gz", "p.TSV", "p.jsonl", "p.json", "p.jsonl.gz", "p.parquet"]
+)
+def test_every_kind_of_file_gives_the_same_pairs(tmp_path, name):
+    path = tmp_path / name
+    records = [{"chosen": chosen, "rejected": rejected} for chosen, rejected in PAIRS]
+    if name == "p.parquet":
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(records), path)
+    elif "json" in name:
+        text = json.dumps(records, indent=1) if name == "p.json" else "\n\n".join(map(json.dumps, records))
+        path.write_bytes(gzip.compress(text.encode()) if name.endswith("gz") else text.encode())
+    else:
+        path = write_table(path, ["chosen", "rejected"], PAIRS)
+        if name == "p.TSV":
+            path.write_text("chosen\trejected\n" + "\n".join(f"{a.replace(chr(34), '')}\t{b}" for a, b in PAIRS))
+    bunch = load_preferences(path)
+    expected = [(a.replace('"', ""), b) for a, b in PAIRS] if name == "p.TSV" else PAIRS
+    assert chosen_first(bunch) == expected
+    assert bunch.format == "preference" and bunch.prompt is None
+    assert bunch.data.shape == (3, 2) and bunch.target.sum() == 1
+    assert bunch.source_index.tolist() == [0, 1, 2] and sum(bunch.dropped.values()) == 0
+    assert bunch.reference_reward is None and bunch.output_labels is None
+    assert "3 preference pairs in 3 groups" in bunch.DESCR
+
+
+def test_json_lines_under_the_name_json_and_a_list_under_the_name_jsonl(tmp_path):
+    records = [{"chosen": a, "rejected": b} for a, b in PAIRS]
+    lines = write_jsonl(tmp_path / "lines.json", records)
+    listed = write(tmp_path / "list.jsonl", json.dumps(records))
+    assert chosen_first(load_preferences(lines)) == chosen_first(load_preferences(listed)) == PAIRS
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "cp1252"])
+@pytest.mark.parametrize("name", ["p.csv", "p.tsv", "p.jsonl"])
+def test_encodings_and_byte_order_marks(tmp_path, encoding, name):
+    if name == "p.jsonl":
+        text = '{"chosen": "café", "rejected": "bar"}\n{"chosen": "ü", "rejected": "u"}\n'
+    else:
+        text = "chosen,rejected\ncafé,bar\nü,u\n".replace(",", "\t" if name == "p.tsv" else ",")
+    path = write(tmp_path / name, text, encoding)
+    bunch = load_preferences(path, encoding="utf-8" if encoding == "utf-8-sig" else encoding)
+    assert chosen_first(bunch) == [("café", "bar"), ("ü", "u")]
+
+
+def test_long_fields_line_breaks_and_windows_line_ends_in_csv(tmp_path):
+    pairs = [("x" * 200_000, "short"), ("two\nlines", 'with "quotes"\r\nand more')]
+    limit = csv.field_size_limit()
+    assert chosen_first(load_preferences(write_table(tmp_path / "p.csv", ["chosen", "rejected"], pairs))) == pairs
+    assert csv.field_size_limit() == limit
+
+
+def test_literal_quotes_in_a_tsv(tmp_path):
+    path = write(tmp_path / "p.tsv", 'chosen\trejected\n"a" b\tc\nd\t"e\n')
+    with pytest.raises(ValueError, match=r"line 2: broken record .* or pass quoted=False"):
+        load_preferences(path)
+    assert chosen_first(load_preferences(path, quoted=False)) == [('"a" b', "c"), ("d", '"e')]
+
+
+def test_limit_counts_records(tmp_path):
+    path = write(tmp_path / "p.csv", "chosen,rejected\na,b\nc,d\ne,f\nbroken\n")
+    assert chosen_first(load_preferences(path, limit=3)) == [("a", "b"), ("c", "d"), ("e", "f")]
+    with pytest.raises(ValueError, match="limit is 0"):
+        load_preferences(path, limit=0)
+
+
+def test_sides(tmp_path):
+    records = [{"chosen": f"good {i}", "rejected": f"bad {i}"} for i in range(101)]
+    shuffled, again, other = (load_jsonl(tmp_path, records, random_state=s) for s in (0, 0, 1))
+    default = load_jsonl(tmp_path, records)
+    assert np.array_equal(shuffled.target, again.target) and np.array_equal(default.target, again.target)
+    assert not np.array_equal(shuffled.target, other.target)
+    assert shuffled.target.sum() == 50
+    assert all(row[1 - target].startswith("good") for row, target in zip(shuffled.data, shuffled.target, strict=True))
+    fixed = load_jsonl(tmp_path, records, shuffle_sides=False)
+    assert fixed.target.tolist() == [1] * 101 and all(text.startswith("good") for text in fixed.data[:, 0])
+
+
+# -------------------------------------------------------------------------------------- load_preferences: formats
+
+
+def test_paradetox(tmp_path):
+    header = ["toxic", "neutral1", "neutral2", "neutral3"]
+    rows = [["bad one", "good one", "fine one", ""], ["bad two", "good two", " ", ""], ["bad three", "", "", ""]]
+    bunch = load_preferences(write_table(tmp_path / "p.tsv", header, rows))
+    assert chosen_first(bunch) == [("good one", "bad one"), ("fine one", "bad one"), ("good two", "bad two")]
+    assert bunch.groups.tolist() == [0, 0, 1] and bunch.source_index.tolist() == [0, 0, 1]
+    assert bunch.format == "paradetox" and bunch.dropped["no rewrite"] == 1
+
+
+def test_explicit_prompt_rewards_and_labels(tmp_path):
+    records = [
+        {"prompt": "p", "chosen": "a b", "rejected": "a c", "score_chosen": 2, "score_rejected": "0.5"},
+        {"prompt": None, "chosen": "a b", "rejected": "a d", "score_chosen": None, "score_rejected": -1.5},
+    ]
+    labels = {"chosen_label": True, "rejected_label": 0}
+    for split_prompt in ("auto", True, False):
+        bunch = load_jsonl(tmp_path, [record | labels for record in records], split_prompt=split_prompt)
+        assert bunch.prompt.tolist() == ["p", ""]
+        assert chosen_first(bunch) == [("a b", "a c"), ("a b", "a d")]
+        rewards = chosen_first(bunch, bunch.reference_reward)
+        assert rewards[0] == (2, 0.5) and np.isnan(rewards[1][0]) and rewards[1][1] == -1.5
+        assert chosen_first(bunch, bunch.output_labels) == [(1, 0), (1, 0)]
+    renamed = [{"chosen": c, "rejected": c + "!", "chosen_reward": 1, "rejected_reward": 0} for c in "ab"]
+    bunch = load_jsonl(tmp_path, renamed)
+    assert chosen_first(bunch, bunch.reference_reward) == [(1, 0), (1, 0)]
+
+
+def test_explicit_prompt_of_messages(tmp_path):
+    prompt = [{"role": "system", "content": "be kind"}, {"role": "user", "content": "hi"}]
+    records = [
+        {"prompt": prompt, "chosen": [message("assistant", c)], "rejected": [message("assistant", "no")]}
+        for c in ("hello", "hey")
+    ]
+    bunch = load_jsonl(tmp_path, records)
+    assert set(bunch.prompt) == {"system: be kind\n\nuser: hi"}
+    assert chosen_first(bunch) == [("hello", "no"), ("hey", "no")]
+
+
+def message(role, content):
+    return {"role": role, "content": content}
+
+
+def test_implicit_prompt_of_messages(tmp_path):
+    ask = [message("user", "hi")]
+    talk = [*ask, message("assistant", "hello"), message("user", "tell me")]
+    records = [
+        {"chosen": [*ask, message("assistant", "good")], "rejected": [*ask, message("assistant", "bad")]},
+        {"chosen": [*talk, message("assistant", "yes")], "rejected": [*talk, message("assistant", "no")]},
+        # one side is the beginning of the other: its last message is no prompt
+        {"chosen": [*ask, message("assistant", "hello")], "rejected": [*talk, message("assistant", "x")]},
+    ]
+    bunch = load_jsonl(tmp_path, records)
+    assert bunch.prompt.tolist() == ["hi", "user: hi\n\nassistant: hello\n\nuser: tell me", "hi"]
+    assert chosen_first(bunch) == [
+        ("good", "bad"),
+        ("yes", "no"),
+        ("hello", "assistant: hello\n\nuser: tell me\n\nassistant: x"),
+    ]
+    whole = load_jsonl(tmp_path, records, split_prompt=False)
+    assert whole.prompt is None and chosen_first(whole)[0] == (
+        "user: hi\n\nassistant: good",
+        "user: hi\n\nassistant: bad",
+    )
+
+
+def test_prompt_column_beside_messages_that_repeat_it(tmp_path):
+    def record(prompt):
+        sides = {side: [message("user", "hi"), message("assistant", side)] for side in ("chosen", "rejected")}
+        return {"prompt": prompt} | sides
+
+    bunch = load_jsonl(tmp_path, [record("hi"), record("context"), record("")])
+    assert bunch.prompt.tolist() == ["hi", "context\n\nhi"]
+    assert bunch.dropped["duplicate"] == 1  # an empty prompt beside the shared "hi" says the same as "hi"
+    assert chosen_first(bunch) == [("chosen", "rejected")] * 2
+
+
+def transcript(*turns):
+    return "".join(f"\n\n{speaker}: {text}" for speaker, text in zip(["Human", "Assistant"] * 9, turns, strict=False))
+
+
+def test_transcripts_are_cut_at_a_turn(tmp_path):
+    sides = [
+        (transcript("hi", "I am well"), transcript("hi", "I am ill")),
+        (transcript("a", "b", "c", "same words, then x"), transcript("a", "b", "c", "same words, then y")),
+        (transcript("hi", "yes"), transcript("hi", "yes", "why", "no")),  # one is the beginning of the other
+        (transcript("this", "x"), transcript("that", "y")),  # no common turn
+        (transcript("hi", ""), transcript("hi", "something")),
+        (transcript("hi", "Human: said\n\nthe Assistant: hello"), transcript("hi", "no")),
+    ]
+    bunch = load_jsonl(tmp_path, [{"chosen": chosen, "rejected": rejected} for chosen, rejected in sides])
+    hi = "\n\nHuman: hi\n\nAssistant:"
+    assert bunch.prompt.tolist() == [hi, "\n\nHuman: a\n\nAssistant: b\n\nHuman: c\n\nAssistant:", hi, "", hi]
+    assert chosen_first(bunch) == [
+        ("I am well", "I am ill"),
+        ("same words, then x", "same words, then y"),
+        ("yes", "yes\n\nHuman: why\n\nAssistant: no"),
+        sides[3],
+        ("Human: said\n\nthe Assistant: hello", "no"),
+    ]
+    assert bunch.dropped["empty text"] == 1
+    assert bunch.groups.tolist() == [0, 1, 0, 2, 0]
+    whole = load_jsonl(tmp_path, [{"chosen": a, "rejected": b} for a, b in sides], split_prompt=False)
+    assert whole.prompt is None and chosen_first(whole) == sides
+
+
+@pytest.mark.parametrize(
+    ("chosen", "rejected", "cut"),
+    [
+        ("The sky is blue", "The sky is green", "The sky is "),
+        ("The sky is blue", "The sky is black", "The sky is "),  # no word is cut
+        ("The sky", "The sky is blue", "The "),  # a beginning of the other keeps a word
+        ("sky", "sky is blue", ""),
+        ("hi  ", "hi there", ""),  # white space is no completion
+        ("hi \n", "hi \nthere", ""),
+        ("one\ntwo", "one\nthree", "one\n"),
+        ("different", "words", ""),
+        ("naïve été", "naïve étang", "naïve "),
+        (" a", " b", " "),
+    ],
+)
+def test_plain_texts_are_cut_on_request_only(tmp_path, chosen, rejected, cut):
+    records = [{"chosen": chosen, "rejected": rejected}, {"chosen": "x", "rejected": "y"}]
+    for split_prompt in ("auto", False):
+        bunch = load_jsonl(tmp_path, records, split_prompt=split_prompt)
+        assert bunch.prompt is None and chosen_first(bunch)[0] == (chosen, rejected)
+    bunch = load_jsonl(tmp_path, records, split_prompt=True)
+    assert (bunch.prompt is None) == (cut == "")
+    assert chosen_first(bunch)[0] == (chosen[len(cut) :], rejected[len(cut) :])
+    assert bunch.prompt is None or bunch.prompt[0] == cut
+
+
+@pytest.mark.parametrize("labels", [[True, False, True], [1, 0, 1], ["True", "false", " true"], [2.0, -1, 2]])
+def test_unpaired_takes_the_greater_of_two_labels(tmp_path, labels):
+    texts = ["a", "b", "c"]
+    records = [{"completion": text, "label": label} for text, label in zip(texts, labels, strict=True)]
+    bunch = load_jsonl(tmp_path, records)
+    assert bunch.data.tolist() == texts and bunch.data.shape == (3,)
+    assert bunch.target.tolist() == [1, 0, 1] and bunch.format == "unpaired" and bunch.prompt is None
+    assert "3 labelled outputs" in bunch.DESCR
+
+
+def test_unpaired_with_prompts_and_messages(tmp_path):
+    ask = [message("user", "hi")]
+    records = [
+        {"prompt": ask, "completion": [message("assistant", "hello")], "label": True},
+        {"prompt": ask, "completion": [message("assistant", "go")], "label": False},
+        {"prompt": "other", "completion": "go", "label": False},
+        {"prompt": None, "completion": "fine", "label": True},
+        {"prompt": "q", "completion": "nothing", "label": None},
+    ]
+    bunch = load_jsonl(tmp_path, records)
+    assert bunch.prompt.tolist() == ["hi", "hi", "other", ""]
+    assert bunch.data.tolist() == ["hello", "go", "go", "fine"]
+    assert bunch.groups.tolist() == [0, 0, 0, 1]  # one prompt, then one text
+    assert bunch.dropped["no label"] == 1
+
+
+@pytest.mark.parametrize(
+    ("desirable", "target"), [(2, [0, 0, 1]), ("2", [0, 0, 1]), ([1, 2.0], [0, 1, 1]), ({0}, [1, 0, 0])]
+)
+def test_unpaired_table_with_named_columns(tmp_path, desirable, target):
+    path = write_table(tmp_path / "p.csv", ["", "class", "tweet"], [["0", "0", "x"], ["1", "1", "y"], ["2", "2", "z"]])
+    bunch = load_preferences(path, text_column="tweet", label_column="class", desirable=desirable)
+    assert bunch.data.tolist() == ["x", "y", "z"] and bunch.target.tolist() == target
+
+
+@pytest.mark.parametrize(
+    ("labels", "parameters", "message"),
+    [
+        ([0, 1, 2], {}, "'label' of .* holds the labels 0, 1, 2: which of them are desirable.*desirable=0"),
+        (["bad", "good", "bad"], {}, "holds the labels 'bad', 'good': which"),
+        ([1, 1, 1], {}, "holds the labels 1: which"),
+        ([0, 1, 2], {"desirable": 3}, "desirable is 3, but .* labels 0, 1, 2. Name one of them or more, but not all"),
+        ([0, 1, 2], {"desirable": [0, 1, 2]}, "but not all"),
+        ([0, 1, 2], {"text_column": "tweet"}, r"has no column \['tweet'\]. Its columns are \['completion', 'label'\]"),
+        ([0, 1, 2], {"label_column": "label", "format": "preference"}, "go with format='unpaired'"),
+    ],
+)
+def test_unpaired_refuses(tmp_path, labels, parameters, message):
+    records = [{"completion": text, "label": label} for text, label in zip("abc", labels, strict=True)]
+    with pytest.raises(ValueError, match=message):
+        load_jsonl(tmp_path, records, **parameters)
+
+
+# ----------------------------------------------------------------------------- load_preferences: what is left out
+
+
+def test_duplicates_identical_sides_and_empty_texts_are_counted(tmp_path):
+    sides = [("a", "b"), ("a", "b"), ("c", "c"), ("d", " "), (None, "e"), ("a", "f"), ("", [])]
+    bunch = load_jsonl(tmp_path, [{"chosen": chosen, "rejected": rejected} for chosen, rejected in sides])
+    assert chosen_first(bunch) == [("a", "b"), ("a", "f")] and bunch.source_index.tolist() == [0, 5]
+    counts = {reason: count for reason, count in bunch.dropped.items() if count}
+    assert counts == {"duplicate": 1, "identical sides": 1, "empty text": 3}
+    assert "3 empty text, 1 identical sides, 1 duplicate" in bunch.DESCR
+
+
+def test_contradictions_are_all_dropped_and_named(tmp_path):
+    sides = [("a", "b"), ("x", "y"), ("b", "a"), ("a", "b"), ("x", "z")]
+    records = [{"chosen": chosen, "rejected": rejected} for chosen, rejected in sides]
+    with pytest.warns(UserWarning, match="2 rows contradict each other .* the first are line 1, line 3") as caught:
+        bunch = load_jsonl(tmp_path, records)
+    assert caught[0].filename == __file__
+    assert chosen_first(bunch) == [("x", "y"), ("x", "z")]
+    assert bunch.dropped["contradiction"] == 2 and bunch.dropped["duplicate"] == 1
+    prompts = [record | {"prompt": str(i)} for i, record in enumerate(records)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # for two prompts, two opposite preferences are none
+        assert sum(load_jsonl(tmp_path, prompts).dropped.values()) == 0
+
+
+def test_one_output_with_both_labels_is_a_contradiction(tmp_path):
+    records = [{"completion": text, "label": label} for text, label in [("a", 1), ("b", 0), ("a", 0), ("c", 1)]]
+    with pytest.warns(UserWarning, match="2 rows contradict"):
+        bunch = load_jsonl(tmp_path, records)
+    assert bunch.data.tolist() == ["b", "c"] and bunch.target.tolist() == [0, 1]
+
+
+def test_groups_are_connected_through_prompts_and_rejected_texts(tmp_path):
+    rows = [("p", "a", "b"), ("q", "c", "d"), ("p", "e", "f"), ("r", "g", "f"), ("", "h", "i"), ("", "h", "j")]
+    records = [dict(zip(("prompt", "chosen", "rejected"), row, strict=True)) for row in rows]
+    # p joins rows 0 and 2, f joins 2 and 3; no prompt joins nothing, nor does a common chosen text
+    assert load_jsonl(tmp_path, records).groups.tolist() == [0, 1, 0, 0, 2, 3]
+
+
+# -------------------------------------------------------------------------------- load_preferences: broken input
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("p.csv", "", "p.csv is empty: it holds no records. Expected one of the formats 'paradetox'"),
+        ("p.jsonl", "\n \n", "is empty"),
+        ("p.json", "[]", "is empty"),
+        ("p.csv", "chosen,rejected\n", "is empty"),
+        ("p.csv", "chosen,rejection\na,b\n", r"the columns are \['chosen', 'rejection'\], but expected one of"),
+        ("p.csv", "chosen;rejected\na;b\n", r"the columns are \['chosen;rejected'\]"),
+        ("p.csv", "chosen,chosen\na,b\n", "line 1: column names occur twice"),
+        ("p.csv", 'chosen,rejected\n"a\nb",c\nd\n', r"line 4: found 1 fields, but expected 2 \(chosen, rejected\)"),
+        ("p.csv", 'chosen,rejected\na,b\n\nc,"d\n', "line 4: broken record .*Close its quotation marks"),
+        ("p.tsv", "chosen\trejected\na\tb\tc\n", "line 2: found 3 fields, but expected 2"),
+        (
+            "p.jsonl",
+            '{"chosen": "a", "rejected": "b"}\n\n{"chosen": }\n',
+            "line 3: no JSON .*column 12.*Repair or delete",
+        ),
+        ("p.json", '[{"chosen": "a",\n "rejected" "b"}]', "line 2: no JSON"),
+        ("p.json", '\n\n[{"chosen": "a",\n "rejected" "b"}]', "line 4: no JSON"),
+        ("p.json", "[1, 2]", "record 1: found int, not an object"),
+        ("p.jsonl", '{"chosen": "a", "rejected": "b"}\n[1]\n', "line 2: found list, not an object"),
+        ("p.jsonl", '{"chosen": "a", "rejected": "b"}\n{"chosen": "a"}\n', "line 2: no column 'rejected'"),
+        ("p.jsonl", '{"chosen": "a", "rejected": 3}\n', "line 1: column 'rejected' holds int '3', but expected a text"),
+        ("p.jsonl", '{"chosen": "a", "rejected": ["b"]}\n', "line 1: column 'rejected' holds list"),
+        ("p.jsonl", '{"chosen": {"role": "user", "content": "a"}, "rejected": "b"}', "'chosen' holds dict"),
+        ("p.jsonl", '{"chosen": [{"role": "user", "content": null}], "rejected": "b"}', "'chosen' holds list"),
+        (
+            "p.jsonl",
+            '{"chosen": [{"role": "a", "content": "a"}], "rejected": "b"}',
+            "line 1: one side is a text, the other",
+        ),
+        ("p.jsonl", '{"prompt": 1, "chosen": "a", "rejected": "b"}\n', "line 1: column 'prompt' holds int"),
+        (
+            "p.jsonl",
+            '{"chosen": "a", "rejected": "b", "score_chosen": "x", "score_rejected": 1}',
+            "score_chosen is 'x'",
+        ),
+        (
+            "p.jsonl",
+            '{"chosen": "a", "rejected": "b", "chosen_label": 2, "rejected_label": 1}',
+            "chosen_label is 2, but",
+        ),
+        (
+            "p.csv",
+            "chosen,rejected\na,a\nb,\n",
+            r"0 usable rows are left of 2 \(dropped: empty text: 1, identical sides: 1\)",
+        ),
+        ("p.csv", "chosen,rejected\na,b\n", r"1 usable rows are left of 1 \(dropped: none\), but expected at least 2"),
+        ("p.xlsx", "a", "ends in '.xlsx', but the suffixes known are .tsv, .csv"),
+        ("p.gz", "a", "ends in '.gz', but the suffixes known are"),
+        ("p.csv.gz", "chosen,rejected\na,b\n", "damaged or no gzip file"),
+        ("p.parquet", "no parquet", "p.parquet: no Parquet file"),
+    ],
+)
+def test_broken_files_are_refused_with_place_and_remedy(tmp_path, name, text, message):
+    with pytest.raises(ValueError, match=message):
+        load_preferences(write(tmp_path / name, text))
+
+
+def test_truncated_gzip_is_refused(tmp_path):
+    path = write_table(tmp_path / "p.csv.gz", ["chosen", "rejected"], [(str(i), f"{i}!") for i in range(1000)])
+    path.write_bytes(path.read_bytes()[:-200])
+    with pytest.raises(ValueError, match="damaged or no gzip file"):
+        load_preferences(path)
+
+
+@pytest.mark.parametrize("name", ["p.csv", "p.csv.gz"])
+def test_wrong_encoding_names_the_line(tmp_path, name):
+    data = "chosen,rejected\na,b\ncafé,d\n".encode("cp1252")
+    (tmp_path / name).write_bytes(gzip.compress(data) if name.endswith("gz") else data)
+    with pytest.raises(ValueError, match=r"line 3: the bytes are not utf-8 .* encoding='cp1252'") as caught:
+        load_preferences(tmp_path / name)
+    assert not isinstance(caught.value, UnicodeError)
+    with pytest.raises(ValueError, match="not utf-16"):
+        load_preferences(tmp_path / name, encoding="utf-16")
+    with pytest.raises(ValueError, match="encoding is 'utf-nine', which Python does not know"):
+        load_preferences(tmp_path / name, encoding="utf-nine")
+
+
+def test_file_that_ends_within_a_character_names_its_last_line(tmp_path):
+    (tmp_path / "p.csv").write_bytes("chosen,rejected\na,b\nc,é".encode()[:-1])
+    with pytest.raises(ValueError, match="line 3: the bytes are not utf-8"):
+        load_preferences(tmp_path / "p.csv")
+
+
+def test_paths_that_are_no_files(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"There is no file .*none.csv \(looked in"):
+        load_preferences(tmp_path / "none.csv")
+    write(tmp_path / "train.csv", "")
+    with pytest.raises(ValueError, match=r"is a folder, but expected a file.*it holds train.csv"):
+        load_preferences(tmp_path)
+    with pytest.raises(ValueError, match="path is a list, but expected the name of a file"):
+        load_preferences([1])
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"format": "hh"}, "format is 'hh', but expected 'auto' or one of the formats 'paradetox'"),
+        (
+            {"format": "unpaired"},
+            r"the columns are \['chosen', 'rejected'\], but expected 'unpaired' \(columns completion",
+        ),
+        ({"format": "paradetox"}, r"but expected 'paradetox' \(columns toxic"),
+        ({"split_prompt": "always"}, "split_prompt is 'always', but expected 'auto', True or False"),
+    ],
+)
+def test_wrong_parameters(tmp_path, parameters, message):
+    path = write_table(tmp_path / "p.csv", ["chosen", "rejected"], PAIRS)
+    with pytest.raises(ValueError, match=message):
+        load_preferences(path, **parameters)
+    assert load_preferences(path, format="preference").format == "preference"
+
+
+def test_parquet_without_pyarrow_names_the_extra(tmp_path, monkeypatch):
+    def no_pyarrow(name, *args, real=builtins.__import__, **kwargs):
+        if name.startswith("pyarrow"):
+            raise ImportError(name)
+        return real(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", no_pyarrow)
+    with pytest.raises(ImportError, match=r'pip install "fairl-sk\[parquet\]"'):
+        load_preferences(write(tmp_path / "p.parquet", "x"))
+
+
+# ------------------------------------------------------------------------------------ load_preferences: any text
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
+FEW = st.sampled_from(["a", "b", "c", " ", ""])  # so that duplicates and contradictions are frequent
+
+
+def expected_rows(rows):
+    """Which rows are kept, by definition: usable, first of their kind, not contradicted."""
+    usable = [row for row in rows if row[1].strip() and row[2].strip() and row[1] != row[2]]
+    return [row for row in dict.fromkeys(usable) if (row[0], row[2], row[1]) not in usable]
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    rows=st.lists(st.tuples(st.one_of(TEXT, FEW), st.one_of(TEXT, FEW), st.one_of(TEXT, FEW)), min_size=1, max_size=12),
+    name=st.sampled_from(["p.jsonl", "p.json", "p.csv", "p.tsv", "p.csv.gz"]),
+)
+def test_any_text_comes_back_and_the_counts_add_up(rows, name):
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # contradictions
+        path = Path(folder, name)
+        columns = ("prompt", "chosen", "rejected")
+        if "json" in name:
+            records = [dict(zip(columns, row, strict=True)) for row in rows]
+            write(path, json.dumps(records)) if name == "p.json" else write_jsonl(path, records)
+        else:
+            write_table(path, columns, rows)
+        expected = expected_rows(rows)
+        if len(expected) < 2:
+            with pytest.raises(ValueError, match=f"{len(expected)} usable rows are left of {len(rows)} "):
+                load_preferences(path)
+            return
+        bunch = load_preferences(path)
+        prompts = [""] * len(bunch.data) if bunch.prompt is None else bunch.prompt
+        assert [(prompt, *pair) for prompt, pair in zip(prompts, chosen_first(bunch), strict=True)] == expected
+        assert [rows[i] for i in bunch.source_index] == expected
+        assert len(bunch.data) + sum(bunch.dropped.values()) == len(rows)
+
+
+@settings(max_examples=200, deadline=None)
+@given(shared=TEXT, chosen=TEXT, rejected=TEXT)
+def test_a_cut_loses_nothing_and_leaves_no_side_empty(shared, chosen, rejected):
+    chosen, rejected = shared + chosen, shared + rejected
+    if not (chosen.strip() and rejected.strip()) or chosen == rejected:
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        path = write_jsonl(
+            Path(folder, "p.jsonl"), [{"chosen": chosen, "rejected": rejected}, {"chosen": "1", "rejected": "2"}]
+        )
+        bunch = load_preferences(path, split_prompt=True)
+    prompt = "" if bunch.prompt is None else bunch.prompt[0]
+    sides = chosen_first(bunch)[0]
+    assert (prompt + sides[0], prompt + sides[1]) == (chosen, rejected)
+    assert all(side.strip() for side in sides) and (prompt == "" or prompt[-1].isspace())
