@@ -244,6 +244,8 @@ def test_detox_hard_cases_are_of_every_kind_and_on_the_right_side(detox):
     assert set(detox.hard.ravel()) == {""} | harmless | toxic
     assert set(detox.hard[detox.output_labels == 1]) == {""} | harmless
     assert set(detox.hard[detox.output_labels == 0]) == {""} | toxic
+    means = {kind: detox.reference_reward[detox.hard == kind].mean() for kind in harmless}
+    assert all(abs(means["mild"] + 0.15 - means[kind]) < 0.06 for kind in harmless - {"mild"})
     texts = [text.lower() for text in detox.data[detox.hard == "negation"]]
     assert sum("you are not" in text for text in texts) > 10
     assert not any("{" in text or " a idiot" in text for text in detox.data.ravel())
@@ -316,9 +318,13 @@ def test_encodings_and_byte_order_marks(tmp_path, encoding, name):
 
 def test_long_fields_line_breaks_and_windows_line_ends_in_csv(tmp_path):
     pairs = [("x" * 200_000, "short"), ("two\nlines", 'with "quotes"\r\nand more')]
-    limit = csv.field_size_limit()
-    assert chosen_first(load_preferences(write_table(tmp_path / "p.csv", ["chosen", "rejected"], pairs))) == pairs
-    assert csv.field_size_limit() == limit
+    path = write_table(tmp_path / "p.csv", ["chosen", "rejected"], pairs)
+    before = csv.field_size_limit(5000)
+    try:
+        assert chosen_first(load_preferences(path)) == pairs
+        assert csv.field_size_limit() == 5000
+    finally:
+        csv.field_size_limit(before)
 
 
 def test_literal_quotes_in_a_tsv(tmp_path):
@@ -554,6 +560,8 @@ def test_contradictions_are_all_dropped_and_named(tmp_path):
     assert caught[0].filename == __file__
     assert chosen_first(bunch) == [("x", "y"), ("x", "z")]
     assert bunch.dropped["contradiction"] == 2 and bunch.dropped["duplicate"] == 1
+    with pytest.warns(UserWarning, match="2 rows contradict"):
+        assert len(load_jsonl(tmp_path, [record | {"prompt": "p"} for record in records]).data) == 2
     prompts = [record | {"prompt": str(i)} for i, record in enumerate(records)]
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # for two prompts, two opposite preferences are none

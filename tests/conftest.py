@@ -1,0 +1,42 @@
+"""What the tests share: a quiet, offline, single-threaded machine and preferences whose reward is known."""
+
+import os
+
+os.environ.setdefault("SCIPY_ARRAY_API", "1")  # before scipy is imported: scikit-learn's array API check runs
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+import numpy as np
+import pytest
+import torch
+from sklearn.decomposition import TruncatedSVD
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.pipeline import make_pipeline
+
+from fairl_sk import PairTransformer
+from fairl_sk.datasets import make_detox_preferences, make_preferences
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)
+
+
+@pytest.fixture(scope="session")
+def preferences():
+    """500 pairs of 8 features with a known linear reward, one in ten preferences flipped."""
+    return make_preferences(500, 8, noise=0.1, random_state=0)
+
+
+@pytest.fixture(scope="session")
+def detox():
+    """400 pairs of mild texts with a known reward."""
+    return make_detox_preferences(400, random_state=0)
+
+
+@pytest.fixture
+def text_features():
+    """The features that the audit uses, small."""
+    return PairTransformer(make_pipeline(TfidfVectorizer(), TruncatedSVD(16, random_state=0)))

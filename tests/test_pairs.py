@@ -1,0 +1,271 @@
+"""Pairs: reading, checking, shuffling, and lifting a transformer to them."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
+from scipy import sparse
+from sklearn.base import clone
+from sklearn.decomposition import PCA, TruncatedSVD
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from fairl_sk import MaxEntropyIRL, PairTransformer, check_pairs, make_pairs
+from fairl_sk.pairs import is_pairs, preference_sign, stack_outputs
+
+FINITE = st.floats(-1e6, 1e6, width=32)
+
+
+# ------------------------------------------------------------------------------------------------ check_pairs
+
+
+@given(arrays(st.sampled_from([np.float32, np.float64, np.int64]), array_shapes(min_dims=3, max_dims=3), elements=None))
+def test_check_pairs_keeps_or_refuses(X):
+    """Any 3-D array of numbers is either refused by name or given back with the same values."""
+    if X.shape[1] != 2:
+        with pytest.raises(ValueError, match=r"Expected \(n_pairs, 2, n_features\)"):
+            check_pairs(X)
+    elif not np.isfinite(X.astype(float)).all():
+        with pytest.raises(ValueError, match="NaN|infinity|too large"):
+            check_pairs(X)
+    else:
+        checked = check_pairs(X)
+        assert checked.shape == X.shape
+        assert checked.dtype == (np.float32 if X.dtype == np.float32 else np.float64)
+        np.testing.assert_array_equal(checked, X.astype(checked.dtype))
+
+
+@given(arrays(np.float32, st.tuples(st.integers(1, 6), st.just(2), st.integers(1, 4)), elements=FINITE))
+def test_check_pairs_accepts_every_container(X):
+    for form in (X, X.tolist(), tuple(map(list, X)), np.asfortranarray(X), X[::-1][::-1]):
+        np.testing.assert_array_equal(check_pairs(form), X)
+
+
+def test_check_pairs_sets_the_number_of_features_not_of_sides():
+    estimator = MaxEntropyIRL()
+    check_pairs(np.zeros((4, 2, 7)), estimator=estimator)
+    assert estimator.n_features_in_ == 7
+
+
+@pytest.mark.parametrize(
+    ("X", "message"),
+    [
+        (np.zeros((3, 3, 2)), r"shape \(3, 3, 2\).*Expected \(n_pairs, 2, n_features\)"),
+        ([[[1, 2], [3, 4]], [[1, 2], [3]]], "ragged.*row 1"),
+        ([[[1, 2], [3, 4]], [[1, 2]]], r"ragged.*row 0 has shape \(2, 2\) and row 1 has shape \(1, 2\)"),
+        ([["a", "b"]], "text.*PairTransformer"),
+        (np.full((2, 2, 2), np.nan), "NaN"),
+        (np.full((2, 2, 2), np.inf), "infinity"),
+        (np.zeros((0, 2, 2)), r"0 sample"),
+        (sparse.eye(3).tocsr(), "[Ss]parse"),
+        (np.zeros((2, 2, 2, 2)), "dim 4"),
+        (np.array(["a", "b"]), "text"),
+    ],
+)
+def test_check_pairs_says_what_is_wrong(X, message):
+    with pytest.raises((ValueError, TypeError), match=f"(?s){message}"):
+        check_pairs(X)
+
+
+# ------------------------------------------------------------------------------------------ reading of tables
+
+
+def test_tables_of_texts():
+    table = pd.DataFrame({"chosen": ["a", "b"], "rejected": ["c", "d"], "prompt": ["p", "q"]})
+    assert is_pairs(table)
+    assert stack_outputs(table).tolist() == ["p\na", "p\nc", "q\nb", "q\nd"]
+    assert not is_pairs(pd.DataFrame({"completion": ["a"]}))
+    assert is_pairs(pd.DataFrame({"chosen": ["a"], "rejected": ["b"]}).astype("string"))
+
+
+class FakeDataset:
+    """The two things that a ``datasets.Dataset`` offers here: column names and columns."""
+
+    def __init__(self, columns):
+        self.columns_ = columns
+        self.column_names = list(columns)
+
+    def __getitem__(self, name):
+        return self.columns_[name]
+
+
+def test_conversational_data_sets_are_read_as_text():
+    chosen = [[{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]]
+    rejected = [[{"role": "user", "content": "hi"}, {"role": "assistant", "content": "go away"}]]
+    data = FakeDataset({"chosen": chosen, "rejected": rejected})
+    assert stack_outputs(data).tolist() == ["user: hi\nassistant: hello", "user: hi\nassistant: go away"]
+
+
+@pytest.mark.parametrize(
+    ("X", "message"),
+    [
+        (pd.DataFrame({"good": ["a"], "bad": ["b"]}), "columns .*good.*Expected 'chosen' and 'rejected'"),
+        (FakeDataset({"text": ["a"]}), "columns .*text.*Expected 'chosen'"),
+        (pd.DataFrame({"chosen": ["a", None], "rejected": ["c", "d"]}), "row 1 of column 'chosen'.*(None|nan)"),
+        (pd.DataFrame({"chosen": ["a"], "rejected": ["b"], "prompt": [3]}), "row 0 of column 'prompt'.*3"),
+        (np.array([["a", 1.5]], dtype=object), "row 0, side 1.*1.5"),
+        (np.array([["a", "b", "c"]]), r"texts of shape \(1, 3\).*Expected \(n_pairs, 2\)"),
+        (np.array(["a", None], dtype=object), "row 1.*None"),
+    ],
+)
+def test_bad_texts_are_named(X, message):
+    with pytest.raises(ValueError, match=f"(?s){message}"):
+        PairTransformer(TfidfVectorizer()).fit(X)
+
+
+def test_stack_outputs_refuses_outputs():
+    for X in (["a", "b"], np.zeros((3, 2))):
+        with pytest.raises(ValueError, match="Expected pairs"):
+            stack_outputs(X)
+
+
+# -------------------------------------------------------------------------------- preference_sign, make_pairs
+
+
+def test_preference_sign():
+    assert preference_sign(None, 2).tolist() == [1, 1]
+    assert preference_sign([0, 1], 2).tolist() == [-1, 1]
+    assert preference_sign([1, 1], 2).tolist() == [1, 1]
+    assert preference_sign([0, 0], 2).tolist() == [-1, -1]
+    assert preference_sign([-1, -1], 2).tolist() == [-1, -1]
+    assert preference_sign(["b", "b"], 2, classes=["a", "b"]).tolist() == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("y", "options", "message"),
+    [
+        ([0, 1, 2], {}, "Found 3 classes"),
+        (["x", "x", "x"], {}, "Found 1 class in y"),
+        ([0, 1], {}, "2 labels for 3 rows"),
+        ([0, 1, 5], {"classes": [0, 1]}, "label .*5.*two classes"),
+    ],
+)
+def test_preference_sign_refuses(y, options, message):
+    with pytest.raises(ValueError, match=message):
+        preference_sign(y, 3, **options)
+
+
+@given(st.integers(1, 50), st.integers(0, 10))
+def test_make_pairs_swaps_half_and_loses_nothing(n, seed):
+    chosen, rejected = [f"c{i}" for i in range(n)], [f"r{i}" for i in range(n)]
+    X, y = make_pairs(chosen, rejected, random_state=seed)
+    assert (y == 0).sum() == n // 2
+    first = np.where(y == 1, X[:, 0], X[:, 1])
+    assert first.tolist() == chosen
+    assert np.where(y == 1, X[:, 1], X[:, 0]).tolist() == rejected
+    again, _ = make_pairs(chosen, rejected, random_state=seed)
+    assert again.tolist() == X.tolist()
+
+
+def test_make_pairs_of_features_and_with_labels_of_ones_own(rng):
+    chosen, rejected = rng.normal(size=(2, 7, 3))
+    X, y = make_pairs(chosen, rejected, y=("worse", "better"), random_state=1)
+    np.testing.assert_array_equal(X[y == "better", 0], chosen[y == "better"])
+    np.testing.assert_array_equal(X[y == "worse", 1], chosen[y == "worse"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((["a"], ["b", "c"]), r"chosen of shape \(1,\) and rejected of shape \(2,\)"),
+        (([], []), "at least one pair"),
+        ((["a"], ["b"], (1, 1)), "Expected the two labels"),
+    ],
+)
+def test_make_pairs_refuses(arguments, message):
+    chosen, rejected, *labels = arguments
+    with pytest.raises(ValueError, match=message):
+        make_pairs(chosen, rejected, y=labels[0] if labels else (0, 1))
+
+
+# -------------------------------------------------------------------------------------------- PairTransformer
+
+
+class Counting(StandardScaler):
+    """Counts the rows that it is given."""
+
+    def fit(self, X, y=None):
+        self.fitted_rows_ = len(X)
+        return super().fit(X)
+
+    def transform(self, X):
+        self.transformed_rows_ = len(X)
+        return super().transform(X)
+
+
+def test_each_distinct_output_is_seen_once(rng):
+    outputs = rng.normal(size=(5, 3))
+    X = outputs[rng.integers(0, 5, size=(40, 2))]
+    lift = PairTransformer(Counting()).fit(X)
+    assert lift.transformer_.fitted_rows_ == 5
+    lift.transform(X)
+    assert lift.transformer_.transformed_rows_ == 5
+    np.testing.assert_allclose(lift.transform(X), StandardScaler().fit(outputs).transform(X.reshape(-1, 3)).reshape(X.shape))
+
+
+def test_equal_to_doing_it_by_hand(detox, text_features):
+    lifted = text_features.fit_transform(detox.data)
+    by_hand = clone(text_features.transformer).fit(np.unique(detox.data.ravel()))
+    np.testing.assert_allclose(lifted[:, 0], by_hand.transform(detox.data[:, 0]), atol=1e-6)
+    np.testing.assert_allclose(lifted[:, 1], by_hand.transform(detox.data[:, 1]), atol=1e-6)
+    np.testing.assert_allclose(text_features.transform(detox.data), lifted, atol=1e-6)
+    np.testing.assert_allclose(text_features.transform(stack_outputs(detox.data)), lifted.reshape(-1, 16), atol=1e-6)
+
+
+def test_order_of_the_rows_does_not_matter(detox, text_features, rng):
+    order = rng.permutation(len(detox.data))
+    lifted = clone(text_features).fit_transform(detox.data)
+    permuted = clone(text_features).fit_transform(detox.data[order])
+    np.testing.assert_array_equal(permuted, lifted[order])
+
+
+def test_every_form_of_the_same_texts_gives_the_same_features(detox, text_features):
+    data = detox.data[:50]
+    expected = text_features.fit_transform(data)
+    table = pd.DataFrame(data, columns=["chosen", "rejected"])
+    for form in (data.tolist(), data.astype(str), table, table.astype("string"), np.asfortranarray(data)):
+        np.testing.assert_array_equal(text_features.transform(form), expected)
+
+
+def test_names_of_features(detox, text_features):
+    assert list(text_features.fit(detox.data).get_feature_names_out()[:2]) == ["truncatedsvd0", "truncatedsvd1"]
+    X = pd.DataFrame(np.eye(3), columns=["a", "b", "c"])
+    assert list(PairTransformer(StandardScaler()).fit(X).get_feature_names_out()) == ["a", "b", "c"]
+    assert list(PairTransformer(PCA(2)).fit(X).get_feature_names_out()) == ["pca0", "pca1"]
+
+
+def test_set_output_governs_outputs_and_leaves_pairs_arrays(rng):
+    X = pd.DataFrame(rng.normal(size=(6, 3)), columns=["a", "b", "c"], index=list("uvwxyz"))
+    for lift in (PairTransformer(StandardScaler()), PairTransformer()):
+        lift = clone(lift.set_output(transform="pandas"))
+        result = lift.fit_transform(X)
+        assert list(result.columns) == ["a", "b", "c"]
+        assert list(result.index) == list("uvwxyz")
+    pairs = rng.normal(size=(4, 2, 3))
+    lift = PairTransformer(StandardScaler()).set_output(transform="pandas").fit(pairs)
+    assert isinstance(lift.transform(pairs), np.ndarray)
+    assert lift.transform(pairs).shape == (4, 2, 3)
+
+
+def test_sparse_features_of_pairs_are_refused_with_the_remedy(detox):
+    with pytest.raises(ValueError, match="TruncatedSVD"):
+        PairTransformer(TfidfVectorizer()).fit_transform(detox.data)
+    outputs = PairTransformer(TfidfVectorizer()).fit(detox.data).transform(detox.data[:, 0])
+    assert sparse.issparse(outputs)
+
+
+def test_nested_parameters():
+    lift = PairTransformer(make_pipeline(TfidfVectorizer(), TruncatedSVD()))
+    lift.set_params(transformer__truncatedsvd__n_components=3)
+    assert lift.get_params()["transformer__truncatedsvd__n_components"] == 3
+
+
+def test_more_features_than_at_fit_and_text_instead_of_numbers(rng):
+    lift = PairTransformer(StandardScaler()).fit(rng.normal(size=(5, 2, 3)))
+    with pytest.raises(ValueError, match="4 features.*expecting 3"):
+        lift.transform(rng.normal(size=(5, 2, 4)))
+    with pytest.raises(ValueError, match="could not convert string"):
+        lift.transform([["a", "b"]])

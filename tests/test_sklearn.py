@@ -1,0 +1,68 @@
+"""Every public estimator, found by walking the package, through every check of scikit-learn, none excused."""
+
+import importlib
+import inspect
+import pkgutil
+from collections import Counter
+
+import pytest
+from sklearn.base import BaseEstimator
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+import fairl_sk
+from fairl_sk import FailureAwareIRL, PairTransformer
+
+# Besides each class as constructed without arguments: settings that change what runs.
+VARIANTS = [
+    PairTransformer(StandardScaler()),
+    FailureAwareIRL("max_entropy"),
+    FailureAwareIRL(hidden_layer_sizes=(8,), max_iter=60),
+    FailureAwareIRL(batch_size=32),
+]
+RAN = Counter()
+
+
+def public_estimators():
+    """Classes with ``fit`` that the package defines under public names, wherever they stand."""
+    found = set()
+    for info in pkgutil.iter_modules(fairl_sk.__path__):
+        if info.name == "__main__":
+            continue
+        module = importlib.import_module(f"fairl_sk.{info.name}")
+        for name, value in inspect.getmembers(module, inspect.isclass):
+            own = value.__module__.startswith("fairl_sk") and not name.startswith("_")
+            if own and issubclass(value, BaseEstimator) and hasattr(value, "fit") and not _is_skorch(value):
+                found.add(value)
+    return sorted(found, key=lambda cls: cls.__name__)
+
+
+def _is_skorch(cls):
+    return any(base.__module__.startswith("skorch") for base in cls.__mro__)
+
+
+def test_the_walk_finds_the_estimators():
+    names = [cls.__name__ for cls in public_estimators()]
+    assert names == ["FailureAwareIRL", "MaxEntropyIRL", "MaxMarginIRL", "PairTransformer"]
+    assert all(name in fairl_sk.__all__ for name in names)
+
+
+@parametrize_with_checks([cls() for cls in public_estimators()] + VARIANTS)
+def test_sklearn_check(estimator, check):
+    check(estimator)
+    RAN[type(estimator).__name__, check.func.__name__] += 1
+
+
+def test_so_many_checks_ran(request):
+    """A tag can make scikit-learn skip its checks and report success (pitfall 19): count what really ran."""
+    if not any("test_sklearn_check" in item.nodeid for item in request.session.items):
+        pytest.fail("the checks were deselected: run the whole file")
+    checks = {name: {check for estimator, check in RAN if estimator == name} for name, _ in RAN}
+    print({name: len(found) for name, found in checks.items()}, "distinct checks;", sum(RAN.values()), "runs")
+    assert sum(RAN.values()) >= 460
+    assert min(len(checks[name]) for name in ("FailureAwareIRL", "MaxEntropyIRL", "MaxMarginIRL")) >= 55
+    assert len(checks["PairTransformer"]) >= 44
+    # The ones that a wrong tag would drop first.
+    assert {"check_classifiers_train", "check_n_features_in", "check_sample_weight_equivalence_on_dense_data"} <= checks[
+        "FailureAwareIRL"
+    ]
