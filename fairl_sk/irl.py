@@ -163,7 +163,7 @@ class _PreferenceIRL(ClassifierMixin, BaseEstimator):
         if earlier is not None:
             self._check_start(earlier)
         sign = self._check_target(X, y)
-        sample_weight = _check_weights(sample_weight, X)
+        sample_weight = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
         if y is not None and len(np.unique(sign[sample_weight > 0])) < 2:
             raise ValueError("Found one class only among the rows whose sample_weight is above 0. Expected two.")
         curriculum = self._curriculum_settings()
@@ -179,9 +179,9 @@ class _PreferenceIRL(ClassifierMixin, BaseEstimator):
 
         def rewards_of(module):
             rewards = _reward_of(export_heads(module, scale, X.shape[-1]), X)
+            rewards = rewards + self._offset(rewards, sign, sample_weight, labels)
             if X.ndim == 2:
                 return rewards[:, None]
-            rewards = rewards + self._offset(rewards, sign, sample_weight, labels)
             return np.where(sign[:, None] > 0, rewards, rewards[:, ::-1])
 
         oriented_labels = None if labels is None else np.where(sign[:, None] > 0, labels, labels[:, ::-1])
@@ -334,9 +334,8 @@ class _PreferenceIRL(ClassifierMixin, BaseEstimator):
         if len(self.hidden_layer_sizes) == 0:
             self.base_coef_, self.failure_coef_ = heads[0][0][0], heads[1][0][0]
             self.coef_ = self.base_coef_ + self.failure_coef_
-        self.intercept_ = 0.0 if X.ndim == 3 else float(heads[0][-1][0] + heads[1][-1][0])
-        if X.ndim == 3:
-            self.intercept_ = float(self._offset(_reward_of(heads, X), sign, sample_weight, labels))
+        learned = float(heads[0][-1][0] + heads[1][-1][0])  # the bias of outputs; pairs learn none
+        self.intercept_ = learned + self._offset(_reward_of(heads, X), sign, sample_weight, labels)
         self.history_ = curriculum.rows_
         self.n_iter_ = len(curriculum.rows_)
         self.dual_gap_ = float(net.solver.gap) if net.solver is not None else np.nan
@@ -349,7 +348,9 @@ class _PreferenceIRL(ClassifierMixin, BaseEstimator):
             )
 
     def _offset(self, rewards, sign, sample_weight, labels):
-        """Offset that makes 0 separate the outputs of pairs best: chosen from rejected or, if given, by label."""
+        """What to add so that 0 separates the outputs best: chosen from rejected or, if given, by label."""
+        if rewards.ndim == 1:
+            return -separating_threshold(rewards, sign > 0, sample_weight)
         positive = np.stack([sign > 0, sign < 0], axis=1) if labels is None else labels == 1
         return -separating_threshold(rewards.ravel(), positive.ravel(), np.repeat(sample_weight, 2))
 
@@ -384,6 +385,7 @@ def separating_threshold(rewards, positive, weight):
     >>> separating_threshold(np.array([0.0, 1.0, 2.0, 3.0]), np.array([False, False, True, True]), np.ones(4))
     1.5
     """
+    rewards, positive, weight = (values[weight > 0] for values in (rewards, positive, weight))
     share = np.where(positive, weight / weight[positive].sum(), -weight / weight[~positive].sum())
     order = np.argsort(rewards)
     rewards = rewards[order].astype(np.float64)
@@ -402,15 +404,8 @@ def _reward_of(heads, X):
     return sum(head_reward(head, flat) for head in heads).reshape(X.shape[:-1])
 
 
-def _check_weights(sample_weight, X):
-    weight = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
-    if not weight.sum() > 0:
-        raise ValueError("All sample_weight are 0: at least one row has to count.")
-    return weight
-
-
 def _differences(X, sign):
-    """Features of the preferred minus those of the other output; of outputs, with a constant feature for the bias."""
+    """Features of the preferred minus the other output; of outputs, with a constant feature that learns a bias."""
     if X.ndim == 3:
         differences = np.subtract(X[:, 0], X[:, 1])
     else:
@@ -424,9 +419,9 @@ def _scale_of(differences, sample_weight, *, paired):
     """Root of the mean squared length of the differences: in this unit the step sizes have a meaning."""
     features = differences if paired else differences[:, :-1]
     # chunks keep the float64 copies, which make squares of float32 safe, small
-    parts = [
-        np.square(part, dtype=np.float64).sum(axis=1) for part in np.array_split(features, len(features) // 4096 + 1)
-    ]
+    chunks = np.array_split(features, len(features) // 4096 + 1)
+    with np.errstate(over="ignore"):
+        parts = [np.square(chunk, dtype=np.float64).sum(axis=1) for chunk in chunks]
     scale = float(np.sqrt(np.average(np.concatenate(parts), weights=sample_weight)))
     if not np.isfinite(scale):
         raise ValueError("The features are too large (their squares overflow): scale them, e.g. by StandardScaler.")
@@ -501,9 +496,9 @@ _SHARED_PARAMETERS = """alpha : float >= 0, default=1e-3
     base_weights_, failure_weights_ : list of ndarray
         The heads' layers, [W, b, W, b, ...].
     intercept_ : float
-        Offset of the reward. It cancels in margins, so that pairs cannot identify it: it is set so that 0 separates
-        the chosen from the rejected training outputs best (balanced accuracy). With outputs it is learned, as
-        ``LinearSVC`` learns it: as the weight of a constant feature.
+        Offset of the reward. It cancels in margins, so that pairs cannot identify it: it is set after the rounds so
+        that 0 separates the chosen from the rejected training outputs (the desirable from the others) best, both
+        counting one half.
     classes_ : ndarray of shape (2,)
         The two classes; the larger means "the first is preferred" (of outputs: "desirable").
     history_ : list of dict

@@ -326,7 +326,8 @@ def make_pairs(chosen, rejected, *, y=(0, 1), random_state=None):
     chosen, rejected : array-like of shape (n_pairs,) or (n_pairs, n_features)
         Texts or features of the preferred and of the other outputs.
     y : sequence of two labels, default=(0, 1)
-        The labels to use: the larger is written where the first output is the chosen one.
+        The labels to write where the second and where the first output is the chosen one, in ascending order, as
+        everything here reads the larger class as "the first is preferred".
     random_state : int, RandomState or None, default=None
         Which pairs are swapped: exactly half of them (rounded down), at random.
 
@@ -338,7 +339,7 @@ def make_pairs(chosen, rejected, *, y=(0, 1), random_state=None):
     Raises
     ------
     ValueError
-        If the two sides differ in shape or hold no pair, or ``y`` does not hold two different labels.
+        If the two sides differ in shape or hold no pair, or ``y`` does not hold two ascending labels.
 
     Examples
     --------
@@ -352,9 +353,12 @@ def make_pairs(chosen, rejected, *, y=(0, 1), random_state=None):
             f"Found chosen of shape {sides[0].shape} and rejected of shape {sides[1].shape}. Expected equal shapes, "
             "(n_pairs,) for texts or (n_pairs, n_features) for features, with at least one pair."
         )
-    labels = np.unique(np.asarray(y))
-    if len(labels) != 2 or np.size(y) != 2:
-        raise ValueError(f"Found y={y!r}. Expected the two labels to use, e.g. (0, 1) or ('second', 'first').")
+    labels = np.asarray(y)
+    if labels.shape != (2,) or not labels[0] < labels[1]:
+        raise ValueError(
+            f"Found y={y!r}. Expected the two labels to write where the second and where the first output is chosen, in "
+            "ascending order, e.g. (0, 1) or ('0_second', '1_first')."
+        )
     sides = [side.astype(object) if _holds_text(side) else side for side in sides]
     X = np.stack(sides, axis=1)
     swapped = check_random_state(random_state).permutation(len(X)) < len(X) // 2
@@ -507,8 +511,10 @@ class PairTransformer(TransformerMixin, BaseEstimator, auto_wrap_output_keys=Non
     def _new_transformer(self):
         if self.transformer is not None:
             return clone(self.transformer)
-        container = getattr(self, "_sklearn_output_config", {}).get("transform")
-        return FunctionTransformer(feature_names_out="one-to-one").set_output(transform=container)
+        passthrough = FunctionTransformer(feature_names_out="one-to-one")
+        if hasattr(self, "_sklearn_output_config"):
+            passthrough.set_output(**self._sklearn_output_config)
+        return passthrough
 
     def _outputs(self, X, *, reset):
         """Distinct outputs, the inverse that scatters them, and whether the rows are pairs."""

@@ -63,6 +63,8 @@ def test_so_many_checks_ran(request):
     assert min(len(checks[name]) for name in ("FailureAwareIRL", "MaxEntropyIRL", "MaxMarginIRL")) >= 55
     assert len(checks["PairTransformer"]) >= 44
     # The ones that a wrong tag would drop first.
-    assert {"check_classifiers_train", "check_n_features_in", "check_sample_weight_equivalence_on_dense_data"} <= checks[
-        "FailureAwareIRL"
-    ]
+    assert {
+        "check_classifiers_train",
+        "check_n_features_in",
+        "check_sample_weight_equivalence_on_dense_data",
+    } <= checks["FailureAwareIRL"]

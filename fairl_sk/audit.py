@@ -1,0 +1,564 @@
+"""The main job: from pairs of texts to a fitted, measured, saved reward; `audit` does it, `write_audit` keeps it.
+
+Read `audit` from top to bottom: load, split by group, embed, fit, measure. The command line is `fairl_sk.__main__`.
+"""
+
+import csv
+import io
+import json
+import os
+import platform
+import shutil
+import tempfile
+import time
+import warnings
+from pathlib import Path
+
+import numpy as np
+import scipy
+import sklearn
+import skops.io
+import torch
+from sklearn.decomposition import TruncatedSVD
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.model_selection import GroupShuffleSplit
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.utils import Bunch
+
+from . import __version__
+from .datasets import make_detox_preferences
+from .irl import FailureAwareIRL, MaxEntropyIRL, MaxMarginIRL
+from .metrics import (
+    BootstrapInterval,
+    bootstrap_interval,
+    check_split,
+    longer_null,
+    output_auc_score,
+    output_f1_score,
+    pair_accuracy,
+    prompt_only_null,
+    shorter_null,
+    shuffled_labels_null,
+    starc_distance,
+)
+from .pairs import PairTransformer, preference_sign, stack_outputs
+from .plot import HistoryDisplay, MarginDisplay
+
+__all__ = ["audit", "load_pipeline", "prepare_folder", "write_audit"]
+
+KINDS = ("T->NT", "NT->NT", "T->T", "NT->T")
+MEASURES = ("pair_accuracy", "output_f1", "output_auc", "label_f1", "label_auc", "starc")
+FAILURE_AWARE = "FailureAwareIRL"
+N_SHUFFLES = 20  # each learns an arbitrary direction, so that one alone says little
+SHORTCUT = 0.05  # a null whose pair accuracy is surely this far from 1/2 is worth a warning
+
+# --------------------------------------------------------------------------------------------------- auditing
+
+
+def audit(
+    data=None,
+    *,
+    reference=None,
+    n_components=256,
+    test_size=0.25,
+    n_resamples=1000,
+    n_failures=20,
+    random_state=0,
+    verbose=0,
+):
+    """Fit the three learners on pairs of texts and measure what they learned on held-out groups.
+
+    Parameters
+    ----------
+    data : Bunch, default=None
+        What `fairl_sk.datasets.load_preferences` returns: pairs, or single outputs with labels. None: 2,000 pairs of
+        `fairl_sk.datasets.make_detox_preferences`.
+    reference : callable, default=None
+        Ground-truth reward to compare with: texts (n,) -> rewards (n,), higher is better and above 0 desirable.
+        None: the data's own ``reference_reward``, where it has one.
+    n_components : int, default=256
+        Number of features of an output, after TF-IDF of words and pairs of words and a truncated SVD.
+    test_size : float in (0, 1), default=0.25
+        Share of the groups that is held out.
+    n_resamples : int, default=1000
+        Draws of groups for the intervals.
+    n_failures : int, default=20
+        Number of the hardest failures to list.
+    random_state : int, default=0
+        Seed of the split, the features, the fits and the intervals.
+    verbose : int or bool, default=0
+        Show the learners' progress bars.
+
+    Returns
+    -------
+    result : Bunch
+        ``table`` (a row a reward: dicts of `BootstrapInterval` by measure), ``kinds`` (a row a kind of pair, where
+        labels are known), ``failures`` (the hardest, by `FailureAwareIRL`), ``pipelines`` (fitted, by name),
+        ``margins`` (held out, by name) and ``settings``.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer than two groups, or the texts or the reference are unfit.
+    """
+    started = time.perf_counter()
+    data = make_detox_preferences(2000, random_state=random_state) if data is None else data
+    data = _with_reference(data, reference)
+    train, test = _split(data, test_size, random_state)
+    features = _text_features(n_components, data.data[train], random_state)
+    X_train, X_test = features.fit_transform(data.data[train]), features.transform(data.data[test])
+    y_train, y_test = data.target[train], data.target[test]
+
+    learners = {
+        "MaxMarginIRL": MaxMarginIRL(random_state=random_state, verbose=verbose),
+        "MaxEntropyIRL": MaxEntropyIRL(random_state=random_state, verbose=verbose),
+        FAILURE_AWARE: FailureAwareIRL(random_state=random_state, verbose=verbose),
+    }
+    for learner in learners.values():
+        learner.fit(X_train, y_train)
+    intervals = {"groups": data.groups[test], "n_resamples": n_resamples, "random_state": random_state}
+
+    def measured(reward):
+        return {
+            name: None if call is None else bootstrap_interval(*call[0], **call[1], **intervals)
+            for name, call in _measures(reward, data, test).items()
+        }
+
+    rewards = {name: _rewards(learner, X_test) for name, learner in learners.items()}
+    table = [{"reward": name, "null": False, **measured(reward)} for name, reward in rewards.items()]
+    table += [{"reward": name, "null": True, **measured(reward)} for name, reward in _nulls(data, test).items()]
+    shuffled = _shuffled(learners[FAILURE_AWARE], X_train, y_train, X_test, random_state)
+    table.append({"reward": "shuffled labels", "null": True, **_spread(shuffled, data, test)})
+    margins = {name: _signed(rewards[name], y_test) for name in learners}
+    return Bunch(
+        table=table,
+        kinds=_kinds_table(data, test, margins),
+        failures=_hardest(margins[FAILURE_AWARE], data, test, n_failures),
+        pipelines={name: Pipeline([("features", features), ("irl", learner)]) for name, learner in learners.items()},
+        margins=margins,
+        settings=_settings(data, train, test, features, random_state, n_resamples, time.perf_counter() - started),
+    )
+
+
+def _with_reference(data, reference):
+    """The data with ``reference_reward`` and ``output_labels``, either of which may be None."""
+    data = Bunch(**data)
+    if reference is not None:
+        texts = stack_outputs(data.data) if data.data.ndim == 2 else data.data
+        rewards = np.asarray(reference(texts), dtype=np.float64)
+        if rewards.shape != texts.shape or not np.isfinite(rewards).all():
+            raise ValueError(
+                f"The reference gave an array of shape {rewards.shape} with {np.sum(~np.isfinite(rewards))} values "
+                f"that are not finite. Expected one finite reward for each of the {len(texts)} texts."
+            )
+        data.reference_reward = rewards.reshape(data.data.shape)
+        data.output_labels = (data.reference_reward > 0).astype(int)
+    elif data.get("output_labels") is None and data.get("reference_reward") is not None:
+        data.output_labels = (data.reference_reward > 0).astype(int)
+    return data
+
+
+def _split(data, test_size, random_state):
+    n_groups = len(np.unique(data.groups))
+    if n_groups < 2:
+        raise ValueError(
+            f"Found {len(data.data)} rows in {n_groups} group (one prompt or one rejected text). Expected at least two "
+            "groups: a held-out measure needs groups that were not trained on."
+        )
+    splitter = GroupShuffleSplit(n_splits=1, test_size=test_size, random_state=random_state)
+    train, test = next(splitter.split(data.data, groups=data.groups))
+    check_split(train, test, data.groups)
+    for name, rows in (("train", train), ("test", test)):
+        if len(rows) < 2 or len(np.unique(data.target[rows])) < 2:
+            raise ValueError(
+                f"The {name} part has {len(rows)} rows and {len(np.unique(data.target[rows]))} class. Expected at "
+                "least two of each: give more pairs, another --seed, or shuffle the sides."
+            )
+    return train, test
+
+
+def _text_features(n_components, texts, random_state):
+    """TF-IDF of lower-case words and pairs of words, then SVD, lifted to pairs.
+
+    Case and punctuation are no features: in real preference data they are shortcuts.
+    """
+    tfidf = TfidfVectorizer(sublinear_tf=True, ngram_range=(1, 2), min_df=2, dtype=np.float32)
+    try:
+        n_words = len(tfidf.fit(np.unique(texts.ravel())).vocabulary_)
+    except ValueError as error:
+        raise ValueError(
+            f"No features in the {texts.size} training texts: no word occurs in two of them. Give more pairs."
+        ) from error
+    svd = TruncatedSVD(min(n_components, n_words - 1) or 1, random_state=random_state)
+    return PairTransformer(make_pipeline(tfidf, svd))
+
+
+def _rewards(learner, X):
+    """Rewards of all outputs, (n_pairs, 2) or (n_outputs,)."""
+    if X.ndim == 2:
+        return learner.decision_function(X)
+    return learner.decision_function(stack_outputs(X)).reshape(-1, 2)
+
+
+def _signed(rewards, y):
+    """Margin R(preferred) - R(other); of outputs the reward, signed by the label."""
+    decision = rewards if rewards.ndim == 1 else rewards[:, 0] - rewards[:, 1]
+    return decision * preference_sign(y, len(y))
+
+
+def _nulls(data, test):
+    texts = data.data[test]
+    nulls = {"longer output": longer_null(texts), "shorter output": shorter_null(texts)}
+    if texts.ndim == 2:
+        labels = None if data.get("output_labels") is None else data.output_labels[test]
+        nulls["prompt only"] = prompt_only_null(data.groups[test], labels)
+    return nulls
+
+
+def _shuffled(learner, X_train, y_train, X_test, random_state):
+    """Rewards learned from shuffled labels, one for each of several shuffles."""
+    learner = sklearn.clone(learner).set_params(verbose=0)
+    with warnings.catch_warnings():  # shuffled labels contradict each other and fit badly: that is their point
+        warnings.filterwarnings("ignore", message=".*contradict another pair")
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        return [
+            shuffled_labels_null(learner, X_train, y_train, X_test=X_test, random_state=random_state + shuffle)
+            for shuffle in range(N_SHUFFLES)
+        ]
+
+
+def _measures(rewards, data, test):
+    """The call of each measure, ((metric, *arrays), options); None where the data do not allow it."""
+    y, paired = data.target[test], rewards.ndim == 2
+    calls = dict.fromkeys(MEASURES)
+    if paired:
+        calls["pair_accuracy"] = (pair_accuracy, y, rewards[:, 0] - rewards[:, 1]), {}
+    calls["output_f1"] = (output_f1_score, y, rewards), {}
+    calls["output_auc"] = (output_auc_score, y, rewards), {}
+    labels = data.get("output_labels")
+    if labels is not None and len(np.unique(labels[test])) == 2:
+        known = {"metric_params": {"output_labels": labels[test]}}
+        calls["label_f1"] = (output_f1_score, y, rewards), known
+        calls["label_auc"] = (output_auc_score, y, rewards), known
+    if data.get("reference_reward") is not None:
+        calls["starc"] = (starc_distance, rewards, data.reference_reward[test]), {}
+    return calls
+
+
+def _spread(all_rewards, data, test):
+    """Mean and 95 % range of each measure over several rewards."""
+    scores = {name: [] for name in MEASURES}
+    for rewards in all_rewards:
+        for name, call in _measures(rewards, data, test).items():
+            if call is not None:
+                (metric, *arrays), options = call
+                scores[name].append(metric(*arrays, **options.get("metric_params", {})))
+    return {
+        name: BootstrapInterval(
+            float(np.mean(values)), *np.quantile(values, [0.025, 0.975]).tolist(), float(np.std(values)), 0, len(values)
+        )
+        if values
+        else None
+        for name, values in scores.items()
+    }
+
+
+def _kinds_table(data, test, margins):
+    """Number of pairs of each kind, and how many of them each learner orders as preferred."""
+    labels = data.get("output_labels")
+    if labels is None or np.ndim(labels) != 2:
+        return []
+    sign, labels = preference_sign(data.target[test], len(test)), labels[test]
+    chosen, rejected = (np.where(sign > 0, labels[:, side], labels[:, 1 - side]) for side in (0, 1))
+    letters = np.array(["T", "NT"])
+    kind = np.char.add(np.char.add(letters[rejected], "->"), letters[chosen])
+    return [
+        {
+            "kind": name,
+            "pairs": int((kind == name).sum()),
+            "share": float((kind == name).mean()),
+            **{learner: _accuracy(values[kind == name]) for learner, values in margins.items()},
+        }
+        for name in KINDS
+    ]
+
+
+def _accuracy(margins):
+    return float(((margins > 0) + 0.5 * (margins == 0)).mean()) if len(margins) else None
+
+
+def _hardest(margins, data, test, n_failures):
+    """The rows with the lowest margins among those at or below 0."""
+    order = np.argsort(margins, kind="stable")[:n_failures]
+    sources = data.get("source_index", np.arange(len(data.data)))
+    rows = []
+    for row in order[margins[order] <= 0]:
+        texts = np.atleast_1d(data.data[test[row]])
+        chosen_first = preference_sign(data.target, len(data.target))[test[row]] > 0
+        texts = texts if chosen_first else texts[::-1]
+        names = ("preferred", "other") if len(texts) == 2 else ("output",)
+        shortened = {name: _shortened(text) for name, text in zip(names, texts, strict=True)}
+        rows.append({"index": int(sources[test[row]]), "margin": float(margins[row]), **shortened})
+    return rows
+
+
+def _shortened(text, width=80):
+    text = " ".join(text.split())
+    return text if len(text) <= width else f"{text[: width - 3]}..."
+
+
+def _settings(data, train, test, features, random_state, n_resamples, seconds):
+    return {
+        "rows": len(data.data),
+        "rows_are": "pairs" if data.data.ndim == 2 else "outputs",
+        "train_rows": len(train),
+        "test_rows": len(test),
+        "groups": len(np.unique(data.groups)),
+        "dropped": dict(data.get("dropped", {})),
+        "features": repr(features),
+        "starc": "L2 norm, centred by the global mean over the held-out outputs",
+        "intervals": f"95 %, bootstrap of {n_resamples} draws of groups",
+        "seed": random_state,
+        "seconds": round(seconds, 2),
+        "versions": {
+            "python": platform.python_version(),
+            "fairl_sk": __version__,
+            **{module.__name__: module.__version__ for module in (sklearn, torch, np, scipy)},
+        },
+    }
+
+
+# --------------------------------------------------------------------------------------------------- reporting
+
+
+def format_audit(result):
+    """The result as text for a terminal.
+
+    Parameters
+    ----------
+    result : Bunch
+        From `audit`.
+
+    Returns
+    -------
+    text : str
+    """
+    settings = result.settings
+    columns = [name for name in MEASURES if any(row[name] is not None for row in result.table)]
+    header = ["reward", *(name.replace("_", " ") for name in columns)]
+    body = [[row["reward"], *(_cell(row[name]) for name in columns)] for row in result.table]
+    n_learners = sum(not row["null"] for row in result.table)
+    lines = [
+        f"{settings['rows']} {settings['rows_are']}, {settings['groups']} groups; "
+        f"{settings['train_rows']} to train, {settings['test_rows']} held out (whole groups).",
+        *([f"dropped: {_dropped(settings['dropped'])}"] if any(settings["dropped"].values()) else []),
+        "",
+        *_aligned([header, *body[:n_learners], ["nulls", *[""] * len(columns)], *body[n_learners:]]),
+        "",
+        f"Intervals: {settings['intervals']}; of shuffled labels, the range of {N_SHUFFLES} shuffles.",
+        "output: chosen v rejected" + ("; label: v the known label of each output." if "label_f1" in columns else "."),
+    ]
+    if "starc" in columns:
+        lines.append(f"STARC: distance to the reference reward, 0 to 1, lower is better; {settings['starc']}.")
+    lines += _shortcuts(result.table)
+    if result.kinds:
+        names = list(result.pipelines)
+        rows = [
+            [k["kind"], f"{k['pairs']}", f"{k['share']:.1%}", *(_share(k[name]) for name in names)]
+            for k in result.kinds
+        ]
+        lines += ["", "Held-out pairs by kind (rejected -> chosen; T toxic, NT not), share ordered as preferred:", ""]
+        lines += _aligned([["kind", "pairs", "share", *names], *rows])
+    return "\n".join(lines)
+
+
+def _shortcuts(table):
+    """A line for each null that knows nothing and yet orders the pairs."""
+    lines = []
+    for row in table:
+        interval = row["pair_accuracy"]
+        if row["null"] and row["reward"] != "shuffled labels" and interval and interval.low > 0.5 + SHORTCUT:
+            lines.append(
+                f"Shortcut: '{row['reward']}' alone orders {interval.estimate:.1%} of the pairs; a reward may have learned "
+                "no more than that. Compare on pairs of equal length, or control it."
+            )
+    return lines
+
+
+def _cell(interval):
+    return "-" if interval is None else f"{interval.estimate:.3f} [{interval.low:.3f}, {interval.high:.3f}]"
+
+
+def _share(value):
+    return "-" if value is None else f"{value:.3f}"
+
+
+def _dropped(dropped):
+    return ", ".join(f"{count} {reason}" for reason, count in dropped.items() if count)
+
+
+def _aligned(rows):
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return [
+        "  ".join(cell.ljust(width) if not i else cell.rjust(width) for i, (cell, width) in enumerate(zip(row, widths)))  # noqa: B905
+        for row in rows
+    ]
+
+
+def prepare_folder(folder, *, force=False):
+    """Make sure, before any work, that results can be written to a folder without losing what is there.
+
+    Parameters
+    ----------
+    folder : path or None
+        None: ``fairl_sk_audit``, or the first of ``fairl_sk_audit_2``, ``_3``, ... that does not exist.
+    force : bool, default=False
+        Allow a folder that holds files; those of an earlier audit are replaced.
+
+    Returns
+    -------
+    folder : Path
+        It exists and can be written to.
+
+    Raises
+    ------
+    FileExistsError
+        If the folder holds files and ``force`` is False.
+    OSError
+        If the folder cannot be made or written to.
+    """
+    if folder is None:
+        names = (Path("fairl_sk_audit" if n == 1 else f"fairl_sk_audit_{n}") for n in range(1, 10_000))
+        folder = next(name for name in names if not name.exists())
+    folder = Path(folder)
+    if folder.is_file():
+        raise FileExistsError(f"--out {folder} is a file. Name a folder.")
+    if folder.is_dir() and any(folder.iterdir()) and not force:
+        raise FileExistsError(
+            f"--out {folder} already holds files. Name another folder, or add --force to replace them."
+        )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise OSError(
+            f"Cannot write to --out {folder}: {error.strerror}. Name a folder that you may write to."
+        ) from error
+    return folder
+
+
+def write_audit(result, folder):
+    """Write an audit: tables, pictures, failures, and the fitted pipelines.
+
+    Everything is written beside the folder's files first and moved in at the end, so that a failure leaves the
+    folder as it was.
+
+    Parameters
+    ----------
+    result : Bunch
+        From `audit`.
+    folder : path
+        From `prepare_folder`.
+
+    Returns
+    -------
+    paths : list of Path
+        What was written: ``table.json`` (everything, with the settings), ``table.csv``, ``failures.csv``,
+        ``margins.png``, ``history.png``, and ``<learner>.skops`` for each learner.
+    """
+    folder = Path(folder)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".writing-") as temporary:
+        temporary = Path(temporary)
+        document = {
+            "table": [_plain(row) for row in result.table],
+            "kinds": result.kinds,
+            "failures": result.failures,
+            "settings": result.settings,
+        }
+        (temporary / "table.json").write_text(
+            json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
+        )
+        (temporary / "table.csv").write_text(_table_csv(result.table), encoding="utf-8")
+        (temporary / "failures.csv").write_text(_csv(result.failures), encoding="utf-8")
+        _draw(result, temporary)
+        for name, pipeline in result.pipelines.items():
+            skops.io.dump(pipeline, temporary / f"{name}.skops")
+        paths = []
+        for path in sorted(temporary.iterdir()):
+            os.replace(path, folder / path.name)
+            paths.append(folder / path.name)
+    return paths
+
+
+def _plain(row):
+    return {name: value._asdict() if hasattr(value, "_asdict") else value for name, value in row.items()}
+
+
+def _table_csv(table):
+    rows = []
+    for row in table:
+        flat = {"reward": row["reward"], "null": row["null"]}
+        for name in MEASURES:
+            parts = [None] * 3 if row[name] is None else row[name][:3]
+            flat |= dict(zip((name, f"{name}_low", f"{name}_high"), parts, strict=True))
+        rows.append(flat)
+    return _csv(rows)
+
+
+def _csv(rows):
+    if not rows:
+        return ""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def _draw(result, folder):
+    import matplotlib.pyplot as plt
+
+    kind = result.settings["rows_are"]
+    margins = MarginDisplay(result.margins).plot()
+    margins.figure_.suptitle(f"Held-out {kind}")
+    margins.ax_.set(ylabel=kind)
+    if kind == "outputs":
+        margins.ax_.set(xlabel="reward, signed by the label, in standard deviations")
+    history = HistoryDisplay.from_estimator(result.pipelines[FAILURE_AWARE]["irl"])
+    history.figure_.suptitle(f"{FAILURE_AWARE}, training {kind}")
+    for name, display in (("margins", margins), ("history", history)):
+        display.figure_.savefig(folder / f"{name}.png", dpi=150)
+        plt.close(display.figure_)
+
+
+def load_pipeline(path):
+    """Load a fitted pipeline that was saved with skops, if it holds types of known libraries only.
+
+    Parameters
+    ----------
+    path : path
+        A ``.skops`` file, from an audit or from ``skops.io.dump``.
+
+    Returns
+    -------
+    pipeline : estimator
+
+    Raises
+    ------
+    ValueError
+        If the file is none of skops', or holds a type from outside fairl_sk, scikit-learn, numpy and scipy.
+    """
+    try:
+        unknown = [name for name in skops.io.get_untrusted_types(file=path) if not name.startswith("fairl_sk.")]
+        if unknown:
+            raise ValueError(
+                f"{path} holds types that are not trusted: {unknown[:5]}. Load it yourself with skops.io.load(path, "
+                "trusted=[...]) after reading that list, and pass the reward to fairl_sk.audit.audit."
+            )
+        return skops.io.load(path, trusted=skops.io.get_untrusted_types(file=path))
+    except FileNotFoundError as error:
+        raise ValueError(f"There is no file {path}.") from error
+    except shutil.ReadError as error:  # pragma: no cover
+        raise ValueError(f"{path} is not a file that skops wrote.") from error

@@ -1,0 +1,535 @@
+"""The estimators: equalities that must hold, recovery of known rewards, and what users get told."""
+
+import pickle
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from sklearn.base import clone
+from sklearn.exceptions import ConvergenceWarning, NotFittedError
+from sklearn.linear_model import LogisticRegression
+from sklearn.svm import LinearSVC
+
+from fairl_sk import ExponentialSchedule, FailureAwareIRL, MaxEntropyIRL, MaxMarginIRL
+from fairl_sk.datasets import make_preferences
+from fairl_sk.failures import MarginFailures
+from fairl_sk.irl import separating_threshold
+from fairl_sk.net import Curriculum
+from fairl_sk.pairs import stack_outputs
+
+ALL = [
+    MaxMarginIRL(random_state=0),
+    MaxEntropyIRL(random_state=0),
+    FailureAwareIRL(random_state=0),
+    FailureAwareIRL("max_entropy", random_state=0),
+]
+every_learner = pytest.mark.parametrize("learner", ALL, ids=["margin", "entropy", "fa-margin", "fa-entropy"])
+HIDDEN = {"hidden_layer_sizes": (8,), "max_iter": 5}
+
+
+def differences(X):
+    return X[:, 0] - X[:, 1]
+
+
+# ------------------------------------------------------------------------------------------------- equalities
+
+
+@pytest.mark.parametrize("alpha", [1e-2, 1e-3, 1e-4])
+def test_max_entropy_is_logistic_regression_on_the_differences(preferences, alpha):
+    X, y = preferences.data, preferences.target
+    ours = MaxEntropyIRL(alpha=alpha, tol=1e-9, random_state=0).fit(X, y)
+    theirs = LogisticRegression(C=1 / (2 * alpha * len(X)), fit_intercept=False, tol=1e-10, max_iter=10_000)
+    np.testing.assert_allclose(ours.coef_, theirs.fit(differences(X), y).coef_[0], rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(ours.predict_proba(X), theirs.predict_proba(differences(X)), atol=1e-5)
+
+
+@pytest.mark.parametrize("alpha", [1e-2, 1e-3])
+def test_max_margin_is_linear_svc_on_the_differences(preferences, alpha):
+    X, y = preferences.data, preferences.target
+    ours = MaxMarginIRL(alpha=alpha, tol=1e-7, max_iter=1000, random_state=0).fit(X, y)
+    theirs = LinearSVC(loss="hinge", C=1 / (2 * alpha * len(X)), fit_intercept=False, tol=1e-7, max_iter=10**6)
+    np.testing.assert_allclose(ours.coef_, theirs.fit(differences(X), y).coef_[0], atol=2e-3)
+
+    def objective(coef):
+        return np.maximum(0, 1 - np.where(y == 1, 1, -1) * (differences(X) @ coef)).mean() + alpha * coef @ coef
+
+    assert objective(ours.coef_) <= objective(theirs.coef_[0]) * (1 + 1e-5)
+
+
+def test_temperature_and_margin_set_the_unit(preferences):
+    X, y = preferences.data, preferences.target
+    options = {"tol": 1e-9, "random_state": 0, "max_iter": 500}
+    warm = MaxEntropyIRL(temperature=3.0, alpha=1e-3 / 9, **options).fit(X, y)
+    cold = MaxEntropyIRL(temperature=1.0, alpha=1e-3, **options).fit(X, y)
+    np.testing.assert_allclose(warm.coef_, 3 * cold.coef_, rtol=1e-3)
+    np.testing.assert_allclose(warm.predict_proba(X), cold.predict_proba(X), atol=1e-4)
+    options["tol"] = 1e-6
+    wide = MaxMarginIRL(margin=3.0, alpha=1e-3 / 3, **options).fit(X, y)
+    narrow = MaxMarginIRL(margin=1.0, alpha=1e-3, **options).fit(X, y)
+    np.testing.assert_allclose(wide.coef_, 3 * narrow.coef_, atol=3e-2)
+
+
+@pytest.mark.parametrize("objective", ["max_margin", "max_entropy"])
+@pytest.mark.parametrize("heads", [{}, HIDDEN], ids=["linear", "hidden"])
+def test_failure_weight_0_is_the_standard_estimator(preferences, objective, heads):
+    X, y = preferences.data, preferences.target
+    standard = {"max_margin": MaxMarginIRL, "max_entropy": MaxEntropyIRL}[objective](random_state=0, **heads)
+    ours = FailureAwareIRL(objective, failure_weight=0, random_state=0, **heads)
+    np.testing.assert_array_equal(ours.fit(X, y).decision_function(X), standard.fit(X, y).decision_function(X))
+    assert ours.n_iter_ == standard.n_iter_
+    assert ours.intercept_ == standard.intercept_
+
+
+@pytest.mark.parametrize("objective", ["max_margin", "max_entropy"])
+def test_the_base_path_of_the_failure_aware_learner_is_the_standard_learner(preferences, objective):
+    X, y = preferences.data, preferences.target
+    standard = {"max_margin": MaxMarginIRL, "max_entropy": MaxEntropyIRL}[objective](random_state=0).fit(X, y)
+    ours = FailureAwareIRL(objective, random_state=0).fit(X, y)
+    np.testing.assert_allclose(ours.base_coef_, standard.coef_, atol=1e-12)
+    np.testing.assert_allclose(ours.coef_, ours.base_coef_ + ours.failure_coef_)
+    assert np.linalg.norm(ours.failure_coef_) > 0.01 * np.linalg.norm(ours.base_coef_)
+
+
+@every_learner
+@pytest.mark.parametrize("heads", [{}, HIDDEN], ids=["linear", "hidden"])
+def test_sides_swapped_is_margins_negated(preferences, learner, heads):
+    X, y = preferences.data, preferences.target
+    fitted = clone(learner).set_params(**heads).fit(X, y)
+    np.testing.assert_array_equal(fitted.decision_function(X[:, ::-1]), -fitted.decision_function(X))
+    swapped = clone(fitted).fit(X[:, ::-1], 1 - y)
+    np.testing.assert_allclose(swapped.decision_function(X), fitted.decision_function(X), atol=1e-10)
+    assert swapped.intercept_ == pytest.approx(fitted.intercept_, abs=1e-10)
+
+
+@every_learner
+@pytest.mark.parametrize("rows", ["pairs", "outputs"])
+def test_a_row_twice_is_weight_2(preferences, learner, rows):
+    X, y = (preferences.data, preferences.target) if rows == "pairs" else outputs_of(preferences)
+    weight = np.where(np.arange(len(X)) < 200, 2.0, np.where(np.arange(len(X)) < 250, 0.0, 1.0))
+    weighted = clone(learner).fit(X, y, sample_weight=weight)
+    times = np.repeat(np.arange(len(X)), weight.astype(int))
+    repeated = clone(learner).fit(X[times], y[times])
+    np.testing.assert_allclose(weighted.decision_function(X), repeated.decision_function(X), atol=1e-8)
+    assert weighted.intercept_ == pytest.approx(repeated.intercept_, abs=1e-8)
+    assert weighted.score(X, y, sample_weight=weight) == pytest.approx(repeated.score(X[times], y[times]))
+    assert weighted.score(X, y, sample_weight=weight) != weighted.score(X, y)
+
+
+@every_learner
+def test_order_of_the_rows_does_not_matter(preferences, learner, rng):
+    X, y = preferences.data, preferences.target
+    order = rng.permutation(len(X))
+    expected = clone(learner).fit(X, y)
+    permuted = clone(learner).fit(X[order], y[order])
+    np.testing.assert_allclose(permuted.coef_, expected.coef_, atol=1e-8)
+
+
+@every_learner
+@pytest.mark.parametrize("heads", [{}, HIDDEN], ids=["linear", "hidden"])
+def test_the_same_seed_gives_the_same_bits_and_leaves_the_global_ones(preferences, learner, heads):
+    X, y = preferences.data, preferences.target
+    torch.manual_seed(1)
+    np.random.seed(1)  # noqa: NPY002
+    before = torch.get_rng_state().numpy().copy(), np.random.get_state()[1].copy()  # noqa: NPY002
+    first = clone(learner).set_params(**heads).fit(X, y)
+    assert (torch.get_rng_state().numpy() == before[0]).all()
+    assert (np.random.get_state()[1] == before[1]).all()  # noqa: NPY002
+    torch.manual_seed(2)
+    second = clone(first).fit(X, y)
+    np.testing.assert_array_equal(first.decision_function(X), second.decision_function(X))
+    if heads or isinstance(learner, FailureAwareIRL):
+        other = clone(first).set_params(random_state=1).fit(X, y)
+        assert not np.array_equal(first.decision_function(X), other.decision_function(X))
+
+
+@every_learner
+def test_scale_of_the_features_does_not_matter(preferences, learner):
+    X, y = preferences.data, preferences.target
+    parameters = {name: value for name, value in learner.get_params().items() if name.startswith("alpha")}
+    scaled = clone(learner).set_params(**{name: value * 100 for name, value in parameters.items()})
+    expected = clone(learner)
+    if isinstance(learner, FailureAwareIRL):  # all failures: a sample goes by content, which scaling changes
+        for fitted in (scaled, expected):
+            fitted.set_params(failure_rate=1.0)
+    expected = expected.fit(X, y).decision_function(X)
+    np.testing.assert_allclose(scaled.fit(10 * X, y).decision_function(10 * X), expected, atol=1e-8)
+
+
+@every_learner
+def test_float32_agrees_with_float64(preferences, learner):
+    X, y = preferences.data, preferences.target
+    double = clone(learner).fit(X.astype(np.float64), y)
+    single = clone(learner).fit(X.astype(np.float32), y)
+    assert single.decision_function(X.astype(np.float32)).dtype == np.float32
+    correlation = np.corrcoef(single.decision_function(X), double.decision_function(X))[0, 1]
+    assert correlation > 0.999
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@every_learner
+def test_cpu_is_gpu(preferences, learner):
+    X, y = preferences.data, preferences.target
+    on_gpu = clone(learner).set_params(device="cuda").fit(X, y)
+    np.testing.assert_allclose(on_gpu.coef_, clone(learner).fit(X, y).coef_, atol=1e-6)
+
+
+def outputs_of(preferences):
+    """Single outputs with labels, about balanced but with an offset that has to be learned."""
+    X = stack_outputs(preferences.data) + 0.5
+    return X, (preferences.reference_reward.ravel() > 0.3).astype(int)
+
+
+@pytest.mark.parametrize("alpha", [1e-2, 1e-3])
+def test_outputs_are_liblinear_with_its_penalised_intercept(preferences, alpha):
+    X, y = outputs_of(preferences)
+    C = 1 / (2 * alpha * len(X))
+    ours = MaxEntropyIRL(alpha=alpha, tol=1e-9, random_state=0).fit(X, y)
+    theirs = LogisticRegression(C=C, solver="liblinear", tol=1e-10, max_iter=10**4).fit(X, y)
+    np.testing.assert_allclose(ours.coef_, theirs.coef_[0], atol=1e-4)
+    ours = MaxMarginIRL(alpha=alpha, tol=1e-6, max_iter=1000, random_state=0).fit(X, y)
+    theirs = LinearSVC(loss="hinge", C=C, tol=1e-7, max_iter=10**6).fit(X, y)
+    np.testing.assert_allclose(ours.coef_, theirs.coef_[0], atol=5e-3)
+
+
+@every_learner
+def test_rare_desirable_outputs_still_lie_above_0(rng, learner):
+    """Where one label is rare, a learned bias calls everything undesirable; the offset counts both one half."""
+    X = rng.normal(size=(2000, 5))
+    y = (X[:, 0] + 0.5 * rng.normal(size=2000) > 1.8).astype(int)  # about 5 %
+    predicted = clone(learner).fit(X, y).predict(X)
+    assert predicted[y == 1].mean() > 0.85
+    assert (1 - predicted[y == 0]).mean() > 0.85
+
+
+# ------------------------------------------------------------------------------------- what the reward recovers
+
+
+@every_learner
+@pytest.mark.parametrize("seed", range(3))
+def test_recovers_a_known_reward(learner, seed):
+    data = make_preferences(3000, 10, noise=0.05, random_state=seed)
+    fitted = clone(learner).fit(data.data, data.target)
+    rewards = fitted.decision_function(stack_outputs(data.data))
+    assert np.corrcoef(rewards, data.reference_reward.ravel())[0, 1] > 0.98
+    cosine = fitted.coef_ @ data.coef / np.linalg.norm(fitted.coef_) / np.linalg.norm(data.coef)
+    assert cosine > 0.98  # the sign too (pitfall 33)
+
+
+@pytest.mark.parametrize("learner", [MaxEntropyIRL, FailureAwareIRL])
+def test_hidden_layers_learn_what_linear_heads_cannot(rng, learner):
+    X = rng.normal(size=(3000, 2, 3))
+    reward = np.abs(X[..., 0]) - np.abs(X[..., 1])
+    y = (reward[:, 0] > reward[:, 1]).astype(int)
+    linear = learner(random_state=0).fit(X[:2000], y[:2000]).score(X[2000:], y[2000:])
+    hidden = learner(hidden_layer_sizes=(16,), random_state=0, max_iter=60).fit(X[:2000], y[:2000])
+    assert linear < 0.6
+    assert hidden.score(X[2000:], y[2000:]) > 0.9
+    assert not hasattr(hidden, "coef_")
+    assert [weight.shape for weight in hidden.base_weights_] == [(16, 3), (16,), (1, 16), (1,)]
+
+
+def test_minibatches_come_close_to_the_full_batch(preferences):
+    X, y = preferences.data, preferences.target
+    batches = MaxEntropyIRL(batch_size=50, learning_rate=0.05, alpha=1e-2, random_state=0).fit(X, y)
+    full = MaxEntropyIRL(alpha=1e-2, random_state=0).fit(X, y)
+    assert np.corrcoef(batches.decision_function(X), full.decision_function(X))[0, 1] > 0.99
+    assert np.isnan(batches.dual_gap_)
+
+
+def test_labels_as_failures(detox, text_features):
+    """Label failures are outputs on the wrong side of 0, and the offset is where the labels part."""
+    X, y, labels = text_features.fit_transform(detox.data), detox.target, detox.output_labels
+    by_margin = FailureAwareIRL(random_state=0).fit(X, y)
+    by_label = FailureAwareIRL(failures="labels", random_state=0).fit(X, y, output_labels=labels)
+    rewards = by_label.decision_function(stack_outputs(X)).reshape(-1, 2)
+    wrong = ((rewards > 0) != (labels == 1)).any(axis=1).sum()
+    assert by_label.history_[-1]["n_failures"] == pytest.approx(wrong, abs=4)
+    assert by_label.history_[0]["n_failures"] > wrong
+    assert not np.allclose(by_label.failure_coef_, by_margin.failure_coef_, rtol=0.1)
+
+    def balanced_accuracy(fitted):
+        predicted = fitted.decision_function(stack_outputs(X)).reshape(-1, 2) > 0
+        return predicted[labels == 1].mean() + (~predicted[labels == 0]).mean()
+
+    moved = clone(by_label).fit(X, y, output_labels=labels)
+    moved.intercept_ = FailureAwareIRL(failures="margin", random_state=0).fit(X, y).intercept_
+    assert balanced_accuracy(by_label) >= balanced_accuracy(moved)
+    ignored = FailureAwareIRL(random_state=0).fit(X, y, output_labels=labels)  # the margin detector reads none
+    np.testing.assert_array_equal(ignored.coef_, by_margin.coef_)
+    assert ignored.intercept_ == by_margin.intercept_
+
+
+def test_the_offset_separates_chosen_from_rejected(preferences):
+    X, y = preferences.data + 100, preferences.target
+    for learner in ALL:
+        rewards = clone(learner).fit(X, y).decision_function(stack_outputs(X)).reshape(-1, 2)
+        chosen = np.where(y == 1, rewards[:, 0], rewards[:, 1])
+        rejected = np.where(y == 1, rewards[:, 1], rewards[:, 0])
+        best = max((chosen > t).mean() + (rejected <= t).mean() for t in np.unique(rewards))
+        assert (chosen > 0).mean() + (rejected <= 0).mean() == pytest.approx(best)
+
+
+def test_separating_threshold():
+    negative, positive = np.array([False]), np.array([True])
+    assert separating_threshold(np.array([1.0, 3.0]), np.append(negative, positive), np.ones(2)) == 2.0
+    assert separating_threshold(np.array([5.0, 5.0]), np.append(negative, positive), np.ones(2)) == 5.0
+    # unbalanced: the single positive counts as much as all negatives
+    rewards, labels = np.array([0.0, 1.0, 2.0, 3.0]), np.array([False, True, False, False])
+    assert separating_threshold(rewards, labels, np.ones(4)) == 0.5
+
+
+# -------------------------------------------------------------------------------------------------- curriculum
+
+
+def test_history_has_a_row_a_round_and_follows_the_schedules(preferences):
+    fitted = FailureAwareIRL(random_state=0).fit(preferences.data, preferences.target)
+    rows = fitted.history_
+    assert len(rows) == fitted.n_iter_ == 99  # the last round may sample nothing: p = 0
+    assert [row["round"] for row in rows] == list(range(99))
+    thresholds, weights, rates = (
+        np.array([row[name] for row in rows]) for name in ("failure_threshold", "failure_weight", "failure_rate")
+    )
+    np.testing.assert_allclose(thresholds, np.arange(99) / 99)
+    np.testing.assert_allclose(weights, 10 * np.exp(-5 * np.arange(99) / 99))
+    np.testing.assert_allclose(rates, 0.2 * (1 - np.arange(99) / 99))
+    sampled, failures = (np.array([row[name] for row in rows]) for name in ("n_sampled", "n_failures"))
+    assert (sampled <= np.minimum(failures, rates * 500 + 1e-9)).all()
+    assert rows[-1]["loss_base"] < 0.6 * rows[0]["loss_base"]
+
+
+def test_number_of_failures_is_that_of_the_reward_at_that_time(preferences):
+    X, y = preferences.data, preferences.target
+    short = FailureAwareIRL(max_iter=100, failure_threshold=0.3, failure_weight=0, failures=MarginFailures())
+    fitted = short.set_params(random_state=0).fit(X, y)
+    margins = fitted.decision_function(X) * np.where(y == 1, 1, -1)
+    last = fitted.history_[-1]
+    assert last["n_failures"] == pytest.approx((margins <= 0.3).sum(), abs=3)
+    assert last["margin_q50"] == pytest.approx(np.median(margins), abs=0.02)
+
+
+def test_a_detector_of_ones_own_reaches_grid_search_and_fit(preferences):
+    class LowestQuarter(MarginFailures):
+        def __init__(self, share=0.25):
+            self.share = share
+
+        def detect(self, state):
+            return state.margins <= np.quantile(state.margins, self.share)
+
+    learner = FailureAwareIRL(failures=LowestQuarter(), random_state=0).set_params(failures__share=0.1)
+    fitted = learner.fit(preferences.data, preferences.target)
+    assert {row["n_failures"] for row in fitted.history_} == {50}
+
+
+def test_more_failure_weight_moves_the_failure_path_further(preferences):
+    X, y = preferences.data, preferences.target
+    norms = [
+        np.linalg.norm(FailureAwareIRL(failure_weight=weight, random_state=0).fit(X, y).failure_coef_)
+        for weight in (0, 1, 5, 20)
+    ]
+    assert norms[0] == 0
+    assert (np.diff(norms) > 0).all()
+
+
+def test_warm_start_goes_on_from_the_last_reward(preferences):
+    X, y = preferences.data, preferences.target
+    learner = MaxEntropyIRL(warm_start=True, random_state=0).fit(X, y)
+    coef = learner.coef_.copy()
+    assert learner.fit(X, y).n_iter_ == 1
+    np.testing.assert_allclose(learner.coef_, coef, rtol=1e-6)
+    hidden = MaxEntropyIRL(warm_start=True, random_state=0, **HIDDEN).fit(X, y)
+    first_loss = hidden.history_[0]["loss_base"]
+    assert hidden.fit(X, y).history_[0]["loss_base"] < first_loss
+    with pytest.raises(ValueError, match="warm_start=True goes on from heads with inputs"):
+        hidden.set_params(hidden_layer_sizes=(4,)).fit(X, y)
+
+
+# ----------------------------------------------------------------------------------- prediction and its classes
+
+
+def test_predictions_agree_with_each_other(preferences):
+    X = preferences.data
+    y = np.where(preferences.target == 1, "the first", "a second")  # "the first" is the larger
+    fitted = FailureAwareIRL(random_state=0).fit(X, y)
+    assert fitted.classes_.tolist() == ["a second", "the first"]
+    margins = fitted.decision_function(X)
+    np.testing.assert_array_equal(fitted.predict(X), np.where(margins > 0, "the first", "a second"))
+    np.testing.assert_allclose(fitted.predict_proba(X)[:, 1], 1 / (1 + np.exp(-margins)))
+    rewards = fitted.decision_function(stack_outputs(X)).reshape(-1, 2)
+    np.testing.assert_allclose(rewards[:, 0] - rewards[:, 1], margins, atol=1e-10)
+    assert fitted.score(X, y) == (fitted.predict(X) == y).mean()
+
+
+def test_y_none_means_the_first_is_preferred(preferences):
+    X, y = preferences.data, preferences.target
+    oriented = np.where((y == 1)[:, None, None], X, X[:, ::-1])
+    for learner in ALL:
+        plain = clone(learner).fit(oriented)
+        np.testing.assert_allclose(plain.coef_, clone(learner).fit(X, y).coef_, atol=1e-10)
+        assert plain.score(oriented) == pytest.approx(plain.score(X, y))
+
+
+@every_learner
+@pytest.mark.parametrize("heads", [{}, HIDDEN], ids=["linear", "hidden"])
+def test_a_fitted_estimator_is_plain_arrays(preferences, learner, heads):
+    """Pitfall 18: no tensor, hence no device, in what is saved; and it is small."""
+    fitted = clone(learner).set_params(**heads).fit(preferences.data, preferences.target)
+    blob = pickle.dumps(fitted)
+    assert b"torch" not in blob
+    assert len(blob) < 60_000
+    loaded = pickle.loads(blob)
+    np.testing.assert_array_equal(
+        loaded.decision_function(preferences.data), fitted.decision_function(preferences.data)
+    )
+
+
+# ------------------------------------------------------------------------------------ interrupts and bad input
+
+
+def interrupt_in_round(monkeypatch, number):
+    original = Curriculum.on_epoch_begin
+
+    def interrupted(self, net, **kwargs):
+        if len(self.rows_) == number:
+            raise KeyboardInterrupt
+        original(self, net, **kwargs)
+
+    monkeypatch.setattr(Curriculum, "on_epoch_begin", interrupted)
+
+
+@pytest.mark.parametrize("verbose", [0, 1])
+def test_an_interrupted_fit_is_no_fit(preferences, monkeypatch, verbose):
+    X, y = preferences.data, preferences.target
+    fresh = FailureAwareIRL(random_state=0, verbose=verbose)
+    fitted = clone(fresh).fit(X, y)
+    expected = fitted.decision_function(X)
+    interrupt_in_round(monkeypatch, 5)
+    with pytest.raises(KeyboardInterrupt):
+        fresh.fit(X, y)
+    with pytest.raises(NotFittedError):
+        fresh.predict(X)
+    with pytest.raises(KeyboardInterrupt):
+        fitted.fit(X[:, :, :3], y)
+    np.testing.assert_array_equal(fitted.decision_function(X), expected)
+
+
+def test_progress_bar(preferences, capsys):
+    FailureAwareIRL(verbose=1, random_state=0, max_iter=20, tol=0).fit(preferences.data, preferences.target)
+    shown = capsys.readouterr().err
+    assert "FailureAwareIRL" in shown
+    assert "failures=" in shown
+    MaxMarginIRL(random_state=0).fit(preferences.data, preferences.target)
+    assert capsys.readouterr().err == ""
+
+
+BAD_FITS = {
+    "one pair": (lambda X, y: (X[:1], y[:1]), {}, "Found 1 of the pairs.*minimum of 2"),
+    "one class": (lambda X, y: (X, np.ones(len(X))), {}, "one class only in y: .*1.0.*make_pairs"),
+    "three classes": (lambda X, y: (X, np.arange(len(X)) % 3), {}, "Only binary classification.*3 classes"),
+    "lengths": (lambda X, y: (X, y[:-1]), {}, "500 pairs in X and 499 labels"),
+    "no y for outputs": (lambda X, y: (X[:, 0], None), {}, "requires y to be passed"),
+    "identical": (lambda X, y: (np.repeat(X[:, :1], 2, axis=1), y), {}, "identical on both sides"),
+    "text": (lambda X, y: (np.full((4, 2), "a"), [0, 1, 0, 1]), {}, "X holds text.*PairTransformer"),
+    "nan": (lambda X, y: (np.where(X > 1, np.nan, X), y), {}, "NaN"),
+    "too large": (lambda X, y: (X * 1e200, y), {}, "too large"),
+    "negative weights": (lambda X, y: (X, y, -np.ones(len(X))), {}, "[Nn]egative"),
+    "no weight": (lambda X, y: (X, y, np.zeros(len(X))), {}, "weights must contain at least one non-zero"),
+    "margin_fail": (lambda X, y: (X, y), {"margin": 2.0}, "margin_fail=2.0 and margin=2.0.*margin_fail > margin"),
+    "temperature_fail": (
+        lambda X, y: (X, y),
+        {"objective": "max_entropy", "temperature_fail": 3.0},
+        "temperature_fail=3.0 and temperature=1.0",
+    ),
+    "margin": (lambda X, y: (X, y), {"margin": -1.0}, "'margin' parameter.*-1.0"),
+    "objective": (lambda X, y: (X, y), {"objective": "hinge"}, "'objective' parameter.*'hinge'"),
+    "failures": (lambda X, y: (X, y), {"failures": "worst"}, "'failures' parameter"),
+    "schedule with nan": (lambda X, y: (X, y), {"failure_weight": lambda t: np.nan}, "failure_weight=.*gives nan"),
+    "rate above 1": (lambda X, y: (X, y), {"failure_rate": 1.5}, "failure_rate=.*1.5"),
+    "negative weight of failures": (lambda X, y: (X, y), {"failure_weight": -1.0}, "failure_weight"),
+    "no labels": (lambda X, y: (X, y), {"failures": "labels"}, "needs the labels of the outputs.*output_labels"),
+    "shape of labels": (
+        lambda X, y: (X, y, None, np.ones(len(X))),
+        {"failures": "labels"},
+        r"output_labels of shape \(500,\)",
+    ),
+    "values of labels": (
+        lambda X, y: (X, y, None, np.full((len(X), 2), 2)),
+        {"failures": "labels"},
+        "Expected both 1 .desirable. and 0",
+    ),
+    "device": (lambda X, y: (X, y), {"device": "gpu"}, "device='gpu'.*'cpu', 'cuda'"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_FITS)
+def test_bad_input_is_named_and_changes_nothing(preferences, case):
+    arguments, parameters, message = BAD_FITS[case]
+    learner = FailureAwareIRL(random_state=0).set_params(**parameters)
+    with pytest.raises((ValueError, TypeError), match=f"(?s){message}"):
+        learner.fit(*arguments(preferences.data, preferences.target))
+    assert not [name for name in vars(learner) if name.endswith("_")]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a CUDA device")
+def test_a_gpu_that_is_not_there(preferences):
+    X, y = preferences.data, preferences.target
+    with pytest.raises(ValueError, match="no CUDA device here. Use device='cpu' or 'auto'"):
+        MaxMarginIRL(device="cuda").fit(X, y)
+    auto = MaxMarginIRL(device="auto", random_state=0).fit(X, y)
+    np.testing.assert_array_equal(auto.coef_, MaxMarginIRL(random_state=0).fit(X, y).coef_)
+
+
+def test_bad_input_at_prediction(preferences):
+    fitted = MaxMarginIRL(random_state=0).fit(preferences.data, preferences.target)
+    with pytest.raises(ValueError, match="9 features.*expecting 8"):
+        fitted.predict(np.zeros((3, 2, 9)))
+    with pytest.raises(ValueError, match="X holds text"):
+        fitted.predict([["a", "b"]])
+    with pytest.raises(ValueError, match="requires y for outputs"):
+        fitted.score(np.zeros((3, 8)))
+    with pytest.raises(NotFittedError):
+        MaxMarginIRL().decision_function(preferences.data)
+
+
+def test_contradictory_pairs_are_counted(preferences):
+    X, y = preferences.data, preferences.target
+    again = np.concatenate([X, X[:3, ::-1]])
+    with pytest.warns(UserWarning, match="6 of 503 pairs contradict another pair.*first row 0"):
+        MaxEntropyIRL(random_state=0).fit(again, np.append(y, y[:3]))
+
+
+def test_a_base_path_that_has_not_converged_says_so(preferences):
+    with pytest.warns(ConvergenceWarning, match="stopped after 2 rounds at a duality gap of.*Raise max_iter"):
+        MaxMarginIRL(max_iter=2, random_state=0).fit(preferences.data, preferences.target)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        MaxMarginIRL(max_iter=2, tol=0, random_state=0).fit(preferences.data, preferences.target)
+
+
+@pytest.mark.parametrize("learner", [MaxMarginIRL, MaxEntropyIRL])
+def test_the_duality_gap_bounds_the_distance_to_the_optimum(preferences, learner):
+    """The certificate is honest: a fit that stops early is at most its gap above the optimum."""
+    X, y = preferences.data, preferences.target
+    margin_of = np.where(y == 1, 1, -1)[:, None] * differences(X)
+
+    def objective(coef):
+        margins = margin_of @ coef
+        loss = np.maximum(0, 1 - margins) if learner is MaxMarginIRL else np.logaddexp(0, -margins)
+        return loss.mean() + 1e-3 * coef @ coef
+
+    optimum = objective(learner(tol=1e-8, max_iter=2000, random_state=0).fit(X, y).coef_)
+    unit = 1.0 if learner is MaxMarginIRL else np.log(2)
+    for max_iter in (3, 5, 10):
+        early = learner(max_iter=max_iter, tol=1e-7, random_state=0)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            early.fit(X, y)
+        # the gap is measured before a round's step, the step only improves
+        assert objective(early.coef_) - optimum <= early.dual_gap_ * unit + 1e-9
+
+
+def test_schedules_are_not_changed_by_fitting(preferences):
+    schedule = ExponentialSchedule(3.0, 1.0)
+    learner = FailureAwareIRL(failure_weight=schedule, random_state=0).fit(preferences.data, preferences.target)
+    assert learner.failure_weight is schedule
+    assert schedule.get_params() == {"start": 3.0, "decay": 1.0}
