@@ -1,9 +1,13 @@
 """The command line: ``fairl-sk audit``."""
 
 import argparse
+import os
 import sys
 
 from . import __version__
+
+MAX_NUMBER = 2**31 - 1
+OF_FILES = ("text_column", "label_column", "desirable", "limit")  # options that say how to read PAIRS
 
 
 def main(argv=None):
@@ -17,17 +21,31 @@ def main(argv=None):
     Returns
     -------
     status : int
-        0; 2 after an error that the user can mend; 130 after an interrupt.
+        0; 2 after an error that the user can mend; 130 after an interrupt. After either, no file was written or
+        changed, and a folder that the run had made is gone.
     """
     arguments = _parser().parse_args(argv)
     try:
-        arguments.run(arguments)
+        report = arguments.run(arguments)
     except (ValueError, OSError, ImportError) as error:
-        print(f"fairl-sk: error: {error}", file=sys.stderr)
+        print(f"fairl-sk: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("fairl-sk: interrupted; nothing was written.", file=sys.stderr)
+        print("\nfairl-sk: interrupted; what this run had computed is lost, nothing was written.", file=sys.stderr)
         return 130
+    return _print(report)
+
+
+def _print(report):
+    """Print what is on disk already, so that nothing is lost where nobody reads."""
+    encoding = sys.stdout.encoding or "utf-8"
+    try:
+        print(report.encode(encoding, "backslashreplace").decode(encoding), flush=True)
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for Python's own flush at the exit
+        if not isinstance(error, BrokenPipeError):  # a reader that left, such as head, is no error
+            print(f"fairl-sk: error: cannot print: {error.strerror}. The results are written.", file=sys.stderr)
+            return 2
     return 0
 
 
@@ -50,7 +68,9 @@ def _parser():
         "package writes itself",
     )
     audit.add_argument("--out", metavar="DIR", help="folder for the results (default: a new one, fairl_sk_audit)")
-    audit.add_argument("--force", action="store_true", help="replace the results of an earlier audit in DIR")
+    audit.add_argument(
+        "--force", action="store_true", help="replace the results of an earlier audit in DIR; other files there stay"
+    )
     audit.add_argument(
         "--reference",
         metavar="FILE.skops",
@@ -67,21 +87,59 @@ def _parser():
 
 
 def _audit(arguments):
-    from .audit import audit, format_audit, load_pipeline, prepare_folder, write_audit
+    """Audit, write, and return what to print."""
+    _check_options(arguments)
+    from .audit import audit, format_audit, results_folder, write_audit
 
-    folder = prepare_folder(arguments.out, force=arguments.force)
-    data = _load(arguments)
-    reference = None if arguments.reference is None else load_pipeline(arguments.reference).decision_function
-    result = audit(
-        data,
-        reference=reference,
-        n_components=arguments.components,
-        random_state=arguments.seed,
-        verbose=not arguments.quiet,
-    )
-    print(format_audit(result))
-    paths = write_audit(result, folder)
-    print(f"\nWritten to {folder}: {', '.join(path.name for path in paths)}")
+    with results_folder(arguments.out, force=arguments.force) as folder:
+        data = _load(arguments)
+        reference = None if arguments.reference is None else _reference(arguments.reference)
+        result = audit(
+            data,
+            reference=reference,
+            n_components=arguments.components,
+            random_state=arguments.seed,
+            verbose=not arguments.quiet,
+        )
+        report = format_audit(result)
+        try:
+            paths = write_audit(result, folder)
+        except OSError as error:
+            print(report, flush=True)  # all that is left of the run
+            raise OSError(
+                f"Cannot write the results to {folder}: {error.strerror or error}. The folder is as it was; the table "
+                "was printed. Make room or name another folder with --out, and run again."
+            ) from error
+    return f"{report}\n\nWritten to {folder}: {', '.join(path.name for path in paths)}"
+
+
+def _check_options(arguments):
+    """Refuse options that have no meaning, before anything is imported or read."""
+    for option, low, default in (("seed", 0, "0"), ("components", 1, "256"), ("limit", 2, "all records")):
+        value = getattr(arguments, option)
+        if value is not None and not low <= value <= MAX_NUMBER:
+            raise ValueError(
+                f"--{option} is {value}. Expected a whole number from {low} to {MAX_NUMBER}; without the option it is "
+                f"{default}."
+            )
+    given = [f"--{name.replace('_', '-')}" for name in OF_FILES if getattr(arguments, name) is not None]
+    if arguments.pairs is None and given:
+        raise ValueError(
+            f"Found {' and '.join(given)} without PAIRS. Expected a file that the option is about: name it, or leave "
+            "the option out."
+        )
+
+
+def _reference(path):
+    from .audit import load_pipeline
+
+    pipeline = load_pipeline(path)
+    if not hasattr(pipeline, "decision_function"):
+        raise ValueError(
+            f"--reference {path} holds a {type(pipeline).__name__} without decision_function. Expected a fitted text "
+            "classifier, such as make_pipeline(TfidfVectorizer(), LogisticRegression())."
+        )
+    return pipeline.decision_function
 
 
 def _load(arguments):

@@ -4,14 +4,18 @@ Read `audit` from top to bottom: load, split by group, embed, fit, measure. The 
 """
 
 import csv
+import importlib
 import io
+import itertools
 import json
 import os
 import platform
-import shutil
 import tempfile
 import time
 import warnings
+import zipfile
+from contextlib import contextmanager, suppress
+from numbers import Integral
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +23,7 @@ import scipy
 import sklearn
 import skops.io
 import torch
+from sklearn.base import BaseEstimator
 from sklearn.decomposition import TruncatedSVD
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.feature_extraction.text import TfidfVectorizer
@@ -51,6 +56,8 @@ KINDS = ("T->NT", "NT->NT", "T->T", "NT->T")
 MEASURES = ("pair_accuracy", "output_f1", "output_auc", "label_f1", "label_auc", "starc")
 FAILURE_AWARE = "FailureAwareIRL"
 N_SHUFFLES = 20  # each learns an arbitrary direction, so that one alone says little
+HARDEST = ("index", "margin", "preferred", "other"), ("index", "margin", "output")  # columns: of pairs, of outputs
+MIN_TEST_GROUPS = 2  # a bootstrap over groups needs as many
 SHORTCUT = 0.05  # a null whose pair accuracy is surely this far from 1/2 is worth a warning
 
 # --------------------------------------------------------------------------------------------------- auditing
@@ -77,7 +84,7 @@ def audit(
     reference : callable, default=None
         Ground-truth reward to compare with: texts (n,) -> rewards (n,), higher is better and above 0 desirable.
         None: the data's own ``reference_reward``, where it has one.
-    n_components : int, default=256
+    n_components : int >= 1, default=256
         Number of features of an output, after TF-IDF of words and pairs of words and a truncated SVD.
     test_size : float in (0, 1), default=0.25
         Share of the groups that is held out.
@@ -85,7 +92,7 @@ def audit(
         Draws of groups for the intervals.
     n_failures : int, default=20
         Number of the hardest failures to list.
-    random_state : int, default=0
+    random_state : int >= 0, default=0
         Seed of the split, the features, the fits and the intervals.
     verbose : int or bool, default=0
         Show the learners' progress bars.
@@ -100,10 +107,17 @@ def audit(
     Raises
     ------
     ValueError
-        If there are fewer than two groups, or the texts or the reference are unfit.
+        If there are too few groups, or a parameter, the texts or the reference are unfit.
+
+    Warns
+    -----
+    UserWarning
+        If the data's own ``reference_reward`` is known for some of the outputs only; it is left out then.
     """
     started = time.perf_counter()
-    data = make_detox_preferences(2000, random_state=random_state) if data is None else data
+    _check_at_least("n_components", n_components, 1)
+    _check_at_least("random_state", random_state, 0)
+    data = make_detox_preferences(2000, random_state=random_state) if data is None else _check_data(data)
     data = _with_reference(data, reference)
     train, test = _split(data, test_size, random_state)
     features = _text_features(n_components, data.data[train], random_state)
@@ -141,12 +155,40 @@ def audit(
     )
 
 
+def _check_at_least(name, value, low):
+    if not isinstance(value, Integral) or isinstance(value, bool) or value < low:
+        raise ValueError(f"Got {name}={value!r}. Expected a whole number of at least {low}.")
+
+
+def _check_data(data):
+    """The data, if it is what `load_preferences` returns: texts, their preferences and their groups."""
+    expected = "Expected what fairl_sk.datasets.load_preferences returns: a Bunch with data, target and groups."
+    if not isinstance(data, dict) or any(data.get(name) is None for name in ("data", "target", "groups")):
+        found = list(data) if isinstance(data, dict) else ""
+        raise ValueError(f"Got data of type {type(data).__name__} {found}. {expected}")
+    texts = np.asarray(data["data"], dtype=object)
+    if texts.ndim not in (1, 2) or texts.shape[1:] not in ((), (2,)) or not all(isinstance(t, str) for t in texts.flat):
+        raise ValueError(
+            f"Got data.data of shape {texts.shape} that are not texts of pairs (n_pairs, 2) or outputs (n_outputs,). "
+            f"{expected} For features, fit the estimators themselves."
+        )
+    return Bunch(**{**data, "data": texts, "target": np.asarray(data["target"]), "groups": np.asarray(data["groups"])})
+
+
 def _with_reference(data, reference):
     """The data with ``reference_reward`` and ``output_labels``, either of which may be None."""
     data = Bunch(**data)
+    if reference is None:
+        data.reference_reward = _complete(data.get("reference_reward"))
     if reference is not None:
         texts = stack_outputs(data.data) if data.data.ndim == 2 else data.data
-        rewards = np.asarray(reference(texts), dtype=np.float64)
+        try:
+            rewards = np.asarray(reference(texts), dtype=np.float64)
+        except (AttributeError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"The reference failed on the {len(texts)} texts: {error} Expected a (fitted) reward that takes an "
+                "array of texts and gives one finite number for each."
+            ) from error
         if rewards.shape != texts.shape or not np.isfinite(rewards).all():
             raise ValueError(
                 f"The reference gave an array of shape {rewards.shape} with {np.sum(~np.isfinite(rewards))} values "
@@ -159,6 +201,20 @@ def _with_reference(data, reference):
     return data
 
 
+def _complete(rewards):
+    """The rewards, or None with a warning where some are missing: a distance needs all of them."""
+    if rewards is None or np.isfinite(rewards).all():
+        return rewards
+    warnings.warn(
+        f"reference_reward is missing or not finite for {np.sum(~np.isfinite(rewards))} of {np.size(rewards)} outputs, "
+        "so STARC and the labels that follow from it are left out. Fill those values, drop their rows, or give a "
+        "reference.",
+        UserWarning,
+        stacklevel=4,
+    )
+    return None
+
+
 def _split(data, test_size, random_state):
     n_groups = len(np.unique(data.groups))
     if n_groups < 2:
@@ -169,6 +225,12 @@ def _split(data, test_size, random_state):
     splitter = GroupShuffleSplit(n_splits=1, test_size=test_size, random_state=random_state)
     train, test = next(splitter.split(data.data, groups=data.groups))
     check_split(train, test, data.groups)
+    if len(np.unique(data.groups[test])) < MIN_TEST_GROUPS:
+        raise ValueError(
+            f"Found {len(data.data)} rows in {n_groups} groups (one prompt or one rejected text each), so that only "
+            f"one group is held out. Expected at least {MIN_TEST_GROUPS}, for the intervals: give more pairs, of more "
+            "prompts."
+        )
     for name, rows in (("train", train), ("test", test)):
         if len(rows) < 2 or len(np.unique(data.target[rows])) < 2:
             raise ValueError(
@@ -380,8 +442,8 @@ def _shortcuts(table):
         interval = row["pair_accuracy"]
         if row["null"] and row["reward"] != "shuffled labels" and interval and interval.low > 0.5 + SHORTCUT:
             lines.append(
-                f"Shortcut: '{row['reward']}' alone orders {interval.estimate:.1%} of the pairs; a reward may have learned "
-                "no more than that. Compare on pairs of equal length, or control it."
+                f"Shortcut: '{row['reward']}' alone orders {interval.estimate:.1%} of the pairs; a reward may have "
+                "learned no more than that. Compare on pairs of equal length, or control it."
             )
     return lines
 
@@ -401,7 +463,10 @@ def _dropped(dropped):
 def _aligned(rows):
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return [
-        "  ".join(cell.ljust(width) if not i else cell.rjust(width) for i, (cell, width) in enumerate(zip(row, widths)))  # noqa: B905
+        "  ".join(
+            cell.rjust(width) if i else cell.ljust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
         for row in rows
     ]
 
@@ -428,25 +493,57 @@ def prepare_folder(folder, *, force=False):
     OSError
         If the folder cannot be made or written to.
     """
-    if folder is None:
-        names = (Path("fairl_sk_audit" if n == 1 else f"fairl_sk_audit_{n}") for n in range(1, 10_000))
-        folder = next(name for name in names if not name.exists())
-    folder = Path(folder)
+    folder = _new_folder() if folder is None else Path(folder)
     if folder.is_file():
         raise FileExistsError(f"--out {folder} is a file. Name a folder.")
-    if folder.is_dir() and any(folder.iterdir()) and not force:
-        raise FileExistsError(
-            f"--out {folder} already holds files. Name another folder, or add --force to replace them."
-        )
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        in_use = any(folder.iterdir()) and not force
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise OSError(
-            f"Cannot write to --out {folder}: {error.strerror}. Name a folder that you may write to."
-        ) from error
+        raise _cannot_write(folder, error) from error
+    if in_use:
+        raise FileExistsError(
+            f"--out {folder} already holds files. Name another folder, or add --force to replace the results of an "
+            "earlier audit (other files stay)."
+        )
     return folder
+
+
+def _new_folder():
+    """Make fairl_sk_audit, or the first of _2, _3, ... that nobody has made, and return it."""
+    for number in itertools.count(1):
+        folder = Path("fairl_sk_audit" if number == 1 else f"fairl_sk_audit_{number}")
+        try:
+            folder.mkdir()
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise _cannot_write(folder, error) from error
+        return folder
+
+
+def _cannot_write(folder, error):
+    return OSError(f"Cannot write to --out {folder}: {error.strerror}. Name a folder that you may write to.")
+
+
+@contextmanager
+def results_folder(folder, *, force=False):
+    """`prepare_folder`, undone if the body fails: a folder that was made for it and holds nothing is removed."""
+    if folder is None:
+        folder = _new_folder()
+        made = [folder]
+    else:
+        folder = Path(folder)
+        made = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        yield prepare_folder(folder, force=force)
+    except BaseException:  # an interrupt too
+        for path in made:
+            with suppress(OSError):  # it was not made after all, or holds something
+                path.rmdir()
+        raise
 
 
 def write_audit(result, folder):
@@ -477,23 +574,30 @@ def write_audit(result, folder):
             "failures": result.failures,
             "settings": result.settings,
         }
-        (temporary / "table.json").write_text(
-            json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
-        )
+        text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
+        (temporary / "table.json").write_text(text + "\n", encoding="utf-8")
         (temporary / "table.csv").write_text(_table_csv(result.table), encoding="utf-8")
-        (temporary / "failures.csv").write_text(_csv(result.failures), encoding="utf-8")
+        columns = HARDEST[result.settings["rows_are"] == "outputs"]
+        (temporary / "failures.csv").write_text(_csv(result.failures, columns), encoding="utf-8")
         _draw(result, temporary)
-        for name, pipeline in result.pipelines.items():
-            skops.io.dump(pipeline, temporary / f"{name}.skops")
-        paths = []
-        for path in sorted(temporary.iterdir()):
-            os.replace(path, folder / path.name)
-            paths.append(folder / path.name)
-    return paths
+        for name, pipeline in result.pipelines.items():  # deflated: the words of TF-IDF are most of it
+            skops.io.dump(pipeline, temporary / f"{name}.skops", compression=zipfile.ZIP_DEFLATED)
+        names = sorted(path.name for path in temporary.iterdir())
+        for path in (folder / name for name in names):
+            if path.is_dir():
+                raise IsADirectoryError(f"{path} is a folder, where a file is to be written. Name another --out.")
+        for name in names:
+            os.replace(temporary / name, folder / name)
+    return [folder / name for name in names]
 
 
 def _plain(row):
-    return {name: value._asdict() if hasattr(value, "_asdict") else value for name, value in row.items()}
+    return {name: _finite(value._asdict()) if hasattr(value, "_asdict") else value for name, value in row.items()}
+
+
+def _finite(numbers):
+    """Numbers by name, None where they are not finite: JSON has no NaN."""
+    return {name: value if np.isfinite(value) else None for name, value in numbers.items()}
 
 
 def _table_csv(table):
@@ -501,17 +605,15 @@ def _table_csv(table):
     for row in table:
         flat = {"reward": row["reward"], "null": row["null"]}
         for name in MEASURES:
-            parts = [None] * 3 if row[name] is None else row[name][:3]
-            flat |= dict(zip((name, f"{name}_low", f"{name}_high"), parts, strict=True))
+            parts = {} if row[name] is None else _finite(row[name]._asdict())
+            flat |= {name: parts.get("estimate"), f"{name}_low": parts.get("low"), f"{name}_high": parts.get("high")}
         rows.append(flat)
-    return _csv(rows)
+    return _csv(rows, list(rows[0]))
 
 
-def _csv(rows):
-    if not rows:
-        return ""
+def _csv(rows, columns):
     text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()
@@ -528,6 +630,7 @@ def _draw(result, folder):
         margins.ax_.set(xlabel="reward, signed by the label, in standard deviations")
     history = HistoryDisplay.from_estimator(result.pipelines[FAILURE_AWARE]["irl"])
     history.figure_.suptitle(f"{FAILURE_AWARE}, training {kind}")
+    history.axes_[1].set(ylabel=kind)
     for name, display in (("margins", margins), ("history", history)):
         display.figure_.savefig(folder / f"{name}.png", dpi=150)
         plt.close(display.figure_)
@@ -547,18 +650,40 @@ def load_pipeline(path):
 
     Raises
     ------
+    FileNotFoundError
+        If there is no such file.
     ValueError
-        If the file is none of skops', or holds a type from outside fairl_sk, scikit-learn, numpy and scipy.
+        If skops cannot read the file, or it holds a type other than scikit-learn's, NumPy's, SciPy's and the
+        estimators of this package.
     """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"There is no file {path} (looked in {Path.cwd()}). Check the name and the folder.")
+    data = path.read_bytes()  # once: what is loaded is what was looked at
     try:
-        unknown = [name for name in skops.io.get_untrusted_types(file=path) if not name.startswith("fairl_sk.")]
-        if unknown:
-            raise ValueError(
-                f"{path} holds types that are not trusted: {unknown[:5]}. Load it yourself with skops.io.load(path, "
-                "trusted=[...]) after reading that list, and pass the reward to fairl_sk.audit.audit."
-            )
-        return skops.io.load(path, trusted=skops.io.get_untrusted_types(file=path))
-    except FileNotFoundError as error:
-        raise ValueError(f"There is no file {path}.") from error
-    except shutil.ReadError as error:  # pragma: no cover
-        raise ValueError(f"{path} is not a file that skops wrote.") from error
+        named = skops.io.get_untrusted_types(data=data)
+        unknown = [name for name in named if not _is_own_estimator(name)]
+        loaded = None if unknown else skops.io.loads(data, trusted=named)
+    except Exception as error:  # a damaged archive fails anywhere in zipfile, json, numpy or skops
+        raise ValueError(
+            f"{path} is not a file that skops can read ({type(error).__name__}: {error}). Expected a fitted pipeline, "
+            "saved by an audit or by skops.io.dump."
+        ) from error
+    if unknown:
+        raise ValueError(
+            f"{path} holds types that are not trusted: {', '.join(unknown[:5])}. Read that list, load the file "
+            "yourself with skops.io.load(path, trusted=[...]), and give its decision_function to fairl_sk.audit.audit."
+        )
+    return loaded
+
+
+def _is_own_estimator(name):
+    """Whether a type's full name is that of an estimator, a schedule or a detector that this package defines."""
+    module, _, attribute = name.rpartition(".")
+    if not module.startswith("fairl_sk."):
+        return False
+    try:
+        found = getattr(importlib.import_module(module), attribute, None)
+    except ImportError:
+        return False
+    return isinstance(found, type) and issubclass(found, BaseEstimator) and found.__module__ == module

@@ -727,7 +727,7 @@ def load_preferences(
     ----------
     .. [1] TRL, "Dataset formats and types", https://huggingface.co/docs/trl/dataset_formats
     .. [2] Y. Bai et al., "Training a Helpful and Harmless Assistant with RLHF", arXiv 2204.05862, 2022
-    (transcripts).
+           (transcripts).
     .. [3] V. Logacheva et al., "ParaDetox: Detoxification with Parallel Data", ACL 2022.
 
     Examples

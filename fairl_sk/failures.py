@@ -44,7 +44,9 @@ class Round:
 
 
 class MarginFailures(BaseEstimator):
-    r"""Failures by margin, :math:`F_t = \{i : \Delta_i \le \gamma_t\}` (theory, eq. 5): misordered or nearly tied.
+    r"""Failures by margin, :math:`F_t = \{i : \Delta_i \le \gamma_t\}`: pairs misordered or nearly tied.
+
+    It is the paper's detector (theory, eq. 5).
 
     Examples
     --------
@@ -70,7 +72,9 @@ class MarginFailures(BaseEstimator):
 
 
 class LabelFailures(BaseEstimator):
-    """Failures by label: an output of the pair is on the wrong side of 0 for its label y(o) (theory, eq. 6).
+    """Failures by label: an output of the pair is on the wrong side of 0 for its label y(o).
+
+    It is the paper's supervised detector (theory, eq. 6).
 
     Examples
     --------
@@ -118,7 +122,7 @@ def find_failures(detector, state):
     weights = np.asarray(detector.detect(state), dtype=np.float64)
     if weights.shape != state.margins.shape or not np.isfinite(weights).all() or weights.min(initial=0.0) < 0:
         raise ValueError(
-            f"{detector!r}.detect returned an array of shape {weights.shape} with minimum {weights.min(initial=0.0)!r}. "
+            f"{detector!r}.detect returned an array of shape {weights.shape} with minimum {weights.min(initial=0.0)}. "
             f"Expected one bool or one finite weight >= 0 for each of the {len(state.margins)} pairs."
         )
     return weights
@@ -161,7 +165,9 @@ def _mixed(keys, index):
 
 
 def sample_failures(failures, keys, index, sample_weight, budget):
-    """Sample S_t of the failures, of total weight at most ``budget`` (theory, eq. 7).
+    """Sample S_t of the failures, of total weight at most ``budget``.
+
+    It is the sample of theory, eq. 7.
 
     Parameters
     ----------

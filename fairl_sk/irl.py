@@ -339,10 +339,10 @@ class _PreferenceIRL(ClassifierMixin, BaseEstimator):
         self.history_ = curriculum.rows_
         self.n_iter_ = len(curriculum.rows_)
         self.dual_gap_ = float(net.solver.gap) if net.solver is not None else np.nan
-        if net.solver is not None and not net.solver.resting and self.tol > 0:
+        if net.solver is not None and self.dual_gap_ > 10 * self.tol > 0:
             warnings.warn(
                 f"{type(self).__name__} stopped after {self.n_iter_} rounds at a duality gap of "
-                f"{self.dual_gap_:.1e}, above tol={self.tol:g}. Raise max_iter or alpha, or scale the features.",
+                f"{self.dual_gap_:.1e}, above 10 * tol = {10 * self.tol:g}. Raise max_iter or alpha, or scale the features.",
                 ConvergenceWarning,
                 stacklevel=4,
             )
@@ -439,8 +439,8 @@ def _warn_of_contradictions(keys, differences, seed):
     if contradicted.any():
         warnings.warn(
             f"{contradicted.sum()} of {len(keys)} pairs contradict another pair (the same two outputs, the other one "
-            f"preferred), first row {np.flatnonzero(contradicted)[0]}. They cancel in the standard objective; drop them, "
-            "or keep them as ties.",
+            f"preferred), first row {np.flatnonzero(contradicted)[0]}. They cancel in the standard objective; drop "
+            "them, or keep them as ties.",
             UserWarning,
             stacklevel=5,
         )
@@ -462,16 +462,16 @@ def _device(name):
 
 _SHARED_PARAMETERS = """alpha : float >= 0, default=1e-3
         L2 strength of the base path. Larger: smaller rewards that lean on fewer directions. ``LogisticRegression``'s
-        and ``LinearSVC``'s ``C`` is ``1 / (2 * alpha * n_pairs)``. With hidden layers it acts on all weight matrices,
-        for features divided by the root mean squared length of the differences.
+        and ``LinearSVC``'s ``C`` is ``1 / (2 * alpha * n_pairs)``. With hidden layers every weight matrix is penalised
+        by ``alpha`` over the squared root mean squared length of the differences, for features divided by that length.
     hidden_layer_sizes : sequence of int, default=()
         Widths of ReLU layers in each head. Empty: linear rewards, whose margins need the differences only.
     max_iter : int, default=100
         Number of rounds. Linear full-batch fits stop before, once the base path has converged and no failures are
         to come.
     tol : float >= 0, default=1e-4
-        Duality gap at which a linear base path has converged, as a share of the loss of a constant reward. 0 runs all
-        rounds.
+        Duality gap at which a linear base path has converged and rests, as a share of the loss of a constant reward.
+        A fit that ends at more than ten times of it warns. 0 runs all rounds.
     batch_size : int or "auto", default="auto"
         Pairs in a step. "auto": all for linear heads, 256 with hidden layers. Linear heads with smaller batches, and
         heads with hidden layers, are trained by Adam and reach no certified optimum.
@@ -512,7 +512,7 @@ _SHARED_PARAMETERS = """alpha : float >= 0, default=1e-3
         and it is the gradient's norm as a share of the first one.
     n_features_in_ : int
         Number of features of an output.
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (n_features,)
         Names of the features, for tables."""
 
 
@@ -529,9 +529,9 @@ class MaxMarginIRL(_PreferenceIRL):
 
     Minimises
 
-    .. math:: rac{1}{\sum_i w_i} \sum_i w_i \max(0, M - \Delta_i) + lpha \|	heta\|^2,
+    .. math:: \frac{1}{\sum_i w_i} \sum_i w_i \max(0, M - \Delta_i) + \alpha \|\theta\|^2,
 
-    with :math:`\Delta_i = R(o_i^+) - R(o_i^-)` the margin of pair i, M the ``margin``, :math:`lpha` the ``alpha``
+    with :math:`\Delta_i = R(o_i^+) - R(o_i^-)` the margin of pair i, M the ``margin``, :math:`\alpha` the ``alpha``
     and :math:`w_i` the sample weights (theory, eq. 2). With linear heads it is the problem of ``LinearSVC(
     loss="hinge", fit_intercept=False)`` on the differences, and solved to a duality gap of ``tol``.
 
@@ -620,7 +620,7 @@ class MaxMarginIRL(_PreferenceIRL):
         Warns
         -----
         ConvergenceWarning
-            If a linear base path has not converged after ``max_iter`` rounds.
+            If a linear base path ends at a duality gap above ``10 * tol``.
         UserWarning
             If pairs contradict each other.
         """
@@ -639,11 +639,11 @@ class MaxEntropyIRL(_PreferenceIRL):
 
     Minimises
 
-    .. math:: rac{1}{\sum_i w_i} \sum_i w_i \log(1 + e^{-\Delta_i / 	au}) + lpha \|	heta\|^2,
+    .. math:: \frac{1}{\sum_i w_i} \sum_i w_i \log(1 + e^{-\Delta_i / \tau}) + \alpha \|\theta\|^2,
 
-    with :math:`\Delta_i = R(o_i^+) - R(o_i^-)` the margin of pair i, :math:`	au` the ``temperature``,
-    :math:`lpha` the ``alpha`` and :math:`w_i` the sample weights (theory, eq. 3). With linear heads and
-    :math:`	au = 1` it is the problem of ``LogisticRegression(fit_intercept=False)`` on the differences, and solved to
+    with :math:`\Delta_i = R(o_i^+) - R(o_i^-)` the margin of pair i, :math:`\tau` the ``temperature``,
+    :math:`\alpha` the ``alpha`` and :math:`w_i` the sample weights (theory, eq. 3). With linear heads and
+    :math:`\tau = 1` it is the problem of ``LogisticRegression(fit_intercept=False)`` on the differences, and solved to
     a relative duality gap of ``tol``.
 
     Parameters
@@ -730,8 +730,8 @@ class FailureAwareIRL(_PreferenceIRL):
     .. math::
 
         rac{1}{\sum_i w_i} \sum_i w_i\, \ell(\Delta_{D,i})
-        + \lambda_t rac{1}{\sum_{i \in S_t} w_i} \sum_{i \in S_t} w_i\, \ell_F(\Delta_{D,i} + \Delta_{F,i})
-        + lpha \|	heta_D\|^2 + lpha_F \|	heta_F\|^2
+        + \lambda_t \frac{1}{\sum_{i \in S_t} w_i} \sum_{i \in S_t} w_i\, \ell_F(\Delta_{D,i} + \Delta_{F,i})
+        + \alpha \|\theta_D\|^2 + \alpha_F \|\theta_F\|^2
 
     where :math:`\ell` is the loss of `MaxMarginIRL` or of `MaxEntropyIRL`, :math:`\ell_F` is the same with the
     stricter ``margin_fail`` or ``temperature_fail``, and :math:`S_t` is a sample of at most
@@ -818,8 +818,8 @@ class FailureAwareIRL(_PreferenceIRL):
         failure_weight=None,
         failure_rate=None,
         failures="margin",
-        alpha=1e-3,
         alpha_fail=1e-3,
+        alpha=1e-3,
         hidden_layer_sizes=(),
         max_iter=100,
         tol=1e-4,
@@ -839,8 +839,8 @@ class FailureAwareIRL(_PreferenceIRL):
         self.failure_weight = failure_weight
         self.failure_rate = failure_rate
         self.failures = failures
-        self.alpha = alpha
         self.alpha_fail = alpha_fail
+        self.alpha = alpha
         self.hidden_layer_sizes = hidden_layer_sizes
         self.max_iter = max_iter
         self.tol = tol
@@ -906,8 +906,8 @@ class FailureAwareIRL(_PreferenceIRL):
     def _check_strictness(self):
         if self.objective == "max_margin" and self.margin_fail <= self.margin:
             raise ValueError(
-                f"Found margin_fail={self.margin_fail} and margin={self.margin}. Expected margin_fail > margin: failures "
-                "get the stricter constraint."
+                f"Found margin_fail={self.margin_fail} and margin={self.margin}. Expected margin_fail > margin: "
+                "failures get the stricter constraint."
             )
         if self.objective == "max_entropy" and self.temperature_fail >= self.temperature:
             raise ValueError(

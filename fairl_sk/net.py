@@ -224,7 +224,7 @@ class LinearSolver(torch.optim.Optimizer):
         # Last width of the hinge's corner, as a share of M: the gap that it leaves is a small part of tol.
         self._sharpest = min(max(5 * tol, 1e-6), 5e-3)
         self.margins, self.gap, self.resting = None, np.inf, False
-        self._round, self._pairs = 0, []
+        self._round, self._pairs, self._dual = 0, [], DualBundle()
         self._gradient = self._step = self._first_norm = None
 
     def start(self, differences):
@@ -320,8 +320,9 @@ class LinearSolver(torch.optim.Optimizer):
             else:
                 conjugate = torch.special.entr(loss.required * share)
                 conjugate = conjugate + torch.special.entr((1 - loss.required * share).clamp(min=0))
-            dual = float((weight * conjugate).mean() - gradient @ gradient / (4 * loss.alpha))
-            self.gap = max(0.0, (primal - dual) / float(loss.loss(base.new_zeros(1), loss.required)[0]))
+            self._dual.add(float((weight * conjugate).mean()), gradient)
+            at_zero = float(loss.loss(base.new_zeros(1), loss.required)[0])
+            self.gap = max(0.0, (primal - self._dual.bound(loss.alpha)) / at_zero)
         self.resting = self.gap <= self.tol
 
     def _line_search(self, base, direction, along, weight, loss):
@@ -342,6 +343,49 @@ class LinearSolver(torch.optim.Optimizer):
         base += step * direction
         self.margins[0] += step * along
         self._step = step * direction[0]
+
+
+class DualBundle:
+    r"""The best lower bound of the base path's objective that the last rounds' slopes give.
+
+    The slopes of one round are a point a of the dual, whose value is :math:`c(a) - |g(a)|^2 / (4 \alpha)` with g linear
+    and c concave in a. Any mixture of points is a point, so that the best mixture gives the best bound; near a kink of
+    the hinge it is far better than that of one round, where the slopes jump to and fro.
+
+    Attributes
+    ----------
+    size : int
+        Number of rounds that are mixed.
+    """
+
+    size = 25
+
+    def __init__(self):
+        self._values, self._gradients, self._best = [], [], -np.inf
+
+    def add(self, value, gradient):
+        """Add a point: its c, and its g of shape (n_features,)."""
+        self._values = [*self._values, value][-self.size :]
+        self._gradients = [*self._gradients, gradient.clone()][-self.size :]
+
+    def bound(self, alpha, n_moves=200):
+        """The largest bound so far; the best mixture is sought by moving share from the worst to the best point."""
+        values, gradients = np.array(self._values), torch.stack(self._gradients).double()
+        quadratic = (gradients @ gradients.T).cpu().numpy() / (4 * alpha)
+        share = np.eye(len(values))[np.argmax(values - np.diag(quadratic))]
+        for _ in range(n_moves):
+            ascent = values - 2 * quadratic @ share
+            to, used = np.argmax(ascent), np.flatnonzero(share)
+            origin = used[np.argmin(ascent[used])]
+            gain = ascent[to] - ascent[origin]
+            if gain <= 1e-12:
+                break
+            bend = quadratic[to, to] + quadratic[origin, origin] - 2 * quadratic[to, origin]
+            move = min(share[origin], gain / (2 * bend)) if bend > 0 else share[origin]
+            share[to] += move
+            share[origin] -= move
+        self._best = max(self._best, float(values @ share - share @ quadratic @ share))
+        return self._best
 
 
 def _root_of_increasing(derivatives, *, tolerance, newton, n_trials=20):

@@ -24,7 +24,9 @@ __all__ = [
 
 
 def hinge_loss(margins, required, smoothing=0.0):
-    r"""Hinge of max-margin IRL, :math:`\max(0, M - \Delta)` (theory, eq. 2), optionally with a rounded corner.
+    r"""Hinge of max-margin IRL, :math:`\max(0, M - \Delta)`, optionally with a rounded corner.
+
+    It is the loss of theory, eq. 2.
 
     Parameters
     ----------
@@ -52,7 +54,9 @@ def hinge_loss(margins, required, smoothing=0.0):
 
 
 def logistic_loss(margins, temperature):
-    r"""Negative log-likelihood of max-entropy IRL, :math:`\log(1 + e^{-\Delta/\tau})` (theory, eq. 3).
+    r"""Negative log-likelihood of max-entropy IRL, :math:`\log(1 + e^{-\Delta/\tau})`.
+
+    It is the loss of theory, eq. 3.
 
     Parameters
     ----------

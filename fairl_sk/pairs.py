@@ -309,8 +309,8 @@ def stack_outputs(X):
     values = _as_array(X) if texts is None else texts
     if values.ndim - (texts is None) != 2 or values.shape[1] != 2:
         raise ValueError(
-            f"Found rows of shape {values.shape}. Expected pairs: features (n_pairs, 2, n_features), texts (n_pairs, 2) "
-            "or a table with columns 'chosen' and 'rejected'."
+            f"Found rows of shape {values.shape}. Expected pairs: features (n_pairs, 2, n_features), texts "
+            "(n_pairs, 2) or a table with columns 'chosen' and 'rejected'."
         )
     return values.reshape(-1, *values.shape[2:])
 
@@ -399,7 +399,7 @@ class PairTransformer(TransformerMixin, BaseEstimator, auto_wrap_output_keys=Non
         The fitted clone.
     n_features_in_ : int
         Number of features of an output, for numeric input.
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (n_features,)
         Names of the features, for tables of numbers.
 
     Notes

@@ -11,14 +11,57 @@ __all__ = ["HistoryDisplay", "MarginDisplay"]
 
 # Chosen to be told apart in grey and by colour-blind readers (Okabe and Ito).
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00")
+_LINES = ("-", "--", ":", "-.")  # where outlines coincide, the one below shows through the gaps
+
+# A spread below this share of the largest margin is rounding: such margins are constant.
+_CONSTANT = 1e-9
 
 
 def _axes(ax, n_rows=1):
+    """The axes to draw on, and how to place legends: above axes of our own, inside those of the user, who may
+    have put a title above."""
     import matplotlib.pyplot as plt
 
     if ax is not None:
-        return np.atleast_1d(ax)
-    return np.atleast_1d(plt.subplots(n_rows, 1, figsize=(7, 2.4 * n_rows + 1), sharex=True, layout="constrained")[1])
+        axes = np.atleast_1d(ax)
+        if axes.shape != (n_rows,):
+            raise ValueError(f"Got axes of shape {axes.shape}. Expected {n_rows} matplotlib Axes in one row.")
+        return axes, {"loc": "best"}
+    figsize = (7, 2.4 * n_rows + 1)
+    axes = np.atleast_1d(plt.subplots(n_rows, 1, figsize=figsize, sharex=True, layout="constrained")[1])
+    return axes, {"loc": "lower left", "bbox_to_anchor": (0, 1)}
+
+
+def _check_margins(margins):
+    """Finite margins by name, at least one of each."""
+    checked = {name: np.asarray(values, dtype=float) for name, values in margins.items()}
+    if not checked:
+        raise ValueError("Got no margins. Expected a dict from a reward's name to its margins.")
+    for name, values in checked.items():
+        if values.ndim != 1 or not values.size or not np.isfinite(values).all():
+            raise ValueError(
+                f"Got margins of {name!r} of shape {values.shape}, {np.sum(~np.isfinite(values))} of them not finite. "
+                "Expected finite numbers of shape (n_pairs,), n_pairs > 0: drop the other rows."
+            )
+    return checked
+
+
+def _in_deviations(values):
+    """Margins in units of their standard deviation; constant ones in the reward's own unit."""
+    deviation, largest = np.std(values), np.abs(values).max()
+    return values / deviation if deviation > _CONSTANT * largest else values
+
+
+def _bin_edges(values, n_bins):
+    """About `n_bins` bins of one width over all but the tails, such that no bin lies on both sides of 0.
+
+    The edge at 0 is just above it, so that margins of exactly 0 count on the left, with the misordered.
+    """
+    low, high = np.quantile(values, [0.001, 0.999])
+    low, high = min(low, 0.0), max(high, 0.0)
+    width = (high - low) / n_bins or 1.0 / n_bins
+    edges = width * np.arange(np.floor(low / width) - (low == 0), np.ceil(high / width) + 1 + (high == 0))
+    return edges + 1e-9 * width
 
 
 class MarginDisplay:
@@ -89,32 +132,40 @@ class MarginDisplay:
     def plot(self, *, ax=None, bins="auto"):
         """Draw, each reward's margins in units of their own standard deviation so that outlines compare.
 
+        Margins that are all equal have none and stay in the reward's own unit.
+
         Parameters
         ----------
         ax : matplotlib Axes, default=None
         bins : int or "auto", default="auto"
-            Number of bins. "auto": the root of the number of pairs, between 15 and 80.
+            Number of bins, about: 0 is always an edge. "auto": the root of the number of pairs, between 15 and 80.
 
         Returns
         -------
         self : MarginDisplay
+
+        Raises
+        ------
+        ValueError
+            If there are no margins, or some that are not finite.
         """
-        (self.ax_,) = _axes(ax)
+        margins = _check_margins(self.margins)
+        (self.ax_,), place = _axes(ax)
         self.figure_ = self.ax_.figure
-        scaled = {name: values / (np.std(values) or 1.0) for name, values in self.margins.items()}
+        scaled = {name: _in_deviations(values) for name, values in margins.items()}
         everything = np.concatenate(list(scaled.values()))
         if bins == "auto":
             bins = int(np.clip(np.sqrt(len(everything) / len(scaled)), 15, 80))
-        edges = np.linspace(*np.quantile(everything, [0.001, 0.999]), bins + 1)
-        if edges[0] == edges[-1]:
-            edges = np.linspace(edges[0] - 0.5, edges[0] + 0.5, bins + 1)
+        edges = _bin_edges(everything, bins)
         for index, (name, values) in enumerate(scaled.items()):
             label = f"{name} ({(values <= 0).mean():.1%} at or below 0)"
-            values = np.clip(values, edges[0], edges[-1])  # tails count in the outermost bins
-            self.ax_.hist(values, edges, histtype="step", lw=1.8, color=_COLOURS[index % len(_COLOURS)], label=label)
-        self.ax_.axvline(0, color="0.4", lw=1, ls="--")
+            inside = np.clip(values, edges[0], edges[-1])  # tails count in the outermost bins
+            heights = np.histogram(inside, edges)[0]
+            style = {"color": _COLOURS[index % len(_COLOURS)], "ls": _LINES[index % len(_LINES)]}
+            self.ax_.stairs(heights, edges, lw=1.8, label=label, **style)
+        self.ax_.axvline(0, color="0.4", lw=1)
         self.ax_.set(xlabel="margin R(preferred) - R(other), in standard deviations", ylabel="pairs")
-        self.ax_.legend(frameon=False, fontsize="small", loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
+        self.ax_.legend(frameon=False, fontsize="small", **place)
         return self
 
 
@@ -170,31 +221,39 @@ class HistoryDisplay:
         Returns
         -------
         self : HistoryDisplay
+
+        Raises
+        ------
+        ValueError
+            If the history has no rounds, or `axes` are not three.
         """
-        self.axes_ = _axes(axes, n_rows=3)
+        from matplotlib.ticker import MaxNLocator
+
+        if not len(self.history):
+            raise ValueError("Got a history without rounds. Expected an estimator's history_: fit it first.")
+        self.axes_, place = _axes(axes, n_rows=3)
         self.figure_ = self.axes_[0].figure
         column = {name: np.array([row[name] for row in self.history], dtype=float) for name in self.history[0]}
         rounds = column["round"]
         losses, failures, margins = self.axes_
         sampled = column["n_sampled"] > 0
-        losses.plot(rounds, column["loss_base"], color=_COLOURS[0], label="all pairs, base path")
+        dots = {"marker": "." if len(rounds) < 10 else None}  # a line needs two rounds to be seen
+        losses.plot(rounds, column["loss_base"], color=_COLOURS[0], label="all pairs, base path", **dots)
         if sampled.any():
-            losses.plot(
-                rounds[sampled],
-                column["loss_failure"][sampled],
-                color=_COLOURS[1],
-                label="sampled failures, both paths",
-            )
+            label = "sampled failures, both paths"
+            losses.plot(rounds[sampled], column["loss_failure"][sampled], color=_COLOURS[1], label=label, **dots)
         losses.set(ylabel="mean loss")
-        failures.plot(rounds, column["n_failures"], color=_COLOURS[1], label="failures")
-        failures.plot(rounds, column["n_sampled"], color=_COLOURS[4], ls="--", label="sampled")
+        failures.plot(rounds, column["n_failures"], color=_COLOURS[1], label="failures", **dots)
+        failures.plot(rounds, column["n_sampled"], color=_COLOURS[4], ls="--", label="sampled", **dots)
         failures.set(ylabel="pairs")
-        margins.plot(rounds, column["margin_q50"], color=_COLOURS[0], label="median margin")
+        failures.set_ylim(bottom=-0.03 * max(column["n_failures"].max(), 1))
+        margins.plot(rounds, column["margin_q50"], color=_COLOURS[0], label="median margin", **dots)
         margins.fill_between(
             rounds, column["margin_q05"], column["margin_q95"], color=_COLOURS[0], alpha=0.2, label="5 % to 95 %"
         )
-        margins.plot(rounds, column["failure_threshold"], color="0.3", ls=":", label="failure threshold")
+        margins.plot(rounds, column["failure_threshold"], color="0.3", ls=":", label="failure threshold", **dots)
         margins.set(ylabel="margin, units of reward", xlabel="round")
+        margins.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         for ax in self.axes_:
-            ax.legend(frameon=False, fontsize="small", loc="lower left", bbox_to_anchor=(0, 1), ncols=3)
+            ax.legend(frameon=False, fontsize="small", ncols=1 if axes is not None else 3, **place)
         return self

@@ -1,0 +1,166 @@
+"""The net: its iterator, its module, and one round of it against autograd and closed forms."""
+
+import numpy as np
+import pytest
+import torch
+from skorch.dataset import Dataset
+
+from fairl_sk.net import (
+    DualPath,
+    DualPathLoss,
+    LinearSolver,
+    SliceIterator,
+    _root_of_increasing,
+    export_heads,
+    head_reward,
+    import_heads,
+)
+
+
+def a_module(n_features=5, hidden=(), **options):
+    return DualPath(n_features, hidden, seed=0, dtype=torch.float64, **options)
+
+
+# -------------------------------------------------------------------------------------------------- iterator
+
+
+def test_full_batch_is_the_tensors_themselves():
+    X, y = torch.arange(10.0)[:, None], torch.arange(10.0)
+    ((batch, target),) = SliceIterator(Dataset(X, y), batch_size=10)
+    assert batch is X
+    assert target is y
+
+
+def test_batches_hold_every_row_once_in_a_new_order_each_epoch():
+    X = torch.arange(10.0)[:, None]
+    iterator = SliceIterator(Dataset(X, X[:, 0]), batch_size=4, seed=3)
+    epochs = []
+    for _ in range(2):
+        batches = list(iterator)
+        assert [len(batch) for batch, _ in batches] == [4, 4, 2]
+        assert all((batch[:, 0] == target).all() for batch, target in batches)
+        epochs.append(torch.cat([target for _, target in batches]))
+    assert epochs[0].sort().values.tolist() == list(range(10))
+    assert epochs[0].tolist() != epochs[1].tolist()
+    again = torch.cat([target for _, target in SliceIterator(Dataset(X, X[:, 0]), batch_size=4, seed=3)])
+    assert again.tolist() == epochs[0].tolist()
+
+
+# ---------------------------------------------------------------------------------------------------- module
+
+
+def test_an_untrained_failure_path_is_no_correction_and_the_base_path_is_small():
+    module = a_module(100, (8,))
+    base, failure = module(torch.randn(50, 2, 100, dtype=torch.float64))
+    assert (failure == 0).all()
+    assert (base != 0).all()
+    bound = a_module(100).base[0].weight.abs().max()  # Kaiming-uniform with a = sqrt(5)
+    assert 0.09 < bound <= 0.1
+
+
+def test_differences_pairs_and_outputs_agree():
+    X = torch.randn(7, 2, 5, dtype=torch.float64)
+    module = a_module()
+    torch.nn.init.normal_(module.failure[0].weight)
+    on_pairs = torch.stack(module(X))
+    torch.testing.assert_close(torch.stack(module(X[:, 0] - X[:, 1])), on_pairs)
+    single = [torch.stack(module(X[:, side : side + 1])) for side in (0, 1)]
+    torch.testing.assert_close(single[0] - single[1], on_pairs)
+
+
+@pytest.mark.parametrize(("hidden", "width"), [((), 5), ((), 6), ((4, 3), 5)])
+def test_heads_go_out_and_come_back(hidden, width):
+    """width 6 is a linear head trained with a constant feature for the bias of outputs."""
+    module, scale = a_module(width, hidden), 3.0
+    heads = export_heads(module, scale, 5)
+    X = np.random.default_rng(0).normal(size=(20, 5))
+    inputs = np.concatenate([X, np.ones((20, width - 5))], axis=1) / scale
+    expected = module.base(torch.from_numpy(inputs))[:, 0].detach().numpy()
+    np.testing.assert_allclose(head_reward(heads[0], X), expected)
+    back = a_module(width, hidden, start=import_heads(heads, scale, width))
+    for ours, theirs in zip(back.parameters(), module.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+# ------------------------------------------------------------------------------------------------------ loss
+
+
+def test_the_failure_term_reaches_the_failure_head_only():
+    X, targets = torch.randn(30, 5, dtype=torch.float64), torch.ones(30, 3, dtype=torch.float64)
+    gradients = {}
+    for weight in (0.0, 10.0):
+        module = a_module()
+        loss = DualPathLoss("max_entropy", 1.0, 0.5, 0.0, 0.0)
+        loss.failure_weight = weight
+        loss(module(X), targets).backward()
+        gradients[weight] = module.base[0].weight.grad, module.failure[0].weight.grad
+    torch.testing.assert_close(gradients[0.0][0], gradients[10.0][0])
+    assert gradients[0.0][1] is None
+    assert gradients[10.0][1].norm() > 0
+
+
+# ---------------------------------------------------------------------------------------------------- solver
+
+
+def solve(objective, differences, targets, n_rounds=200, tol=1e-9, failure_weight=0.0, lr=0.1, alpha_fail=0.0):
+    module = a_module(differences.shape[1])
+    loss = DualPathLoss(objective, 1.0, 2.0 if objective == "max_margin" else 0.5, 1e-2, alpha_fail)
+    loss.failure_weight = failure_weight
+    groups = [{"params": [module.base[0].weight]}, {"params": [module.failure[0].weight]}]
+    solver = LinearSolver(groups, lr=lr, tol=tol, n_rounds=n_rounds)
+    for _ in range(n_rounds):
+        solver.step(lambda: (differences, targets, loss))
+    return module, solver, loss
+
+
+@pytest.fixture
+def problem():
+    generator = torch.Generator().manual_seed(0)
+    differences = torch.randn(200, 5, dtype=torch.float64, generator=generator) + 0.3
+    targets = torch.rand(200, 3, dtype=torch.float64, generator=generator) + 0.1
+    return differences, targets
+
+
+@pytest.mark.parametrize("objective", ["max_margin", "max_entropy"])
+def test_margins_are_kept_up_to_date(problem, objective):
+    module, solver, _ = solve(objective, *problem, n_rounds=30, failure_weight=3.0, alpha_fail=0.1)
+    torch.testing.assert_close(solver.margins, torch.stack(module(problem[0])), atol=1e-10, rtol=0)
+
+
+def test_the_base_path_ends_where_the_gradient_is_zero(problem):
+    module, solver, loss = solve("max_entropy", *problem, tol=1e-12)
+    assert solver.resting
+    targets = problem[1].clone()
+    targets[:, 2] = 1
+    total = loss(module(problem[0]), targets) + loss.alpha * (module.base[0].weight ** 2).sum()
+    total.backward()
+    assert module.base[0].weight.grad.norm() < 1e-5
+
+
+@pytest.mark.parametrize("objective", ["max_margin", "max_entropy"])
+def test_one_step_of_the_failure_path_is_a_gradient_step(problem, objective):
+    differences, targets = problem
+    module, _, loss = solve(objective, differences, targets, n_rounds=1, failure_weight=3.0, lr=0.2, alpha_fail=0.7)
+    start = a_module()
+    oriented = targets.clone()
+    oriented[:, 2] = 1
+    loss(start(differences), oriented).backward()
+    expected = -0.2 * start.failure[0].weight.grad / (1 + 2 * 0.2 * 0.7)
+    torch.testing.assert_close(module.failure[0].weight.data, expected)
+
+
+def test_a_base_path_at_rest_is_left_alone(problem):
+    module, solver, _ = solve("max_entropy", *problem, n_rounds=50, tol=1e-6)
+    assert solver.resting
+    weight = module.base[0].weight.clone()
+    solver.step(lambda: (*problem, DualPathLoss("max_entropy", 1.0, 0.5, 1e-2, 0.0)))
+    assert (module.base[0].weight == weight).all()
+
+
+def test_root_of_increasing():
+    for root in (0.01, 1.0, 37.0):
+        found = _root_of_increasing(lambda s, root=root: (s - root, 1.0), tolerance=1e-9, newton=False)
+        assert found == pytest.approx(root)
+    # no curvature where it starts, as with a hinge whose corner lies further on
+    found = _root_of_increasing(lambda s: (max(-1.0, s - 5), float(s > 4)), tolerance=1e-6, newton=True)
+    assert found == pytest.approx(5)

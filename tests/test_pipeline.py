@@ -1,0 +1,181 @@
+"""From text to a reward in one Pipeline: composition, cross-validation, searches, metadata, saving."""
+
+import copy
+
+import numpy as np
+import pandas as pd
+import pytest
+import sklearn
+import skops.io
+from sklearn.base import clone
+from sklearn.model_selection import GridSearchCV, GroupKFold, cross_validate
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from fairl_sk import ExponentialSchedule, FailureAwareIRL, MaxEntropyIRL, PairTransformer
+from fairl_sk.metrics import make_starc_scorer, output_auc_scorer, output_f1_scorer, pair_accuracy_scorer
+from fairl_sk.pairs import stack_outputs
+
+
+@pytest.fixture
+def pipeline(text_features):
+    return Pipeline(
+        [
+            ("features", text_features),
+            ("scale", PairTransformer(StandardScaler())),
+            ("irl", FailureAwareIRL(failure_weight=ExponentialSchedule(), alpha=0.1, random_state=0, max_iter=40)),
+        ]
+    )
+
+
+def test_pipeline_is_doing_it_by_hand(detox, pipeline):
+    X, y = detox.data, detox.target
+    pipeline.fit(X, y)
+    lift, scale, learner = (clone(step) for _, step in pipeline.steps)
+    features = scale.fit_transform(lift.fit_transform(X))
+    learner.fit(features, y)
+    np.testing.assert_allclose(pipeline.decision_function(X), learner.decision_function(features), atol=1e-8)
+    assert pipeline.score(X, y) == learner.score(features, y)
+
+
+def test_a_pipeline_fitted_on_pairs_scores_outputs_and_tables(detox, pipeline):
+    X = detox.data
+    pipeline.fit(X, detox.target)
+    rewards = pipeline.decision_function(stack_outputs(X)).reshape(-1, 2)
+    np.testing.assert_allclose(rewards[:, 0] - rewards[:, 1], pipeline.decision_function(X), atol=1e-10)
+    table = pd.DataFrame(X, columns=["chosen", "rejected"])
+    np.testing.assert_allclose(pipeline.decision_function(table), pipeline.decision_function(X), atol=1e-12)
+    assert pipeline.predict_proba(X[:3]).shape == (3, 2)
+
+
+def test_one_row_at_a_time_gives_the_same_rewards(detox, pipeline):
+    """Pitfall 1: a reward must not depend on what it is computed with."""
+    pipeline.fit(detox.data, detox.target)
+    together = pipeline.decision_function(detox.data[:20])
+    alone = np.concatenate([pipeline.decision_function(detox.data[i : i + 1]) for i in range(20)])
+    np.testing.assert_allclose(alone, together, atol=1e-10)
+
+
+SCORING = {"accuracy": pair_accuracy_scorer, "f1": output_f1_scorer, "auc": output_auc_scorer}
+GRID = {
+    "irl__margin_fail": [1.5, 3.0],
+    "irl__failure_weight__decay": [1.0, 5.0],
+    "irl__failure_weight__start": [0.0, 10.0],
+}
+
+
+def search(pipeline, n_jobs=None, **options):
+    return GridSearchCV(pipeline, GRID, scoring=SCORING, refit="auc", cv=GroupKFold(3), n_jobs=n_jobs, **options)
+
+
+def test_grid_search_over_margin_fail_and_the_fields_of_a_schedule(detox, pipeline):
+    found = search(pipeline).fit(detox.data, detox.target, groups=detox.groups)
+    assert set(found.best_params_) == set(GRID)
+    results = pd.DataFrame(found.cv_results_)
+    assert len(results) == 8
+    assert (results.rank_test_auc == 1).any()
+    assert results[["mean_test_accuracy", "mean_test_f1", "mean_test_auc"]].notna().all().all()
+    off = results[results.param_irl__failure_weight__start == 0.0]
+    assert off.mean_test_auc.nunique() == 1  # without failures their settings change nothing
+    assert results.mean_test_auc.nunique() > 1
+    best = found.best_estimator_["irl"]
+    assert best.failure_weight.decay == found.best_params_["irl__failure_weight__decay"]
+    assert pipeline["irl"].failure_weight.decay == 5.0  # the given pipeline is left alone
+
+
+def test_grid_search_over_temperature_fail(detox, pipeline):
+    pipeline.set_params(irl__objective="max_entropy")
+    grid = {"irl__temperature_fail": [0.2, 0.8]}
+    found = GridSearchCV(pipeline, grid, scoring=SCORING, refit="accuracy", cv=GroupKFold(3))
+    found.fit(detox.data, detox.target, groups=detox.groups)
+    scores = found.cv_results_["mean_test_auc"]
+    assert scores[0] != scores[1]
+
+
+def test_two_jobs_give_the_results_of_one(detox, pipeline):
+    one = search(pipeline, n_jobs=1).fit(detox.data, detox.target, groups=detox.groups)
+    two = search(pipeline, n_jobs=2).fit(detox.data, detox.target, groups=detox.groups)
+    for name in one.cv_results_:
+        if "test" in name:
+            np.testing.assert_array_equal(one.cv_results_[name], two.cv_results_[name])
+    np.testing.assert_array_equal(one.best_estimator_["irl"].coef_, two.best_estimator_["irl"].coef_)
+
+
+def test_an_impossible_candidate_fails_alone(detox, pipeline):
+    grid = {"irl__margin_fail": [0.5, 2.0]}
+    found = GridSearchCV(pipeline, grid, scoring=output_auc_scorer, cv=GroupKFold(3), error_score=np.nan)
+    with pytest.warns(sklearn.exceptions.FitFailedWarning, match="margin_fail=0.5 and margin=1.0"):
+        with pytest.warns(UserWarning, match="non-finite"):
+            found.fit(detox.data, detox.target, groups=detox.groups)
+    assert found.best_params_ == {"irl__margin_fail": 2.0}
+
+
+def test_starc_scorer_with_a_callable_reference(detox, pipeline):
+    truth = dict(zip(stack_outputs(detox.data), detox.reference_reward.ravel(), strict=True))
+    scorer = make_starc_scorer(lambda texts: np.array([truth[text] for text in texts]))
+    scores = cross_validate(pipeline, detox.data, detox.target, groups=detox.groups, cv=GroupKFold(3), scoring=scorer)
+    assert ((scores["test_score"] > -0.68) & (scores["test_score"] < -0.1)).all()  # 0.71 would be no relation
+
+
+@pytest.fixture
+def routing():
+    with sklearn.config_context(enable_metadata_routing=True):
+        yield
+
+
+def test_labels_weights_and_references_are_routed(detox, pipeline, routing):
+    """Pitfall 32: metadata that is silently dropped would leave the scores as they are."""
+    learner = pipeline["irl"].set_params(failures="labels")
+    learner.set_fit_request(output_labels=True, sample_weight=True).set_score_request(sample_weight=True)
+    starc = make_starc_scorer().set_score_request(reference_reward=True, groups=False, sample_weight=False)
+    auc = copy.deepcopy(output_auc_scorer).set_score_request(output_labels=True, sample_weight=True)
+
+    def scores(**changed):
+        metadata = {
+            "output_labels": detox.output_labels,
+            "reference_reward": detox.reference_reward,
+            "sample_weight": np.where(np.arange(len(detox.data)) % 2, 1.0, 3.0),
+            "groups": detox.groups,
+        }
+        params = {name: value for name, value in (metadata | changed).items() if value is not None}
+        options = {"cv": GroupKFold(3), "scoring": {"starc": starc, "auc": auc}, "params": params}
+        return cross_validate(pipeline, detox.data, detox.target, **options)
+
+    base = scores()
+    assert (base["test_auc"] > 0.55).all()
+    assert not np.allclose(scores(sample_weight=None)["test_auc"], base["test_auc"])
+    flipped = scores(reference_reward=-detox.reference_reward)
+    np.testing.assert_allclose(flipped["test_starc"] ** 2 + base["test_starc"] ** 2, 1.0)
+    assert not np.allclose(scores(output_labels=1 - detox.output_labels)["test_auc"], base["test_auc"])
+
+
+def test_labels_without_routing_go_by_the_steps_name(detox, pipeline):
+    pipeline.set_params(irl__failures="labels")
+    fitted = pipeline.fit(detox.data, detox.target, irl__output_labels=detox.output_labels)
+    assert fitted["irl"].history_[0]["n_failures"] > 0
+
+
+def test_labels_follow_the_rows_into_the_folds(detox, pipeline):
+    pipeline.set_params(irl__failures="labels")
+    options = {"groups": detox.groups, "cv": GroupKFold(3), "scoring": output_auc_scorer}
+    params = {"irl__output_labels": detox.output_labels}
+    scores = cross_validate(pipeline, detox.data, detox.target, params=params, **options)
+    assert (scores["test_score"] > 0.53).all()
+
+
+@pytest.mark.parametrize(
+    "learner", [MaxEntropyIRL(random_state=0), FailureAwareIRL(hidden_layer_sizes=(4,), max_iter=5)]
+)
+def test_skops_saves_the_whole_pipeline(detox, text_features, learner, tmp_path):
+    pipeline = make_pipeline(text_features, learner).fit(detox.data, detox.target)
+    skops.io.dump(pipeline, tmp_path / "reward.skops")
+    types = skops.io.get_untrusted_types(file=tmp_path / "reward.skops")
+    assert all(name.startswith("fairl_sk.") for name in types)
+    loaded = skops.io.load(tmp_path / "reward.skops", trusted=types)
+    np.testing.assert_array_equal(loaded.decision_function(detox.data), pipeline.decision_function(detox.data))
+
+
+def test_estimators_show_themselves_in_notebooks(pipeline):
+    shown = pipeline._repr_html_()
+    assert "FailureAwareIRL" in shown
+    assert "PairTransformer" in shown
