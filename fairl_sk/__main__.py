@@ -74,7 +74,7 @@ def _parser():
     audit.add_argument(
         "--reference",
         metavar="FILE.skops",
-        help="fitted scikit-learn text classifier, saved with skops, whose decision function is the ground-truth reward",
+        help="fitted scikit-learn text classifier, saved with skops; its decision function is the ground-truth reward",
     )
     audit.add_argument("--seed", type=int, default=0, help="seed of everything random (default: 0)")
     audit.add_argument("--text-column", metavar="NAME", help="unpaired data: the column of texts")
@@ -105,7 +105,7 @@ def _audit(arguments):
         try:
             paths = write_audit(result, folder)
         except OSError as error:
-            print(report, flush=True)  # all that is left of the run
+            _print(report)  # all that is left of the run
             raise OSError(
                 f"Cannot write the results to {folder}: {error.strerror or error}. The folder is as it was; the table "
                 "was printed. Make room or name another folder with --out, and run again."

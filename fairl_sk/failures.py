@@ -188,9 +188,15 @@ def sample_failures(failures, keys, index, sample_weight, budget):
         Indices of the sampled pairs. Copies of one pair are all in or all out.
     """
     candidates = np.flatnonzero((failures > 0) & (sample_weight > 0))
-    if sample_weight[candidates].sum() <= budget * (1 + 1e-9):
+    share = budget * (1 + 1e-9) / max(sample_weight[candidates].sum(), np.finfo(float).tiny)
+    if share >= 1:
         return candidates
     mixed = _mixed(keys[candidates], index)
+    low = mixed <= np.uint64(
+        min(1.0, 1.5 * share) * (2**64 - 2**11)
+    )  # only these need sorting, if they fill the budget
+    if sample_weight[candidates[low]].sum() > budget * (1 + 1e-9):
+        mixed, candidates = mixed[low], candidates[low]
     order = np.argsort(mixed)
     mixed, candidates = mixed[order], candidates[order]
     total = np.cumsum(sample_weight[candidates])

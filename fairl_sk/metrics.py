@@ -301,7 +301,7 @@ def starc_distance(reward_a, reward_b, *, groups=None, weights=None, norm=2):
 
     .. math:: d(R_a, R_b) = \tfrac12 \lVert s(R_a) - s(R_b) \rVert, \quad s(R) = c(R) / \lVert c(R) \rVert,
 
-    where :math:`c(R)` is R minus its mean over the outputs of the same prompt.
+    where :math:`c(R)` is R minus its mean over the outputs of the same prompt (theory, eq. 9 and 10).
 
     Parameters
     ----------
@@ -529,7 +529,7 @@ def bootstrap_interval(
     """Score with a percentile interval from a bootstrap over groups.
 
     Whole groups (prompts) are drawn with replacement, since the pairs of one prompt are not independent. A
-    draw is evaluated as sample weights, so no row is copied.
+    draw is evaluated as sample weights, so no row is copied (theory, eq. 11).
 
     Parameters
     ----------

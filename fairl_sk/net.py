@@ -263,12 +263,14 @@ class LinearSolver(torch.optim.Optimizer):
         return nn.functional.linear(differences, torch.cat(directions)).T.contiguous()
 
     def _gradients(self, differences, slopes, failing):
-        """Mean of slope times difference, (2, n_features), in one pass (over the rows that count)."""
+        """Mean of slope times difference, (2, n_features); the second reads the sampled failures only."""
         gradients = torch.zeros(2, differences.shape[1], dtype=differences.dtype, device=differences.device)
-        rows = [row for row, needed in enumerate((not self.resting, failing)) if needed]
-        if rows:
-            gradients[rows] = slopes[rows] @ differences / len(differences)
-        return gradients
+        if not self.resting:
+            gradients[0] = slopes[0] @ differences
+        if failing:
+            rows = slopes[1].nonzero()[:, 0]
+            gradients[1] = slopes[1][rows] @ differences[rows]
+        return gradients / len(differences)
 
     def _corner(self, loss):
         """Width of the hinge's rounded corner in this round; the logistic has none."""
@@ -465,11 +467,14 @@ class Curriculum(Callback):
     output_labels : ndarray of shape (n_pairs, 2) or None
     """
 
+    n_quantile_pairs = 4096  # beyond so many, the history's quantiles are of evenly spaced ones
+
     def __init__(self, detector, thresholds, weights, rates, keys, sample_weight, rewards, output_labels):
         self.detector = detector
         self.thresholds, self.weights, self.rates = thresholds, weights, rates
         self.keys, self.sample_weight = keys, sample_weight
         self.rewards, self.output_labels = rewards, output_labels
+        self._total_weight = sample_weight.sum()
 
     def initialize(self):
         self.rows_ = []
@@ -493,37 +498,39 @@ class Curriculum(Callback):
             output_labels=self.output_labels,
         )
         n_failures, sample = self._sample(state, dataset_train.y)
-        net.criterion_.failure_weight = float(self.weights[t]) if sample else 0.0
+        net.criterion_.failure_weight = float(self.weights[t]) if len(sample) else 0.0
         self.rows_.append(self._row(state, net.criterion_, margins, total, dataset_train.y, n_failures, sample))
 
     def _sample(self, state, targets):
-        """Number of failures and of those sampled, whose weights (of mean 1) are written into the targets."""
+        """Number of failures, and the sampled ones, whose weights (of mean 1) are written into the targets."""
         failures = find_failures(self.detector, state)
-        n_failures = int((failures > 0).sum())
+        n_failures = int(np.count_nonzero(failures))
         if self.weights[state.index] * self.rates[state.index] == 0:
-            return n_failures, 0
-        budget = self.rates[state.index] * self.sample_weight.sum()
+            return n_failures, np.empty(0, dtype=np.intp)
+        budget = self.rates[state.index] * self._total_weight
         sample = sample_failures(failures, self.keys, state.index, self.sample_weight, budget)
         weight = np.zeros(len(failures))
-        weight[sample] = (failures * self.sample_weight)[sample]
+        weight[sample] = failures[sample] * self.sample_weight[sample]
         if len(sample):
-            weight *= len(weight) / weight.sum()
+            weight *= len(weight) / weight[sample].sum()
         targets[:, 1] = torch.from_numpy(weight)  # copied to the targets' type and device
-        return n_failures, len(sample)
+        return n_failures, sample
 
-    def _row(self, state, loss, margins, total, targets, n_failures, n_sampled):
+    def _row(self, state, loss, margins, total, targets, n_failures, sample):
         base = (targets[:, 0] * loss.loss(margins[0], loss.required)[0]).mean()
-        failing = (targets[:, 1] * loss.loss(total, loss.required_fail)[0]).mean() if n_sampled else base.new_zeros(())
-        low, middle, high = np.quantile(state.margins, [0.05, 0.5, 0.95]).tolist()
+        rows = torch.from_numpy(sample).to(total.device)
+        failing = targets[rows, 1] * loss.loss(total[rows], loss.required_fail)[0]
+        every = -(-len(state.margins) // self.n_quantile_pairs)
+        low, middle, high = np.quantile(state.margins[::every], [0.05, 0.5, 0.95]).tolist()
         return {
             "round": state.index,
             "loss_base": float(base),
-            "loss_failure": float(failing),
+            "loss_failure": float(failing.sum() / len(total)),
             "failure_threshold": float(state.threshold),
             "failure_weight": float(self.weights[state.index]),
             "failure_rate": float(self.rates[state.index]),
             "n_failures": n_failures,
-            "n_sampled": n_sampled,
+            "n_sampled": len(sample),
             "margin_q05": low,
             "margin_q50": middle,
             "margin_q95": high,

@@ -1,0 +1,192 @@
+"""Time and memory of a fit, as ratios against peers in the same run.
+
+    python benchmarks/bench_fit.py --size small
+
+Peers: (a) ``LogisticRegression(fit_intercept=False)`` on the differences; (b) skorch with its default loader on the
+same module, loss and number of rounds, batches of 128 (a few epochs are timed, and scaled to all rounds); (c) the
+floor that memory sets: the bytes that the rounds must read, over the bandwidth at which this machine copies.
+
+Features are anisotropic, as embeddings are, of unit length and type float32; one preference in ten is flipped.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+
+import numpy as np
+import torch
+from sklearn.linear_model import LogisticRegression
+from skorch import NeuralNet
+
+from fairl_sk import FailureAwareIRL, MaxEntropyIRL, MaxMarginIRL
+from fairl_sk.net import DualPath, DualPathLoss
+
+SIZES = {
+    "smoke": {"pairs": [1_000], "features": [64], "repeats": 1, "epochs": 1, "memory": (2_000, 64)},
+    "small": {
+        "pairs": [1_000, 10_000, 20_000],
+        "features": [64, 384],
+        "repeats": 3,
+        "epochs": 2,
+        "memory": (20_000, 384),
+    },
+    "full": {
+        "pairs": [1_000, 10_000, 20_000, 50_000, 100_000, 200_000],
+        "features": [64, 384, 1_024],
+        "repeats": 3,
+        "epochs": 1,
+        "memory": (100_000, 384),
+    },
+}
+LEARNERS = {
+    "MaxMarginIRL": MaxMarginIRL,
+    "MaxEntropyIRL": MaxEntropyIRL,
+    "FailureAwareIRL": FailureAwareIRL,
+}
+
+
+def make_pairs(n_pairs, n_features, seed=0):
+    """Pairs (n_pairs, 2, n_features) of float32 and which side is preferred."""
+    rng = np.random.default_rng(seed)
+    X = rng.standard_normal((n_pairs, 2, n_features), dtype=np.float32)
+    X *= np.arange(1, n_features + 1, dtype=np.float32) ** -0.5
+    for start in range(0, n_pairs, 4096):  # in place: memory is measured
+        part = X[start : start + 4096]
+        part /= np.linalg.norm(part, axis=2, keepdims=True)
+    reward = X @ rng.standard_normal(n_features, dtype=np.float32)
+    y = (reward[:, 0] > reward[:, 1]) ^ (rng.random(n_pairs) < 0.1)
+    return X, y.astype(int)
+
+
+def seconds(call, repeats):
+    """Best wall time of several calls: the one that was disturbed least."""
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+def read_bandwidth(n_bytes, repeats=5):
+    """Bytes a second at which this machine copies a block (counting the read and the write)."""
+    source = torch.ones(n_bytes // 4)
+    target = torch.empty_like(source)
+    target.copy_(source)
+    return 2 * n_bytes / seconds(lambda: target.copy_(source), repeats)
+
+
+def default_loader_seconds(X, y, n_rounds, epochs):
+    """The same module and loss trained by skorch as it comes, with batches of 128; scaled to all rounds."""
+    differences = torch.from_numpy((X[:, 0] - X[:, 1]) * np.where(y == 1, 1, -1).astype(np.float32)[:, None])
+    targets = torch.ones(len(X), 3)
+    net = NeuralNet(
+        DualPath,
+        module__n_features=X.shape[2],
+        module__hidden_layer_sizes=(),
+        module__seed=0,
+        module__dtype=torch.float32,
+        criterion=DualPathLoss,
+        criterion__objective="max_margin",
+        criterion__required=1.0,
+        criterion__required_fail=2.0,
+        criterion__alpha=0.0,
+        criterion__alpha_fail=0.0,
+        optimizer=torch.optim.Adam,
+        batch_size=128,
+        train_split=None,
+        verbose=0,
+        max_epochs=epochs,
+    ).initialize()
+    return seconds(lambda: net.partial_fit(differences, targets), 1) * n_rounds / epochs
+
+
+def bench_one(n_pairs, n_features, repeats, epochs):
+    """Seconds of every learner and peer on one problem."""
+    X, y = make_pairs(n_pairs, n_features)
+    differences = X[:, 0] - X[:, 1]
+    row = {"pairs": n_pairs, "features": n_features}
+    row["logistic"] = seconds(lambda: LogisticRegression(fit_intercept=False).fit(differences, y), repeats)
+    for name, learner in LEARNERS.items():
+        row[name] = seconds(lambda learner=learner: learner(random_state=0).fit(X, y), repeats)
+    fitted = FailureAwareIRL(random_state=0).fit(X, y)
+    row["rounds"] = fitted.n_iter_
+    row["default_loader"] = default_loader_seconds(X, y, fitted.n_iter_, epochs)
+    # two passes a round over the differences, one copy of the input into them
+    n_bytes = 2 * differences.nbytes * fitted.n_iter_ + X.nbytes
+    row["floor"] = n_bytes / read_bandwidth(differences.nbytes)
+    row["gap"] = fitted.dual_gap_
+    return row
+
+
+def peak_memory(n_pairs, n_features):
+    """Peak memory of a fit (input included) as a multiple of the input, in a fresh process."""
+    code = (
+        "import sys, resource, psutil, threading, numpy as np; sys.path.insert(0, sys.argv[1])\n"
+        "from bench_fit import make_pairs; from fairl_sk import FailureAwareIRL\n"
+        "FailureAwareIRL(random_state=0).fit(*make_pairs(200, 8))\n"  # what is loaded once is not the fit's
+        "X, y = make_pairs(int(sys.argv[2]), int(sys.argv[3]))\n"
+        "process, peak, done = psutil.Process(), [0], threading.Event()\n"
+        "def watch():\n"
+        "    while not done.wait(0.001): peak[0] = max(peak[0], process.memory_info().rss)\n"
+        "before = process.memory_info().rss\n"
+        "thread = threading.Thread(target=watch); thread.start()\n"
+        "FailureAwareIRL(random_state=0).fit(X, y); done.set(); thread.join()\n"
+        "print((peak[0] - before + X.nbytes) / X.nbytes)\n"
+    )
+    here = os.path.dirname(os.path.abspath(__file__))
+    command = [sys.executable, "-c", code, here, str(n_pairs), str(n_features)]
+    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
+def format_rows(rows):
+    """The table, times of the failure-aware learner as ratios."""
+    header = (
+        f"{'pairs':>8} {'feat.':>6} | {'seconds a fit':^47} | {'FailureAwareIRL, ratio to':^36} | {'gap':>7}\n"
+        f"{'':>8} {'':>6} | {'MaxMargin':>11} {'MaxEntropy':>11} {'FailureAware':>12} {'logistic':>10} | "
+        f"{'logistic':>9} {'skorch loader':>14} {'floor':>11} |"
+    )
+    lines = [
+        f"{r['pairs']:>8} {r['features']:>6} | {r['MaxMarginIRL']:>11.3f} {r['MaxEntropyIRL']:>11.3f} "
+        f"{r['FailureAwareIRL']:>12.3f} {r['logistic']:>10.3f} | {r['FailureAwareIRL'] / r['logistic']:>9.2f} "
+        f"{'1/' + format(r['default_loader'] / r['FailureAwareIRL'], '.0f'):>14} "
+        f"{r['FailureAwareIRL'] / r['floor']:>11.2f} | {r['gap']:>7.0e}"
+        for r in rows
+    ]
+    return "\n".join([header, *lines])
+
+
+def main(size="small", out=None):
+    """Run the benchmark, print its table, and return its rows and the peak memory."""
+    plan = SIZES[size]
+    rows = []
+    for n_features in plan["features"]:
+        for n_pairs in plan["pairs"]:
+            rows.append(bench_one(n_pairs, n_features, plan["repeats"], plan["epochs"]))
+            print(f"\r{len(rows)} of {len(plan['features']) * len(plan['pairs'])} problems", end="", file=sys.stderr)
+    print(file=sys.stderr)
+    memory = peak_memory(*plan["memory"])
+    print(f"{torch.get_num_threads()} threads, best of {plan['repeats']}\n{format_rows(rows)}")
+    print(f"peak memory of a fit on {plan['memory'][0]} pairs x {plan['memory'][1]}: {memory:.2f} times the input")
+    for n_features in plan["features"]:
+        per_pair = {r["pairs"]: r["FailureAwareIRL"] / r["pairs"] for r in rows if r["features"] == n_features}
+        large = {n: value for n, value in per_pair.items() if n >= 10_000}
+        if len(large) > 1:
+            spread = max(large.values()) / min(large.values())
+            print(
+                f"time a pair, {n_features} features, {min(large)} to {max(large)} pairs: within a factor of {spread:.2f}"
+            )
+    if out:
+        with open(out, "w", encoding="utf-8") as file:
+            json.dump({"rows": rows, "peak_memory": memory}, file, indent=2)
+    return rows, memory
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--size", choices=SIZES, default="small")
+    parser.add_argument("--out", help="write the figures as JSON")
+    main(**vars(parser.parse_args()))
