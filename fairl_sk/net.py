@@ -266,10 +266,10 @@ class LinearSolver(torch.optim.Optimizer):
         """Mean of slope times difference, (2, n_features); the second reads the sampled failures only."""
         gradients = torch.zeros(2, differences.shape[1], dtype=differences.dtype, device=differences.device)
         if not self.resting:
-            gradients[0] = slopes[0] @ differences
+            gradients[0] = _weighted_sum(slopes[0], differences)
         if failing:
             rows = slopes[1].nonzero()[:, 0]
-            gradients[1] = slopes[1][rows] @ differences[rows]
+            gradients[1] = _weighted_sum(slopes[1][rows], differences.index_select(0, rows))
         return gradients / len(differences)
 
     def _corner(self, loss):
@@ -345,6 +345,13 @@ class LinearSolver(torch.optim.Optimizer):
         base += step * direction
         self.margins[0] += step * along
         self._step = step * direction[0]
+
+
+def _weighted_sum(weights, rows, n_blocks=8):
+    """``weights @ rows``; in blocks, as torch runs the plain product of a vector on one core only."""
+    whole = len(rows) // n_blocks * n_blocks
+    blocks = torch.bmm(weights[:whole].view(n_blocks, 1, -1), rows[:whole].view(n_blocks, -1, rows.shape[1]))
+    return blocks.sum(dim=(0, 1)) + weights[whole:] @ rows[whole:]
 
 
 class DualBundle:
@@ -520,8 +527,7 @@ class Curriculum(Callback):
         base = (targets[:, 0] * loss.loss(margins[0], loss.required)[0]).mean()
         rows = torch.from_numpy(sample).to(total.device)
         failing = targets[rows, 1] * loss.loss(total[rows], loss.required_fail)[0]
-        every = -(-len(state.margins) // self.n_quantile_pairs)
-        low, middle, high = np.quantile(state.margins[::every], [0.05, 0.5, 0.95]).tolist()
+        low, middle, high = self._quantiles(state.margins)
         return {
             "round": state.index,
             "loss_base": float(base),
@@ -535,6 +541,12 @@ class Curriculum(Callback):
             "margin_q50": middle,
             "margin_q95": high,
         }
+
+    def _quantiles(self, margins):
+        """5 %, 50 % and 95 % of the margins."""
+        margins = margins[:: -(-len(margins) // self.n_quantile_pairs)]
+        ranks = [int(share * (len(margins) - 1) + 0.5) for share in (0.05, 0.5, 0.95)]
+        return np.partition(margins, ranks)[ranks].tolist()
 
 
 class ProgressBar(Callback):
