@@ -176,9 +176,8 @@ def main(size="small", out=None):
         large = {n: value for n, value in per_pair.items() if n >= 10_000}
         if len(large) > 1:
             spread = max(large.values()) / min(large.values())
-            print(
-                f"time a pair, {n_features} features, {min(large)} to {max(large)} pairs: within a factor of {spread:.2f}"
-            )
+            ends = f"{min(large)} to {max(large)} pairs"
+            print(f"time a pair, {n_features} features, {ends}: within a factor of {spread:.2f}")
     if out:
         with open(out, "w", encoding="utf-8") as file:
             json.dump({"rows": rows, "peak_memory": memory}, file, indent=2)

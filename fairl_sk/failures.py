@@ -188,17 +188,16 @@ def sample_failures(failures, keys, index, sample_weight, budget):
         Indices of the sampled pairs. Copies of one pair are all in or all out.
     """
     candidates = np.flatnonzero((failures > 0) & (sample_weight > 0))
-    share = budget * (1 + 1e-9) / max(sample_weight[candidates].sum(), np.finfo(float).tiny)
-    if share >= 1:
+    limit = budget * (1 + 1e-9)
+    available = sample_weight[candidates].sum()
+    if available <= limit:
         return candidates
     mixed = _mixed(keys[candidates], index)
-    low = mixed <= np.uint64(
-        min(1.0, 1.5 * share) * (2**64 - 2**11)
-    )  # only these need sorting, if they fill the budget
-    if sample_weight[candidates[low]].sum() > budget * (1 + 1e-9):
+    low = mixed <= np.uint64(min(1.0, 1.5 * limit / available) * (2**64 - 2**11))
+    if sample_weight[candidates[low]].sum() > limit:  # the low keys fill the budget: only they need sorting
         mixed, candidates = mixed[low], candidates[low]
     order = np.argsort(mixed)
     mixed, candidates = mixed[order], candidates[order]
     total = np.cumsum(sample_weight[candidates])
     last_copy = np.searchsorted(mixed, mixed, side="right") - 1
-    return candidates[total[last_copy] <= budget * (1 + 1e-9)]
+    return candidates[total[last_copy] <= limit]

@@ -342,7 +342,8 @@ class _PreferenceIRL(ClassifierMixin, BaseEstimator):
         if net.solver is not None and self.dual_gap_ > 10 * self.tol > 0:
             warnings.warn(
                 f"{type(self).__name__} stopped after {self.n_iter_} rounds at a duality gap of "
-                f"{self.dual_gap_:.1e}, above 10 * tol = {10 * self.tol:g}. Raise max_iter or alpha, or scale the features.",
+                f"{self.dual_gap_:.1e}, above 10 * tol = {10 * self.tol:g}. Raise max_iter or "
+                "alpha, or scale the features.",
                 ConvergenceWarning,
                 stacklevel=4,
             )

@@ -356,8 +356,8 @@ def make_pairs(chosen, rejected, *, y=(0, 1), random_state=None):
     labels = np.asarray(y)
     if labels.shape != (2,) or not labels[0] < labels[1]:
         raise ValueError(
-            f"Found y={y!r}. Expected the two labels to write where the second and where the first output is chosen, in "
-            "ascending order, e.g. (0, 1) or ('0_second', '1_first')."
+            f"Found y={y!r}. Expected the two labels to write where the second and where the first output is chosen, "
+            "in ascending order, e.g. (0, 1) or ('0_second', '1_first')."
         )
     sides = [side.astype(object) if _holds_text(side) else side for side in sides]
     X = np.stack(sides, axis=1)

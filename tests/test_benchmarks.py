@@ -1,0 +1,67 @@
+"""Each benchmark runs at its smallest size, and what it prints is what it measured."""
+
+import csv
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fairl_sk.datasets import make_detox_preferences
+
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+
+
+def load(name):
+    spec = importlib.util.spec_from_file_location(name, BENCHMARKS / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_every_benchmark_is_tested():
+    assert {path.stem for path in BENCHMARKS.glob("*.py")} == {"bench_fit", "paradetox"}
+
+
+def test_bench_fit(capsys, tmp_path):
+    rows, memory = load("bench_fit").main(size="smoke", out=tmp_path / "fit.json")
+    shown = capsys.readouterr().out
+    (row,) = rows
+    assert (row["pairs"], row["features"]) == (1000, 64)
+    assert all(row[name] > 0 for name in ("MaxMarginIRL", "MaxEntropyIRL", "FailureAwareIRL", "logistic", "floor"))
+    assert row["default_loader"] > row["FailureAwareIRL"]  # the reason for the slicing iterator
+    assert f"{row['FailureAwareIRL'] / row['logistic']:.2f}" in shown
+    assert memory > 1  # the input itself counts
+    assert (tmp_path / "fit.json").stat().st_size > 0
+
+
+@pytest.fixture
+def paradetox_file(tmp_path):
+    """A file in ParaDetox's layout, of mild texts."""
+    corpus = make_detox_preferences(300, kinds={"T->NT": 1.0}, random_state=0)
+    chosen = np.where(corpus.target == 1, corpus.data[:, 0], corpus.data[:, 1])
+    rejected = np.where(corpus.target == 1, corpus.data[:, 1], corpus.data[:, 0])
+    with open(tmp_path / "pairs.tsv", "w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, delimiter="\t")
+        writer.writerow(["toxic", "neutral1"])
+        writer.writerows(zip(rejected, chosen, strict=True))
+    with open(tmp_path / "labelled.csv", "w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["tweet", "class"])
+        texts = corpus.data.ravel()
+        writer.writerows(zip(texts, np.where(corpus.output_labels.ravel() == 1, 2, 1), strict=True))
+    return tmp_path
+
+
+def test_paradetox(paradetox_file, capsys):
+    module = load("paradetox")
+    runs = module.main(paradetox_file / "pairs.tsv", labelled=paradetox_file / "labelled.csv", size="smoke")
+    assert len(runs) == 2
+    for run in runs:
+        # the same problem, solved by other means
+        assert abs(run["MaxEntropyIRL"]["pair accuracy"] - run["logistic regression"]["pair accuracy"]) < 0.02
+        assert abs(run["MaxMarginIRL"]["pair accuracy"] - run["linear SVM"]["pair accuracy"]) < 0.03
+        assert run["MaxEntropyIRL"]["pair accuracy"] > 0.55
+        assert 0 < run["MaxEntropyIRL"]["STARC"] < 0.7
+    mean = np.mean([run["MaxMarginIRL"]["output F1"] for run in runs])
+    assert f"{mean:.4f}" in capsys.readouterr().out
