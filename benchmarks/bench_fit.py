@@ -71,8 +71,8 @@ def seconds(call, repeats):
     return min(times)
 
 
-def read_bandwidth(n_bytes, repeats=5):
-    """Bytes a second at which this machine copies a block (counting the read and the write)."""
+def copy_bandwidth(n_bytes=2**28, repeats=5):
+    """Bytes a second at which this machine copies a block larger than its caches (the read and the write)."""
     source = torch.ones(n_bytes // 4)
     target = torch.empty_like(source)
     target.copy_(source)
@@ -104,7 +104,7 @@ def default_loader_seconds(X, y, n_rounds, epochs):
     return seconds(lambda: net.partial_fit(differences, targets), 1) * n_rounds / epochs
 
 
-def bench_one(n_pairs, n_features, repeats, epochs):
+def bench_one(n_pairs, n_features, repeats, epochs, bandwidth):
     """Seconds of every learner and peer on one problem."""
     X, y = make_pairs(n_pairs, n_features)
     differences = X[:, 0] - X[:, 1]
@@ -117,7 +117,7 @@ def bench_one(n_pairs, n_features, repeats, epochs):
     row["default_loader"] = default_loader_seconds(X, y, fitted.n_iter_, epochs)
     # two passes a round over the differences, one copy of the input into them
     n_bytes = 2 * differences.nbytes * fitted.n_iter_ + X.nbytes
-    row["floor"] = n_bytes / read_bandwidth(differences.nbytes)
+    row["floor"] = n_bytes / bandwidth
     row["gap"] = fitted.dual_gap_
     return row
 
@@ -159,25 +159,32 @@ def format_rows(rows):
     return "\n".join([header, *lines])
 
 
+def _print_growth(rows):
+    """How far the time a pair rises above what it was with fewer pairs: 1 or less is at most linear growth."""
+    if len(rows) > 1:
+        per_pair = np.array([r["FailureAwareIRL"] / r["pairs"] for r in rows])
+        rise = max((per_pair[i:] / per_pair[i]).max() for i in range(len(rows)))
+        print(
+            f"{rows[0]['features']} features: from {rows[0]['pairs']} to {rows[-1]['pairs']} pairs, time a pair x "
+            f"{per_pair[-1] / per_pair[0]:.2f}; largest rise between two sizes x {rise:.2f}"
+        )
+
+
 def main(size="small", out=None):
     """Run the benchmark, print its table, and return its rows and the peak memory."""
     plan = SIZES[size]
-    rows = []
+    rows, bandwidth = [], copy_bandwidth()
     for n_features in plan["features"]:
         for n_pairs in plan["pairs"]:
-            rows.append(bench_one(n_pairs, n_features, plan["repeats"], plan["epochs"]))
+            rows.append(bench_one(n_pairs, n_features, plan["repeats"], plan["epochs"], bandwidth))
             print(f"\r{len(rows)} of {len(plan['features']) * len(plan['pairs'])} problems", end="", file=sys.stderr)
     print(file=sys.stderr)
     memory = peak_memory(*plan["memory"])
-    print(f"{torch.get_num_threads()} threads, best of {plan['repeats']}\n{format_rows(rows)}")
+    print(f"{torch.get_num_threads()} threads, best of {plan['repeats']}, {bandwidth / 1e9:.0f} GB/s copied")
+    print(format_rows(rows))
     print(f"peak memory of a fit on {plan['memory'][0]} pairs x {plan['memory'][1]}: {memory:.2f} times the input")
     for n_features in plan["features"]:
-        per_pair = {r["pairs"]: r["FailureAwareIRL"] / r["pairs"] for r in rows if r["features"] == n_features}
-        large = {n: value for n, value in per_pair.items() if n >= 10_000}
-        if len(large) > 1:
-            spread = max(large.values()) / min(large.values())
-            ends = f"{min(large)} to {max(large)} pairs"
-            print(f"time a pair, {n_features} features, {ends}: within a factor of {spread:.2f}")
+        _print_growth([r for r in rows if r["features"] == n_features and r["pairs"] >= 10_000])
     if out:
         with open(out, "w", encoding="utf-8") as file:
             json.dump({"rows": rows, "peak_memory": memory}, file, indent=2)

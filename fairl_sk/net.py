@@ -203,7 +203,7 @@ class LinearSolver(torch.optim.Optimizer):
     tol : float
         Gap at which the base path rests.
     n_rounds : int
-        Rounds to come: the corner is sharp after three quarters of them.
+        Rounds to come: the corner is sharp after three quarters of them at the latest.
 
     Attributes
     ----------
@@ -223,6 +223,7 @@ class LinearSolver(torch.optim.Optimizer):
         self.tol, self.n_rounds = tol, n_rounds
         # Last width of the hinge's corner, as a share of M: the gap that it leaves is a small part of tol.
         self._sharpest = min(max(5 * tol, 1e-6), 5e-3)
+        self._width = 1.0
         self.margins, self.gap, self.resting = None, np.inf, False
         self._round, self._pairs, self._dual = 0, [], DualBundle()
         self._gradient = self._step = self._first_norm = None
@@ -256,7 +257,7 @@ class LinearSolver(torch.optim.Optimizer):
         shrink = 1 / (1 + 2 * lr * loss.alpha_fail)
         failure.copy_((failure - lr * gradients[1:]) * shrink)
         self.margins[1] = (self.margins[1] + lr * along[1]) * shrink
-        self._round += 1
+        self._sharpen()
 
     def _along(self, differences, directions):
         """Margins along two directions, (2, n_pairs), in one pass."""
@@ -274,9 +275,13 @@ class LinearSolver(torch.optim.Optimizer):
 
     def _corner(self, loss):
         """Width of the hinge's rounded corner in this round; the logistic has none."""
-        if loss.objective != "max_margin":
-            return ()
-        return (loss.required * self._sharpest ** min(1.0, self._round / (0.75 * self.n_rounds)),)
+        return (loss.required * self._width,) if loss.objective == "max_margin" else ()
+
+    def _sharpen(self):
+        """Narrow the corner for the next round: on schedule, or at once where rounding makes up most of the gap."""
+        self._round += 1
+        scheduled = self._sharpest ** min(1.0, self._round / (0.75 * self.n_rounds))
+        self._width = min(self._width, scheduled, max(self._sharpest, 20 * self.gap))
 
     def _direction(self, base, gradient, slopes, targets, loss):
         """Direction (1, d) of descent, after the gap has been measured; zero if the base path now rests."""
