@@ -380,7 +380,7 @@ def _distinct_rows(values):
     return first, inverse
 
 
-class PairTransformer(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None):
+class PairTransformer(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None):  # type: ignore[call-arg]
     """Lift a transformer of outputs to pairs.
 
     The inner transformer sees outputs only: it is fitted on the distinct outputs of all pairs, and each distinct
