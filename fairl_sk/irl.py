@@ -335,7 +335,10 @@ class _PreferenceIRL(ClassifierMixin, BaseEstimator):
             self.base_coef_, self.failure_coef_ = heads[0][0][0], heads[1][0][0]
             self.coef_ = self.base_coef_ + self.failure_coef_
         learned = float(heads[0][-1][0] + heads[1][-1][0])  # the bias of outputs; pairs learn none
-        self.intercept_ = learned + self._offset(_reward_of(heads, X), sign, sample_weight, labels)
+        rewards = _reward_of(heads, X)
+        self.intercept_ = learned + self._offset(rewards, sign, sample_weight, labels)
+        if X.ndim == 3:
+            _check_orientation(sign * (rewards[:, 0] - rewards[:, 1]), sample_weight)
         self.history_ = curriculum.rows_
         self.n_iter_ = len(curriculum.rows_)
         self.dual_gap_ = float(net.solver.gap) if net.solver is not None else np.nan
@@ -447,6 +450,19 @@ def _warn_of_contradictions(keys, differences, seed):
             "them, or keep them as ties.",
             UserWarning,
             stacklevel=5,
+        )
+
+
+def _check_orientation(margins, sample_weight):
+    """Warn of a reward that has turned its sign: too much weight on failures can do that where labels are noisy."""
+    accuracy = np.average((margins > 0) + 0.5 * (margins == 0), weights=sample_weight)
+    if accuracy < 0.5 - 1 / np.sqrt(np.count_nonzero(sample_weight)):  # two standard errors below a coin
+        warnings.warn(
+            f"The reward orders {accuracy:.1%} of its own training pairs as preferred, fewer than half: it has turned "
+            "against the preferences. Lower failure_weight, raise alpha_fail, or check which class of y means that the "
+            "first output is preferred.",
+            UserWarning,
+            stacklevel=6,
         )
 
 
@@ -626,7 +642,8 @@ class MaxMarginIRL(_PreferenceIRL):
         ConvergenceWarning
             If a linear base path ends at a duality gap above ``10 * tol``.
         UserWarning
-            If pairs contradict each other.
+            If pairs contradict each other, or the reward orders clearly fewer than half of its training pairs as
+            preferred.
         """
         return self._fit(X, y, sample_weight)
 

@@ -223,7 +223,7 @@ class LinearSolver(torch.optim.Optimizer):
         self.tol, self.n_rounds = tol, n_rounds
         # Last width of the hinge's corner, as a share of M: the gap that it leaves is a small part of tol.
         self._sharpest = min(max(5 * tol, 1e-6), 5e-3)
-        self._width = 1.0
+        self._sharpness = 0.0  # 0: a width of M, 1: the sharpest
         self.margins, self.gap, self.resting = None, np.inf, False
         self._round, self._pairs, self._dual = 0, [], DualBundle()
         self._gradient = self._step = self._first_norm = None
@@ -275,13 +275,17 @@ class LinearSolver(torch.optim.Optimizer):
 
     def _corner(self, loss):
         """Width of the hinge's rounded corner in this round; the logistic has none."""
-        return (loss.required * self._width,) if loss.objective == "max_margin" else ()
+        return (loss.required * self._sharpest**self._sharpness,) if loss.objective == "max_margin" else ()
 
     def _sharpen(self):
-        """Narrow the corner for the next round: on schedule, or at once where rounding makes up most of the gap."""
+        """Narrow the corner for the next round: on schedule, or at once where rounding makes up most of the gap.
+
+        The latter goes by twenty coarse steps, so that the last bits of the gap do not decide on the trajectory.
+        """
         self._round += 1
-        scheduled = self._sharpest ** min(1.0, self._round / (0.75 * self.n_rounds))
-        self._width = min(self._width, scheduled, max(self._sharpest, 20 * self.gap))
+        scheduled = min(1.0, self._round / (0.75 * self.n_rounds))
+        reached = np.log(np.clip(20 * self.gap, self._sharpest, 1.0)) / np.log(self._sharpest)
+        self._sharpness = max(self._sharpness, scheduled, np.floor(20 * reached) / 20)
 
     def _direction(self, base, gradient, slopes, targets, loss):
         """Direction (1, d) of descent, after the gap has been measured; zero if the base path now rests."""

@@ -498,6 +498,22 @@ def test_contradictory_pairs_are_counted(preferences):
         MaxEntropyIRL(random_state=0).fit(again, np.append(y, y[:3]))
 
 
+def test_a_reward_that_turned_its_sign_is_named():
+    """Pitfall 33: failures in noise, weighted up without measure, turn the reward against its own preferences."""
+    noisy = make_preferences(500, 8, noise=0.3, random_state=0)
+
+    class FlippedPairs(MarginFailures):
+        def detect(self, state):
+            return noisy.flipped
+
+    extreme = FailureAwareIRL(failures=FlippedPairs(), failure_weight=1000, failure_rate=1.0, random_state=0)
+    with pytest.warns(UserWarning, match="of its own training pairs.*Lower failure_weight"):
+        extreme.fit(noisy.data, noisy.target)
+    for seed in range(5):  # as constructed it does not
+        data = make_preferences(500, 8, noise=0.3, random_state=seed)
+        assert FailureAwareIRL(random_state=seed).fit(data.data, data.target).score(data.data, data.target) > 0.6
+
+
 def test_a_base_path_that_has_not_converged_says_so(preferences):
     with pytest.warns(ConvergenceWarning, match="stopped after 2 rounds at a duality gap of.*Raise max_iter"):
         MaxMarginIRL(max_iter=2, random_state=0).fit(preferences.data, preferences.target)
