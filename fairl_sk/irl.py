@@ -150,6 +150,7 @@ class _PreferenceIRL(ClassifierMixin, BaseEstimator):
         before = dict(vars(self))
         try:
             self._validate_params()
+            self._check_layers()
             self._learn(X, y, sample_weight, output_labels)
         except BaseException:
             vars(self).clear()
@@ -194,6 +195,11 @@ class _PreferenceIRL(ClassifierMixin, BaseEstimator):
         )
         net = self._run_rounds(X, differences, sign, sample_weight, scale, seed, earlier, callback)
         self._keep(net, callback, scale, X, sign, sample_weight, labels)
+
+    def _check_layers(self):
+        sizes = self.hidden_layer_sizes
+        if not all(isinstance(size, Integral) and size >= 1 for size in sizes):
+            raise ValueError(f"Found hidden_layer_sizes={sizes!r}. Expected whole numbers of at least 1, e.g. (64,).")
 
     def _check_start(self, earlier):
         sizes = [self.n_features_in_, *self.hidden_layer_sizes]
@@ -917,6 +923,8 @@ class FailureAwareIRL(_PreferenceIRL):
         weight = ExponentialSchedule() if self.failure_weight is None else self.failure_weight
         rate = LinearSchedule(0.2, 0.0) if self.failure_rate is None else self.failure_rate
         detectors = {"margin": MarginFailures, "labels": LabelFailures}
+        if isinstance(self.failures, type):
+            raise ValueError(f"Found the class {self.failures.__name__} as failures. Expected an object of it: add ().")
         return {
             "detector": detectors[self.failures]() if isinstance(self.failures, str) else self.failures,
             "thresholds": schedule_values(threshold, self.max_iter, name="failure_threshold"),

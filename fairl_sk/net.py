@@ -21,8 +21,10 @@ from .objective import hinge_loss, logistic_loss
 class DualPath(nn.Module):
     r"""R = R_D + R_F: two heads over the same features (theory, eq. 1).
 
-    The base head starts Kaiming-uniform, as in the paper. The last layer of the failure head starts at zero: R_F is
-    a correction, and one that was never trained has to be none (``failure_weight=0`` is the standard learner).
+    Linear heads start at zero: their problem is convex, and a direction in which no pair differs has to stay without
+    weight, not keep that of a random start. Hidden layers start Kaiming-uniform, as in the paper, but the last layer of
+    the failure head at zero: R_F is a correction, and one that was never trained has to be none
+    (``failure_weight=0`` is the standard learner).
 
     Parameters
     ----------
@@ -42,6 +44,8 @@ class DualPath(nn.Module):
         self.base = _head(n_features, hidden_layer_sizes, generator, dtype)
         self.failure = _head(n_features, hidden_layer_sizes, generator, dtype)
         nn.init.zeros_(self.failure[-1].weight)  # its bias is zero already
+        if not hidden_layer_sizes:
+            nn.init.zeros_(self.base[-1].weight)
         if start is not None:
             for head, arrays in zip((self.base, self.failure), start, strict=True):
                 for parameter, array in zip(head.parameters(), arrays, strict=True):

@@ -359,7 +359,7 @@ def make_pairs(chosen, rejected, *, y=(0, 1), random_state=None):
             f"Found y={y!r}. Expected the two labels to write where the second and where the first output is chosen, "
             "in ascending order, e.g. (0, 1) or ('0_second', '1_first')."
         )
-    sides = [side.astype(object) if _holds_text(side) else side for side in sides]
+    sides = [_check_texts(side) if _holds_text(side) else side for side in sides]
     X = np.stack(sides, axis=1)
     swapped = check_random_state(random_state).permutation(len(X)) < len(X) // 2
     X[swapped] = X[swapped][:, ::-1]

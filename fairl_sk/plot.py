@@ -48,8 +48,9 @@ def _check_margins(margins):
 
 def _in_deviations(values):
     """Margins in units of their standard deviation; constant ones in the reward's own unit."""
-    deviation, largest = np.std(values), np.abs(values).max()
-    return values / deviation if deviation > _CONSTANT * largest else values
+    largest = np.abs(values).max() or 1.0
+    deviation = np.std(values / largest)  # scaled, so that no square overflows
+    return values / largest / deviation if deviation > _CONSTANT else values
 
 
 def _bin_edges(values, n_bins):

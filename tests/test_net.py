@@ -54,14 +54,16 @@ def test_an_untrained_failure_path_is_no_correction_and_the_base_path_is_small()
     base, failure = module(torch.randn(50, 2, 100, dtype=torch.float64))
     assert (failure == 0).all()
     assert (base != 0).all()
-    bound = a_module(100).base[0].weight.abs().max()  # Kaiming-uniform with a = sqrt(5)
+    bound = module.base[0].weight.abs().max()  # Kaiming-uniform with a = sqrt(5)
     assert 0.09 < bound <= 0.1
+    assert all((weight == 0).all() for weight in a_module(100).parameters())
 
 
 def test_differences_pairs_and_outputs_agree():
     X = torch.randn(7, 2, 5, dtype=torch.float64)
     module = a_module()
-    torch.nn.init.normal_(module.failure[0].weight)
+    for weight in module.parameters():
+        torch.nn.init.normal_(weight)
     on_pairs = torch.stack(module(X))
     torch.testing.assert_close(torch.stack(module(X[:, 0] - X[:, 1])), on_pairs)
     single = [torch.stack(module(X[:, side : side + 1])) for side in (0, 1)]
@@ -72,6 +74,8 @@ def test_differences_pairs_and_outputs_agree():
 def test_heads_go_out_and_come_back(hidden, width):
     """width 6 is a linear head trained with a constant feature for the bias of outputs."""
     module, scale = a_module(width, hidden), 3.0
+    for weight in module.parameters():
+        torch.nn.init.normal_(weight)
     heads = export_heads(module, scale, 5)
     X = np.random.default_rng(0).normal(size=(20, 5))
     inputs = np.concatenate([X, np.ones((20, width - 5))], axis=1) / scale

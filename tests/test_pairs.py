@@ -174,6 +174,7 @@ def test_make_pairs_of_features_and_with_labels_of_ones_own(rng):
         (([], []), "at least one pair"),
         ((["a"], ["b"], (1, 1)), "Expected the two labels"),
         ((["a"], ["b"], ("worse", "better")), "in ascending order"),
+        ((["a", None], ["b", "c"]), "Expected text at row 1"),
     ],
 )
 def test_make_pairs_refuses(arguments, message):
