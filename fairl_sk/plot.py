@@ -239,7 +239,7 @@ class HistoryDisplay:
         losses, failures, margins = self.axes_
         sampled = column["n_sampled"] > 0
         dots = {"marker": "." if len(rounds) < 10 else None}  # a line needs two rounds to be seen
-        losses.plot(rounds, column["loss_base"], color=_COLOURS[0], label="all pairs, base path", **dots)
+        losses.plot(rounds, column["loss_base"], color=_COLOURS[0], label="all rows, base path", **dots)
         if sampled.any():
             label = "sampled failures, both paths"
             losses.plot(rounds[sampled], column["loss_failure"][sampled], color=_COLOURS[1], label=label, **dots)

@@ -75,7 +75,7 @@ def test_margins_are_in_their_own_standard_deviations(rng):
     np.testing.assert_array_equal(heights, expected)
 
 
-@pytest.mark.parametrize("value", [0.0, 0.1, -0.1, 1e-200])
+@pytest.mark.parametrize("value", [0.0, 0.1, -0.1, 1e-200, -1e200])
 def test_constant_margins_stay_on_their_side(value):
     """np.std of equal numbers is not always 0."""
     display = MarginDisplay({"constant": np.full(7, value), "tied": np.zeros(7)}).plot()
@@ -180,7 +180,7 @@ def test_history_shows_every_round(preferences, case):
     assert heights.max() == column["margin_q95"].max()
     assert [ax.get_ylabel() for ax in display.axes_] == ["mean loss", "pairs", "margin, units of reward"]
     assert display.axes_[2].get_xlabel() == "round"
-    assert legend(display.axes_[0]) == ["all pairs, base path", "sampled failures, both paths"][: 1 + sampled.any()]
+    assert legend(display.axes_[0]) == ["all rows, base path", "sampled failures, both paths"][: 1 + sampled.any()]
     assert legend(display.axes_[1]) == ["failures", "sampled"]
     assert legend(display.axes_[2]) == ["median margin", "5 % to 95 %", "failure threshold"]
     assert all(tick == int(tick) for tick in display.axes_[2].get_xticks())
