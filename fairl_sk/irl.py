@@ -35,6 +35,9 @@ from .pairs import check_pairs, preference_sign
 
 __all__ = ["FailureAwareIRL", "MaxEntropyIRL", "MaxMarginIRL"]
 
+# Below so many values a pass takes less time than waiting for a second thread may, above all on a busy machine.
+_WORTH_THREADS = 2**21
+
 _POSITIVE = Interval(Real, 0, None, closed="neither")
 _NON_NEGATIVE = Interval(Real, 0, None, closed="left")
 _SCHEDULE = [_NON_NEGATIVE, callable, None]
@@ -278,6 +281,9 @@ class _PreferenceIRL(ClassifierMixin, BaseEstimator):
         targets = np.stack([sample_weight * (len(X) / sample_weight.sum()), np.zeros(len(X)), orientation], axis=1)
         targets = torch.from_numpy(targets).to(device, features.dtype)
         net = self._build_net(features, batch_size, linear, scale, seed, earlier, curriculum)
+        threads = torch.get_num_threads()
+        if features.numel() < _WORTH_THREADS:
+            torch.set_num_threads(1)
         net.notify("on_train_begin", X=features, y=targets)
         try:
             for _ in range(self.max_iter):
@@ -286,6 +292,7 @@ class _PreferenceIRL(ClassifierMixin, BaseEstimator):
                     break
         finally:
             net.notify("on_train_end", X=features, y=targets)
+            torch.set_num_threads(threads)
         return net
 
     def _batch_size(self, n_rows, linear):
