@@ -85,7 +85,9 @@ class _PreferenceIRL(ClassifierMixin, BaseEstimator):
         check_is_fitted(self)
         X = check_pairs(X, estimator=self, reset=False)
         rewards = self._rewards(X)
-        return rewards[:, 0] - rewards[:, 1] if X.ndim == 3 else rewards
+        if X.ndim == 3:
+            return rewards[:, 0] - rewards[:, 1]  # the offset cancels, and would cost digits
+        return rewards + X.dtype.type(self.intercept_)
 
     def predict(self, X):
         """Class of each row: the larger where `decision_function` is above 0.
@@ -138,13 +140,13 @@ class _PreferenceIRL(ClassifierMixin, BaseEstimator):
         return float(accuracy_score(y, predicted, sample_weight=sample_weight))
 
     def _rewards(self, X):
-        """R of every output: (n_pairs, 2) or (n_samples,)."""
+        """R of every output but for the offset: (n_pairs, 2) or (n_samples,)."""
         flat = X.reshape(-1, X.shape[-1])
         if hasattr(self, "coef_"):
             rewards = flat @ self.coef_.astype(X.dtype)
         else:
             rewards = head_reward(self.base_weights_, flat) + head_reward(self.failure_weights_, flat)
-        return (rewards + X.dtype.type(self.intercept_)).reshape(X.shape[:-1])
+        return rewards.reshape(X.shape[:-1])
 
     # -------------------------------------------------------------------------------------------- learning
 
@@ -171,7 +173,7 @@ class _PreferenceIRL(ClassifierMixin, BaseEstimator):
         if y is not None and len(np.unique(sign[sample_weight > 0])) < 2:
             raise ValueError("Found one class only among the rows whose sample_weight is above 0. Expected two.")
         curriculum = self._curriculum_settings()
-        labels = self._check_labels(output_labels, X, curriculum["detector"])
+        labels = self._check_labels(output_labels, X, curriculum["detector"], sample_weight)
 
         rng = check_random_state(self.random_state)
         seed = int(rng.randint(np.iinfo(np.int32).max))
@@ -245,7 +247,7 @@ class _PreferenceIRL(ClassifierMixin, BaseEstimator):
         self.classes_ = classes
         return preference_sign(y, len(X), classes=classes)
 
-    def _check_labels(self, output_labels, X, detector):
+    def _check_labels(self, output_labels, X, detector, sample_weight):
         if output_labels is None:
             if getattr(detector, "requires_labels", False):
                 raise ValueError(
@@ -265,6 +267,8 @@ class _PreferenceIRL(ClassifierMixin, BaseEstimator):
             raise ValueError(
                 f"Found the values {list(found[:5])} in output_labels. Expected both 1 (desirable) and 0 (not)."
             )
+        if len(np.unique(labels[sample_weight > 0])) < 2:
+            raise ValueError("Found one label only in output_labels where sample_weight is above 0. Expected 1 and 0.")
         return labels.astype(np.int8) if getattr(detector, "requires_labels", False) else None
 
     def _run_rounds(self, X, differences, sign, sample_weight, scale, seed, earlier, curriculum):
@@ -349,6 +353,11 @@ class _PreferenceIRL(ClassifierMixin, BaseEstimator):
             self.coef_ = self.base_coef_ + self.failure_coef_
         learned = float(heads[0][-1][0] + heads[1][-1][0])  # the bias of outputs; pairs learn none
         rewards = _reward_of(heads, X)
+        if not np.isfinite(rewards).all():
+            raise ValueError(
+                "The rounds diverged: rewards of training outputs are not finite. Lower learning_rate or "
+                "failure_weight, or raise alpha_fail."
+            )
         self.intercept_ = learned + self._offset(rewards, sign, sample_weight, labels)
         if X.ndim == 3:
             _check_orientation(sign * (rewards[:, 0] - rewards[:, 1]), sample_weight)
@@ -763,7 +772,7 @@ class FailureAwareIRL(_PreferenceIRL):
 
     .. math::
 
-        rac{1}{\sum_i w_i} \sum_i w_i\, \ell(\Delta_{D,i})
+        \frac{1}{\sum_i w_i} \sum_i w_i\, \ell(\Delta_{D,i})
         + \lambda_t \frac{1}{\sum_{i \in S_t} w_i} \sum_{i \in S_t} w_i\, \ell_F(\Delta_{D,i} + \Delta_{F,i})
         + \alpha \|\theta_D\|^2 + \alpha_F \|\theta_F\|^2
 

@@ -383,7 +383,7 @@ class DualBundle:
     size = 25
 
     def __init__(self):
-        self._values, self._gradients, self._best = [], [], -np.inf
+        self._values, self._gradients, self._best = [], [], 0.0  # slopes of 0 are a point of bound 0
 
     def add(self, value, gradient):
         """Add a point: its c, and its g of shape (n_features,)."""

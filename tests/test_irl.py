@@ -504,6 +504,19 @@ def test_bad_input_at_prediction(preferences):
         MaxMarginIRL().decision_function(preferences.data)
 
 
+def test_a_fit_that_diverges_is_refused(preferences):
+    with np.errstate(all="ignore"), pytest.raises(ValueError, match="The rounds diverged.*Lower learning_rate"):
+        FailureAwareIRL(batch_size=32, learning_rate=1e200, max_iter=5).fit(preferences.data, preferences.target)
+
+
+def test_labels_of_one_kind_once_weights_count(preferences):
+    labels, weight = np.ones((500, 2), dtype=int), np.ones(500)
+    labels[5], weight[5] = 0, 0
+    learner = FailureAwareIRL(failures="labels", random_state=0)
+    with pytest.raises(ValueError, match="one label only in output_labels where sample_weight is above 0"):
+        learner.fit(preferences.data, preferences.target, sample_weight=weight, output_labels=labels)
+
+
 def test_contradictory_pairs_are_counted(preferences):
     X, y = preferences.data, preferences.target
     again = np.concatenate([X, X[:3, ::-1]])
