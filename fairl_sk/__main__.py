@@ -2,12 +2,21 @@
 
 import argparse
 import os
+import re
 import sys
 
 from . import __version__
 
 MAX_NUMBER = 2**31 - 1
-OF_FILES = ("text_column", "label_column", "desirable", "limit")  # options that say how to read PAIRS
+OF_FILES = {  # options that say how to read PAIRS, by parameter of load_preferences
+    "format": "--format",
+    "text_column": "--text-column",
+    "label_column": "--label-column",
+    "desirable": "--desirable",
+    "quoted": "--no-quotes",
+    "encoding": "--encoding",
+    "limit": "--limit",
+}
 
 
 def main(argv=None):
@@ -77,9 +86,27 @@ def _parser():
         help="fitted scikit-learn text classifier, saved with skops; its decision function is the ground-truth reward",
     )
     audit.add_argument("--seed", type=int, default=0, help="seed of everything random (default: 0)")
+    audit.add_argument(
+        "--format",
+        metavar="NAME",
+        help="what the columns of PAIRS mean: paradetox, preference or unpaired (default: what their names say)",
+    )
     audit.add_argument("--text-column", metavar="NAME", help="unpaired data: the column of texts")
     audit.add_argument("--label-column", metavar="NAME", help="unpaired data: the column of labels")
-    audit.add_argument("--desirable", metavar="LABEL", nargs="+", help="unpaired data: the labels that are desirable")
+    audit.add_argument(
+        "--desirable",
+        metavar="LABEL",
+        action="append",
+        help="unpaired data: the label that is desirable; once for each, if several are",
+    )
+    audit.add_argument(
+        "--no-quotes",
+        dest="quoted",
+        action="store_false",
+        default=None,
+        help="TSV and CSV: quotation marks are plain characters, they enclose no fields",
+    )
+    audit.add_argument("--encoding", metavar="NAME", help="encoding of PAIRS, such as cp1252 (default: utf-8)")
     audit.add_argument("--limit", type=int, metavar="N", help="read the first N records only")
     audit.add_argument("--components", type=int, default=256, metavar="N", help="features of a text (default: 256)")
     audit.add_argument("--quiet", action="store_true", help="no progress bars")
@@ -122,7 +149,7 @@ def _check_options(arguments):
                 f"--{option} is {value}. Expected a whole number from {low} to {MAX_NUMBER}; without the option it is "
                 f"{default}."
             )
-    given = [f"--{name.replace('_', '-')}" for name in OF_FILES if getattr(arguments, name) is not None]
+    given = [OF_FILES[name] for name in _reading(arguments)]
     if arguments.pairs is None and given:
         raise ValueError(
             f"Found {' and '.join(given)} without PAIRS. Expected a file that the option is about: name it, or leave "
@@ -147,12 +174,23 @@ def _load(arguments):
 
     if arguments.pairs is None:
         return None
-    options = {
-        "text_column": arguments.text_column,
-        "label_column": arguments.label_column,
-        "desirable": arguments.desirable,
-    }
-    return load_preferences(arguments.pairs, limit=arguments.limit, random_state=arguments.seed, **options)
+    try:
+        return load_preferences(arguments.pairs, random_state=arguments.seed, **_reading(arguments))
+    except ValueError as error:
+        raise ValueError(f"{error}{_as_options(str(error))}") from error
+
+
+def _reading(arguments):
+    """The parameters of load_preferences that were given."""
+    return {name: getattr(arguments, name) for name in OF_FILES if getattr(arguments, name) is not None}
+
+
+def _as_options(message):
+    """A sentence with the options for the parameters that a message of load_preferences names."""
+    patterns = {name: rf"\b{name}\b" if "_" in name else rf"\b{name}(=| is )" for name in OF_FILES}
+    options = [OF_FILES[name] for name, pattern in patterns.items() if re.search(pattern, message)]
+    named = ", ".join(options).replace("--no-quotes", "--no-quotes (for quoted=False)")
+    return f" On the command line: {named}." if options else ""
 
 
 if __name__ == "__main__":

@@ -58,7 +58,11 @@ FAILURE_AWARE = "FailureAwareIRL"
 N_SHUFFLES = 20  # each learns an arbitrary direction, so that one alone says little
 HARDEST = ("index", "margin", "preferred", "other"), ("index", "margin", "output")  # columns: of pairs, of outputs
 MIN_TEST_GROUPS = 2  # a bootstrap over groups needs as many
-SHORTCUT = 0.05  # a null whose pair accuracy is surely this far from 1/2 is worth a warning
+SHORTCUT = 0.05  # a null whose score is surely this far from 1/2 is worth a warning
+SHORTCUTS = {
+    "pair_accuracy": "orders {:.1%} of the pairs",
+    "output_auc": "tells the outputs apart with an AUC of {:.3f}",
+}
 
 # --------------------------------------------------------------------------------------------------- auditing
 
@@ -80,7 +84,9 @@ def audit(
     ----------
     data : Bunch, default=None
         What `fairl_sk.datasets.load_preferences` returns: pairs, or single outputs with labels. None: 2,000 pairs of
-        `fairl_sk.datasets.make_detox_preferences`.
+        `fairl_sk.datasets.make_detox_preferences`. Rewards are of ``data.data`` alone. To have the prompts read too,
+        write them in: ``data.data = join_prompts(data.prompt, data.data)``, from `fairl_sk.pairs`; the saved pipelines
+        then expect outputs behind their prompts.
     reference : callable, default=None
         Ground-truth reward to compare with: texts (n,) -> rewards (n,), higher is better and above 0 desirable.
         None: the data's own ``reference_reward``, where it has one.
@@ -436,14 +442,17 @@ def format_audit(result):
 
 
 def _shortcuts(table):
-    """A line for each null that knows nothing and yet orders the pairs."""
+    """A line for each null that knows nothing and yet orders the pairs, or the outputs."""
     lines = []
     for row in table:
-        interval = row["pair_accuracy"]
-        if row["null"] and row["reward"] != "shuffled labels" and interval and interval.low > 0.5 + SHORTCUT:
+        if not row["null"] or row["reward"] == "shuffled labels":
+            continue
+        sure = [name for name in SHORTCUTS if row[name] and row[name].low > 0.5 + SHORTCUT]
+        if sure:
+            kind = "outputs" if row["pair_accuracy"] is None else "pairs"
             lines.append(
-                f"Shortcut: '{row['reward']}' alone orders {interval.estimate:.1%} of the pairs; a reward may have "
-                "learned no more than that. Compare on pairs of equal length, or control it."
+                f"Shortcut: '{row['reward']}' alone {SHORTCUTS[sure[0]].format(row[sure[0]].estimate)}; a reward may "
+                f"have learned no more than that. Compare on {kind} of equal length, or control it."
             )
     return lines
 

@@ -25,6 +25,8 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from sklearn.utils import Bunch, check_random_state
 
+from .pairs import count_shared, split_messages, to_text
+
 __all__ = ["load_preferences", "make_detox_preferences", "make_preferences"]
 
 
@@ -602,6 +604,8 @@ _SUFFIXES = ".tsv, .csv, .jsonl, .json (each also with .gz) and .parquet"
 _TOXIC_COLUMN = re.compile(r"toxic|en_toxic_comment")
 _NEUTRAL_COLUMN = re.compile(r"neutral\d*|en_neutral_comment")
 _REWARD_COLUMNS = (("chosen_reward", "rejected_reward"), ("score_chosen", "score_rejected"))
+_LINE_END = re.compile(r"\r\n|\r|\n")
+_SPEAKER = "\n\nAssistant:"
 _TURN = re.compile(r"(?:\A|\n\n)(?:Human|Assistant):")
 
 
@@ -684,7 +688,9 @@ def load_preferences(
         - data : ndarray of shape (n_pairs, 2) of str, or (n_samples,) for an unpaired file
         - target : ndarray of shape (n_pairs,), 1 where the first output is preferred, else 0; or of shape
           (n_samples,), 1 where the output is desirable
-        - prompt : ndarray of shape (n_pairs,) of str, "" where a row has none; None if no row has one
+        - prompt : ndarray of shape (n_pairs,) of str, "" where a row has none; None if no row has one. It is
+          kept apart: ``join_prompts(pairs.prompt, pairs.data)`` of `fairl_sk.pairs` gives the texts that an
+          estimator reads from a table with the same columns
         - groups : ndarray of shape (n_pairs,) of int. Rows with the same prompt or the same rejected text
           (the same text, if unpaired) are one group, also through other rows: never split a group between
           train and test
@@ -701,8 +707,8 @@ def load_preferences(
         - format : str, the format read
         - DESCR : str
 
-        Several messages become one text: their contents, separated by an empty line, and each after its role
-        if the roles differ.
+        Several messages become one text, see `fairl_sk.pairs.to_text`: their contents, separated by an empty
+        line, without the roles.
 
     Raises
     ------
@@ -721,6 +727,7 @@ def load_preferences(
 
     See Also
     --------
+    fairl_sk.pairs.join_prompts : Outputs behind their prompts.
     make_detox_preferences : Texts whose reward is known.
 
     References
@@ -924,11 +931,15 @@ def _read_json(path, lines, delimiter=None, quoted=None):
 
 
 def _parse_json(path, number, text, remedy):
+    text = text.rstrip()  # a record that is cut at its end is at fault there, not on the next line
     try:
         return json.loads(text)
-    except ValueError as error:  # JSONDecodeError, or a number too long for an int
-        where = f"line {number + getattr(error, 'lineno', 1) - 1}"
-        raise ValueError(f"{path}, {where}: no JSON ({error}). {remedy}") from error
+    except json.JSONDecodeError as error:
+        line = number + len(_LINE_END.findall(text, 0, error.pos))
+        where = f"line {line}: no JSON ({error.msg}, column {error.colno})"
+        raise ValueError(f"{path}, {where}. {remedy}") from error
+    except ValueError as error:  # a number too long for an int
+        raise ValueError(f"{path}, line {number}: no JSON ({error}). {remedy}") from error
 
 
 def _read_parquet(path):
@@ -986,27 +997,14 @@ def _value(path, where, record, column):
 
 def _text(path, where, value, column):
     """A text as it is; messages as one text."""
-    if isinstance(value, str):
-        return value
-    return _format_messages(_check_messages(path, where, value, column))
-
-
-def _check_messages(path, where, value, column):
-    for message in value if isinstance(value, list) else [value]:
-        contents = [message.get(key) for key in ("role", "content")] if isinstance(message, dict) else [None]
-        if not isinstance(value, list) or not all(isinstance(content, str) for content in contents):
-            raise ValueError(
-                f"{path}, {where}: column {column!r} holds {type(value).__name__} {str(value)[:60]!r}, but "
-                "expected a text, or a list of messages like {'role': 'user', 'content': 'a text'}. Convert "
-                "it, or delete the record."
-            )
-    return value
-
-
-def _format_messages(messages):
-    """Contents separated by empty lines, each after its role if the roles differ."""
-    same_role = len({message["role"] for message in messages}) <= 1
-    return "\n\n".join(m["content"] if same_role else f"{m['role']}: {m['content']}" for m in messages)
+    try:
+        return to_text(value)
+    except ValueError as error:
+        raise ValueError(
+            f"{path}, {where}: column {column!r} holds {type(value).__name__} {str(value)[:60]!r}, but "
+            "expected a text, or a list of messages like {'role': 'user', 'content': 'a text'}. Convert "
+            "it, or delete the record."
+        ) from error
 
 
 def _read_paradetox(path, records):
@@ -1071,7 +1069,7 @@ def _split_prompt(path, where, prompt, chosen, rejected, split_prompt):
     if not all(texts) or not split_prompt:
         return prompt or "", *texts
     if isinstance(chosen, list):
-        return _split_messages(prompt, chosen, rejected)
+        return split_messages(prompt, chosen, rejected)
     if prompt is not None:
         return prompt, *texts
     if _is_transcript(chosen) and _is_transcript(rejected):
@@ -1080,41 +1078,24 @@ def _split_prompt(path, where, prompt, chosen, rejected, split_prompt):
     return chosen[:cut], chosen[cut:], rejected[cut:]
 
 
-def _split_messages(prompt, chosen, rejected):
-    """Take the messages that both share for the prompt; a prompt in its own column is not said twice."""
-    n_shared = _count_shared(chosen, rejected)
-    shared = chosen[:n_shared]
-    if not shared or (prompt and prompt not in [message["content"] for message in shared]):
-        prompt = "\n\n".join(filter(None, (prompt, _format_messages(shared))))
-    else:
-        prompt = _format_messages(shared)
-    return prompt, _format_messages(chosen[n_shared:]), _format_messages(rejected[n_shared:])
-
-
-def _count_shared(chosen, rejected):
-    """Number of leading parts that both share, but one part of either is always left."""
-    n_shared, most = 0, min(len(chosen), len(rejected)) - 1
-    while n_shared < most and chosen[n_shared] == rejected[n_shared]:
-        n_shared += 1
-    return n_shared
-
-
 def _is_transcript(text):
-    return text.lstrip().startswith("Human:") and "\n\nAssistant:" in text
+    return text.lstrip().startswith("Human:") and _SPEAKER in text
 
 
 def _split_transcript(chosen, rejected):
-    r"""Cut after the turns that both share, and after the next "Assistant:" if both go on with it."""
+    """Cut after the turns that both share, and after the next "Assistant: " if both go on with it."""
     turns = []
     for text in (chosen, rejected):
         starts = [turn.start() for turn in _TURN.finditer(text)] or [0]
         starts[0] = 0
         turns.append([text[i:j] for i, j in zip(starts, [*starts[1:], None], strict=True)])
-    cut = len("".join(turns[0][: _count_shared(*turns)]))
-    speaker = "\n\nAssistant:"
-    if chosen.startswith(speaker, cut) and rejected.startswith(speaker, cut):
-        cut += len(speaker)
-    return chosen[:cut], chosen[cut:].removeprefix(" "), rejected[cut:].removeprefix(" ")
+    cut = len("".join(turns[0][: count_shared(*turns)]))
+    after = cut + len(_SPEAKER)
+    sides = chosen, rejected
+    # An answer that follows the colon at once keeps its speaker: join_prompt would set the two apart.
+    if all(side.startswith(_SPEAKER, cut) and not side[after : after + 1].strip() for side in sides):
+        cut = after + all(side.startswith(" ", after) for side in sides)
+    return chosen[:cut], chosen[cut:], rejected[cut:]
 
 
 def _common_words(chosen, rejected):

@@ -117,43 +117,74 @@ def find_failures(detector, state):
     Raises
     ------
     ValueError
-        If the answer has another length, or a weight is negative or not finite.
+        If the answer is not numbers or has another length, or a weight is negative or not finite.
     """
-    weights = np.asarray(detector.detect(state), dtype=np.float64)
+    expected = f"Expected one bool or one finite weight >= 0 for each of the {len(state.margins)} pairs."
+    answer = detector.detect(state)
+    try:
+        weights = np.asarray(answer, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{detector!r}.detect returned {answer!r:.40}..., not numbers. {expected}") from error
     if weights.shape != state.margins.shape or not np.isfinite(weights).all() or weights.min(initial=0.0) < 0:
         raise ValueError(
             f"{detector!r}.detect returned an array of shape {weights.shape} with minimum {weights.min(initial=0.0)}. "
-            f"Expected one bool or one finite weight >= 0 for each of the {len(state.margins)} pairs."
+            f"{expected}"
         )
     return weights
 
 
-def content_keys(rows, seed, *, negate=False):
+def content_keys(rows, seed):
     """A 64-bit key of each row's content: equal rows have equal keys, wherever they stand.
 
-    Sampling by such keys makes a fit independent of the order of the rows, and makes two copies of a pair the same
-    as one pair of weight 2. The key is a multilinear hash of the bits in arithmetic modulo 2**64, hence exact.
+    The key is a multilinear hash of the bits in arithmetic modulo 2**64, hence exact.
 
     Parameters
     ----------
     rows : ndarray of shape (n_rows, n_columns), float32 or float64
     seed : int
-    negate : bool, default=False
-        Give the keys of ``-rows`` instead.
 
     Returns
     -------
     keys : ndarray of shape (n_rows,), uint64
     """
     words = rows.shape[1] * rows.dtype.itemsize // 4
-    multipliers = np.random.default_rng(seed).integers(0, 2**63, size=words, dtype=np.uint64) * 2 + 1
+    multipliers = _odd_numbers(seed, words)
     keys = np.empty(len(rows), dtype=np.uint64)
-    step = max(1, 2**20 // max(words, 1))  # 8 MiB of temporary
+    step = max(1, 2**17 // max(words, 1))  # temporaries stay in the cache
     for start in range(0, len(rows), step):
-        part = rows[start : start + step]
-        part = 0.0 - part if negate else part + 0.0  # either way there is no negative zero
-        keys[start : start + step] = (part.view(np.uint32).astype(np.uint64) * multipliers).sum(axis=1)
+        part = rows[start : start + step] + 0.0  # no negative zero
+        keys[start : start + step] = np.einsum("ij,j->i", part.view(np.uint32).astype(np.uint64), multipliers)
     return keys
+
+
+def _odd_numbers(seed, size):
+    return np.random.default_rng(seed).integers(0, 2**63, size=size, dtype=np.uint64) * 2 + 1
+
+
+def pair_keys(X, sign, seed):
+    """A 64-bit key of each pair's content, and the key that it would have if the other side were preferred.
+
+    Sampling by such keys makes a fit independent of the order of the rows and of the sides, and makes two copies of a
+    pair the same as one pair of weight 2.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n_pairs, 2, n_features) or (n_samples, n_features), float32 or float64
+        Pairs, or outputs, whose opponent is nothing.
+    sign : ndarray of shape (n_pairs,)
+        +1 where the first side is preferred, else -1.
+    seed : int
+
+    Returns
+    -------
+    keys, opposite : ndarray of shape (n_pairs,), uint64
+    """
+    sides = content_keys(X.reshape(-1, X.shape[-1]), seed).reshape(len(X), -1)
+    if X.ndim == 2:
+        sides = np.pad(sides, ((0, 0), (0, 1)))
+    preferred, other = np.where(sign > 0, sides.T, sides.T[::-1])
+    first, second = _odd_numbers(seed + 1, 2)
+    return preferred * first + other * second, other * first + preferred * second
 
 
 def _mixed(keys, index):
@@ -174,7 +205,7 @@ def sample_failures(failures, keys, index, sample_weight, budget):
     failures : ndarray of shape (n_pairs,)
         Failure weights; 0 is no failure.
     keys : ndarray of shape (n_pairs,), uint64
-        The pairs' `content_keys`.
+        The pairs' keys, from `pair_keys`.
     index : int
         The round.
     sample_weight : ndarray of shape (n_pairs,)

@@ -15,9 +15,9 @@ from sklearn.utils._param_validation import (
     StrOptions,
 )  # the parameters' declared constraints
 from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import _check_sample_weight, check_array, check_is_fitted, column_or_1d
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted, column_or_1d
 
-from .failures import LabelFailures, MarginFailures, content_keys
+from .failures import LabelFailures, MarginFailures, pair_keys
 from .net import (
     Curriculum,
     DualPath,
@@ -31,12 +31,17 @@ from .net import (
     import_heads,
 )
 from .objective import ExponentialSchedule, LinearSchedule, schedule_values
-from .pairs import check_pairs, preference_sign
+from .pairs import TIES_REMEDY, check_pairs, distinct_labels, preference_sign
 
 __all__ = ["FailureAwareIRL", "MaxEntropyIRL", "MaxMarginIRL"]
 
 # Below so many values a pass takes less time than waiting for a second thread may, above all on a busy machine.
 _WORTH_THREADS = 2**21
+
+_DIVERGED = (
+    "The rounds diverged: rewards of training outputs are not finite. Lower learning_rate or failure_weight, or raise "
+    "alpha_fail."
+)
 
 _POSITIVE = Interval(Real, 0, None, closed="neither")
 _NON_NEGATIVE = Interval(Real, 0, None, closed="left")
@@ -114,6 +119,12 @@ class _PreferenceIRL(ClassifierMixin, BaseEstimator):
         -------
         probabilities : ndarray of shape (n_samples, 2) or (n_pairs, 2)
             Columns in the order of ``classes_``. Max-margin does not learn probabilities: see its ``temperature``.
+
+        Notes
+        -----
+        Of outputs it is relative to ``intercept_``, which counts both classes one half: 1/2 stands where `predict`
+        changes, not where both classes are as frequent. Where one label is rare, ``CalibratedClassifierCV`` gives
+        probabilities that are frequencies. Probabilities of pairs do not depend on ``intercept_``.
         """
         scaled = self.decision_function(X) / self.temperature
         return np.exp(-np.logaddexp(0, np.stack([scaled, -scaled], axis=1)))
@@ -154,12 +165,14 @@ class _PreferenceIRL(ClassifierMixin, BaseEstimator):
         """Fit, or leave everything as it was: an interrupt or an error does not half-fit an estimator."""
         before = dict(vars(self))
         try:
-            self._validate_params()
             self._check_layers()
+            self._validate_params()
             self._learn(X, y, sample_weight, output_labels)
-        except BaseException:
+        except BaseException as error:
             vars(self).clear()
             vars(self).update(before)
+            if isinstance(error, RuntimeError) and "without overflow" in str(error):  # torch: a step beyond float32
+                raise ValueError(_DIVERGED) from error
             raise
         return self
 
@@ -179,9 +192,9 @@ class _PreferenceIRL(ClassifierMixin, BaseEstimator):
         seed = int(rng.randint(np.iinfo(np.int32).max))
         differences = _differences(X, sign)
         scale = _scale_of(differences, sample_weight, paired=X.ndim == 3)
-        keys = content_keys(differences, seed)
+        keys, opposite = pair_keys(X, sign, seed)
         if X.ndim == 3:
-            _warn_of_contradictions(keys, differences, seed)
+            _warn_of_contradictions(keys, opposite, sample_weight)
 
         def rewards_of(module):
             rewards = _reward_of(export_heads(module, scale, X.shape[-1]), X)
@@ -203,11 +216,18 @@ class _PreferenceIRL(ClassifierMixin, BaseEstimator):
 
     def _check_layers(self):
         sizes = self.hidden_layer_sizes
-        if not all(isinstance(size, Integral) and size >= 1 for size in sizes):
-            raise ValueError(f"Found hidden_layer_sizes={sizes!r}. Expected whole numbers of at least 1, e.g. (64,).")
+        if isinstance(sizes, Integral):
+            raise ValueError(
+                f"Found hidden_layer_sizes={sizes}, a number. Expected a sequence with a width for each layer: "
+                f"({sizes},) is one layer of {sizes}, () is none."
+            )
+        if not np.iterable(sizes) or not all(isinstance(size, Integral) and size >= 1 for size in sizes):
+            raise ValueError(
+                f"Found hidden_layer_sizes={sizes!r}. Expected a sequence of whole numbers of at least 1, e.g. (64,)."
+            )
 
     def _check_start(self, earlier):
-        sizes = [self.n_features_in_, *self.hidden_layer_sizes]
+        sizes = [self.n_features_in_, *map(int, self.hidden_layer_sizes)]
         found = [weight.shape[1] for weight in earlier[0][::2]]
         if found != sizes:
             raise ValueError(
@@ -228,21 +248,23 @@ class _PreferenceIRL(ClassifierMixin, BaseEstimator):
                 )
             self.classes_ = np.array([0, 1])
             return np.ones(len(X))
-        y = check_array(column_or_1d(y, warn=True), ensure_2d=False, dtype=None, input_name="y")
+        y = column_or_1d(y, warn=True)
         if len(y) != len(X):
             raise ValueError(f"Found {len(X)} {kind} in X and {len(y)} labels in y: inconsistent numbers of samples.")
+        classes = distinct_labels(y)
         check_classification_targets(y)
-        classes = np.unique(y)
         if len(classes) > 2:
+            ties = f" If one of the three means a tie: {TIES_REMEDY}" if len(classes) == 3 else ""
             raise ValueError(
                 "Only binary classification is supported. The type of the target is multiclass: found "
-                f"{len(classes)} classes, {list(classes[:5])}. Expected two, the larger meaning 'the first output is "
-                "preferred' (for outputs: 'desirable')."
+                f"{len(classes)} classes, {classes[:5].tolist()}. Expected two, the larger meaning 'the first output "
+                f"is preferred' (for outputs: 'desirable').{ties}"
             )
         if len(classes) < 2:
             raise ValueError(
-                f"Found one class only in y: {classes[0]!r}. Expected two. If the first output is always the preferred "
-                "one, pass y=None, or shuffle the sides with fairl_sk.make_pairs (which scorers and splitters need)."
+                f"Found one class only in y: {classes.tolist()[0]!r}. Expected two. If the first output is always the "
+                "preferred one, pass y=None, or shuffle the sides with fairl_sk.make_pairs (scorers and splitters need "
+                "two classes)."
             )
         self.classes_ = classes
         return preference_sign(y, len(X), classes=classes)
@@ -262,10 +284,11 @@ class _PreferenceIRL(ClassifierMixin, BaseEstimator):
                 f"Found output_labels of shape {labels.shape} for X of shape {X.shape}. Expected pairs "
                 "(n_pairs, 2, n_features) with labels (n_pairs, 2); for outputs y already is the label."
             )
-        found = np.unique(labels)
-        if not np.isin(found, [0, 1]).all() or len(found) < 2:
+        known = np.isin(labels, [0, 1])
+        found = labels[~known].tolist()[:1] or np.unique(labels).tolist()
+        if not known.all() or len(found) < 2:
             raise ValueError(
-                f"Found the values {list(found[:5])} in output_labels. Expected both 1 (desirable) and 0 (not)."
+                f"Found the label {found[0]!r} in output_labels. Expected both 1 (desirable) and 0 (not), and no other."
             )
         if len(np.unique(labels[sample_weight > 0])) < 2:
             raise ValueError("Found one label only in output_labels where sample_weight is above 0. Expected 1 and 0.")
@@ -282,8 +305,8 @@ class _PreferenceIRL(ClassifierMixin, BaseEstimator):
             orientation = sign
         device = _device(self.device)
         features = torch.from_numpy(features).to(device)
-        targets = np.stack([sample_weight * (len(X) / sample_weight.sum()), np.zeros(len(X)), orientation], axis=1)
-        targets = torch.from_numpy(targets).to(device, features.dtype)
+        targets = np.stack([sample_weight * (len(X) / sample_weight.sum()), np.zeros(len(X)), orientation])
+        targets = torch.from_numpy(targets).to(device, features.dtype).T  # each column contiguous
         net = self._build_net(features, batch_size, linear, scale, seed, earlier, curriculum)
         threads = torch.get_num_threads()
         if features.numel() < _WORTH_THREADS:
@@ -354,10 +377,7 @@ class _PreferenceIRL(ClassifierMixin, BaseEstimator):
         learned = float(heads[0][-1][0] + heads[1][-1][0])  # the bias of outputs; pairs learn none
         rewards = _reward_of(heads, X)
         if not np.isfinite(rewards).all():
-            raise ValueError(
-                "The rounds diverged: rewards of training outputs are not finite. Lower learning_rate or "
-                "failure_weight, or raise alpha_fail."
-            )
+            raise ValueError(_DIVERGED)
         self.intercept_ = learned + self._offset(rewards, sign, sample_weight, labels)
         if X.ndim == 3:
             _check_orientation(sign * (rewards[:, 0] - rewards[:, 1]), sample_weight)
@@ -453,7 +473,10 @@ def _scale_of(differences, sample_weight, *, paired):
     scale = float(np.sqrt(np.average(np.concatenate(parts), weights=sample_weight)))
     if not np.isfinite(scale):
         raise ValueError("The features are too large (their squares overflow): scale them, e.g. by StandardScaler.")
-    if scale == 0 and paired:
+    tiny = scale**2 < 1e-290  # divided by it, the penalty would overflow
+    if tiny and features[sample_weight > 0].any():
+        raise ValueError("The features are too small (their squares underflow): scale them, e.g. by StandardScaler.")
+    if tiny and paired:
         raise ValueError(
             "All pairs are identical on both sides: no reward can be learned from them. Check that X[:, 0] and "
             "X[:, 1] hold different outputs."
@@ -461,15 +484,14 @@ def _scale_of(differences, sample_weight, *, paired):
     return scale or 1.0
 
 
-def _warn_of_contradictions(keys, differences, seed):
-    opposite = np.sort(content_keys(differences, seed, negate=True))
-    contradicted = opposite[np.searchsorted(opposite, keys) % len(opposite)] == keys
-    contradicted &= differences.any(axis=1)  # a pair of identical sides contradicts nothing
+def _warn_of_contradictions(keys, opposite, sample_weight):
+    counted = (sample_weight > 0) & (keys != opposite)  # a pair of identical sides contradicts nothing
+    contradicted = counted & np.isin(opposite, keys[counted])
     if contradicted.any():
         warnings.warn(
             f"{contradicted.sum()} of {len(keys)} pairs contradict another pair (the same two outputs, the other one "
-            f"preferred), first row {np.flatnonzero(contradicted)[0]}. They cancel in the standard objective; drop "
-            "them, or keep them as ties.",
+            f"preferred), first row {np.flatnonzero(contradicted)[0]}. No reward orders both as preferred: drop them, "
+            "or keep them as ties.",
             UserWarning,
             stacklevel=5,
         )
@@ -544,14 +566,16 @@ _SHARED_PARAMETERS = """alpha : float >= 0, default=1e-3
     classes_ : ndarray of shape (2,)
         The two classes; the larger means "the first is preferred" (of outputs: "desirable").
     history_ : list of dict
-        A row a round: losses, failure threshold, weight and rate, numbers of failures and of sampled failures, 5 %,
-        50 % and 95 % quantiles of the margins (of 4,096 evenly spaced pairs), all before the round's step.
+        A row a round: losses, failure threshold, weight and rate, numbers of failures and of sampled failures (rows,
+        whatever their sample weights), 5 %, 50 % and 95 % quantiles of the margins (of 4,096 evenly spaced pairs), all
+        before the round's step.
     n_iter_ : int
         Number of rounds that ran.
     dual_gap_ : float
-        Duality gap of the base path at the end, as a share of the loss of a constant reward; NaN where Adam trained it.
-        The base path's objective is at most this far from its optimum. Without penalty (``alpha=0``) there is no gap,
-        and it is the gradient's norm as a share of the first one.
+        Duality gap of the base path as last measured, before its last step, as a share of the loss of a constant
+        reward; NaN where Adam trained it. The base path's objective is at most this far from its optimum, as a step
+        only lowers it. Without penalty (``alpha=0``) there is no gap, and it is the gradient's norm as a share of the
+        first one.
     n_features_in_ : int
         Number of features of an output.
     feature_names_in_ : ndarray of shape (n_features,)
@@ -894,6 +918,33 @@ class FailureAwareIRL(_PreferenceIRL):
         self.warm_start = warm_start
         self.verbose = verbose
 
+    def set_params(self, **params):
+        """Set parameters; those of a schedule or detector need the object to be there.
+
+        Parameters
+        ----------
+        **params : dict
+            Parameters by name, also nested: ``failure_weight__decay=2.0``.
+
+        Returns
+        -------
+        self : object
+
+        Raises
+        ------
+        ValueError
+            For an unknown parameter, or a nested one of a parameter that is None, a number or a str.
+        """
+        for address in params:
+            name, nested, _ = address.partition("__")
+            value = params.get(name, getattr(self, name, None))
+            if nested and name in _NESTED and not hasattr(value, "set_params"):
+                raise ValueError(
+                    f"Found {name}={value!r}, which has no parameters, hence no {address}. Expected an object that "
+                    f"has: pass {name}={_NESTED[name]} first."
+                )
+        return super().set_params(**params)
+
     def fit(self, X, y=None, sample_weight=None, output_labels=None):
         """Learn the reward. See `MaxMarginIRL.fit` for the errors and warnings that all learners share.
 
@@ -959,6 +1010,15 @@ class FailureAwareIRL(_PreferenceIRL):
                 f"Found temperature_fail={self.temperature_fail} and temperature={self.temperature}. Expected "
                 "temperature_fail < temperature: failures get the stricter constraint."
             )
+
+
+# What to write where a nested parameter is asked for.
+_NESTED = {
+    "failure_threshold": "LinearSchedule(0, 1)",
+    "failure_weight": "ExponentialSchedule()",
+    "failure_rate": "LinearSchedule(0.2, 0)",
+    "failures": "<an object of your detector's class>",
+}
 
 
 def _standard_loss(objective, required, alpha, scale):

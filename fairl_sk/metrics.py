@@ -22,7 +22,7 @@ from sklearn.model_selection import GroupKFold, KFold
 from sklearn.utils import _safe_indexing, check_random_state  # private: rows of an array, a list or a table
 from sklearn.utils.metadata_routing import UNUSED, _MetadataRequester  # private: gives set_score_request
 
-from .pairs import is_pairs, preference_sign, stack_outputs
+from .pairs import _read_texts, is_pairs, preference_sign, stack_outputs
 
 __all__ = [
     "BootstrapInterval",
@@ -724,8 +724,9 @@ def longer_null(X, unit="characters"):
 
     Parameters
     ----------
-    X : array-like of str of shape (n_pairs, 2) or (n_outputs,), or DataFrame with chosen and rejected
-        Pairs of texts or texts. Where a DataFrame has prompts, they count into the length of both outputs.
+    X : array-like of str of shape (n_pairs, 2) or (n_outputs,), or DataFrame
+        Pairs of texts or texts; a DataFrame has columns chosen and rejected, or completion. Where it has prompts, they
+        count into the length of their outputs.
     unit : {"characters", "words"}, default="characters"
         What is counted; words are separated by white space.
 
@@ -752,18 +753,16 @@ def longer_null(X, unit="characters"):
     >>> pair_accuracy(None, rewards[:, 0] - rewards[:, 1])
     0.5
     """
-    pairs = is_pairs(X)
-    texts = np.asarray(stack_outputs(X) if pairs else X, dtype=object)
-    if texts.ndim != 1 or not all(isinstance(text, str) for text in texts):
+    texts = _read_texts(X)
+    if texts is None:
         raise ValueError(
             f"Got X of type {type(X).__name__} that holds values other than texts, but the length null needs "
             "the texts. Pass what stands before the vectoriser, of shape (n_pairs, 2) or (n_outputs,)."
         )
     if unit not in ("characters", "words"):
         raise ValueError(f"Got unit={unit!r}, but expected 'characters' or 'words'.")
-    lengths = np.array([len(text) if unit == "characters" else len(text.split()) for text in texts], dtype=float)
-    lengths -= np.median(lengths)
-    return lengths.reshape(-1, 2) if pairs else lengths
+    lengths = [len(text) if unit == "characters" else len(text.split()) for text in texts.flat]
+    return (np.array(lengths, dtype=float) - np.median(lengths)).reshape(texts.shape)
 
 
 def shorter_null(X, unit="characters"):
@@ -1086,9 +1085,10 @@ class _StarcScorer(_Scorer):
             )
         if reference_reward is not None:
             return reference_reward
-        if not is_pairs(X):
-            return np.asarray(self.reference(X))
-        return np.asarray(self.reference(stack_outputs(X))).reshape(-1, 2)
+        if is_pairs(X):
+            return np.asarray(self.reference(stack_outputs(X))).reshape(-1, 2)
+        texts = _read_texts(X)
+        return np.asarray(self.reference(X if texts is None else texts))
 
     def __repr__(self):
         return f"make_starc_scorer({self.reference!r}, groups={self.groups!r}, norm={self.norm!r})"

@@ -243,39 +243,30 @@ class LinearSolver(torch.optim.Optimizer):
         differences, targets, loss = closure()
         base, failure = (group["params"][0] for group in self.param_groups[:2])
         self.start(differences)
-        slopes = torch.zeros_like(self.margins)
-        if not self.resting:
-            slopes[0] = targets[:, 0] * loss.loss(self.margins[0], loss.required, *self._corner(loss))[1]
-        if loss.failure_weight > 0:
-            total = self.margins[0] + self.margins[1]
-            slopes[1] = loss.failure_weight * targets[:, 1] * loss.loss(total, loss.required_fail)[1]
-        gradients = self._gradients(differences, slopes, loss.failure_weight > 0)
-        direction = (
-            torch.zeros_like(base) if self.resting else self._direction(base, gradients[0], slopes, targets, loss)
-        )
-        along = self._along(differences, [direction, -gradients[1:]])
+        direction = torch.zeros_like(base) if self.resting else self._direction(base, differences, targets, loss)
+        descent = -self._failure_gradient(differences, targets, loss)
+        along = self._along(differences, [direction, descent])
         if not self.resting:
             self._line_search(base, direction, along[0], targets[:, 0], loss)
+            self._sharpen()
         # theta_F <- argmin over theta of <g, theta> + alpha_F |theta|^2 + |theta - theta_F|^2 / (2 lr)
         lr = self.param_groups[1]["lr"]
         shrink = 1 / (1 + 2 * lr * loss.alpha_fail)
-        failure.copy_((failure - lr * gradients[1:]) * shrink)
-        self.margins[1] = (self.margins[1] + lr * along[1]) * shrink
-        self._sharpen()
+        failure.add_(descent, alpha=lr).mul_(shrink)
+        self.margins[1].add_(along[1], alpha=lr).mul_(shrink)
 
     def _along(self, differences, directions):
         """Margins along two directions, (2, n_pairs), in one pass."""
         return nn.functional.linear(differences, torch.cat(directions)).T.contiguous()
 
-    def _gradients(self, differences, slopes, failing):
-        """Mean of slope times difference, (2, n_features); the second reads the sampled failures only."""
-        gradients = torch.zeros(2, differences.shape[1], dtype=differences.dtype, device=differences.device)
-        if not self.resting:
-            gradients[0] = _weighted_sum(slopes[0], differences)
-        if failing:
-            rows = slopes[1].nonzero()[:, 0]
-            gradients[1] = _weighted_sum(slopes[1][rows], differences.index_select(0, rows))
-        return gradients / len(differences)
+    def _failure_gradient(self, differences, targets, loss):
+        """Gradient (1, n_features) of the failure term: it reads the sampled failures only."""
+        if loss.failure_weight == 0:
+            return torch.zeros_like(differences[:1])
+        rows = targets[:, 1].nonzero()[:, 0]
+        total = self.margins[0][rows] + self.margins[1][rows]
+        slopes = loss.failure_weight * targets[rows, 1] * loss.loss(total, loss.required_fail)[1]
+        return _weighted_sum(slopes, differences, rows)[None] / len(differences)
 
     def _corner(self, loss):
         """Width of the hinge's rounded corner in this round; the logistic has none."""
@@ -291,9 +282,11 @@ class LinearSolver(torch.optim.Optimizer):
         reached = np.log(np.clip(20 * self.gap, self._sharpest, 1.0)) / np.log(self._sharpest)
         self._sharpness = max(self._sharpness, scheduled, np.floor(20 * reached) / 20)
 
-    def _direction(self, base, gradient, slopes, targets, loss):
-        """Direction (1, d) of descent, after the gap has been measured; zero if the base path now rests."""
-        self._measure_gap(base[0], gradient, slopes[0], targets[:, 0], loss)
+    def _direction(self, base, differences, targets, loss):
+        """Direction (1, n_features) of descent, after the gap has been measured; zero if the base path now rests."""
+        slopes = targets[:, 0] * loss.loss(self.margins[0], loss.required, *self._corner(loss))[1]
+        gradient = _weighted_sum(slopes, differences) / len(differences)
+        self._measure_gap(base[0], gradient, slopes, targets[:, 0], loss)
         if self.resting:
             return torch.zeros_like(base)
         gradient = gradient + 2 * loss.alpha * base[0]
@@ -360,11 +353,12 @@ class LinearSolver(torch.optim.Optimizer):
         self._step = step * direction[0]
 
 
-def _weighted_sum(weights, rows, n_blocks=8):
-    """``weights @ rows``; in blocks, as torch runs the plain product of a vector on one core only."""
-    whole = len(rows) // n_blocks * n_blocks
-    blocks = torch.bmm(weights[:whole].view(n_blocks, 1, -1), rows[:whole].view(n_blocks, -1, rows.shape[1]))
-    return blocks.sum(dim=(0, 1)) + weights[whole:] @ rows[whole:]
+def _weighted_sum(weights, differences, rows=None, bag=1024):
+    """``weights @ differences[rows]``, without a copy of the rows; in bags, which are summed in parallel."""
+    if rows is None:
+        rows = torch.arange(len(differences), device=differences.device)
+    starts = torch.arange(0, len(rows), bag, device=rows.device)
+    return nn.functional.embedding_bag(rows, differences, starts, mode="sum", per_sample_weights=weights).sum(dim=0)
 
 
 class DualBundle:
@@ -377,24 +371,38 @@ class DualBundle:
     Attributes
     ----------
     size : int
-        Number of rounds that are mixed.
+        Largest number of rounds that are mixed.
     """
 
     size = 25
 
     def __init__(self):
-        self._values, self._gradients, self._best = [], [], 0.0  # slopes of 0 are a point of bound 0
+        self._values, self._gradients = np.empty(0), []
+        self._products = np.empty((0, 0))  # of the gradients with each other
+        self._share = np.empty(0)
+        self._best = 0.0  # slopes of 0 are a point of bound 0
 
     def add(self, value, gradient):
         """Add a point: its c, and its g of shape (n_features,)."""
-        self._values = [*self._values, value][-self.size :]
-        self._gradients = [*self._gradients, gradient.clone()][-self.size :]
+        if len(self._values) == self.size:
+            self._drop(np.argmin(self._share))
+        gradient = gradient.double()
+        self._gradients.append(gradient)
+        products = (torch.stack(self._gradients) @ gradient).cpu().numpy()
+        self._products = np.pad(self._products, (0, 1))
+        self._products[-1], self._products[:, -1] = products, products
+        self._values = np.append(self._values, value)
+        self._share = np.append(self._share, 0.0 if self._share.any() else 1.0)
 
-    def bound(self, alpha, n_moves=200):
+    def _drop(self, point):
+        del self._gradients[point]
+        self._values, share = np.delete(self._values, point), np.delete(self._share, point)
+        self._products = np.delete(np.delete(self._products, point, axis=0), point, axis=1)
+        self._share = share / share.sum() if share.any() else share
+
+    def bound(self, alpha, n_moves=50):
         """The largest bound so far; the best mixture is sought by moving share from the worst to the best point."""
-        values, gradients = np.array(self._values), torch.stack(self._gradients).double()
-        quadratic = (gradients @ gradients.T).cpu().numpy() / (4 * alpha)
-        share = np.eye(len(values))[np.argmax(values - np.diag(quadratic))]
+        values, quadratic, share = self._values, self._products / (4 * alpha), self._share
         for _ in range(n_moves):
             ascent = values - 2 * quadratic @ share
             to, used = np.argmax(ascent), np.flatnonzero(share)
@@ -519,35 +527,40 @@ class Curriculum(Callback):
         )
         n_failures, sample = self._sample(state, dataset_train.y)
         net.criterion_.failure_weight = float(self.weights[t]) if len(sample) else 0.0
-        self.rows_.append(self._row(state, net.criterion_, margins, total, dataset_train.y, n_failures, sample))
+        self.rows_.append(self._row(net, state, margins[0], dataset_train.y, n_failures, sample))
 
     def _sample(self, state, targets):
         """Number of failures, and the sampled ones, whose weights (of mean 1) are written into the targets."""
         failures = find_failures(self.detector, state)
         n_failures = int(np.count_nonzero(failures))
+        targets[:, 1] = 0
         if self.weights[state.index] * self.rates[state.index] == 0:
-            return n_failures, np.empty(0, dtype=np.intp)
+            return n_failures, []
         budget = self.rates[state.index] * self._total_weight
         sample = sample_failures(failures, self.keys, state.index, self.sample_weight, budget)
-        weight = np.zeros(len(failures))
-        weight[sample] = failures[sample] * self.sample_weight[sample]
         if len(sample):
-            weight *= len(weight) / weight[sample].sum()
-        targets[:, 1] = torch.from_numpy(weight)  # copied to the targets' type and device
+            weight = failures[sample] / failures[sample].max() * self.sample_weight[sample]
+            weight *= len(failures) / weight.sum()
+            sample = torch.from_numpy(sample).to(targets.device)
+            targets[sample, 1] = torch.from_numpy(weight).to(targets)
         return n_failures, sample
 
-    def _row(self, state, loss, margins, total, targets, n_failures, sample):
-        base = (targets[:, 0] * loss.loss(margins[0], loss.required)[0]).mean()
-        rows = torch.from_numpy(sample).to(total.device)
-        failing = targets[rows, 1] * loss.loss(total[rows], loss.required_fail)[0]
+    def _row(self, net, state, base_margins, targets, n_failures, sample):
+        loss, t = net.criterion_, state.index
+        if self.rows_ and net.solver is not None and net.solver.resting:  # the base path stays as it was
+            base = self.rows_[-1]["loss_base"]
+        else:
+            base = float((targets[:, 0] * loss.loss(base_margins, loss.required)[0]).mean())
+        total = torch.from_numpy(state.margins).to(targets)[sample]
+        failing = targets[sample, 1] * loss.loss(total, loss.required_fail)[0]
         low, middle, high = self._quantiles(state.margins)
         return {
-            "round": state.index,
-            "loss_base": float(base),
-            "loss_failure": float(failing.sum() / len(total)),
+            "round": t,
+            "loss_base": base,
+            "loss_failure": float(failing.sum() / len(targets)),
             "failure_threshold": float(state.threshold),
-            "failure_weight": float(self.weights[state.index]),
-            "failure_rate": float(self.rates[state.index]),
+            "failure_weight": float(self.weights[t]),
+            "failure_rate": float(self.rates[t]),
             "n_failures": n_failures,
             "n_sampled": len(sample),
             "margin_q05": low,

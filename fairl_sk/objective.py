@@ -211,6 +211,7 @@ def schedule_values(schedule, n_rounds, *, name, minimum=-np.inf, maximum=np.inf
         progress = t / max(n_rounds - 1, 1)
         value = schedule(progress)
         if not isinstance(value, numbers.Real) or not np.isfinite(value) or not minimum <= value <= maximum:
+            value = value.item() if isinstance(value, np.generic) else value
             raise ValueError(
                 f"{name}={schedule!r} gives {value!r} at progress {progress:.3g} (round {t}). Expected a finite "
                 f"number in [{minimum:g}, {maximum:g}] in every round."

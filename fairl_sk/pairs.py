@@ -15,12 +15,20 @@ outputs               array (n_samples, n_features)                           ar
                                                                               a column ``completion``
                                                                               (and ``prompt``)
 ====================  ======================================================  =========================
+
+The text of an output is `join_prompt` of its prompt and itself, wherever it comes from.
 """
+
+from collections.abc import Iterable
+from functools import reduce
+from numbers import Real
 
 import numpy as np
 from sklearn.base import BaseEstimator, TransformerMixin, clone
+from sklearn.compose import ColumnTransformer
+from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import FunctionTransformer
-from sklearn.utils import _safe_indexing, check_random_state
+from sklearn.utils import _safe_indexing, check_random_state, get_tags
 from sklearn.utils._set_output import _safe_set_output  # what ColumnTransformer.set_output uses
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import (
@@ -31,7 +39,17 @@ from sklearn.utils.validation import (
     validate_data,
 )
 
-__all__ = ["PairTransformer", "check_pairs", "is_pairs", "make_pairs", "preference_sign", "stack_outputs"]
+__all__ = [
+    "PairTransformer",
+    "check_pairs",
+    "is_pairs",
+    "join_prompt",
+    "join_prompts",
+    "make_pairs",
+    "preference_sign",
+    "stack_outputs",
+    "to_text",
+]
 
 # --------------------------------------------------------------------------------------------------- texts
 
@@ -44,17 +62,159 @@ def _column_names(X):
     return None if names is None or callable(names) else [str(name) for name in names]
 
 
-def _message_text(value, where):
-    """One completion or prompt as text; conversational messages become lines ``role: content``."""
+def to_text(value, *, where="the output"):
+    """A text as it is; of a list of messages the contents, as one text.
+
+    Contents are set apart by an empty line, unless white space stands between them already. Roles are left out, so
+    that an answer is the same text as a string and as a message, and a conversation is the same text however much of
+    it is called the prompt. If roles matter, write them into the texts, for instance with a chat template.
+
+    Parameters
+    ----------
+    value : str or list of dict
+        A text, or messages ``{"role": ..., "content": ...}``, none of which gives an empty text.
+    where : str, default="the output"
+        What an error calls the place of the value.
+
+    Returns
+    -------
+    text : str
+
+    Raises
+    ------
+    ValueError
+        For anything else, a missing value for one.
+
+    Examples
+    --------
+    >>> to_text([{"role": "user", "content": "How are you?"}, {"role": "assistant", "content": "Well."}])
+    'How are you?\\n\\nWell.'
+    """
     if isinstance(value, str):
         return value
-    is_messages = isinstance(value, (list, tuple, np.ndarray)) and len(value) > 0
-    if is_messages and all(isinstance(m, dict) and isinstance(m.get("content"), str) for m in value):
-        return "\n".join(f"{m.get('role', 'user')}: {m['content']}" for m in value)
-    raise ValueError(
-        f"Expected text at {where}, but found {type(value).__name__} {value!r:.60}. Every output is a string (or a "
-        "list of messages with 'role' and 'content'); drop or fill missing values before fitting."
-    )
+    messages = _messages(value)
+    if messages is None:
+        raise ValueError(
+            f"Expected text at {where}, but found {type(value).__name__} {value!r:.60}. Every output is a string (or a "
+            "list of messages with 'role' and 'content'); drop or fill missing values before fitting."
+        )
+    return reduce(_join, (message["content"] for message in messages), "")
+
+
+def _messages(value):
+    """The value as a list of messages, or None if it is something else."""
+    if isinstance(value, (str, dict)) or not isinstance(value, Iterable):
+        return None
+    messages = list(value)
+    for message in messages:
+        if not isinstance(message, dict) or not all(isinstance(message.get(key), str) for key in ("role", "content")):
+            return None
+    return messages
+
+
+def _join(first, second):
+    if not first or not second or first[-1].isspace() or second[0].isspace():
+        return first + second
+    return f"{first}\n\n{second}"
+
+
+def join_prompt(prompt, output):
+    """The text of an output behind its prompt: the one format that this package fits on and scores.
+
+    They are set apart as messages are, see `to_text`.
+
+    Parameters
+    ----------
+    prompt, output : str or list of dict
+        Texts or messages; a prompt that is empty or None adds nothing.
+
+    Returns
+    -------
+    text : str
+
+    Raises
+    ------
+    ValueError
+        See `to_text`.
+
+    Examples
+    --------
+    >>> join_prompt("Is it far?", [{"role": "assistant", "content": "Five minutes."}])
+    'Is it far?\\n\\nFive minutes.'
+    >>> join_prompt("The sky is", " blue.")
+    'The sky is blue.'
+    """
+    prompt = "" if prompt is None else to_text(prompt, where="the prompt")
+    return _join(prompt, to_text(output))
+
+
+def join_prompts(prompts, outputs):
+    """`join_prompt` of many rows: what a table with a column ``prompt`` is read as.
+
+    Parameters
+    ----------
+    prompts : array-like of shape (n_rows,) or None
+        A prompt a row, a text or a list of messages; None adds nothing.
+    outputs : array-like of shape (n_pairs, 2) or (n_samples,)
+        The outputs, texts or lists of messages.
+
+    Returns
+    -------
+    texts : ndarray of shape (n_pairs, 2) or (n_samples,)
+
+    Raises
+    ------
+    ValueError
+        If there are more or fewer prompts than rows, or a row is neither an output nor two.
+
+    Examples
+    --------
+    >>> join_prompts(["Is it far?"], [["Five minutes.", "Find out yourself."]]).tolist()
+    [['Is it far?\\n\\nFive minutes.', 'Is it far?\\n\\nFind out yourself.']]
+    """
+    rows = list(np.asarray(outputs) if hasattr(outputs, "__array__") else outputs)
+    prompts = [None] * len(rows) if prompts is None else list(prompts)
+    if len(prompts) != len(rows):
+        raise ValueError(f"Found {len(prompts)} prompts for {len(rows)} rows of outputs. Expected one prompt a row.")
+    texts = [
+        [join_prompt(prompt, side) for side in row] if _is_two_sided(row) else join_prompt(prompt, row)
+        for prompt, row in zip(prompts, rows, strict=True)
+    ]
+    return _check_texts(np.array(texts, dtype=object))
+
+
+def _is_two_sided(row):
+    return isinstance(row, (list, tuple, np.ndarray)) and _messages(row) is None
+
+
+def split_messages(prompt, chosen, rejected):
+    """Texts of the prompt, the chosen and the rejected side, two lists of messages.
+
+    The leading messages that both share, but never all of a side, belong to the prompt. A prompt that they say
+    already is not said twice.
+
+    Parameters
+    ----------
+    prompt : str or None
+    chosen, rejected : list of dict
+
+    Returns
+    -------
+    prompt, chosen, rejected : str
+    """
+    n_shared = count_shared(chosen, rejected)
+    shared = to_text(chosen[:n_shared])
+    if prompt and prompt not in (shared, *(message["content"] for message in chosen[:n_shared])):
+        shared = _join(prompt, shared)
+    return shared, to_text(chosen[n_shared:]), to_text(rejected[n_shared:])
+
+
+def count_shared(chosen, rejected):
+    """Number of leading parts that both share, but one part of either is always left."""
+    n_shared, most = 0, min(len(chosen), len(rejected)) - 1
+    while n_shared < most and chosen[n_shared] == rejected[n_shared]:
+        n_shared += 1
+    return n_shared
 
 
 def _table_texts(X, names):
@@ -65,14 +225,34 @@ def _table_texts(X, names):
         sides = ["completion"]
     else:
         return None
-    columns = [
-        [_message_text(value, f"row {row} of column {side!r}") for row, value in enumerate(X[side])] for side in sides
-    ]
+    columns = [_text_column(X, side) for side in sides]
+    prompts = [""] * len(columns[0])
     if "prompt" in names:
-        prompts = [_message_text(value, f"row {row} of column 'prompt'") for row, value in enumerate(X["prompt"])]
-        columns = [[f"{p}\n{c}" for p, c in zip(prompts, column, strict=True)] for column in columns]
-    texts = np.array(columns, dtype=object).T
+        prompts = [to_text(value, where=f"row {row} of column 'prompt'") for row, value in enumerate(X["prompt"])]
+    rows = [_row_texts(prompt, *outputs) for prompt, *outputs in zip(prompts, *columns, strict=True)]
+    texts = np.array(rows, dtype=object).reshape(-1, len(sides))
     return texts if len(sides) == 2 else texts[:, 0]
+
+
+def _text_column(X, name):
+    """Texts and lists of messages of a column; numbers and missing values are refused."""
+    values = list(X[name])
+    if all(isinstance(value, Real) for value in values) and any(value == value for value in values):
+        raise ValueError(
+            f"Column {name!r} holds numbers ({values[0]!r}, ...), but a table with columns 'chosen' and 'rejected', or "
+            "'completion', is read as texts. Expected strings or lists of messages there. If the column is a feature, "
+            "rename it or pass the numbers without names: X.to_numpy()."
+        )
+    for row, value in enumerate(values):
+        to_text(value, where=f"row {row} of column {name!r}")
+    return [value if isinstance(value, str) else _messages(value) for value in values]
+
+
+def _row_texts(prompt, *outputs):
+    """The texts of one or two outputs, behind their prompt."""
+    if len(outputs) == 2 and not any(isinstance(output, str) for output in outputs):
+        prompt, *outputs = split_messages(prompt, *outputs)
+    return [_join(prompt, to_text(output)) for output in outputs]
 
 
 def _as_array(X):
@@ -119,7 +299,7 @@ def _check_texts(values):
     odd = next((i for i, text in enumerate(flat) if not isinstance(text, str)), None)
     if odd is not None:
         side = f", side {odd % 2}" if values.ndim == 2 else ""
-        _message_text(flat[odd], f"row {odd // values[:1].size}{side}")
+        to_text(flat[odd], where=f"row {odd // values[:1].size}{side}")
     return values
 
 
@@ -197,8 +377,8 @@ def check_pairs(X, *, estimator=None, reset=True):
     Raises
     ------
     ValueError
-        For text, NaN, infinity, a second axis that is not 2, ragged lists, no rows, another number of features
-        than in ``fit``.
+        For None, text, NaN, infinity, a second axis that is not 2, more than three axes, ragged lists, no rows, no
+        features, another number of features than in ``fit``.
 
     Examples
     --------
@@ -210,21 +390,35 @@ def check_pairs(X, *, estimator=None, reset=True):
             "X holds text, but numeric features are expected here. Put a step that makes features before the "
             "estimator: make_pipeline(PairTransformer(make_pipeline(TfidfVectorizer(), TruncatedSVD(256))), ...)."
         )
+    values, paired = _check_features(X, estimator, reset, dtype=(np.float64, np.float32))
+    return values.reshape(-1, 2, values.shape[1]) if paired else values
+
+
+def _check_features(X, estimator, reset, **options):
+    """Outputs (n_outputs, n_features) of features in any layout, checked as ``options`` say, and whether paired."""
+    if X is None:
+        raise ValueError(
+            "Found X=None. Expected features: an array of shape (n_pairs, 2, n_features) for pairs or "
+            "(n_samples, n_features) for outputs."
+        )
     values = X if _column_names(X) is not None or hasattr(X, "tocsr") else _as_array(X)
     paired = values.ndim == 3
+    if values.ndim > 3:
+        raise ValueError(
+            f"Found X of shape {values.shape}, with {values.ndim} axes. Expected (n_pairs, 2, n_features) or "
+            "(n_samples, n_features): flatten the features of an output, e.g. X.reshape(n_pairs, 2, -1)."
+        )
+    if paired and (values.shape[1] != 2 or values.shape[2] == 0):
+        raise ValueError(
+            f"Found X of shape {values.shape}. Expected (n_pairs, 2, n_features) with at least one feature: the second "
+            "axis holds the two outputs of a pair. More than two outputs for a prompt are several pairs: see "
+            "make_pairs."
+        )
     if paired:
-        if values.shape[1] != 2:
-            raise ValueError(
-                f"Found X of shape {values.shape}. Expected (n_pairs, 2, n_features): the second axis holds the two "
-                "outputs of a pair. More than two outputs for a prompt are several pairs: see make_pairs."
-            )
         values = values.reshape(-1, values.shape[2])
-    dtype = (np.float64, np.float32)
     if estimator is None:
-        values = check_array(values, dtype=dtype, input_name="X")
-    else:
-        values = validate_data(estimator, values, reset=reset, dtype=dtype)
-    return values.reshape(-1, 2, values.shape[1]) if paired else values
+        return check_array(values, input_name="X", **options), paired
+    return validate_data(estimator, values, reset=reset, **options), paired
 
 
 def preference_sign(y, n_pairs, *, classes=None):
@@ -248,8 +442,8 @@ def preference_sign(y, n_pairs, *, classes=None):
     Raises
     ------
     ValueError
-        For another length, more than two classes, labels that are not in ``classes``, or one class only, if it is
-        not one of 0, 1, -1, True, False, whose meaning is plain.
+        For another length, None or NaN, ties, more than two classes, labels that are not in ``classes``, or one class
+        only, if it is not one of 0, 1, -1, True, False, whose meaning is plain.
 
     Examples
     --------
@@ -261,13 +455,52 @@ def preference_sign(y, n_pairs, *, classes=None):
     y = column_or_1d(y, warn=True)
     if len(y) != n_pairs:
         raise ValueError(f"Found {len(y)} labels for {n_pairs} rows: y needs one label a row.")
-    found = np.unique(y)
+    found = distinct_labels(y)
     if classes is None:
         classes = _classes_of(y, found)
-    unknown = np.setdiff1d(found, classes)
-    if len(unknown):
-        raise ValueError(f"Found the label {unknown[0]!r} in y. Expected one of the two classes {list(classes)}.")
+    classes = np.asarray(classes)
+    unknown = np.setdiff1d(found, classes).tolist()
+    if unknown:
+        raise ValueError(f"Found the label {unknown[0]!r} in y. Expected one of the two classes {classes.tolist()}.")
     return np.where(y == classes[1], 1.0, -1.0)
+
+
+TIES_REMEDY = (
+    "Drop the rows that are ties, or give each of them twice, once with either label, with sample_weight 0.5 each (a "
+    "soft label p: weights p with the larger and 1 - p with the smaller label)."
+)
+
+
+def distinct_labels(y):
+    """Distinct labels, ascending; missing ones, and ties among 0 and 1, are refused.
+
+    Parameters
+    ----------
+    y : ndarray of shape (n_rows,)
+
+    Returns
+    -------
+    found : ndarray of shape (n_labels,)
+
+    Raises
+    ------
+    ValueError
+        For None, NaN, or numbers between 0 and 1.
+    """
+    missing = np.flatnonzero(np.equal(y, None)) if y.dtype.kind == "O" else ()
+    if len(missing):
+        raise ValueError(
+            f"Found None in y, first at row {missing[0]}. Expected a label in every row: drop the rows without one, of "
+            "X too."
+        )
+    found = np.unique(check_array(y, ensure_2d=False, ensure_min_samples=0, dtype=None, input_name="y"))
+    soft = found[(found > 0) & (found < 1)] if found.dtype.kind == "f" and found.min(initial=0) >= 0 else found[:0]
+    if len(soft) and found[-1] <= 1:
+        raise ValueError(
+            f"Unknown label type: found {soft[0].item()!r} in y, between 0 and 1. Expected two classes; ties and soft "
+            f"labels are none. {TIES_REMEDY}"
+        )
+    return found
 
 
 def _classes_of(y, found):
@@ -277,8 +510,8 @@ def _classes_of(y, found):
     if len(found) == 1 and found.dtype.kind in "bif" and found[0] in (0, 1, -1):
         return np.array([found[0] - 1, found[0]]) if found[0] == 1 else np.array([found[0], 1])
     raise ValueError(
-        f"Found {len(found)} class{'es' * (len(found) != 1)} in y: {list(found[:5])}. Expected two, the larger meaning "
-        "that the first output of the pair is preferred (that the output is desirable)."
+        f"Found {len(found)} class{'es' * (len(found) != 1)} in y: {found[:5].tolist()}. Expected two, the larger "
+        "meaning that the first output of the pair is preferred (that the output is desirable)."
     )
 
 
@@ -380,6 +613,14 @@ def _distinct_rows(values):
     return first, inverse
 
 
+def _reads_columns(transformer):
+    """Whether a transformer reads strings as features, in columns, and not as texts, one an output."""
+    first = transformer.steps[0][1] if isinstance(transformer, Pipeline) else transformer
+    if isinstance(first, ColumnTransformer):
+        return True
+    return hasattr(first, "fit") and get_tags(first).input_tags.categorical
+
+
 class PairTransformer(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None):  # type: ignore[call-arg]
     """Lift a transformer of outputs to pairs.
 
@@ -390,8 +631,9 @@ class PairTransformer(TransformerMixin, BaseEstimator, auto_wrap_output_keys=Non
     Parameters
     ----------
     transformer : transformer, default=None
-        Any scikit-learn transformer or Pipeline of them, over texts or features. It is cloned, never changed. None
-        passes features through. Its parameters are reached as ``transformer__name``.
+        Any scikit-learn transformer or Pipeline of them, over texts or features. It is cloned, never changed. It gets
+        features in the type that they come in, and decides itself whether it takes NaN. None passes finite features
+        through. Its parameters are reached as ``transformer__name``.
 
     Attributes
     ----------
@@ -406,6 +648,10 @@ class PairTransformer(TransformerMixin, BaseEstimator, auto_wrap_output_keys=Non
     -----
     Pairs come out as (n_pairs, 2, n_features_out) arrays whatever ``set_output`` says, since no table holds three
     axes; ``set_output`` governs outputs. Sparse features of pairs are refused for the same reason.
+
+    Strings are read as texts, one an output, unless the transformer (the first step of a Pipeline) is an
+    ``OneHotEncoder``, an ``OrdinalEncoder``, another one with the tag ``categorical``, or a ``ColumnTransformer``. For
+    these they are features: (n_pairs, 2, n_features) of type object, or tables of outputs.
 
     Examples
     --------
@@ -518,9 +764,9 @@ class PairTransformer(TransformerMixin, BaseEstimator, auto_wrap_output_keys=Non
 
     def _outputs(self, X, *, reset):
         """Distinct outputs, the inverse that scatters them, and whether the rows are pairs."""
-        texts = _read_texts(X)
+        texts = None if _reads_columns(self.transformer) else _read_texts(X)
         if texts is None:
-            rows, values, paired = self._numeric_outputs(X, reset)
+            rows, values, paired = self._feature_outputs(X, reset)
         else:
             if not texts.size:
                 raise ValueError(f"Found 0 rows (shape {texts.shape}) while a minimum of 1 is required.")
@@ -529,13 +775,10 @@ class PairTransformer(TransformerMixin, BaseEstimator, auto_wrap_output_keys=Non
         first, inverse = _distinct_rows(values)
         return _safe_indexing(rows, first), inverse, paired
 
-    def _numeric_outputs(self, X, reset):
-        if not hasattr(X, "tocsr") and _as_array(X).ndim == 3:
-            values = check_pairs(X, estimator=self, reset=reset)
-            values = values.reshape(-1, values.shape[2])
-            return values, values, True
-        values = validate_data(self, X, reset=reset, dtype="numeric")
-        return (X if _column_names(X) is not None else values), values, False
+    def _feature_outputs(self, X, reset):
+        passed = {"dtype": "numeric"} if self.transformer is None else {"dtype": None, "ensure_all_finite": False}
+        values, paired = _check_features(X, self, reset, **passed)
+        return (X if _column_names(X) is not None else values), values, paired
 
     def _scatter(self, result, inverse, paired, X):
         if paired and hasattr(result, "tocsr"):
@@ -555,4 +798,6 @@ class PairTransformer(TransformerMixin, BaseEstimator, auto_wrap_output_keys=Non
         tags = super().__sklearn_tags__()
         tags.input_tags.three_d_array = True
         tags.input_tags.string = True
+        if self.transformer is not None:
+            tags.input_tags.allow_nan = get_tags(self.transformer).input_tags.allow_nan
         return tags

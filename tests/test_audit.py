@@ -37,7 +37,7 @@ from fairl_sk.audit import (
     write_audit,
 )
 from fairl_sk.datasets import make_detox_preferences
-from fairl_sk.metrics import starc_distance
+from fairl_sk.metrics import BootstrapInterval, starc_distance
 from fairl_sk.pairs import stack_outputs
 
 LEARNERS = ["MaxMarginIRL", "MaxEntropyIRL", "FailureAwareIRL"]
@@ -323,6 +323,28 @@ def test_a_shortcut_is_named(corpus):
     assert "Shortcut: 'longer output' alone orders" in format_audit(found)
 
 
+def test_a_shortcut_of_outputs_is_named(unpaired):
+    longer = np.where(unpaired.target == 1, unpaired.data + " And so on and so forth." * 5, unpaired.data)
+    text = format_audit(audit(Bunch(**{**unpaired, "data": longer}), **SMALL))
+    assert "Shortcut: 'longer output' alone tells the outputs apart with an AUC of " in text
+    assert "Compare on outputs of equal length" in text
+    assert "'shorter output' alone" not in text
+    assert "Shortcut" not in format_audit(audit(unpaired, **SMALL))
+
+
+def test_a_shortcut_between_the_outputs_of_pairs_is_named_once(result):
+    sure, unsure = BootstrapInterval(0.7, 0.6, 0.8, 0.05, 0, 50), BootstrapInterval(0.6, 0.5, 0.7, 0.05, 0, 50)
+    for accuracy, auc, claim in (
+        (sure, sure, "orders 70.0% of the pairs"),
+        (sure, unsure, "orders 70.0% of the pairs"),
+        (unsure, sure, "tells the outputs apart with an AUC of 0.700"),
+    ):
+        changed = {"pair_accuracy": accuracy, "output_auc": auc}
+        table = [row | (changed if row["reward"] == "longer output" else {}) for row in result.table]
+        text = format_audit(Bunch(**{**result, "table": table}))
+        assert text.count("Shortcut") == text.count(f"Shortcut: 'longer output' alone {claim}; ") == 1
+
+
 def test_files(result, tmp_path):
     paths = write_audit(result, tmp_path)
     assert [path.name for path in paths] == FILES == sorted(path.name for path in tmp_path.iterdir())
@@ -581,6 +603,53 @@ def test_outputs_from_a_file(place, capsys):
     assert document["table"][0]["output_auc"]["estimate"] > 0.6
 
 
+def test_the_options_of_labels_may_stand_before_the_file(place):
+    columns = ["--text-column", "tweet", "--label-column", "class", "--out", "o"]
+    lines = Path("../outputs.csv").read_text(encoding="utf-8").splitlines()
+    Path("o.csv").write_text("\n".join([*lines, ",great,Thank you for that", ",great,Well done"]), encoding="utf-8")
+    assert run(*columns, "--desirable", "fine", "--desirable", "great", "o.csv") == 0
+    settings = check_written(place / "o")["settings"]
+    assert settings["rows"] + sum(settings["dropped"].values()) == len(lines) + 1
+
+
+def test_encoding_quotes_and_format_of_a_file(place, capsys, corpus):
+    sides = corpus.data[:150]
+    lines = [f'{first} "naïve\t{second}\t1' for first, second in sides]
+    Path("pairs.tsv").write_text("\n".join(["chosen\trejected\ttoxic", *lines]), encoding="cp1252")
+    shown = refused(capsys, "pairs.tsv", "--out", "o")
+    assert "line 2: the bytes are not utf-8" in shown and shown.endswith("On the command line: --encoding.\n")
+    arguments = ["pairs.tsv", "--out", "o", "--encoding", "cp1252", "--no-quotes", "--format"]
+    assert "'paradetox' (columns toxic and neutral1" in refused(capsys, *arguments, "paradetox")
+    assert run(*arguments, "preference") == 0
+    assert check_written(place / "o")["settings"]["rows"] > 100
+
+
+@pytest.mark.parametrize(
+    ("header", "record", "options", "parameter", "named"),
+    [
+        ("chosen\trejected", 'a\t"b" c\n', [], "quoted=False", "--no-quotes (for quoted=False)"),
+        ("chosen\trejected", "a\tb", ["--encoding", "utf-99"], "encoding is 'utf-99'", "--encoding"),
+        ("chosen\tworse", "a\tb", [], "text_column and label_column", "--text-column, --label-column"),
+        ("chosen\trejected", "a\tb", ["--format", "trl"], "format is 'trl'", "--format, --text-column, --label-column"),
+        ("completion\tlabel", "a\tb", [], "desirable='b'", "--desirable"),
+        ("completion\tlabel", "a\tb", ["--desirable", "c"], "desirable is ['c']", "--desirable"),
+        (
+            "completion\tlabel",
+            "a\tb",
+            ["--format", "preference", "--text-column", "completion"],
+            "go with format='unpaired'",
+            "--format, --text-column, --label-column",
+        ),
+    ],
+)
+def test_parameters_in_a_message_are_named_as_options_too(place, capsys, header, record, options, parameter, named):
+    Path("file.tsv").write_text(f"{header}\n{record}\n", encoding="utf-8")
+    shown = refused(capsys, "file.tsv", *options)
+    assert parameter in shown
+    assert shown.endswith(f" On the command line: {named}.\n")
+    assert "command line" not in refused(capsys, "gone.tsv")
+
+
 def test_a_reference_from_a_file(place, judge, capsys):
     skops.io.dump(judge, "judge.skops")
     assert run("../pairs.jsonl", "--reference", "judge.skops", "--out", "o") == 0
@@ -634,6 +703,10 @@ BAD_OPTIONS = {
     "columns of nothing": (
         ["--text-column", "a", "--label-column", "b"],
         "Found --text-column and --label-column without PAIRS",
+    ),
+    "reading of nothing": (
+        ["--encoding", "utf-8", "--no-quotes", "--format", "unpaired", "--desirable", "2"],
+        "Found --format and --desirable and --no-quotes and --encoding without PAIRS",
     ),
     "folder": ([".."], ".. is a folder, but expected a file"),
     "out is a file": (["--out", "../pairs.jsonl"], "--out ../pairs.jsonl is a file. Name a folder"),

@@ -9,6 +9,7 @@ import warnings
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pyarrow
 import pyarrow.parquet
 import pytest
@@ -18,9 +19,12 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import GroupShuffleSplit
+from sklearn.preprocessing import FunctionTransformer
 from sklearn.utils import check_random_state
 
+from fairl_sk import PairTransformer
 from fairl_sk.datasets import load_preferences, make_detox_preferences, make_preferences
+from fairl_sk.pairs import join_prompts
 
 PAIRS = [("good morning", "go away"), ("well done", "badly done"), ('a "fine" day', "no, never")]
 
@@ -390,7 +394,7 @@ def test_explicit_prompt_of_messages(tmp_path):
         for c in ("hello", "hey")
     ]
     bunch = load_jsonl(tmp_path, records)
-    assert set(bunch.prompt) == {"system: be kind\n\nuser: hi"}
+    assert set(bunch.prompt) == {"be kind\n\nhi"}
     assert chosen_first(bunch) == [("hello", "no"), ("hey", "no")]
 
 
@@ -408,17 +412,10 @@ def test_implicit_prompt_of_messages(tmp_path):
         {"chosen": [*ask, message("assistant", "hello")], "rejected": [*talk, message("assistant", "x")]},
     ]
     bunch = load_jsonl(tmp_path, records)
-    assert bunch.prompt.tolist() == ["hi", "user: hi\n\nassistant: hello\n\nuser: tell me", "hi"]
-    assert chosen_first(bunch) == [
-        ("good", "bad"),
-        ("yes", "no"),
-        ("hello", "assistant: hello\n\nuser: tell me\n\nassistant: x"),
-    ]
+    assert bunch.prompt.tolist() == ["hi", "hi\n\nhello\n\ntell me", "hi"]
+    assert chosen_first(bunch) == [("good", "bad"), ("yes", "no"), ("hello", "hello\n\ntell me\n\nx")]
     whole = load_jsonl(tmp_path, records, split_prompt=False)
-    assert whole.prompt is None and chosen_first(whole)[0] == (
-        "user: hi\n\nassistant: good",
-        "user: hi\n\nassistant: bad",
-    )
+    assert whole.prompt is None and chosen_first(whole)[0] == ("hi\n\ngood", "hi\n\nbad")
 
 
 def test_prompt_column_beside_messages_that_repeat_it(tmp_path):
@@ -446,8 +443,8 @@ def test_transcripts_are_cut_at_a_turn(tmp_path):
         (transcript("hi", "Human: said\n\nthe Assistant: hello"), transcript("hi", "no")),
     ]
     bunch = load_jsonl(tmp_path, [{"chosen": chosen, "rejected": rejected} for chosen, rejected in sides])
-    hi = "\n\nHuman: hi\n\nAssistant:"
-    assert bunch.prompt.tolist() == [hi, "\n\nHuman: a\n\nAssistant: b\n\nHuman: c\n\nAssistant:", hi, "", hi]
+    hi = "\n\nHuman: hi\n\nAssistant: "
+    assert bunch.prompt.tolist() == [hi, "\n\nHuman: a\n\nAssistant: b\n\nHuman: c\n\nAssistant: ", hi, "", hi]
     assert chosen_first(bunch) == [
         ("I am well", "I am ill"),
         ("same words, then x", "same words, then y"),
@@ -485,6 +482,90 @@ def test_plain_texts_are_cut_on_request_only(tmp_path, chosen, rejected, cut):
     assert (bunch.prompt is None) == (cut == "")
     assert chosen_first(bunch)[0] == (chosen[len(cut) :], rejected[len(cut) :])
     assert bunch.prompt is None or bunch.prompt[0] == cut
+
+
+# ------------------------------------------------------------------------- the same records as a file and as a table
+
+OTHER = {"chosen": "filler one", "rejected": "filler two"}
+
+
+def file_texts(path, **parameters):
+    """The texts of a file behind their prompts, and the records that they come from."""
+    bunch = load_preferences(path, shuffle_sides=False, **parameters)
+    return join_prompts(bunch.prompt, bunch.data).tolist(), bunch.source_index
+
+
+def table_texts(records, columns=None):
+    """What the inner transformer of a `PairTransformer` sees of a table with these records."""
+    return PairTransformer(FunctionTransformer()).fit_transform(pd.DataFrame(records, columns=columns)).tolist()
+
+
+ASK, WELL, ILL = message("user", "How are you?"), message("assistant", "Well."), message("assistant", "Go away.")
+SAID = ["How are you?\n\nWell.", "How are you?\n\nGo away."]
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"prompt": [ASK], "chosen": [WELL], "rejected": [ILL]},
+        {"chosen": [ASK, WELL], "rejected": [ASK, ILL]},
+        {"prompt": "How are you?", "chosen": [WELL], "rejected": [ILL]},
+        {"prompt": "How are you?", "chosen": [ASK, WELL], "rejected": [ASK, ILL]},
+        {"prompt": [ASK], "chosen": [ASK, WELL], "rejected": [ASK, ILL]},
+        {"prompt": "How are you?", "chosen": "Well.", "rejected": "Go away."},
+        {"prompt": "How are you?\n\n", "chosen": "Well.", "rejected": "Go away."},
+        {"chosen": SAID[0], "rejected": SAID[1]},
+    ],
+    ids=["explicit", "implicit", "prompt as text", "said twice", "messages twice", "texts", "white space", "whole"],
+)
+def test_one_conversation_is_one_text_in_every_form_from_file_and_table(tmp_path, record):
+    other = {"prompt": "", **OTHER} if "prompt" in record else OTHER
+    texts, _ = file_texts(write_jsonl(tmp_path / "pairs.jsonl", [record, other]))
+    assert texts == table_texts([record, other]) == [SAID, ["filler one", "filler two"]]
+
+
+MESSAGE = st.builds(message, st.sampled_from(["user", "assistant"]), st.sampled_from(["a", "b", " c", "d\n"]))
+TALK = st.lists(MESSAGE, min_size=1, max_size=4)
+PROMPT = st.sampled_from(["", "a", "a\n\nb", "x"]) | st.lists(MESSAGE, max_size=2)
+
+
+@settings(max_examples=200, deadline=None)
+@given(rows=st.lists(st.tuples(PROMPT, TALK, TALK), max_size=4), columns=st.sampled_from([0, 1]))
+def test_any_conversations_are_the_same_texts_from_file_and_table(rows, columns):
+    columns = ["prompt", "chosen", "rejected"][columns:]
+    rows = [*rows, ("", [message("user", "y")], [message("user", "z")]), ("", [message("user", "z")], [ASK])]
+    records = [dict(zip(columns, row[-len(columns) :], strict=True)) for row in rows]
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # contradictions
+        texts, kept = file_texts(write_jsonl(Path(folder, "p.jsonl"), records))
+    assert texts == [table_texts(records, columns)[row] for row in kept]
+
+
+TURN = st.sampled_from(["Human:", "Assistant:"]).flatmap(
+    lambda speaker: st.sampled_from([" a", " b", " two words", "c", "\nd", " "]).map(lambda text: speaker + text)
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(shared=st.lists(TURN, max_size=3), ends=st.tuples(st.lists(TURN, max_size=2), st.lists(TURN, max_size=2)))
+def test_a_cut_transcript_joins_to_the_whole(shared, ends):
+    chosen, rejected = ("\n\n".join(["", "Human: hi", *shared, *end]) for end in ends)
+    records = [{"chosen": chosen, "rejected": rejected}, {"chosen": "one", "rejected": "two"}, OTHER]
+    with tempfile.TemporaryDirectory() as folder:
+        path = write_jsonl(Path(folder, "p.jsonl"), records)
+        for split_prompt in ("auto", True, False):
+            texts, kept = file_texts(path, split_prompt=split_prompt)
+            assert texts == [table_texts(records)[row] for row in kept]
+
+
+def test_outputs_are_the_same_texts_from_file_and_table(tmp_path):
+    records = [
+        {"prompt": [ASK], "completion": [WELL], "label": True},
+        {"prompt": "", "completion": [ASK, ILL], "label": False},
+        {"prompt": "How are you?", "completion": "Not well.", "label": False},
+    ]
+    texts, _ = file_texts(write_jsonl(tmp_path / "outputs.jsonl", records))
+    assert texts == table_texts(records) == [*SAID, "How are you?\n\nNot well."]
 
 
 @pytest.mark.parametrize("labels", [[True, False, True], [1, 0, 1], ["True", "false", " true"], [2.0, -1, 2]])
@@ -603,7 +684,11 @@ def test_groups_are_connected_through_prompts_and_rejected_texts(tmp_path):
             '{"chosen": "a", "rejected": "b"}\n\n{"chosen": }\n',
             "line 3: no JSON .*column 12.*Repair or delete",
         ),
+        ("p.jsonl", '{"chosen": "a", "rejected": "b"}\n{"chosen": "a",\n', r"line 2: no JSON \([^()]*, column \d+\)"),
+        ("p.jsonl", '{"chosen": "a", "rejected": "b"}\r\n{"chosen": "a",\r\n\r\n', "line 2: no JSON"),
         ("p.json", '[{"chosen": "a",\n "rejected" "b"}]', "line 2: no JSON"),
+        ("p.json", '[\r{"chosen": "a",\r "rejected" "b"}]', "line 3: no JSON"),
+        ("p.json", '[{"chosen": "a", "rejected": "b"},\n\n\n', "line 1: no JSON"),
         ("p.json", '\n\n[{"chosen": "a",\n "rejected" "b"}]', "line 4: no JSON"),
         ("p.json", "[1, 2]", "record 1: found int, not an object"),
         ("p.jsonl", '{"chosen": "a", "rejected": "b"}\n[1]\n', "line 2: found list, not an object"),

@@ -5,7 +5,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fairl_sk.failures import LabelFailures, MarginFailures, Round, content_keys, find_failures, sample_failures
+from fairl_sk.failures import (
+    LabelFailures,
+    MarginFailures,
+    Round,
+    content_keys,
+    find_failures,
+    pair_keys,
+    sample_failures,
+)
 
 
 def a_round(margins, rewards=None, labels=None, threshold=0.0):
@@ -23,7 +31,11 @@ def test_failures_by_label_have_an_output_on_the_wrong_side():
     assert LabelFailures().detect(a_round(np.zeros(4), rewards, labels)).tolist() == [False, True, True, False]
 
 
-@pytest.mark.parametrize("answer", [np.ones(3), -np.ones(4), np.full(4, np.nan)])
+@pytest.mark.parametrize(
+    "answer",
+    [np.ones(3), -np.ones(4), np.full(4, np.nan), None, "yes", ["yes", "no", "no", "no"], [[1], [1, 2], 1, 1]],
+    ids=repr,
+)
 def test_a_detector_that_answers_nonsense_is_named(answer):
     class Broken:
         def detect(self, state):
@@ -44,9 +56,21 @@ def test_keys_follow_the_content(rng, dtype):
     keys = content_keys(rows, 3)
     order = rng.permutation(1000)
     np.testing.assert_array_equal(content_keys(rows[order], 3), keys[order])
-    np.testing.assert_array_equal(content_keys(-rows, 3, negate=True), keys)
     assert len(np.unique(keys)) == 999  # rows 0 and 1 are equal, no others are
     assert not np.isin(content_keys(rows, 4), keys).any()
+
+
+def test_the_opposite_of_a_pair_is_the_pair_with_the_other_side_preferred(rng):
+    X = rng.normal(size=(6, 2, 3))
+    sign = np.array([1.0, -1, 1, -1, 1, -1])
+    keys, opposite = pair_keys(X, sign, 0)
+    turned, back = pair_keys(X[:, ::-1], -sign, 0)
+    np.testing.assert_array_equal((turned, back), (keys, opposite))
+    np.testing.assert_array_equal(pair_keys(X, -sign, 0), (opposite, keys))
+    moved, _ = pair_keys(X + 1.0, sign, 0)  # equal differences, other outputs
+    assert not np.isin(moved, keys).any()
+    outputs, _ = pair_keys(np.repeat(X[:1, 0], 2, axis=0), np.array([1.0, -1]), 0)
+    assert outputs[0] != outputs[1]
 
 
 @given(st.integers(1, 40), st.integers(0, 5), st.floats(0, 1), st.lists(st.integers(0, 3), min_size=40, max_size=40))

@@ -5,6 +5,7 @@ import pickle
 import time
 
 import numpy as np
+import pandas as pd
 import pytest
 import sklearn
 from hypothesis import given, settings
@@ -510,10 +511,39 @@ def test_length_nulls():
 
 
 def test_length_null_of_a_data_frame():
-    pandas = pytest.importorskip("pandas")
-    frame = pandas.DataFrame({"prompt": ["hm?", "well?"], "chosen": ["yes", "no"], "rejected": ["y", "never"]})
+    frame = pd.DataFrame({"prompt": ["hm?", "well?"], "chosen": ["yes", "no"], "rejected": ["y", "never"]})
     rewards = longer_null(frame)
     np.testing.assert_array_equal(rewards[:, 0] - rewards[:, 1], [2, -3])
+
+
+def test_length_nulls_of_a_data_frame_of_outputs():
+    texts = ["a", "three", "seven words are more than one word"]
+    frame = pd.DataFrame({"completion": texts, "label": [True, False, True]})
+    for null in (longer_null, shorter_null):
+        for unit in ("characters", "words"):
+            np.testing.assert_array_equal(null(frame, unit), null(texts, unit))
+    np.testing.assert_array_equal(longer_null(frame.assign(prompt=["", "p", ""])), [-7, 0, 26])  # 1, 8 and 34
+    messages = frame.assign(completion=[[{"role": "assistant", "content": text}] for text in texts])
+    np.testing.assert_array_equal(longer_null(messages), longer_null(texts))
+    with pytest.raises(ValueError, match="values other than texts"):
+        longer_null(pd.DataFrame({"age": [1.0, 2.0]}))
+    with pytest.raises(ValueError, match="Column 'completion' holds numbers"):
+        longer_null(pd.DataFrame({"completion": [1.0, 2.0]}))
+
+
+def test_a_reference_gets_the_texts_of_a_data_frame_of_outputs():
+    frame = pd.DataFrame({"prompt": ["p", "q", "r"], "completion": ["kind", "so kind", "rude"]})
+    pipeline = make_pipeline(
+        PairTransformer(make_pipeline(CountVectorizer(), TruncatedSVD(2, random_state=0))), LogisticRegression()
+    ).fit(frame, [1, 1, 0])
+    seen = []
+
+    def reference(outputs):
+        seen.append(list(outputs))
+        return np.array([2.0, 1.0, 0.0])
+
+    assert -1 <= make_starc_scorer(reference)(pipeline, frame) <= 0
+    assert seen == [["p\n\nkind", "q\n\nso kind", "r\n\nrude"]]
 
 
 def test_shuffled_labels_score_about_one_half(texts, pipeline):
@@ -625,8 +655,7 @@ def test_scorers_in_a_grid_search_with_refit_by_one(texts, pipeline, routing):
 
 
 def test_scorers_on_a_table_and_the_package_s_own_transformer(texts):
-    pandas = pytest.importorskip("pandas")
-    table = pandas.DataFrame({"prompt": ["well, "] * 60, "chosen": texts[:, 0], "rejected": texts[:, 1]})
+    table = pd.DataFrame({"prompt": ["well, "] * 60, "chosen": texts[:, 0], "rejected": texts[:, 1]})
     pipeline = make_pipeline(
         PairTransformer(make_pipeline(CountVectorizer(), TruncatedSVD(5, random_state=0))), Differences()
     )

@@ -69,6 +69,7 @@ def test_schedules_are_cloned_and_reached_by_name():
     [
         (lambda progress: np.nan, ValueError, r"failure_rate=.*gives nan at progress 0 \(round 0\)"),
         (lambda progress: "many", ValueError, "gives 'many'"),
+        (lambda progress: np.float64(1.5), ValueError, r"gives 1\.5 at"),
         (LinearSchedule(0.5, -0.5), ValueError, r"gives -0.09.* \(round 6\).*in \[0, 1\]"),
         (2.0, ValueError, "gives 2.0"),
         ("exponential", TypeError, "failure_rate='exponential'.*Expected a number, a schedule"),

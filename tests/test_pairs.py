@@ -8,13 +8,16 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from scipy import sparse
 from sklearn.base import clone
+from sklearn.compose import make_column_transformer
 from sklearn.decomposition import PCA, TruncatedSVD
 from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.impute import SimpleImputer
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
+from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, OrdinalEncoder, StandardScaler
+from sklearn.utils import get_tags
 
 from fairl_sk import MaxEntropyIRL, PairTransformer, check_pairs, make_pairs
-from fairl_sk.pairs import is_pairs, preference_sign, stack_outputs
+from fairl_sk.pairs import is_pairs, join_prompt, join_prompts, preference_sign, stack_outputs, to_text
 
 FINITE = st.floats(-1e6, 1e6, width=32)
 
@@ -61,7 +64,10 @@ def test_check_pairs_sets_the_number_of_features_not_of_sides():
         (np.full((2, 2, 2), np.inf), "infinity"),
         (np.zeros((0, 2, 2)), r"0 sample"),
         (sparse.eye(3).tocsr(), "[Ss]parse"),
-        (np.zeros((2, 2, 2, 2)), "dim 4"),
+        (np.zeros((2, 2, 2, 2)), r"shape \(2, 2, 2, 2\), with 4 axes.*flatten the features"),
+        (np.zeros((2, 2, 0)), r"shape \(2, 2, 0\).*at least one feature"),
+        (np.zeros((2, 0)), r"0 feature\(s\)"),
+        (None, r"Found X=None. Expected features.*\(n_pairs, 2, n_features\)"),
         (np.array(["a", "b"]), "text"),
     ],
 )
@@ -76,7 +82,7 @@ def test_check_pairs_says_what_is_wrong(X, message):
 def test_tables_of_texts():
     table = pd.DataFrame({"chosen": ["a", "b"], "rejected": ["c", "d"], "prompt": ["p", "q"]})
     assert is_pairs(table)
-    assert stack_outputs(table).tolist() == ["p\na", "p\nc", "q\nb", "q\nd"]
+    assert stack_outputs(table).tolist() == ["p\n\na", "p\n\nc", "q\n\nb", "q\n\nd"]
     assert not is_pairs(pd.DataFrame({"completion": ["a"]}))
     assert is_pairs(pd.DataFrame({"chosen": ["a"], "rejected": ["b"]}).astype("string"))
 
@@ -96,7 +102,70 @@ def test_conversational_data_sets_are_read_as_text():
     chosen = [[{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]]
     rejected = [[{"role": "user", "content": "hi"}, {"role": "assistant", "content": "go away"}]]
     data = FakeDataset({"chosen": chosen, "rejected": rejected})
-    assert stack_outputs(data).tolist() == ["user: hi\nassistant: hello", "user: hi\nassistant: go away"]
+    assert stack_outputs(data).tolist() == ["hi\n\nhello", "hi\n\ngo away"]
+
+
+MESSAGES = st.lists(st.fixed_dictionaries({"role": st.sampled_from(["user", "assistant"]), "content": st.text()}))
+
+
+@given(MESSAGES, MESSAGES)
+def test_a_conversation_is_one_text_wherever_the_prompt_ends(prompt, output):
+    whole = to_text([*prompt, *output])
+    forms = [(form(prompt), other(output)) for form in (list, to_text) for other in (tuple, to_text)]
+    assert {join_prompt(*form) for form in forms} == {whole}
+    assert join_prompts([prompt], [output]).tolist() == [whole]
+    assert join_prompts([prompt, to_text(prompt)], [[output, to_text(output)]] * 2).tolist() == [[whole, whole]] * 2
+    assert all(message["content"] in whole for message in [*prompt, *output])
+
+
+def test_join_prompts_takes_every_container():
+    pairs = pd.DataFrame({"chosen": ["a", "b"], "rejected": ["c", "d"]})
+    expected = [["p\n\na", "p\n\nc"], ["b", "d"]]
+    for prompts in (["p", ""], np.array(["p", ""]), pd.Series(["p", None], dtype=object)):
+        assert join_prompts(prompts, pairs).tolist() == expected
+        assert join_prompts(prompts, pairs.to_numpy()).tolist() == expected
+        assert join_prompts(prompts, pairs["chosen"]).tolist() == ["p\n\na", "b"]
+    assert join_prompts(None, pairs).tolist() == pairs.to_numpy().tolist()
+
+
+@pytest.mark.parametrize(
+    ("prompts", "outputs", "message"),
+    [
+        (["p"], ["a", "b"], "1 prompts for 2 rows"),
+        ([3], ["a"], "Expected text at the prompt, but found int 3"),
+        (["p"], [None], "Expected text at the output, but found None"),
+        (["p"], [["a", 1.5]], "Expected text at the output, but found float 1.5"),
+        (["p"], [["a", "b", "c"]], r"texts of shape \(1, 3\)"),
+        (["p", "p"], ["a", ["b", "c"]], "Expected text at row 1, but found list"),
+        (["p"], [{"role": "user", "content": "a"}], "Expected text at the output, but found dict"),
+        (["p"], [[{"role": "user"}]], "Expected text at the output, but found dict"),
+    ],
+)
+def test_join_prompts_refuses(prompts, outputs, message):
+    with pytest.raises(ValueError, match=message):
+        join_prompts(prompts, outputs)
+
+
+@pytest.mark.parametrize(
+    ("table", "column"),
+    [
+        ({"chosen": [0.5, 1.5], "rejected": [1.0, 2.0]}, "chosen"),
+        ({"chosen": [2, 3], "rejected": ["a", "b"]}, "chosen"),
+        ({"completion": [0.5, None], "age": [3.0, 4.0]}, "completion"),
+        ({"completion": pd.array([1, 2], dtype="Int64")}, "completion"),
+    ],
+)
+def test_numbers_in_a_column_of_texts_are_refused_with_the_remedy(table, column):
+    table = pd.DataFrame(table)
+    for call in (is_pairs, check_pairs, PairTransformer().fit):
+        with pytest.raises(ValueError, match=f"Column '{column}' holds numbers.*rename it or pass .*X.to_numpy"):
+            call(table)
+    is_pairs(table.rename(columns={column: "share"}))
+
+
+def test_a_column_of_missing_texts_is_no_column_of_numbers():
+    with pytest.raises(ValueError, match="Expected text at row 0 of column 'completion', but found float nan.*fill"):
+        is_pairs(pd.DataFrame({"completion": [np.nan, np.nan]}))
 
 
 @pytest.mark.parametrize(
@@ -140,7 +209,12 @@ def test_preference_sign():
         ([0, 1, 2], {}, "Found 3 classes"),
         (["x", "x", "x"], {}, "Found 1 class in y"),
         ([0, 1], {}, "2 labels for 3 rows"),
-        ([0, 1, 5], {"classes": [0, 1]}, "label .*5.*two classes"),
+        ([0, 1, 5], {"classes": [0, 1]}, r"label 5 in.*two classes \[0, 1\]"),
+        ([0.0, 1.0, 5.0], {"classes": np.array([0.0, 1.0])}, r"label 5\.0 in.*two classes \[0\.0, 1\.0\]"),
+        ([0, 1, 0.5], {}, "found 0.5 in y.*twice.*sample_weight 0.5 each"),
+        ([0, 1, 0.5], {"classes": [0, 1]}, "found 0.5 in y.*twice"),
+        (["a", None, "b"], {}, "None in y, first at row 1"),
+        ([0.0, np.nan, 1.0], {"classes": [0, 1]}, "NaN"),
     ],
 )
 def test_preference_sign_refuses(y, options, message):
@@ -273,3 +347,45 @@ def test_more_features_than_at_fit_and_text_instead_of_numbers(rng):
         lift.transform(rng.normal(size=(5, 2, 4)))
     with pytest.raises(ValueError, match="could not convert string"):
         lift.transform([["a", "b"]])
+
+
+def test_missing_values_are_left_to_the_inner_transformer(rng):
+    X = rng.normal(size=(6, 2, 3))
+    X[0, 0, 0] = np.nan
+    filled = PairTransformer(SimpleImputer()).fit_transform(X)
+    assert filled[0, 0, 0] == pytest.approx(np.nanmean(X[..., 0]))
+    np.testing.assert_array_equal(filled[1:], X[1:])
+    table = pd.DataFrame(X.reshape(-1, 3), columns=["a", "b", "c"])
+    np.testing.assert_allclose(PairTransformer(SimpleImputer()).fit_transform(table), filled.reshape(-1, 3))
+    chain = make_pipeline(SimpleImputer(), PCA(2))
+    assert np.isfinite(PairTransformer(chain).fit_transform(X)).all()
+    assert get_tags(PairTransformer(SimpleImputer())).input_tags.allow_nan
+    for refusing, name in ((PCA(2), "PCA"), (None, "PairTransformer")):
+        with pytest.raises(ValueError, match=f"(?s)contains NaN.*{name} does not accept"):
+            PairTransformer(refusing).fit(X)
+        assert not get_tags(PairTransformer(refusing)).input_tags.allow_nan
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.float32, np.uint8])
+def test_features_come_to_the_inner_transformer_in_their_own_type(dtype):
+    X = np.arange(24).reshape(4, 2, 3).astype(dtype)
+    for transformer in (None, FunctionTransformer()):
+        result = PairTransformer(transformer).fit_transform(X)
+        assert result.dtype == dtype
+        np.testing.assert_array_equal(result, X)
+
+
+def test_string_features_for_transformers_of_columns():
+    X = np.array([[["red", 1], ["blue", 2]], [["blue", 1], ["red", 3]]], dtype=object)
+    one_hot = OneHotEncoder(sparse_output=False)
+    columns = make_column_transformer((one_hot, [0]), (StandardScaler(), [1]))
+    for transformer in (one_hot, make_pipeline(one_hot), columns):
+        lift = PairTransformer(transformer)
+        features = lift.fit_transform(X)
+        assert features[..., 0].tolist() == [[0.0, 1.0], [1.0, 0.0]]  # blue
+        # two strings a row are features here, and not the two texts of a pair
+        np.testing.assert_array_equal(lift.transform(X[:, 0]), features[:, 0])
+    ordinal = PairTransformer(OrdinalEncoder()).fit_transform(pd.DataFrame({"colour": ["b", "a"], "size": ["s", "s"]}))
+    assert ordinal.tolist() == [[1.0, 0.0], [0.0, 0.0]]
+    with pytest.raises(ValueError, match=r"texts of shape \(2, 2, 2\)"):
+        PairTransformer(StandardScaler()).fit(X)

@@ -74,7 +74,9 @@ def test_grid_search_over_margin_fail_and_the_fields_of_a_schedule(detox, pipeli
     results = pd.DataFrame(found.cv_results_)
     assert len(results) == 8
     assert (results.rank_test_auc == 1).any()
-    assert results[["mean_test_accuracy", "mean_test_f1", "mean_test_auc"]].notna().all().all()
+    assert results.mean_test_accuracy.between(0.58, 0.63).all()  # 0.602 to 0.610: noisy texts, 16 features
+    assert results.mean_test_auc.between(0.57, 0.61).all()  # 0.585 to 0.591
+    assert results.mean_test_f1.between(0.48, 0.61).all()  # 0.511 to 0.583
     off = results[results.param_irl__failure_weight__start == 0.0]
     assert off.mean_test_auc.nunique() == 1  # without failures their settings change nothing
     assert results.mean_test_auc.nunique() > 1
@@ -90,6 +92,7 @@ def test_grid_search_over_temperature_fail(detox, pipeline):
     found.fit(detox.data, detox.target, groups=detox.groups)
     scores = found.cv_results_["mean_test_auc"]
     assert scores[0] != scores[1]
+    assert scores.min() > 0.58  # 0.599
 
 
 def test_two_jobs_give_the_results_of_one(detox, pipeline):
@@ -114,7 +117,7 @@ def test_starc_scorer_with_a_callable_reference(detox, pipeline):
     truth = dict(zip(stack_outputs(detox.data), detox.reference_reward.ravel(), strict=True))
     scorer = make_starc_scorer(lambda texts: np.array([truth[text] for text in texts]))
     scores = cross_validate(pipeline, detox.data, detox.target, groups=detox.groups, cv=GroupKFold(3), scoring=scorer)
-    assert ((scores["test_score"] > -0.68) & (scores["test_score"] < -0.1)).all()  # 0.71 would be no relation
+    np.testing.assert_allclose(scores["test_score"], -0.62, atol=0.03)  # 0.71 would be no relation
 
 
 @pytest.fixture
@@ -142,7 +145,8 @@ def test_labels_weights_and_references_are_routed(detox, pipeline, routing):
         return cross_validate(pipeline, detox.data, detox.target, **options)
 
     base = scores()
-    assert (base["test_auc"] > 0.55).all()
+    assert (base["test_auc"] > 0.555).all()  # 0.573 to 0.625
+    assert base["test_auc"].mean() > 0.59  # 0.608
     assert not np.allclose(scores(sample_weight=None)["test_auc"], base["test_auc"])
     flipped = scores(reference_reward=-detox.reference_reward)
     np.testing.assert_allclose(flipped["test_starc"] ** 2 + base["test_starc"] ** 2, 1.0)
@@ -152,7 +156,9 @@ def test_labels_weights_and_references_are_routed(detox, pipeline, routing):
 def test_labels_without_routing_go_by_the_steps_name(detox, pipeline):
     pipeline.set_params(irl__failures="labels")
     fitted = pipeline.fit(detox.data, detox.target, irl__output_labels=detox.output_labels)
-    assert fitted["irl"].history_[0]["n_failures"] > 0
+    rounds = [row["n_failures"] for row in fitted["irl"].history_]
+    assert rounds[0] == (detox.output_labels == 1).any(axis=1).sum()  # the start calls nothing desirable
+    assert rounds[-1] < 0.85 * rounds[0]  # 256 of 320
 
 
 def test_labels_follow_the_rows_into_the_folds(detox, pipeline):
@@ -160,7 +166,8 @@ def test_labels_follow_the_rows_into_the_folds(detox, pipeline):
     options = {"groups": detox.groups, "cv": GroupKFold(3), "scoring": output_auc_scorer}
     params = {"irl__output_labels": detox.output_labels}
     scores = cross_validate(pipeline, detox.data, detox.target, params=params, **options)
-    assert (scores["test_score"] > 0.53).all()
+    assert (scores["test_score"] > 0.54).all()  # 0.557 to 0.616
+    assert scores["test_score"].mean() > 0.57  # 0.587
 
 
 @pytest.mark.parametrize(
