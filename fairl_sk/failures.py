@@ -152,7 +152,7 @@ def content_keys(rows, seed):
     keys = np.empty(len(rows), dtype=np.uint64)
     step = max(1, 2**17 // max(words, 1))  # temporaries stay in the cache
     for start in range(0, len(rows), step):
-        part = rows[start : start + step] + 0.0  # no negative zero
+        part = np.ascontiguousarray(rows[start : start + step]) + 0.0  # no negative zero
         keys[start : start + step] = np.einsum("ij,j->i", part.view(np.uint32).astype(np.uint64), multipliers)
     return keys
 

@@ -392,17 +392,20 @@ class DualBundle:
         self._products = np.pad(self._products, (0, 1))
         self._products[-1], self._products[:, -1] = products, products
         self._values = np.append(self._values, value)
-        self._share = np.append(self._share, 0.0 if self._share.any() else 1.0)
+        self._share = np.append(self._share, 0.0)
 
     def _drop(self, point):
         del self._gradients[point]
-        self._values, share = np.delete(self._values, point), np.delete(self._share, point)
+        self._values, self._share = np.delete(self._values, point), np.delete(self._share, point)
+        self._share /= self._share.sum() or 1.0
         self._products = np.delete(np.delete(self._products, point, axis=0), point, axis=1)
-        self._share = share / share.sum() if share.any() else share
 
-    def bound(self, alpha, n_moves=50):
+    def bound(self, alpha, n_moves=200):
         """The largest bound so far; the best mixture is sought by moving share from the worst to the best point."""
         values, quadratic, share = self._values, self._products / (4 * alpha), self._share
+        alone = values - np.diag(quadratic)
+        if not share.any() or alone.max() > values @ share - share @ quadratic @ share:
+            share = self._share = np.eye(len(values))[np.argmax(alone)]
         for _ in range(n_moves):
             ascent = values - 2 * quadratic @ share
             to, used = np.argmax(ascent), np.flatnonzero(share)
