@@ -1,5 +1,6 @@
 """Failure-aware inverse RL as scikit-learn estimators: recover, measure and export the reward behind preferences."""
 
+from .encoder import TransformerEmbedder
 from .irl import FailureAwareIRL, MaxEntropyIRL, MaxMarginIRL
 from .objective import ConstantSchedule, CosineSchedule, ExponentialSchedule, LinearSchedule
 from .pairs import PairTransformer, check_pairs, make_pairs
@@ -15,6 +16,7 @@ __all__ = [
     "MaxEntropyIRL",
     "MaxMarginIRL",
     "PairTransformer",
+    "TransformerEmbedder",
     "check_pairs",
     "make_pairs",
 ]

@@ -224,6 +224,10 @@ def sample_failures(failures, keys, index, sample_weight, budget):
     if available <= limit:
         return candidates
     mixed = _mixed(keys[candidates], index)
+    weight = sample_weight[candidates]
+    if (weight == weight[0]).all():  # no need to sort: the smallest keys, but none that is as large as the first left
+        n_sampled = int(limit / weight[0])
+        return candidates[mixed < np.partition(mixed, n_sampled)[n_sampled]]
     low = mixed <= np.uint64(min(1.0, 1.5 * limit / available) * (2**64 - 2**11))
     if sample_weight[candidates[low]].sum() > limit:  # the low keys fill the budget: only they need sorting
         mixed, candidates = mixed[low], candidates[low]

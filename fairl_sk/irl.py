@@ -29,6 +29,7 @@ from .net import (
     export_heads,
     head_reward,
     import_heads,
+    torch_device,
 )
 from .objective import ExponentialSchedule, LinearSchedule, schedule_values
 from .pairs import TIES_REMEDY, check_pairs, distinct_labels, preference_sign
@@ -303,7 +304,7 @@ class _PreferenceIRL(ClassifierMixin, BaseEstimator):
         else:
             features = (X / X.dtype.type(scale)).reshape(len(X), -1, X.shape[-1])
             orientation = sign
-        device = _device(self.device)
+        device = torch_device(self.device)
         features = torch.from_numpy(features).to(device)
         targets = np.stack([sample_weight * (len(X) / sample_weight.sum()), np.zeros(len(X)), orientation])
         targets = torch.from_numpy(targets).to(device, features.dtype).T  # each column contiguous
@@ -508,18 +509,6 @@ def _check_orientation(margins, sample_weight):
             UserWarning,
             stacklevel=6,
         )
-
-
-def _device(name):
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ValueError(f"Found device={name!r}. Expected 'cpu', 'cuda' (or 'cuda:0', ...) or 'auto'.") from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"device={name!r}, but torch finds no CUDA device here. Use device='cpu' or 'auto'.")
-    return name
 
 
 # ---------------------------------------------------------------------------------------------- estimators

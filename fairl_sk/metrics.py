@@ -22,7 +22,7 @@ from sklearn.model_selection import GroupKFold, KFold
 from sklearn.utils import _safe_indexing, check_random_state  # private: rows of an array, a list or a table
 from sklearn.utils.metadata_routing import UNUSED, _MetadataRequester  # private: gives set_score_request
 
-from .pairs import _read_texts, is_pairs, preference_sign, stack_outputs
+from .pairs import is_pairs, preference_sign, read_texts, stack_outputs
 
 __all__ = [
     "BootstrapInterval",
@@ -753,7 +753,7 @@ def longer_null(X, unit="characters"):
     >>> pair_accuracy(None, rewards[:, 0] - rewards[:, 1])
     0.5
     """
-    texts = _read_texts(X)
+    texts = read_texts(X)
     if texts is None:
         raise ValueError(
             f"Got X of type {type(X).__name__} that holds values other than texts, but the length null needs "
@@ -1087,7 +1087,7 @@ class _StarcScorer(_Scorer):
             return reference_reward
         if is_pairs(X):
             return np.asarray(self.reference(stack_outputs(X))).reshape(-1, 2)
-        texts = _read_texts(X)
+        texts = read_texts(X)
         return np.asarray(self.reference(X if texts is None else texts))
 
     def __repr__(self):

@@ -15,6 +15,20 @@ from tqdm.auto import tqdm
 from .failures import Round, find_failures, sample_failures
 from .objective import hinge_loss, logistic_loss
 
+
+def torch_device(name):
+    """The device of a name, "auto" being a GPU where there is one; a ValueError for one that is not there."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f"Found device={name!r}. Expected 'cpu', 'cuda' (or 'cuda:0', ...) or 'auto'.") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device={name!r}, but torch finds no CUDA device here. Use device='cpu' or 'auto'.")
+    return device
+
+
 # -------------------------------------------------------------------------------------------------- module
 
 
@@ -235,7 +249,8 @@ class LinearSolver(torch.optim.Optimizer):
     def start(self, differences):
         """Margins of the first round."""
         if self.margins is None:
-            self.margins = self._along(differences, [group["params"][0] for group in self.param_groups[:2]])
+            heads = [group["params"][0] for group in self.param_groups[:2]]
+            self.margins = self._along(differences, heads).contiguous()
 
     @torch.no_grad()
     def step(self, closure):
@@ -247,7 +262,7 @@ class LinearSolver(torch.optim.Optimizer):
         descent = -self._failure_gradient(differences, targets, loss)
         along = self._along(differences, [direction, descent])
         if not self.resting:
-            self._line_search(base, direction, along[0], targets[:, 0], loss)
+            self._line_search(base, direction, along[0].contiguous(), targets[:, 0], loss)
             self._sharpen()
         # theta_F <- argmin over theta of <g, theta> + alpha_F |theta|^2 + |theta - theta_F|^2 / (2 lr)
         lr = self.param_groups[1]["lr"]
@@ -257,7 +272,7 @@ class LinearSolver(torch.optim.Optimizer):
 
     def _along(self, differences, directions):
         """Margins along two directions, (2, n_pairs), in one pass."""
-        return nn.functional.linear(differences, torch.cat(directions)).T.contiguous()
+        return nn.functional.linear(differences, torch.cat(directions)).T
 
     def _failure_gradient(self, differences, targets, loss):
         """Gradient (1, n_features) of the failure term: it reads the sampled failures only."""

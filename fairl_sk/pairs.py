@@ -47,6 +47,7 @@ __all__ = [
     "join_prompts",
     "make_pairs",
     "preference_sign",
+    "read_texts",
     "stack_outputs",
     "to_text",
 ]
@@ -217,7 +218,7 @@ def count_shared(chosen, rejected):
     return n_shared
 
 
-def _table_texts(X, names):
+def _table_texts(X, names, join):
     """Texts of a table in TRL's preference or unpaired-preference format, or None if it is neither."""
     if {"chosen", "rejected"} <= set(names):
         sides = ["chosen", "rejected"]
@@ -226,10 +227,11 @@ def _table_texts(X, names):
     else:
         return None
     columns = [_text_column(X, side) for side in sides]
-    prompts = [""] * len(columns[0])
-    if "prompt" in names:
-        prompts = [to_text(value, where=f"row {row} of column 'prompt'") for row, value in enumerate(X["prompt"])]
-    rows = [_row_texts(prompt, *outputs) for prompt, *outputs in zip(prompts, *columns, strict=True)]
+    prompts = _text_column(X, "prompt") if "prompt" in names else [None] * len(columns[0])
+    rows = [
+        _row_texts(prompt, *outputs) if join is None else [join(prompt, output) for output in outputs]
+        for prompt, *outputs in zip(prompts, *columns, strict=True)
+    ]
     texts = np.array(rows, dtype=object).reshape(-1, len(sides))
     return texts if len(sides) == 2 else texts[:, 0]
 
@@ -250,6 +252,7 @@ def _text_column(X, name):
 
 def _row_texts(prompt, *outputs):
     """The texts of one or two outputs, behind their prompt."""
+    prompt = "" if prompt is None else to_text(prompt)
     if len(outputs) == 2 and not any(isinstance(output, str) for output in outputs):
         prompt, *outputs = split_messages(prompt, *outputs)
     return [_join(prompt, to_text(output)) for output in outputs]
@@ -303,11 +306,29 @@ def _check_texts(values):
     return values
 
 
-def _read_texts(X):
-    """Texts of ``X`` as an object array (n_samples,) or (n_pairs, 2), or None where ``X`` holds numbers."""
+def read_texts(X, *, join=None):
+    """Texts of ``X``, or None where ``X`` holds numbers.
+
+    Parameters
+    ----------
+    X : array-like or table
+        See the module's table of row layouts.
+    join : callable, (prompt, output) -> str, default=None
+        How a table's prompt (None where it has none) and output, texts or lists of messages, become one text. None: by
+        `join_prompt`.
+
+    Returns
+    -------
+    texts : ndarray of shape (n_samples,) or (n_pairs, 2), or None
+
+    Raises
+    ------
+    ValueError
+        For a missing text, or texts in another layout.
+    """
     names = _column_names(X)
     if names is not None:
-        texts = _table_texts(X, names)
+        texts = _table_texts(X, names, join)
         if texts is not None:
             return texts
         if not hasattr(X, "shape") or not hasattr(X, "dtypes"):
@@ -349,7 +370,7 @@ def is_pairs(X):
     >>> is_pairs([["a kind answer", "a rude answer"]]), is_pairs([[0.0, 1.0]])
     (True, False)
     """
-    texts = _read_texts(X)
+    texts = read_texts(X)
     if texts is not None:
         return texts.ndim == 2
     return not hasattr(X, "tocsr") and _as_array(X).ndim == 3
@@ -385,7 +406,7 @@ def check_pairs(X, *, estimator=None, reset=True):
     >>> check_pairs([[[1, 2, 3], [4, 5, 6]]]).shape
     (1, 2, 3)
     """
-    if _read_texts(X) is not None:
+    if read_texts(X) is not None:
         raise ValueError(
             "X holds text, but numeric features are expected here. Put a step that makes features before the "
             "estimator: make_pipeline(PairTransformer(make_pipeline(TfidfVectorizer(), TruncatedSVD(256))), ...)."
@@ -538,7 +559,7 @@ def stack_outputs(X):
     >>> stack_outputs([["a", "b"], ["c", "d"]])
     array(['a', 'b', 'c', 'd'], dtype=object)
     """
-    texts = _read_texts(X)
+    texts = read_texts(X)
     values = _as_array(X) if texts is None else texts
     if values.ndim - (texts is None) != 2 or values.shape[1] != 2:
         raise ValueError(
@@ -764,7 +785,7 @@ class PairTransformer(TransformerMixin, BaseEstimator, auto_wrap_output_keys=Non
 
     def _outputs(self, X, *, reset):
         """Distinct outputs, the inverse that scatters them, and whether the rows are pairs."""
-        texts = None if _reads_columns(self.transformer) else _read_texts(X)
+        texts = None if _reads_columns(self.transformer) else read_texts(X)
         if texts is None:
             rows, values, paired = self._feature_outputs(X, reset)
         else:

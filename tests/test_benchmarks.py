@@ -20,7 +20,7 @@ def load(name):
 
 
 def test_every_benchmark_is_tested():
-    assert {path.stem for path in BENCHMARKS.glob("*.py")} == {"bench_fit", "paradetox"}
+    assert {path.stem for path in BENCHMARKS.glob("*.py")} == {"bench_fit", "paradetox", "toxicity_reference"}
 
 
 def test_bench_fit(capsys, tmp_path):

