@@ -1,4 +1,4 @@
-"""The command line: ``fairl-sk audit``."""
+"""The command line: ``fairl-sk audit`` and ``fairl-sk store``."""
 
 import argparse
 import os
@@ -16,6 +16,14 @@ OF_FILES = {  # options that say how to read PAIRS, by parameter of load_prefere
     "quoted": "--no-quotes",
     "encoding": "--encoding",
     "limit": "--limit",
+}
+NEEDED = {  # options that say something about another one
+    "reference_output": "reference",
+    "toxic_label": "reference",
+    "nontoxic_label": "reference",
+    "reference_config": "reference",
+    "pooling": "encoder",
+    "store": "encoder",
 }
 
 
@@ -80,11 +88,8 @@ def _parser():
     audit.add_argument(
         "--force", action="store_true", help="replace the results of an earlier audit in DIR; other files there stay"
     )
-    audit.add_argument(
-        "--reference",
-        metavar="FILE.skops",
-        help="fitted scikit-learn text classifier, saved with skops; its decision function is the ground-truth reward",
-    )
+    _add_reference(audit)
+    _add_encoder(audit)
     audit.add_argument("--seed", type=int, default=0, help="seed of everything random (default: 0)")
     audit.add_argument(
         "--format",
@@ -108,9 +113,55 @@ def _parser():
     )
     audit.add_argument("--encoding", metavar="NAME", help="encoding of PAIRS, such as cp1252 (default: utf-8)")
     audit.add_argument("--limit", type=int, metavar="N", help="read the first N records only")
-    audit.add_argument("--components", type=int, default=256, metavar="N", help="features of a text (default: 256)")
+    audit.add_argument(
+        "--components", type=int, metavar="N", help="features of a text without --encoder (default: 256)"
+    )
     audit.add_argument("--quiet", action="store_true", help="no progress bars")
+    store = commands.add_parser(
+        "store", help="show or prune an embedding store", description="Show what an embedding store holds, or prune it."
+    )
+    store.set_defaults(run=_store)
+    store.add_argument("path", metavar="DIR", help="the store")
+    store.add_argument(
+        "--prune", metavar="ID", nargs="+", help="forget the embeddings under these ids; 'all': every one"
+    )
     return parser
+
+
+def _add_reference(audit):
+    """Options of the ground-truth reward."""
+    reference = audit.add_argument_group("ground-truth reward")
+    reference.add_argument(
+        "--reference",
+        metavar="REWARD",
+        help="a fitted scikit-learn text classifier saved with skops (FILE.skops); 'detoxify', 'detoxify:VARIANT' or a "
+        "checkpoint of it (FILE.ckpt); or a Hugging Face text classifier, a folder or the name of one in the hub",
+    )
+    reference.add_argument(
+        "--reference-output",
+        choices=("logit", "probability"),
+        help="which number of the classifier is the reward (default: logit); they are different rewards",
+    )
+    label = reference.add_mutually_exclusive_group()
+    label.add_argument("--toxic-label", metavar="NAME", help="Hugging Face: the label of what is toxic")
+    label.add_argument("--nontoxic-label", metavar="NAME", help="Hugging Face: the label of what is not")
+    reference.add_argument(
+        "--reference-config", metavar="DIR", help="FILE.ckpt: the folder with its config.json and tokenizer"
+    )
+
+
+def _add_encoder(audit):
+    """Options of the features."""
+    encoder = audit.add_argument_group("features")
+    encoder.add_argument(
+        "--encoder",
+        metavar="MODEL",
+        help="embed with this transformer model: 'minilm' (packaged), a folder, or the name of one in the hub "
+        "(default: TF-IDF and truncated SVD)",
+    )
+    encoder.add_argument("--pooling", choices=("mean", "last", "cls", "max"), help="of the encoder (default: mean)")
+    encoder.add_argument("--store", metavar="DIR", help="keep embeddings in this folder, and take them from there")
+    encoder.add_argument("--device", metavar="NAME", help="where models run: cpu (default), cuda or auto")
 
 
 def _audit(arguments):
@@ -120,11 +171,11 @@ def _audit(arguments):
 
     with results_folder(arguments.out, force=arguments.force) as folder:
         data = _load(arguments)
-        reference = None if arguments.reference is None else _reference(arguments.reference)
         result = audit(
             data,
-            reference=reference,
-            n_components=arguments.components,
+            reference=None if arguments.reference is None else _reference(arguments),
+            features=None if arguments.encoder is None else _encoder(arguments),
+            n_components=arguments.components or 256,
             random_state=arguments.seed,
             verbose=not arguments.quiet,
         )
@@ -149,6 +200,13 @@ def _check_options(arguments):
                 f"--{option} is {value}. Expected a whole number from {low} to {MAX_NUMBER}; without the option it is "
                 f"{default}."
             )
+    for option, needed in NEEDED.items():
+        if getattr(arguments, option) is not None and getattr(arguments, needed) is None:
+            raise ValueError(
+                f"Found {_option(option)} without {_option(needed)}. Expected both: it says how that one is to be used."
+            )
+    if arguments.encoder is not None and arguments.components is not None:
+        raise ValueError("Found --components and --encoder. Expected one: an encoder has its own number of features.")
     given = [OF_FILES[name] for name in _reading(arguments)]
     if arguments.pairs is None and given:
         raise ValueError(
@@ -157,16 +215,70 @@ def _check_options(arguments):
         )
 
 
-def _reference(path):
+def _option(name):
+    return f"--{name.replace('_', '-')}"
+
+
+def _encoder(arguments):
+    from .encoder import TransformerEmbedder
+
+    return TransformerEmbedder(
+        arguments.encoder,
+        pooling=arguments.pooling or "mean",
+        normalize=True,  # the learners' alpha then means the same for every encoder
+        device=arguments.device or "cpu",
+        store=arguments.store,
+        verbose=not arguments.quiet,
+    )
+
+
+def _reference(arguments):
+    """The ground-truth reward that --reference names."""
+    name, output = arguments.reference, arguments.reference_output or "logit"
+    if name.endswith(".skops"):
+        return _saved_reference(name, output)
+    from .rewards import ClassifierReward, DetoxifyReward
+
+    options = {"output": output, "device": arguments.device or "cpu", "verbose": not arguments.quiet}
+    if name.endswith(".ckpt"):
+        return DetoxifyReward(checkpoint=name, config_folder=arguments.reference_config, **options)
+    if name.partition(":")[0] == "detoxify":
+        return DetoxifyReward(name.partition(":")[2] or "original", **options)
+    label = arguments.toxic_label or arguments.nontoxic_label
+    return ClassifierReward(name, label, desirable=arguments.toxic_label is None and label is not None, **options)
+
+
+def _saved_reference(path, output):
     from .audit import load_pipeline
+    from .rewards import EstimatorReward
 
     pipeline = load_pipeline(path)
-    if not hasattr(pipeline, "decision_function"):
+    if not hasattr(pipeline, "decision_function") and not hasattr(pipeline, "predict_proba"):
         raise ValueError(
             f"--reference {path} holds a {type(pipeline).__name__} without decision_function. Expected a fitted text "
             "classifier, such as make_pipeline(TfidfVectorizer(), LogisticRegression())."
         )
-    return pipeline.decision_function
+    return EstimatorReward(pipeline, output=output)
+
+
+def _store(arguments):
+    """Show or prune a store, and return what to print."""
+    from .store import EmbeddingStore
+
+    store = EmbeddingStore(arguments.path)
+    if not store.exists():
+        raise ValueError(f"There is no embedding store {arguments.path}. Name the folder that was given as --store.")
+    rows = store.list()
+    if arguments.prune:
+        ids = [row["id"] for row in rows] if arguments.prune == ["all"] else arguments.prune
+        return f"Forgot {store.prune(ids)} embeddings; the file keeps its size, new ones take their place."
+    lines = [
+        f"{row['id']}  {row['n_vectors']:>9} embeddings  {row['bytes'] / 2**20:>8.1f} MiB  since "
+        f"{row['settings']['created']}  {row['settings'].get('_name')}  "
+        + ", ".join(f"{name} {row['settings'].get(name)}" for name in ("pooling", "layer", "dtype", "max_length"))
+        for row in rows
+    ]
+    return "\n".join(lines) if lines else f"The store {arguments.path} is empty."
 
 
 def _load(arguments):

@@ -58,6 +58,7 @@ FAILURE_AWARE = "FailureAwareIRL"
 N_SHUFFLES = 20  # each learns an arbitrary direction, so that one alone says little
 HARDEST = ("index", "margin", "preferred", "other"), ("index", "margin", "output")  # columns: of pairs, of outputs
 MIN_TEST_GROUPS = 2  # a bootstrap over groups needs as many
+MIN_SUBTYPE_GROUPS = 5  # one draw of groups in 150 has none of 5
 SHORTCUT = 0.05  # a null whose score is surely this far from 1/2 is worth a warning
 SHORTCUTS = {
     "pair_accuracy": "orders {:.1%} of the pairs",
@@ -71,6 +72,7 @@ def audit(
     data=None,
     *,
     reference=None,
+    features=None,
     n_components=256,
     test_size=0.25,
     n_resamples=1000,
@@ -88,10 +90,14 @@ def audit(
         write them in: ``data.data = join_prompts(data.prompt, data.data)``, from `fairl_sk.pairs`; the saved pipelines
         then expect outputs behind their prompts.
     reference : callable, default=None
-        Ground-truth reward to compare with: texts (n,) -> rewards (n,), higher is better and above 0 desirable.
-        None: the data's own ``reference_reward``, where it has one.
+        Ground-truth reward to compare with: texts (n,) -> rewards (n,), higher is better and above 0 desirable, for
+        instance one of `fairl_sk.rewards`. Its ``describe()``, if it has one, is kept with the figures, and its
+        ``subtypes(texts)`` gives a table by sub-type. None: the data's own ``reference_reward``, where it has one.
+    features : transformer, default=None
+        From texts of pairs or of outputs to features: a `TransformerEmbedder`, or a `PairTransformer` around any
+        transformer of texts. None: TF-IDF of words and pairs of words, and a truncated SVD.
     n_components : int >= 1, default=256
-        Number of features of an output, after TF-IDF of words and pairs of words and a truncated SVD.
+        Number of features of an output after the SVD.
     test_size : float in (0, 1), default=0.25
         Share of the groups that is held out.
     n_resamples : int, default=1000
@@ -107,7 +113,8 @@ def audit(
     -------
     result : Bunch
         ``table`` (a row a reward: dicts of `BootstrapInterval` by measure), ``kinds`` (a row a kind of pair, where
-        labels are known), ``failures`` (the hardest, by `FailureAwareIRL`), ``pipelines`` (fitted, by name),
+        labels are known), ``subtypes`` (a row a sub-type of undesirable outputs, where they are known),
+        ``failures`` (the hardest, by `FailureAwareIRL`), ``pipelines`` (fitted, by name),
         ``margins`` (held out, by name) and ``settings``.
 
     Raises
@@ -126,7 +133,10 @@ def audit(
     data = make_detox_preferences(2000, random_state=random_state) if data is None else _check_data(data)
     data = _with_reference(data, reference)
     train, test = _split(data, test_size, random_state)
-    features = _text_features(n_components, data.data[train], random_state)
+    if features is None:
+        features = _text_features(n_components, data.data[train], random_state)
+    else:
+        features = sklearn.clone(features)
     X_train, X_test = features.fit_transform(data.data[train]), features.transform(data.data[test])
     y_train, y_test = data.target[train], data.target[test]
 
@@ -154,6 +164,7 @@ def audit(
     return Bunch(
         table=table,
         kinds=_kinds_table(data, test, margins),
+        subtypes=_subtypes_table(data, test, {name: rewards[name] for name in learners}, intervals),
         failures=_hardest(margins[FAILURE_AWARE], data, test, n_failures),
         pipelines={name: Pipeline([("features", features), ("irl", learner)]) for name, learner in learners.items()},
         margins=margins,
@@ -189,7 +200,7 @@ def _with_reference(data, reference):
     if reference is not None:
         texts = stack_outputs(data.data) if data.data.ndim == 2 else data.data
         try:
-            rewards = np.asarray(reference(texts), dtype=np.float64)
+            rewards, subtypes = _ask(reference, texts)
         except (AttributeError, TypeError, ValueError) as error:
             raise ValueError(
                 f"The reference failed on the {len(texts)} texts: {error} Expected a (fitted) reward that takes an "
@@ -202,9 +213,21 @@ def _with_reference(data, reference):
             )
         data.reference_reward = rewards.reshape(data.data.shape)
         data.output_labels = (data.reference_reward > 0).astype(int)
+        data.of_subtype = {name: of_it.reshape(data.data.shape) for name, of_it in subtypes.items()}
+        data.reference = reference.describe() if hasattr(reference, "describe") else repr(reference)
     elif data.get("output_labels") is None and data.get("reference_reward") is not None:
         data.output_labels = (data.reference_reward > 0).astype(int)
     return data
+
+
+def _ask(reference, texts):
+    """Rewards (n_texts,), and which texts are of which sub-type of undesirable ones, of a reference that knows some."""
+    if not hasattr(reference, "subtypes"):
+        return np.asarray(reference(texts), dtype=np.float64), {}
+    rewards = reference.subtypes(texts)  # all in one pass
+    overall = reference.describe()["label"]
+    of_subtype = {name: values <= 0 for name, values in rewards.items() if name != overall}
+    return rewards[overall], of_subtype
 
 
 def _complete(rewards):
@@ -352,6 +375,36 @@ def _kinds_table(data, test, margins):
     ]
 
 
+def _subtypes_table(data, test, rewards, intervals):
+    """AUC of each learner between the desirable outputs and those of a sub-type of undesirable ones."""
+    known = data.get("of_subtype") or _own_subtypes(data)
+    labels = data.get("output_labels")
+    if not known or labels is None:
+        return []
+    desirable = labels[test].ravel() == 1
+    groups = np.repeat(intervals["groups"], labels[test].size // len(test))
+    table = []
+    for name, of_it in known.items():
+        of_it = of_it[test].ravel() & ~desirable
+        chosen = of_it | desirable
+        row = {"subtype": name, "outputs": int(of_it.sum())}
+        enough = min(len(np.unique(groups[rows])) for rows in (of_it, desirable)) >= MIN_SUBTYPE_GROUPS
+        for learner, values in rewards.items():
+            arrays = desirable[chosen].astype(int), values.ravel()[chosen]
+            options = {**intervals, "groups": groups[chosen]}
+            row[learner] = bootstrap_interval(output_auc_score, *arrays, **options) if enough else None
+        table.append(row)
+    return table
+
+
+def _own_subtypes(data):
+    """Which outputs are of which sub-type, where the data name one for each output."""
+    named = data.get("subtypes")
+    if named is None:
+        return {}
+    return {str(name): named == name for name in np.unique(named) if name not in ("", "none")}
+
+
 def _accuracy(margins):
     return float(((margins > 0) + 0.5 * (margins == 0)).mean()) if len(margins) else None
 
@@ -384,7 +437,9 @@ def _settings(data, train, test, features, random_state, n_resamples, seconds):
         "test_rows": len(test),
         "groups": len(np.unique(data.groups)),
         "dropped": dict(data.get("dropped", {})),
-        "features": repr(features),
+        "features": " ".join(repr(features).split()),
+        "embedding": dict(getattr(features, "settings_", {})),
+        "reference": data.get("reference", "known to the data" if data.get("reference_reward") is not None else None),
         "starc": "L2 norm, centred by the global mean over the held-out outputs",
         "intervals": f"95 %, bootstrap of {n_resamples} draws of groups",
         "seed": random_state,
@@ -429,6 +484,7 @@ def format_audit(result):
     ]
     if "starc" in columns:
         lines.append(f"STARC: distance to the reference reward, 0 to 1, lower is better; {settings['starc']}.")
+        lines.append(f"Reference: {_reference_line(settings['reference'])}.")
     lines += _shortcuts(result.table)
     if result.kinds:
         names = list(result.pipelines)
@@ -438,7 +494,20 @@ def format_audit(result):
         ]
         lines += ["", "Held-out pairs by kind (rejected -> chosen; T toxic, NT not), share ordered as preferred:", ""]
         lines += _aligned([["kind", "pairs", "share", *names], *rows])
+    if result.subtypes:
+        names = list(result.pipelines)
+        rows = [[k["subtype"], f"{k['outputs']}", *(_cell(k[name]) for name in names)] for k in result.subtypes]
+        lines += ["", "Held-out toxic outputs by sub-type, AUC of telling them from the non-toxic ones:", ""]
+        lines += _aligned([["sub-type", "outputs", *names], *rows])
     return "\n".join(lines)
+
+
+def _reference_line(reference):
+    """The reference in a line; all of it is in the settings."""
+    if not isinstance(reference, dict):
+        return str(reference)
+    shown = ("reward", "model", "label", "desirable", "output")
+    return ", ".join(f"{name} {reference[name]}" for name in shown if name in reference)
 
 
 def _shortcuts(table):
@@ -580,6 +649,7 @@ def write_audit(result, folder):
         document = {
             "table": [_plain(row) for row in result.table],
             "kinds": result.kinds,
+            "subtypes": [_plain(row) for row in result.subtypes],
             "failures": result.failures,
             "settings": result.settings,
         }

@@ -165,6 +165,15 @@ class EmbeddingStore:
                 cursor.putmulti(((keys[i], vectors[i].tobytes()) for i in order), overwrite=False)
             self._fill_up(environment)
 
+    def exists(self):
+        """Whether there is a store at the path.
+
+        Returns
+        -------
+        bool
+        """
+        return (self.path / "data.mdb").exists()
+
     def list(self):
         """What is stored, a row for each of the settings.
 

@@ -16,14 +16,18 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import skops.io
+import transformers
 from matplotlib.image import imread
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 from sklearn.utils import Bunch
+from test_rewards import save_checkpoint, save_classifier, save_tokenizer, tiny
 
 import fairl_sk.audit
+import fairl_sk.encoder
 from fairl_sk import FailureAwareIRL
 from fairl_sk.__main__ import main
 from fairl_sk.audit import (
@@ -39,6 +43,7 @@ from fairl_sk.audit import (
 from fairl_sk.datasets import make_detox_preferences
 from fairl_sk.metrics import BootstrapInterval, starc_distance
 from fairl_sk.pairs import stack_outputs
+from fairl_sk.store import EmbeddingStore
 
 LEARNERS = ["MaxMarginIRL", "MaxEntropyIRL", "FailureAwareIRL"]
 NULLS = ["longer output", "shorter output", "prompt only", "shuffled labels"]
@@ -890,3 +895,146 @@ def test_importing_the_package_takes_less_than_half_as_long_again():
         if best["import fairl_sk"] < 1.25 * best[BASELINE]:
             break
     assert best["import fairl_sk"] < 1.5 * best[BASELINE], best
+
+
+# ------------------------------------------------------------------------------------------ encoders and rewards
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """A text classifier, and a checkpoint of Detoxify with the folder of its architecture."""
+    folder = tmp_path_factory.mktemp("models")
+    tiny(transformers.BertConfig).save_pretrained(save_tokenizer(folder / "architecture"))
+    save_checkpoint(folder / "tiny.ckpt", folder / "architecture")
+    save_classifier(folder / "classifier", ["neutral", "toxic"])
+    return folder
+
+
+def encode(*arguments):
+    return main(["audit", "--quiet", "../pairs.jsonl", *map(str, arguments)])
+
+
+def test_an_encoder_with_a_store(place, capsys):
+    assert encode("--encoder", "minilm", "--store", "vectors", "--out", "o") == 0
+    document = check_written(place / "o")
+    assert document["settings"]["embedding"]["pooling"] == "mean"
+    assert main(["store", "vectors"]) == 0
+    shown = capsys.readouterr().out.splitlines()[-1]
+    assert "minilm  pooling mean, layer -1, dtype float32, max_length 256" in shown
+    with pytest.MonkeyPatch.context() as patch:  # the second time no text is embedded
+        patch.setattr(fairl_sk.encoder, "_load_model", None)
+        assert encode("--encoder", "minilm", "--store", "vectors", "--out", "p") == 0
+    assert check_written(place / "p")["table"] == document["table"]
+    pipeline = load_pipeline(place / "o" / "FailureAwareIRL.skops")
+    polite, rude = pipeline.decision_function(["Thank you, that was kind.", "You are a dunce, be quiet."])
+    assert polite > rude
+
+
+def test_the_store_is_pruned(tmp_path, capsys):
+    store = EmbeddingStore(tmp_path)
+    for name in ("a", "b"):
+        store.write({"model": name, "_name": name}, [b"k" * 16], np.ones((1, 4)))
+    ids = {row["settings"]["_name"]: row["id"] for row in store.list()}
+    assert main(["store", str(tmp_path), "--prune", ids["a"]]) == 0
+    assert "Forgot 1 embeddings" in capsys.readouterr().out
+    assert [row["id"] for row in store.list()] == [ids["b"]]
+    assert main(["store", str(tmp_path), "--prune", "ffff"]) == 2
+    assert f"holds no settings 'ffff'. It holds: ['{ids['b']}']" in capsys.readouterr().err
+    assert main(["store", str(tmp_path), "--prune", "all"]) == 0
+    assert main(["store", str(tmp_path)]) == 0
+    assert "is empty" in capsys.readouterr().out
+    assert main(["store", str(tmp_path / "gone")]) == 2
+    assert "There is no embedding store" in capsys.readouterr().err
+
+
+def test_references_of_all_kinds_are_recorded(place, models, judge, capsys):
+    skops.io.dump(judge, "judge.skops")
+    recorded = {}
+    for name, options in {
+        "judge": ["judge.skops"],
+        "chance": ["judge.skops", "--reference-output", "probability"],
+        "detoxify": [models / "tiny.ckpt", "--reference-config", models / "architecture"],
+        "classifier": [models / "classifier", "--toxic-label", "Toxic"],
+        "turned": [models / "classifier", "--nontoxic-label", "neutral"],
+    }.items():
+        assert run("../pairs.jsonl", "--out", name, "--reference", *options) == 0
+        recorded[name] = check_written(place / name)
+    settings = {name: document["settings"]["reference"] for name, document in recorded.items()}
+    assert [settings[name]["output"] for name in ("judge", "chance")] == ["logit", "probability"]
+    starc = {name: document["table"][0]["starc"]["estimate"] for name, document in recorded.items()}
+    assert starc["judge"] != starc["chance"]  # they are different rewards
+    assert settings["detoxify"]["reward"] == "DetoxifyReward"
+    assert settings["detoxify"]["label"] == "toxicity"
+    # "not toxic" and "neutral" are one reward where these are the two labels
+    assert starc["classifier"] == pytest.approx(starc["turned"], abs=1e-6)
+    assert (settings["classifier"]["desirable"], settings["turned"]["desirable"]) == (False, True)
+    shown = capsys.readouterr().out
+    assert "Reference: reward DetoxifyReward, model Detoxify" in shown
+    kinds = {row["subtype"] for row in recorded["detoxify"]["subtypes"]}
+    assert kinds == {"severe_toxicity", "obscene", "threat", "insult", "identity_attack"}
+
+
+class Judge:
+    """A reference that knows two sub-types of what it calls undesirable."""
+
+    def __init__(self, corpus):
+        self.known = {
+            text: (reward, kind)
+            for text, reward, kind in zip(
+                corpus.data.ravel(), corpus.reference_reward.ravel(), corpus.subtypes.ravel(), strict=True
+            )
+        }
+
+    def __call__(self, texts):
+        raise AssertionError("all in one pass, by subtypes")
+
+    def subtypes(self, texts):
+        rewards = np.array([self.known[text][0] for text in texts])
+        kinds = np.array([self.known[text][1] for text in texts])
+        return {"all": rewards, **{name: np.where(kinds == name, -1.0, 1.0) for name in ("insult", "threat", "never")}}
+
+    def describe(self):
+        return {"label": "all"}
+
+
+def test_subtypes_of_the_corpus_and_of_a_reference_agree(corpus, result):
+    rows = {row["subtype"]: row for row in result.subtypes}
+    assert set(rows) == {"identity", "insult", "obscenity", "threat"}
+    _, test = held_out(corpus, len(result.margins["MaxMarginIRL"]))
+    for name, row in rows.items():
+        assert row["outputs"] == (corpus.subtypes[test] == name).sum()
+        assert row["FailureAwareIRL"].low <= row["FailureAwareIRL"].estimate <= row["FailureAwareIRL"].high
+    again = {row["subtype"]: row for row in audit(corpus, reference=Judge(corpus), **SMALL).subtypes}
+    assert again["insult"] == rows["insult"]
+    assert again["never"]["MaxMarginIRL"] is None
+    labels = np.where(corpus.output_labels[test] == 1, 1, np.where(corpus.subtypes[test] == "insult", 0, -1)).ravel()
+    rewards = rewards_of(result, corpus, test)
+    expected = roc_auc_score(labels[labels >= 0], rewards[labels >= 0])
+    assert rows["insult"]["MaxMarginIRL"].estimate == pytest.approx(expected)
+    text = format_audit(result)
+    assert "by sub-type, AUC" in text
+    assert "insult" in text
+
+
+def rewards_of(result, corpus, test):
+    return result.pipelines["MaxMarginIRL"].decision_function(corpus.data[test].ravel())
+
+
+BAD_REFERENCES = {
+    "output without": (["--reference-output", "logit"], "Found --reference-output without --reference."),
+    "store without": (["--store", "s"], "Found --store without --encoder."),
+    "pooling without": (["--pooling", "last"], "Found --pooling without --encoder."),
+    "variant": (["--reference", "detoxify:best"], "Got variant='best', but expected one of"),
+    "no model": (["--encoder", "no/model"], "Cannot load the model 'no/model'"),
+    "no classifier": (["--reference", "no/model", "--toxic-label", "a"], "'hf download no/model'"),
+    "components": (["--encoder", "minilm", "--components", 8], "Found --components and --encoder. Expected one"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_REFERENCES)
+def test_unfit_encoders_and_references_are_named_and_leave_no_folder(place, capsys, case):
+    arguments, message = BAD_REFERENCES[case]
+    capsys.readouterr()
+    assert encode(*arguments) == 2
+    assert message in capsys.readouterr().err
+    assert not list(place.iterdir())
