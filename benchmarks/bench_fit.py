@@ -18,6 +18,7 @@ import sys
 import time
 
 import numpy as np
+import psutil  # noqa: F401  # the process that measures memory needs it: better to fail now than there
 import torch
 from sklearn.linear_model import LogisticRegression
 from skorch import NeuralNet

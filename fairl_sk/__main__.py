@@ -4,6 +4,8 @@ import argparse
 import os
 import re
 import sys
+import warnings
+from contextlib import contextmanager
 
 from . import __version__
 
@@ -43,7 +45,8 @@ def main(argv=None):
     """
     arguments = _parser().parse_args(argv)
     try:
-        report = arguments.run(arguments)
+        with _warnings_as_lines():
+            report = arguments.run(arguments)
     except (ValueError, OSError, ImportError) as error:
         print(f"fairl-sk: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
@@ -51,6 +54,18 @@ def main(argv=None):
         print("\nfairl-sk: interrupted; what this run had computed is lost, nothing was written.", file=sys.stderr)
         return 130
     return _print(report)
+
+
+@contextmanager
+def _warnings_as_lines():
+    """Show each warning as one line, without the place in the source."""
+
+    def show(message, category, filename, lineno, file=None, line=None):
+        print(f"fairl-sk: warning: {' '.join(str(message).split())}", file=file or sys.stderr)
+
+    with warnings.catch_warnings():
+        warnings.showwarning = show
+        yield
 
 
 def _print(report):
@@ -188,7 +203,9 @@ def _audit(arguments):
                 f"Cannot write the results to {folder}: {error.strerror or error}. The folder is as it was; the table "
                 "was printed. Make room or name another folder with --out, and run again."
             ) from error
-    return f"{report}\n\nWritten to {folder}: {', '.join(path.name for path in paths)}"
+    written = f"{report}\n\nWritten to {folder}: {', '.join(path.name for path in paths)}"
+    pipelines = [str(path) for path in paths if path.suffix == ".skops"]
+    return f"{written}\nLoad one with fairl_sk.audit.load_pipeline({pipelines[0]!r})" if pipelines else written
 
 
 def _check_options(arguments):

@@ -59,6 +59,7 @@ N_SHUFFLES = 20  # each learns an arbitrary direction, so that one alone says li
 HARDEST = ("index", "margin", "preferred", "other"), ("index", "margin", "output")  # columns: of pairs, of outputs
 MIN_TEST_GROUPS = 2  # a bootstrap over groups needs as many
 MIN_SUBTYPE_GROUPS = 5  # one draw of groups in 150 has none of 5
+OUTPUT_LABELS = {"pairs": "chosen v rejected", "outputs": "desirable v undesirable"}
 SHORTCUT = 0.05  # a null whose score is surely this far from 1/2 is worth a warning
 SHORTCUTS = {
     "pair_accuracy": "orders {:.1%} of the pairs",
@@ -130,7 +131,7 @@ def audit(
     started = time.perf_counter()
     _check_at_least("n_components", n_components, 1)
     _check_at_least("random_state", random_state, 0)
-    data = make_detox_preferences(2000, random_state=random_state) if data is None else _check_data(data)
+    data = _own_corpus(random_state) if data is None else _check_data(data)
     data = _with_reference(data, reference)
     train, test = _split(data, test_size, random_state)
     if features is None:
@@ -168,8 +169,15 @@ def audit(
         failures=_hardest(margins[FAILURE_AWARE], data, test, n_failures),
         pipelines={name: Pipeline([("features", features), ("irl", learner)]) for name, learner in learners.items()},
         margins=margins,
-        settings=_settings(data, train, test, features, random_state, n_resamples, time.perf_counter() - started),
+        settings=_settings(
+            data, train, test, features, learners, random_state, n_resamples, time.perf_counter() - started
+        ),
     )
+
+
+def _own_corpus(random_state):
+    corpus = make_detox_preferences(2000, random_state=random_state)
+    return Bunch(**corpus, provenance={"made by": f"make_detox_preferences(2000, random_state={random_state})"})
 
 
 def _check_at_least(name, value, low):
@@ -300,7 +308,11 @@ def _signed(rewards, y):
 
 def _nulls(data, test):
     texts = data.data[test]
-    nulls = {"longer output": longer_null(texts), "shorter output": shorter_null(texts)}
+    nulls = {
+        "all desirable": np.ones(texts.shape),  # what F1 is worth where nothing is told apart
+        "longer output": longer_null(texts),
+        "shorter output": shorter_null(texts),
+    }
     if texts.ndim == 2:
         labels = None if data.get("output_labels") is None else data.output_labels[test]
         nulls["prompt only"] = prompt_only_null(data.groups[test], labels)
@@ -332,7 +344,7 @@ def _measures(rewards, data, test):
         known = {"metric_params": {"output_labels": labels[test]}}
         calls["label_f1"] = (output_f1_score, y, rewards), known
         calls["label_auc"] = (output_auc_score, y, rewards), known
-    if data.get("reference_reward") is not None:
+    if data.get("reference_reward") is not None and np.ptp(rewards) > 0:  # a constant's distance is a convention
         calls["starc"] = (starc_distance, rewards, data.reference_reward[test]), {}
     return calls
 
@@ -429,16 +441,18 @@ def _shortened(text, width=80):
     return text if len(text) <= width else f"{text[: width - 3]}..."
 
 
-def _settings(data, train, test, features, random_state, n_resamples, seconds):
+def _settings(data, train, test, features, learners, random_state, n_resamples, seconds):
     return {
+        "data": data.get("provenance"),
         "rows": len(data.data),
         "rows_are": "pairs" if data.data.ndim == 2 else "outputs",
         "train_rows": len(train),
         "test_rows": len(test),
         "groups": len(np.unique(data.groups)),
         "dropped": dict(data.get("dropped", {})),
-        "features": " ".join(repr(features).split()),
+        "features": _on_one_line(features),
         "embedding": dict(getattr(features, "settings_", {})),
+        "learners": {name: _parameters(learner) for name, learner in learners.items()},
         "reference": data.get("reference", "known to the data" if data.get("reference_reward") is not None else None),
         "starc": "L2 norm, centred by the global mean over the held-out outputs",
         "intervals": f"95 %, bootstrap of {n_resamples} draws of groups",
@@ -450,6 +464,15 @@ def _settings(data, train, test, features, random_state, n_resamples, seconds):
             **{module.__name__: module.__version__ for module in (sklearn, torch, np, scipy)},
         },
     }
+
+
+def _parameters(estimator):
+    """All parameters, the defaults too: these may differ in another version."""
+    return {name: _on_one_line(value) for name, value in estimator.get_params(deep=False).items()}
+
+
+def _on_one_line(value):
+    return " ".join(repr(value).split())
 
 
 # --------------------------------------------------------------------------------------------------- reporting
@@ -480,7 +503,8 @@ def format_audit(result):
         *_aligned([header, *body[:n_learners], ["nulls", *[""] * len(columns)], *body[n_learners:]]),
         "",
         f"Intervals: {settings['intervals']}; of shuffled labels, the range of {N_SHUFFLES} shuffles.",
-        "output: chosen v rejected" + ("; label: v the known label of each output." if "label_f1" in columns else "."),
+        f"output: {OUTPUT_LABELS[settings['rows_are']]}"
+        + ("; label: v the known label of each output." if "label_f1" in columns else "."),
     ]
     if "starc" in columns:
         lines.append(f"STARC: distance to the reference reward, 0 to 1, lower is better; {settings['starc']}.")

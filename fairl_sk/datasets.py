@@ -53,8 +53,7 @@ def _swap(array, rows):
 
 
 def _group_rows(*columns):
-    """Number the groups of rows that share a value in any column, in order of appearance; "" links "
-    "nothing."""
+    """Number the groups of rows that share a value in any column, in order of appearance; "" links nothing."""
     rows, nodes = [], []
     n_rows = n_nodes = len(columns[0])
     for column in columns:
@@ -604,6 +603,7 @@ _SUFFIXES = ".tsv, .csv, .jsonl, .json (each also with .gz) and .parquet"
 _TOXIC_COLUMN = re.compile(r"toxic|en_toxic_comment")
 _NEUTRAL_COLUMN = re.compile(r"neutral\d*|en_neutral_comment")
 _REWARD_COLUMNS = (("chosen_reward", "rejected_reward"), ("score_chosen", "score_rejected"))
+_IF_CUT = "It is the last record: if the file is cut there, fetch it again. Otherwise"
 _LINE_END = re.compile(r"\r\n|\r|\n")
 _SPEAKER = "\n\nAssistant:"
 _TURN = re.compile(r"(?:\A|\n\n)(?:Human|Assistant):")
@@ -660,7 +660,8 @@ def load_preferences(
         "unpaired".
     desirable : value or list of values, default=None
         The labels of desirable outputs, for example ``desirable=2`` or ``desirable=["neither", "fine"]``.
-        None will do for two labels that are numbers or booleans: the greater is desirable.
+        None will do for two labels that are numbers or booleans: the greater is desirable. For pairs it is
+        refused.
     split_prompt : {"auto", True, False}, default="auto"
         Where to look for the prompt of `chosen` and `rejected` that have no column `prompt`. The leading
         messages, or turns of a transcript, that both sides share are the prompt for "auto" and True. Plain
@@ -705,6 +706,8 @@ def load_preferences(
           the rows they add up to what was read
         - source_index : ndarray of shape (n_pairs,), the record of the file a row comes from, from 0
         - format : str, the format read
+        - provenance : dict, the name of the file without its folder ("file") and the parameters with which it
+          was read, as JSON can hold them
         - DESCR : str
 
         Several messages become one text, see `fairl_sk.pairs.to_text`: their contents, separated by an empty
@@ -748,16 +751,24 @@ def load_preferences(
     >>> pairs.data.shape, pairs.dropped["duplicate"]
     ((2, 2), 1)
     """
+    options = {name: value for name, value in locals().items() if name != "path"}
     path = _check_path(path)
+    provenance = {"file": path.name, **{name: _plain(value) for name, value in options.items()}}
     if split_prompt not in ("auto", True, False):
         raise ValueError(f"split_prompt is {split_prompt!r}, but expected 'auto', True or False.")
     if limit is not None:
         _check_number("limit", limit, 1, kind=Integral)
     records = _read_records(path, encoding, quoted, limit)
-    unpaired_columns = (text_column, label_column)
-    format = _find_format(path, list(records[0][1]), format, unpaired_columns)
+    columns = list(records[0][1])
+    format = _find_format(path, columns, format, (text_column, label_column))
     if format == "unpaired":
-        rows = _read_unpaired(path, records, text_column or "completion", label_column or "label", desirable)
+        rows = _read_unpaired(path, records, *_name_unpaired(text_column, label_column), desirable)
+    elif desirable is not None:
+        raise ValueError(
+            f"desirable is {desirable!r}, but {path} was read as pairs (format {format!r}, columns {columns}). It says "
+            "something about the labels of unpaired data only. Leave it out, or select other columns with text_column "
+            "and label_column."
+        )
     elif format == "paradetox":
         rows = _read_paradetox(path, records)
     else:
@@ -777,10 +788,20 @@ def load_preferences(
             f"{path}: {len(kept)} usable rows are left of {len(rows)} (dropped: {counts}), but expected at "
             "least 2. Check that the columns hold what their names say."
         )
-    return _bunch(path, kept, dropped, format, check_random_state(random_state), shuffle_sides)
+    return _bunch(path, kept, dropped, format, check_random_state(random_state), shuffle_sides, provenance)
 
 
-def _bunch(path, rows, dropped, format, rng, shuffle_sides):
+def _plain(value):
+    """A parameter as JSON can hold it."""
+    if isinstance(value, set | frozenset):
+        return sorted(map(_plain, value), key=str)
+    if isinstance(value, list | tuple | np.ndarray):
+        return [_plain(item) for item in value]
+    value = value.item() if isinstance(value, np.generic) else value
+    return value if value is None or isinstance(value, str | bool | int | float) else " ".join(repr(value).split())
+
+
+def _bunch(path, rows, dropped, format, rng, shuffle_sides, provenance):
     """See the return value of `load_preferences`."""
     n_rows = len(rows)
     texts = np.empty((n_rows, len(rows[0].texts)), dtype=object)
@@ -806,6 +827,7 @@ def _bunch(path, rows, dropped, format, rng, shuffle_sides):
         dropped=dropped,
         source_index=np.array([row.source for row in rows]),
         format=format,
+        provenance=provenance,
         DESCR=f"{n_rows} {'labelled outputs' if format == 'unpaired' else 'preference pairs'} in "
         f"{groups.max() + 1} groups from {path} ({format}); left out: {left_out}.",
     )
@@ -824,8 +846,7 @@ def _check_path(path):
 
 
 def _read_records(path, encoding, quoted, limit):
-    """Read all records as (where, dict); raise ValueError, with a remedy, for anything that is not a "
-    "table."""
+    """Read all records as (where, dict); raise ValueError, with a remedy, for anything that is not a table."""
     name = path.name.lower()
     suffix = Path(name.removesuffix(".gz")).suffix
     readers = {".tsv": _read_table, ".csv": _read_table, ".jsonl": _read_json, ".json": _read_json}
@@ -852,7 +873,7 @@ def _read_records(path, encoding, quoted, limit):
         finally:
             csv.field_size_limit(previous)
     if not records:
-        raise ValueError(f"{path} is empty: it holds no records. Expected {_known_formats()}.")
+        raise ValueError(f"{path} is empty: it holds no records. Expected at least 2. Write or fetch the file again.")
     return records
 
 
@@ -885,7 +906,7 @@ def _read_table(path, lines, delimiter, quoted):
         reader = csv.reader(lines, delimiter=delimiter, strict=True)
     else:
         reader = csv.reader(lines, delimiter=delimiter, quoting=csv.QUOTE_NONE)
-    header, first = None, 1
+    header, first, n_records = None, 1, 0
     meaning = "are plain characters" if quoted else "enclose fields"
     switch = f"pass quoted={not quoted} if quotation marks {meaning}"
     try:
@@ -898,17 +919,27 @@ def _read_table(path, lines, delimiter, quoted):
                 if len(set(header)) < len(header):
                     raise ValueError(f"{path}, {where}: column names occur twice in {header}. Rename the columns.")
             elif len(fields) != len(header):
+                cut = len(fields) < len(header) and not any(line.strip() for line in lines)
+                remedy = f"{_IF_CUT} quote" if cut else "Quote"
                 raise ValueError(
                     f"{path}, {where}: found {len(fields)} fields, but expected {len(header)} "
-                    f"({', '.join(header)}). Quote fields that hold a separator or a line break, or {switch}."
+                    f"({', '.join(header)}). {remedy} fields that hold a separator or a line break, or {switch}."
                 )
             else:
+                n_records += 1
                 yield where, dict(zip(header, fields, strict=True))
     except csv.Error as error:
+        cut = "unexpected end of data" in str(error)
+        remedy = f"{_IF_CUT} close" if cut else "Close"
         raise ValueError(
-            f"{path}, line {first}: broken record ({error}). Close its quotation marks and double those "
-            f"within a field, or {switch}."
+            f"{path}, line {first}: broken record ({error}). {remedy} its quotation marks and double those within a "
+            f"field, or {switch}."
         ) from error
+    if header is not None and not n_records:
+        raise ValueError(
+            f"{path} has a header ({', '.join(header)}), but no records below it. Expected at least 2. Write or fetch "
+            "the file again."
+        )
 
 
 def _read_json(path, lines, delimiter=None, quoted=None):
@@ -961,9 +992,14 @@ def _known_formats():
     return "one of the formats " + "; ".join(f"{name!r} ({columns})" for name, columns in _FORMATS.items())
 
 
+def _name_unpaired(text_column, label_column):
+    """The columns of an unpaired file."""
+    return "completion" if text_column is None else text_column, "label" if label_column is None else label_column
+
+
 def _find_format(path, columns, format, unpaired_columns):
     """The format the columns show, or the one asked for if they have what it needs."""
-    text, label = (given or default for given, default in zip(unpaired_columns, ("completion", "label"), strict=True))
+    text, label = _name_unpaired(*unpaired_columns)
     fits = {
         "paradetox": any(map(_TOXIC_COLUMN.fullmatch, columns)) and any(map(_NEUTRAL_COLUMN.fullmatch, columns)),
         "preference": {"chosen", "rejected"} <= set(columns),
@@ -971,7 +1007,7 @@ def _find_format(path, columns, format, unpaired_columns):
     }
     if format not in ("auto", *_FORMATS):
         raise ValueError(f"format is {format!r}, but expected 'auto' or {_known_formats()}.")
-    if any(unpaired_columns):
+    if any(name is not None for name in unpaired_columns):
         if format not in ("auto", "unpaired"):
             raise ValueError(f"text_column and label_column go with format='unpaired', but format is {format!r}.")
         if not fits["unpaired"]:
@@ -1120,8 +1156,7 @@ def _read_unpaired(path, records, text_column, label_column, desirable):
 
 
 def _canonical_label(value):
-    """A number for what reads as number or boolean, None for nothing, else the text: "2", 2, 2.0 are one "
-    "label."""
+    """A number for what reads as number or boolean, None for nothing, else the text: "2", 2, 2.0 are one label."""
     text = str(value).strip()
     if text.lower() in ("true", "false"):
         return int(text.lower() == "true")
@@ -1148,8 +1183,8 @@ def _check_desirable(path, column, found, desirable):
         return {max(found)}
     raise ValueError(
         f"Column {column!r} of {path} holds the labels {listed}: which of them are desirable? Only of two "
-        "numbers or booleans the greater is taken; pass, for example, desirable="
-        + f"{next(iter(sorted(found, key=str)), 1)!r}."
+        "numbers or booleans the greater is taken. Find out what each label means, and name the desirable ones: "
+        "desirable=[...]."
     )
 
 

@@ -332,6 +332,8 @@ class _PreferenceIRL(ClassifierMixin, BaseEstimator):
         callbacks = [curriculum] + [ProgressBar(self.max_iter, type(self).__name__)] * bool(self.verbose)
         solver = linear and batch_size == len(features)
         learning_rate = (0.1 if solver else 0.003) if self.learning_rate == "auto" else self.learning_rate
+        if solver:  # the bias of outputs is a feature of length 1 / scale beside those of mean squared length 1
+            learning_rate = learning_rate / (1 + (features.shape[-1] - self.n_features_in_) / scale**2)
         if solver:
             optimizer = {
                 "optimizer": LinearSolver,
@@ -530,7 +532,8 @@ _SHARED_PARAMETERS = """alpha : float >= 0, default=1e-3
         heads with hidden layers, are trained by Adam and reach no certified optimum.
     learning_rate : float > 0 or "auto", default="auto"
         Step size of the gradient steps of linear heads' failure path, or of Adam; in units where differences have root
-        mean squared length 1, so that it does not depend on the features' scale. "auto": 0.1, or 0.003 for Adam.
+        mean squared length 1 (of outputs, the bias's constant is counted), so that it does not depend on the features'
+        scale. "auto": 0.1, or 0.003 for Adam.
     device : {"cpu", "cuda", "auto"} or str, default="cpu"
         Where the rounds run. "auto": a GPU if there is one. Predictions always run on the CPU.
     random_state : int, RandomState or None, default=None

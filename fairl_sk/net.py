@@ -17,7 +17,7 @@ from .objective import hinge_loss, logistic_loss
 
 
 def torch_device(name):
-    """The device of a name, "auto" being a GPU where there is one; a ValueError for one that is not there."""
+    """The device of a name, "auto" being a GPU where there is one; a ValueError for one that cannot compute here."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -26,6 +26,13 @@ def torch_device(name):
         raise ValueError(f"Found device={name!r}. Expected 'cpu', 'cuda' (or 'cuda:0', ...) or 'auto'.") from error
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"device={name!r}, but torch finds no CUDA device here. Use device='cpu' or 'auto'.")
+    try:
+        (torch.ones(2, device=device) + 1).sum().item()
+    except (RuntimeError, AssertionError, ImportError) as error:  # what torch raises differs from device to device
+        found = str(error).partition("\n")[0][:120]
+        raise ValueError(
+            f"device={name!r}, but torch cannot compute there ({found}). Use device='cpu' or 'auto'."
+        ) from error
     return device
 
 
@@ -594,7 +601,7 @@ class Curriculum(Callback):
 
 
 class ProgressBar(Callback):
-    """A progress bar over the rounds, with the losses and the number of failures."""
+    """A progress bar over the rounds, with the losses and the number of failures; full once the fit has converged."""
 
     def __init__(self, n_rounds, name):
         self.n_rounds, self.name = n_rounds, name
@@ -608,4 +615,12 @@ class ProgressBar(Callback):
         self.bar_.update()
 
     def on_train_end(self, net, **kwargs):
+        if self.bar_.n < self.bar_.total and _converged(net):
+            self.bar_.total = self.bar_.n
+            self.bar_.set_postfix_str(f"{self.bar_.postfix}, converged")
         self.bar_.close()
+
+
+def _converged(net):
+    """Whether no round is left that would change anything; an interrupted fit has not converged."""
+    return net.solver is not None and net.solver.resting and net.curriculum.finished

@@ -26,7 +26,7 @@ from numbers import Real
 import numpy as np
 from sklearn.base import BaseEstimator, TransformerMixin, clone
 from sklearn.compose import ColumnTransformer
-from sklearn.pipeline import Pipeline
+from sklearn.pipeline import FeatureUnion, Pipeline
 from sklearn.preprocessing import FunctionTransformer
 from sklearn.utils import _safe_indexing, check_random_state, get_tags
 from sklearn.utils._set_output import _safe_set_output  # what ColumnTransformer.set_output uses
@@ -283,11 +283,19 @@ def _first_odd_row(rows):
     return "rows differ in shape"
 
 
-def _holds_text(values):
-    """Whether an array holds strings: decided by its type or, for objects, by its first element."""
+def _holds_text(values, *, sides=2):
+    """Whether an array holds strings: decided by its type or, for objects, by its elements.
+
+    Of rows of at most ``sides`` elements any string decides, as beside a text everything has to be one. Wider rows may
+    be features, some of them strings: there the first element decides.
+    """
     if values.dtype.kind in "UT":
         return True
-    return values.dtype.kind == "O" and values.size > 0 and isinstance(values.flat[0], str)
+    if values.dtype.kind != "O" or not values.size:
+        return False
+    if values.ndim > 2 or values[:1].size > sides:
+        return isinstance(values.flat[0], str)
+    return any(isinstance(value, str) for value in values.flat)
 
 
 def _check_texts(values):
@@ -339,7 +347,7 @@ def read_texts(X, *, join=None):
     if hasattr(X, "tocsr"):
         return None
     values = _as_array(X)
-    if not _holds_text(values):
+    if not _holds_text(values, sides=2 if names is None else 0):
         return None
     if names is not None:
         raise ValueError(
@@ -415,6 +423,13 @@ def check_pairs(X, *, estimator=None, reset=True):
     return values.reshape(-1, 2, values.shape[1]) if paired else values
 
 
+_NOT_FINITE_REMEDY = (
+    "Here: drop the rows with missing or infinite values before fitting (of y too), or impute missing ones in a step "
+    "before this one: make_pipeline(PairTransformer(SimpleImputer()), ...). Clip infinite values, or make them NaN and "
+    "impute them."
+)
+
+
 def _check_features(X, estimator, reset, **options):
     """Outputs (n_outputs, n_features) of features in any layout, checked as ``options`` say, and whether paired."""
     if X is None:
@@ -437,9 +452,14 @@ def _check_features(X, estimator, reset, **options):
         )
     if paired:
         values = values.reshape(-1, values.shape[2])
-    if estimator is None:
-        return check_array(values, input_name="X", **options), paired
-    return validate_data(estimator, values, reset=reset, **options), paired
+    try:
+        if estimator is None:
+            return check_array(values, input_name="X", **options), paired
+        return validate_data(estimator, values, reset=reset, **options), paired
+    except ValueError as error:
+        if "contains NaN" in str(error) or "contains infinity" in str(error):
+            raise ValueError(f"{error}\n{_NOT_FINITE_REMEDY}") from error
+        raise
 
 
 def preference_sign(y, n_pairs, *, classes=None):
@@ -593,7 +613,8 @@ def make_pairs(chosen, rejected, *, y=(0, 1), random_state=None):
     Raises
     ------
     ValueError
-        If the two sides differ in shape or hold no pair, or ``y`` does not hold two ascending labels.
+        If the two sides differ in shape, hold no pair or text on one side only, or ``y`` does not hold two ascending
+        labels.
 
     Examples
     --------
@@ -613,11 +634,24 @@ def make_pairs(chosen, rejected, *, y=(0, 1), random_state=None):
             f"Found y={y!r}. Expected the two labels to write where the second and where the first output is chosen, "
             "in ascending order, e.g. (0, 1) or ('0_second', '1_first')."
         )
-    sides = [_check_texts(side) if _holds_text(side) else side for side in sides]
-    X = np.stack(sides, axis=1)
+    X = np.stack(_check_sides(*sides), axis=1)
     swapped = check_random_state(random_state).permutation(len(X)) < len(X) // 2
     X[swapped] = X[swapped][:, ::-1]
     return X, labels[np.where(swapped, 0, 1)]
+
+
+def _check_sides(chosen, rejected):
+    """Both sides, checked as texts where one of them holds text."""
+    texts = [_holds_text(side, sides=1) for side in (chosen, rejected)]
+    if not any(texts):
+        return chosen, rejected
+    for holds_text, side, name in zip(texts, (chosen, rejected), ("chosen", "rejected"), strict=True):
+        if not holds_text and side.dtype.kind != "O":
+            raise ValueError(
+                f"Found {side.dtype} values in {name}, but text on the other side. Expected texts on both sides or "
+                "features on both: pass the same column or the same features of either output."
+            )
+    return _check_texts(chosen), _check_texts(rejected)
 
 
 # ---------------------------------------------------------------------------------------------- transformer
@@ -634,12 +668,43 @@ def _distinct_rows(values):
     return first, inverse
 
 
+def _first_step(transformer):
+    while isinstance(transformer, Pipeline):
+        transformer = transformer.steps[0][1]
+    return transformer
+
+
 def _reads_columns(transformer):
     """Whether a transformer reads strings as features, in columns, and not as texts, one an output."""
-    first = transformer.steps[0][1] if isinstance(transformer, Pipeline) else transformer
+    first = _first_step(transformer)
     if isinstance(first, ColumnTransformer):
         return True
     return hasattr(first, "fit") and get_tags(first).input_tags.categorical
+
+
+def _text_reader(transformer):
+    """The step that reads texts and nothing else, or None."""
+    first = _first_step(transformer)
+    if isinstance(first, FeatureUnion):
+        return next(filter(None, (_text_reader(part) for _, part in first.transformer_list)), None)
+    tags = get_tags(first).input_tags if hasattr(first, "fit") else None
+    return first if tags is not None and tags.string and not tags.two_d_array else None
+
+
+def _refuse_features(X, reader):
+    """Name what was found where ``reader`` needs texts."""
+    found = X if _column_names(X) is not None or hasattr(X, "tocsr") or X is None else _as_array(X)
+    what = "X=None" if found is None else f"{_kind_of(found)} of shape {getattr(found, 'shape', np.shape(found))}"
+    raise ValueError(
+        f"Found {what}, but {type(reader).__name__} reads texts. Expected texts: an array (n_pairs, 2) or "
+        "(n_samples,), or a table with columns 'chosen' and 'rejected', or 'completion'. Pass the texts themselves, or "
+        "replace the transformer by one of features, e.g. StandardScaler()."
+    )
+
+
+def _kind_of(values):
+    kind = getattr(getattr(values, "dtype", None), "kind", "")
+    return "numbers" if kind in tuple("biufc") else "features"
 
 
 class PairTransformer(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None):  # type: ignore[call-arg]
@@ -705,7 +770,7 @@ class PairTransformer(TransformerMixin, BaseEstimator, auto_wrap_output_keys=Non
         Raises
         ------
         ValueError
-            For input that is neither pairs nor outputs.
+            For input that is neither pairs nor outputs, or for features where the transformer reads texts.
         """
         outputs, _, _ = self._outputs(X, reset=True)
         self.transformer_ = self._new_transformer().fit(outputs)
@@ -787,6 +852,9 @@ class PairTransformer(TransformerMixin, BaseEstimator, auto_wrap_output_keys=Non
         """Distinct outputs, the inverse that scatters them, and whether the rows are pairs."""
         texts = None if _reads_columns(self.transformer) else read_texts(X)
         if texts is None:
+            reader = _text_reader(self.transformer)
+            if reader is not None:
+                _refuse_features(X, reader)
             rows, values, paired = self._feature_outputs(X, reset)
         else:
             if not texts.size:

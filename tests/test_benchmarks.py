@@ -2,6 +2,7 @@
 
 import csv
 import importlib.util
+import json
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,8 @@ def load(name):
 
 
 def test_every_benchmark_is_tested():
-    assert {path.stem for path in BENCHMARKS.glob("*.py")} == {"bench_fit", "paradetox", "toxicity_reference"}
+    names = {"bench_encoder", "bench_fit", "paradetox", "toxicity_reference"}
+    assert {path.stem for path in BENCHMARKS.glob("*.py")} == names
 
 
 def test_bench_fit(capsys, tmp_path):
@@ -33,6 +35,37 @@ def test_bench_fit(capsys, tmp_path):
     assert f"{row['FailureAwareIRL'] / row['logistic']:.2f}" in shown
     assert memory > 1  # the input itself counts
     assert (tmp_path / "fit.json").stat().st_size > 0
+
+
+def test_bench_encoder(capsys, tmp_path):
+    pytest.importorskip("sentence_transformers")
+    results = load("bench_encoder").main(size="smoke", out=tmp_path / "encoder.json")
+    shown = capsys.readouterr().out
+    for row in results["speed"]:
+        assert row["cosine"] > (0.99999 if row["dtype"] == "float32" else 0.99)
+        best = {side: min(seconds) for side, seconds in row["seconds"].items()}
+        assert row["ratio"] == best["peer"] / best["ours"]
+        assert f"{row['n_tokens'] / best['ours']:.0f}" in shown
+    assert results["store"]["gain"] > 1
+    assert results["large store"]["bytes"] > 3000 * 384 * 2
+    for memory in results["large store"]["memory"].values():  # empty where the system does not tell
+        assert not memory or memory["peak"] >= memory["all"] >= memory["anonymous"] + memory["store"]
+    written = json.loads((tmp_path / "encoder.json").read_text(encoding="utf-8"))
+    assert len(written["aims"]) >= 9
+    for aim in written["aims"]:
+        assert f"{aim['value']} ({aim['aim']}): {'reached' if aim['reached'] else 'MISSED'}" in shown
+
+
+def test_mixed_lengths():
+    transformers = pytest.importorskip("transformers")
+    module = load("bench_encoder")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(module.packaged_model())
+    texts = make_detox_preferences(50, random_state=0).data.ravel()
+    mixed = module.mix_lengths(texts, tokenizer, 200)
+    lengths = module.count_tokens(mixed, tokenizer)
+    wanted = np.random.default_rng(0).integers(5, 401, size=200)
+    assert (np.sort(lengths) == np.sort(wanted)).all()
+    assert set(" ".join(mixed).split()) <= set(" ".join(texts).split())
 
 
 @pytest.fixture

