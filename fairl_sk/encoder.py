@@ -6,11 +6,16 @@ models without one work, and a text's embedding does not depend on its neighbour
 """
 
 import json
+import re
+import sys
+import threading
 import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import lru_cache
 from hashlib import blake2b
+from itertools import chain
 from numbers import Integral
 from pathlib import Path
 from typing import NamedTuple
@@ -23,7 +28,7 @@ from sklearn.utils._set_output import ADAPTERS_MANAGER, _get_output_config  # wh
 from tqdm.auto import tqdm
 
 from .net import torch_device
-from .pairs import join_prompt, read_texts
+from .pairs import join_prompt, read_texts, to_text
 from .store import EmbeddingStore, StoreError, text_keys
 
 __all__ = ["TransformerEmbedder"]
@@ -35,6 +40,10 @@ _TOKENIZER = ("tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json", "
 _VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model")
 _POSITIONS_AFTER_PAD = ("roberta", "camembert", "longformer", "mpnet")  # whose first position is pad_token_id + 1
 _FLUSH_SECONDS = 5.0  # an interrupt loses at most this much of what was computed
+_NO_MEMORY = ("out of memory", "not enough memory", "can't allocate memory", "ALLOC_FAILED")  # as torch words it
+_LOADING = threading.RLock()  # transformers sets torch's global state while it loads
+_TOKENIZING = threading.Lock()  # a tokenizer keeps how it truncates
+_STARTING = threading.Lock()  # threads that read torch's global number of threads
 
 
 class TransformerEmbedder(
@@ -173,22 +182,25 @@ class TransformerEmbedder(
             If a parameter does not fit the model.
         """
         self.settings_ = self._settings()
-        self._n_features_out = _find_model(str(self.model), self.revision).n_features
         return self
+
+    @property
+    def _n_features_out(self):
+        return _find_model(self.model, self.revision).n_features
 
     def _settings(self):
         """What embeddings depend on, from the parameters as they are, checked."""
         self._validate_params()
         _check_template(self.prompt_template)
         torch_device(self.device)
-        source = _find_model(str(self.model), self.revision)
+        source = _find_model(self.model, self.revision)
         layers = source.n_layers
         if not -layers - 1 <= self.layer <= layers:
             raise ValueError(f"Found layer={self.layer}. Expected {-layers - 1} to {layers}: the model has {layers}.")
-        if self.max_length is not None and self.max_length > source.max_length:
+        if self.max_length is not None and not source.n_special < self.max_length <= source.max_length:
             raise ValueError(
-                f"Found max_length={self.max_length}, but {self.model} takes at most {source.max_length} tokens: lower "
-                "max_length, or leave it at None."
+                f"Found max_length={self.max_length}. Expected {source.n_special + 1} to {source.max_length}: "
+                f"{self.model} takes no more tokens, and {source.n_special} of them are special ones."
             )
         return {
             "model": source.identity,
@@ -228,10 +240,11 @@ class TransformerEmbedder(
         Warns
         -----
         UserWarning
-            If texts are empty or were truncated, and if embeddings could not be stored.
+            If texts are empty, if any that were not in the store were truncated, and if embeddings could not be stored.
         """
         settings = self._settings()
         texts, templated = self._read(X)
+        _warn_of_empty(texts.ravel())
         embeddings = self._embed(texts.ravel(), {**settings, "special_tokens": not templated})
         if self.normalize:
             embeddings = embeddings / np.maximum(np.linalg.norm(embeddings, axis=1, keepdims=True), 1e-12)
@@ -267,11 +280,11 @@ class TransformerEmbedder(
 
     def _read(self, X):
         """Texts (n_samples,) or (n_pairs, 2), and whether they hold special tokens already (of a chat template)."""
-        join, templated = join_prompt, False
+        join, templated = None, False
         if self.prompt_template is not None:
             join = self._fill_template
         elif _has_messages(X):
-            tokenizer = _load_tokenizer(str(self.model), self.revision)
+            tokenizer = _load_tokenizer(*_find_model(self.model, self.revision)[:3])
             if tokenizer.chat_template:
                 join, templated = _ChatTemplate(tokenizer), True
         texts = read_texts(X, join=join)
@@ -285,7 +298,8 @@ class TransformerEmbedder(
         return texts, templated
 
     def _fill_template(self, prompt, output):
-        return self.prompt_template.format(prompt=join_prompt(None, prompt or ""), output=join_prompt(None, output))
+        prompt, output = _apart(prompt, output)
+        return self.prompt_template.format(prompt=join_prompt(prompt, ""), output=to_text(output))
 
     # ---------------------------------------------------------------------------------------- embedding
 
@@ -300,7 +314,7 @@ class TransformerEmbedder(
         if store is not None:
             found, stored = store.read(settings, keys)
         if found.all():
-            return stored.astype(np.float32)[inverse]
+            return stored[inverse].astype(np.float32, copy=False)
         missing = np.flatnonzero(~found)
         sink = _Sink(store, settings, keys, missing, self.store_dtype)
         with sink:
@@ -313,13 +327,15 @@ class TransformerEmbedder(
 
     def _encode(self, texts, settings, sink):
         """Run the model on texts and hand the results to ``sink(rows, vectors)``, batch by batch."""
-        _warn_of_empty(texts)
         device = torch_device(self.device)
-        encoder = _load_model(str(self.model), self.revision, settings["model"], self.dtype, str(device))
-        tokens = _Tokens(encoder.tokenizer, texts, settings)
+        source = _find_model(self.model, self.revision)
+        with _LOADING:
+            module = _load_model(*source[:3], self.dtype, str(device))
+        tokens = _Tokens(_load_tokenizer(*source[:3]), texts, settings)
+        _check_vocabulary(module, tokens, source.path)
         budget = self.batch_tokens or (1024 if device.type == "cpu" else 65536)
         with tqdm(total=len(texts), desc="Embedding", unit="text", disable=not self.verbose) as bar:
-            for rows, vectors in _run_batches(encoder.module, tokens, self._pool, budget, device):
+            for rows, vectors in _run_batches(module, tokens, self._pool, budget, device):
                 sink(rows, vectors)
                 bar.update(len(rows))
 
@@ -392,7 +408,7 @@ class _Sink:
             self.store.write(self.settings, [self.keys[i] for i in self.missing[rows]], vectors)
         except StoreError as error:
             self.store = None
-            warnings.warn(f"Embeddings are not stored: {error} The results are complete.", UserWarning, stacklevel=6)
+            _warn(f"Embeddings are not stored: {error} The results are complete.")
 
     def __enter__(self):
         return self
@@ -407,23 +423,16 @@ class _Sink:
 class _Tokens:
     """Token ids of texts, end to end in one array."""
 
-    def __init__(self, tokenizer, texts, settings, chunk=8192):
+    def __init__(self, tokenizer, texts, settings):
+        self._tokenizer, self._special = tokenizer, settings["special_tokens"]
         side, max_length = settings["truncation_side"], settings["max_length"]
-        tokenizer.truncation_side = side
-        self._tokenize = lambda texts, **options: tokenizer(
-            texts,
-            add_special_tokens=settings["special_tokens"],
-            return_attention_mask=False,
-            return_token_type_ids=False,
-            verbose=False,
-            **options,
-        )["input_ids"]
-        parts = [
-            self._tokenize(texts[start : start + chunk], truncation=True, max_length=max_length)
-            for start in range(0, len(texts), chunk)
-        ]
-        ids = [row for part in parts for row in part]
-        self.lengths = np.fromiter(map(len, ids), dtype=np.intp, count=len(ids))
+        with _TOKENIZING:
+            tokenizer.truncation_side = side
+            parts = [
+                (_lengths(ids), np.fromiter(chain.from_iterable(ids), dtype=np.int32))
+                for ids in self._tokenize(texts, truncation=True, max_length=max_length)
+            ]
+        self.lengths = np.concatenate([lengths for lengths, _ in parts])
         if not self.lengths.all():
             row = int(np.argmin(self.lengths))
             raise ValueError(
@@ -431,19 +440,30 @@ class _Tokens:
                 "empty texts, or put the prompt before them (prompt_template)."
             )
         self.ends = np.cumsum(self.lengths)
-        self.ids = np.concatenate([np.asarray(row, dtype=np.int32) for row in ids])
+        self.ids = np.concatenate([ids for _, ids in parts])
         self._warn_of_truncation(texts, max_length, side)
 
+    def _tokenize(self, texts, chunk=4096, **options):
+        """Lists of ids, a chunk of texts at a time."""
+        for start in range(0, len(texts), chunk):
+            yield self._tokenizer(
+                texts[start : start + chunk],
+                add_special_tokens=self._special,
+                return_attention_mask=False,
+                return_token_type_ids=False,
+                verbose=False,
+                **options,
+            )["input_ids"]
+
     def _warn_of_truncation(self, texts, max_length, side):
-        full = np.flatnonzero(self.lengths == max_length)
-        n_cut = sum(len(ids) > max_length for ids in self._tokenize([texts[i] for i in full])) if len(full) else 0
+        full = [texts[i] for i in np.flatnonzero(self.lengths == max_length)]
+        with _TOKENIZING:
+            n_cut = sum(int((_lengths(ids) > max_length).sum()) for ids in self._tokenize(full))
         if n_cut:
             end = {"left": "beginning", "right": "end"}[side]
-            warnings.warn(
+            _warn(
                 f"{n_cut} of {len(texts)} texts are longer than {max_length} tokens and lose their {end}. Raise "
-                "max_length where the model allows, shorten them, or set truncation_side.",
-                UserWarning,
-                stacklevel=7,
+                "max_length where the model allows, shorten them, or set truncation_side."
             )
 
     def padded(self, rows):
@@ -453,6 +473,20 @@ class _Tokens:
         ids = np.zeros(mask.shape, dtype=np.int64)
         ids[mask] = np.concatenate([self.ids[self.ends[i] - self.lengths[i] : self.ends[i]] for i in rows])
         return torch.from_numpy(ids), torch.from_numpy(mask)
+
+
+def _lengths(rows):
+    return np.fromiter(map(len, rows), dtype=np.intp, count=len(rows))
+
+
+def _check_vocabulary(module, tokens, path):
+    """An id that the model does not know would be an index error on a CPU, and end the process's use of a GPU."""
+    n_known, largest = getattr(module.get_input_embeddings(), "num_embeddings", None), int(tokens.ids.max())
+    if n_known is not None and largest >= n_known:
+        raise OSError(
+            f"The tokenizer of {path} gives the token id {largest}, but the model knows {n_known} tokens: it is the "
+            "tokenizer of another model. Save the right one there by tokenizer.save_pretrained(folder)."
+        )
 
 
 def _run_batches(module, tokens, pool, budget, device):
@@ -474,20 +508,41 @@ def _run_batches(module, tokens, pool, budget, device):
             )
             return rows, pool(output, mask.to(device)).cpu().numpy()
 
-    n_before, position = torch.get_num_threads(), 0
-    n_threads = n_before if device.type == "cpu" else 1
-    try:
-        with ThreadPoolExecutor(n_threads, initializer=torch.set_num_threads, initargs=(1,)) as threads:
-            while position < len(order):
-                batches = _batches(tokens.lengths, order[position:], budget)
-                try:
-                    for rows, embeddings in _in_order(threads, run, batches, n_threads):
-                        yield rows, embeddings
-                        position += len(rows)
-                except RuntimeError as error:
-                    budget = _smaller_budget(error, budget, tokens.lengths[order[position]])
-    finally:
-        torch.set_num_threads(n_before)  # new threads take the number that was set last
+    n_threads, position = torch.get_num_threads() if device.type == "cpu" else 1, 0
+    with _single_threads(n_threads) as threads:
+        while position < len(order):
+            batches = _batches(tokens.lengths, order[position:], budget)
+            try:
+                for rows, embeddings in _in_order(threads, run, batches, n_threads):
+                    yield rows, embeddings
+                    position += len(rows)
+            except (RuntimeError, MemoryError) as error:
+                budget = _smaller_budget(error, budget, tokens.lengths[order[position]])
+            if device.type == "cuda":
+                torch.cuda.empty_cache()  # what the error held is free by now
+
+
+def _single_threads(n_threads):
+    """A pool of threads, in each of which torch runs on that thread alone; all others keep their number."""
+    with _STARTING:
+        n_before, started = torch.get_num_threads(), threading.Barrier(n_threads + 1)
+
+        def start():
+            torch.set_num_threads(1)  # also the number that new threads take when they first ask
+            torch.get_num_threads()
+            started.wait()
+
+        pool = ThreadPoolExecutor(n_threads, initializer=start)
+        try:
+            for _ in range(n_threads):
+                pool.submit(int)
+            started.wait()
+        except BaseException:
+            started.abort()
+            raise
+        finally:
+            torch.set_num_threads(n_before)
+    return pool
 
 
 def _batches(lengths, order, budget):
@@ -515,10 +570,8 @@ def _in_order(threads, run, batches, ahead):
 
 def _smaller_budget(error, budget, longest):
     """Half the budget, if it was memory that ended; a single text that does not fit is an error."""
-    if not isinstance(error, torch.OutOfMemoryError) and "not enough memory" not in str(error):
+    if not isinstance(error, (torch.OutOfMemoryError, MemoryError)) and not any(w in str(error) for w in _NO_MEMORY):
         raise error
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
     if budget // 2 < longest:
         raise MemoryError(
             f"A single text of {longest} tokens does not fit into memory. Lower max_length, use dtype='bfloat16', or "
@@ -534,16 +587,13 @@ class _Source(NamedTuple):
     """What is known of a model without its weights."""
 
     path: str
-    is_folder: bool
+    revision: str | None  # of a model from the hub: the commit
     identity: str
+    is_folder: bool
     n_features: int
     n_layers: int
+    n_special: int
     max_length: int
-
-
-class _Encoder(NamedTuple):
-    tokenizer: object
-    module: torch.nn.Module
 
 
 def _packaged(model):
@@ -561,38 +611,51 @@ def _packaged(model):
 
 
 def _find_model(model, revision):
-    path = _packaged(model)
+    path = _packaged(str(model))
     files = tuple(sorted(_files_of(path))) if Path(path).is_dir() else ()
-    return _read_source(path, revision, files)
+    with _LOADING:
+        return _read_source(path, revision, files)
 
 
 def _files_of(folder):
-    """Name, size and time of the files that an embedding depends on."""
+    """Name, size and times of the files that an embedding depends on."""
     for pattern in (*_WEIGHTS, *_TOKENIZER, "config.json", "*_config.json"):
         for file in Path(folder).glob(pattern):
             status = file.stat()
-            yield file.name, status.st_size, status.st_mtime_ns
+            yield file.name, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 @lru_cache(maxsize=64)
 def _read_source(path, revision, files):
     """``files`` are part of the key: a folder whose files changed is read again."""
     transformers = _import_transformers()
-    is_folder = bool(files) or Path(path).is_dir()
+    is_folder = Path(path).is_dir()
     if is_folder:
         _check_folder(path)
-    with _FriendlyErrors(path):
-        config = transformers.AutoConfig.from_pretrained(path, revision=revision)
+    elif not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", path):
+        raise FileNotFoundError(f"There is no model folder {path} (looked in {Path.cwd()}).")
+    with _loading(path):
+        if not is_folder:
+            file = transformers.utils.cached_file(path, "config.json", revision=revision)
+            revision = transformers.utils.hub.extract_commit_hash(file, None) or revision
+        config = transformers.AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=False)
+    if getattr(config, "is_encoder_decoder", False):
+        raise ValueError(
+            f"The model {path} is an encoder with a decoder ({config.model_type}). Expected one of both: name another "
+            "model, or save the encoder on its own."
+        )
     text_config = config.get_text_config()
-    identity = _checksum(path, {name for name, *_ in files}) if is_folder else f"{path}@{config._commit_hash}"
-    tokenizer = _load_tokenizer(path, revision)
+    identity = _checksum(path, {name for name, *_ in files}) if is_folder else f"{path}@{revision}"
+    tokenizer = _load_tokenizer(path, revision, identity)
     return _Source(
         path=path,
-        is_folder=is_folder,
+        revision=revision,
         identity=identity,
+        is_folder=is_folder,
         n_features=text_config.hidden_size,
         n_layers=text_config.num_hidden_layers,
-        max_length=_longest(path, is_folder, text_config, tokenizer),
+        n_special=tokenizer.num_special_tokens_to_add(),
+        max_length=_longest(path, revision, text_config, tokenizer),
     )
 
 
@@ -619,63 +682,88 @@ def _checksum(path, names):
     return digest.hexdigest()
 
 
-def _longest(path, is_folder, config, tokenizer):
+def _longest(path, revision, config, tokenizer):
     """Tokens that a model takes: the smallest of what its files say."""
     limits = [2**20, tokenizer.model_max_length]
-    positions = getattr(config, "max_position_embeddings", None)
-    if positions:
+    positions = getattr(config, "max_position_embeddings", None) or 0
+    if positions > 0:
         after_pad = any(kind in config.model_type for kind in _POSITIONS_AFTER_PAD)
         limits.append(positions - (config.pad_token_id + 1 if after_pad and config.pad_token_id is not None else 0))
-    sentence = Path(path) / "sentence_bert_config.json"
-    if is_folder and sentence.exists():
-        limits.append(json.loads(sentence.read_text(encoding="utf-8")).get("max_seq_length") or 2**20)
+    sentence = _sentence_file(path, revision)
+    if sentence is not None:
+        limits.append(json.loads(Path(sentence).read_text(encoding="utf-8")).get("max_seq_length") or 2**20)
     return int(min(limits))
 
 
+def _sentence_file(path, revision):
+    """Where sentence-transformers says how long a text may be, if it does."""
+    return _import_transformers().utils.cached_file(
+        path,
+        "sentence_bert_config.json",
+        revision=revision,
+        _raise_exceptions_for_gated_repo=False,
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+    )
+
+
 @lru_cache(maxsize=8)
-def _load_tokenizer(model, revision):
-    transformers = _import_transformers()
-    path = _packaged(model)
-    with _FriendlyErrors(path):
-        return transformers.AutoTokenizer.from_pretrained(path, revision=revision)
+def _load_tokenizer(path, revision, identity):
+    """The tokenizer; ``identity`` is part of the key, so that other files are read anew."""
+    with _loading(path):
+        tokenizer = _import_transformers().AutoTokenizer.from_pretrained(
+            path, revision=revision, trust_remote_code=False
+        )
+    if len(tokenizer) - len(tokenizer.all_special_ids) < 1:  # what transformers makes without files, in silence
+        raise OSError(
+            f"The tokenizer of {path} knows no token: the file of its vocabulary ({', '.join(_VOCABULARIES)}) is "
+            "missing. Save it by tokenizer.save_pretrained(folder), or fetch the model again."
+        )
+    return tokenizer
 
 
 @lru_cache(maxsize=2)
-def _load_model(model, revision, identity, dtype, device):
+def _load_model(path, revision, identity, dtype, device):
     """The model on its device; ``identity`` is part of the key, so that other weights are loaded anew."""
-    transformers = _import_transformers()
-    path = _packaged(model)
-    with _FriendlyErrors(path):
-        module, report = transformers.AutoModel.from_pretrained(
-            path, revision=revision, dtype=_DTYPES[dtype], output_loading_info=True
+    # A pooler that was not saved is made at random, though no pooling here reads it: not from the user's seed.
+    with _loading(path), torch.random.fork_rng(devices=[]):
+        module, report = _import_transformers().AutoModel.from_pretrained(
+            path, revision=revision, trust_remote_code=False, dtype=_DTYPES[dtype], output_loading_info=True
         )
-    missing = sorted(key for key in report["missing_keys"] if "pooler" not in key)  # no pooling here reads a pooler
+    missing = sorted(key for key in report["missing_keys"] if "pooler" not in key)
     if missing:
         raise OSError(
             f"The weights of {path} lack {len(missing)} of the model's parameters, {missing[0]} for one: they belong "
             "to another architecture, or were saved in part. Save the model again by model.save_pretrained(folder)."
         )
-    return _Encoder(_load_tokenizer(model, revision), module.eval().requires_grad_(False).to(device))
+    module.config.use_cache = False  # keys and values of a text that nobody continues
+    return module.eval().requires_grad_(False).to(device)
 
 
-class _FriendlyErrors:
-    """Errors of loading with what to do; the original stays their cause."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, kind, error, trace):
-        if isinstance(error, (OSError, ValueError)):
-            what = " ".join(str(error).split())[:300]
-            raise OSError(
-                f"Cannot load the model {self.path!r}: it is no complete model folder, and not in the local cache of "
-                f"the hub. Name a folder, or fetch it where there is a network: hf download {self.path}. The loader "
-                f"said: {what}"
-            ) from error
-        return False
+@contextmanager
+def _loading(path):
+    """Loading in quiet, and errors with what to do; the original stays their cause."""
+    logging = _import_transformers().utils.logging
+    had_bars, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    try:
+        yield
+    except (ImportError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        what = " ".join(str(error).split())[:300]
+        advice = (
+            "Its files do not fit together, or are damaged: save model and tokenizer there again by save_pretrained."
+            if Path(path).is_dir()
+            else "It is no folder here, and not in the local cache of the hub. Name a folder, or fetch it where there "
+            f"is a network: hf download {path}."
+        )
+        raise OSError(f"Cannot load the model {path!r}. {advice} The loader said: {what}") from error
+    finally:
+        logging.set_verbosity(verbosity)
+        if had_bars:
+            logging.enable_progress_bar()
 
 
 def _import_transformers():
@@ -698,8 +786,26 @@ class _ChatTemplate:
         self.tokenizer = tokenizer
 
     def __call__(self, prompt, output):
+        prompt, output = _apart(prompt, output)
         messages = [*_as_messages(prompt, "user"), *_as_messages(output, "assistant")]
-        return self.tokenizer.apply_chat_template(messages, tokenize=False)
+        try:
+            return self.tokenizer.apply_chat_template(messages, tokenize=False)
+        except Exception as error:  # whatever a template raises
+            roles = ", ".join(message["role"] for message in messages)
+            raise ValueError(
+                f"The model's chat template refuses messages with the roles {roles} ({error}). Change the messages, or "
+                "set prompt_template."
+            ) from error
+
+
+def _apart(prompt, output):
+    """Prompt and output, where a conversation that begins with the prompt does not say it twice."""
+    if prompt and not isinstance(output, str):
+        for n_shared in range(1, len(output)):
+            shared = output[:n_shared]
+            if to_text(prompt) in (to_text(shared), *(message["content"] for message in shared)):
+                return shared, output[n_shared:]
+    return prompt, output
 
 
 def _as_messages(value, role):
@@ -709,7 +815,7 @@ def _as_messages(value, role):
 
 
 def _has_messages(X):
-    """Whether a table's first row, or the first of a list of conversations, holds messages."""
+    """Whether the first row of a table holds messages."""
     for side in ("chosen", "completion"):
         try:
             first = next(iter(X[side]))
@@ -724,7 +830,7 @@ def _check_template(template):
         return
     try:
         filled = template.format(prompt="\0p", output="\0o")
-    except (KeyError, IndexError, ValueError) as error:
+    except (LookupError, ValueError, AttributeError, TypeError) as error:
         raise ValueError(
             f"Found prompt_template={template!r}, which cannot be filled ({error!r}). Expected text with the fields "
             "{prompt} and {output}; braces that are meant as such are doubled."
@@ -734,10 +840,17 @@ def _check_template(template):
 
 
 def _warn_of_empty(texts):
-    if not all(text.strip() for text in texts):
-        warnings.warn(
-            "Found empty texts (or white space only). Each gets an embedding that says nothing: drop them, or put the "
-            "prompt before them.",
-            UserWarning,
-            stacklevel=5,
+    n_empty = sum(not text.strip() for text in texts)
+    if n_empty:
+        _warn(
+            f"Found {n_empty} empty texts (or white space only). Their embedding says nothing: drop them, or put the "
+            "prompt before them."
         )
+
+
+def _warn(message):
+    """Warn at the line that called this package, or scikit-learn."""
+    frame, level = sys._getframe(), 1
+    while frame.f_back and frame.f_globals.get("__name__", "").partition(".")[0] in ("fairl_sk", "sklearn"):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, UserWarning, stacklevel=level)

@@ -263,7 +263,9 @@ def _as_array(X):
     if hasattr(X, "shape") and not hasattr(X, "__array_interface__") and hasattr(X, "tocsr"):
         return X  # sparse: check_array words the refusal
     try:
-        return np.asarray(X)
+        values = np.asarray(X)
+        listed = values.dtype.kind == "U" and isinstance(X, (list, tuple))
+        return np.asarray(X, dtype=object) if listed else values  # a number or NaN among texts is not made text
     except ValueError as error:
         raise ValueError(
             "X is ragged: its rows do not all have the same shape. Expected pairs (n_pairs, 2, n_features), outputs "
@@ -293,7 +295,7 @@ def _holds_text(values, *, sides=2):
         return True
     if values.dtype.kind != "O" or not values.size:
         return False
-    if values.ndim > 2 or values[:1].size > sides:
+    if values.ndim not in (1, 2) or values[:1].size > sides:
         return isinstance(values.flat[0], str)
     return any(isinstance(value, str) for value in values.flat)
 
@@ -703,8 +705,8 @@ def _refuse_features(X, reader):
 
 
 def _kind_of(values):
-    kind = getattr(getattr(values, "dtype", None), "kind", "")
-    return "numbers" if kind in tuple("biufc") else "features"
+    kind = getattr(getattr(values, "dtype", None), "kind", None)
+    return "numbers" if kind in set("biufc") else "features"
 
 
 class PairTransformer(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None):  # type: ignore[call-arg]

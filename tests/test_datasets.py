@@ -612,7 +612,7 @@ def test_unpaired_table_with_named_columns(tmp_path, desirable, target):
         (
             [0, 1, 2],
             {},
-            "'label' of .* holds the labels 0, 1, 2: which of them are desirable.*ones: desirable=\[...\].$",
+            r"'label' of .* holds the labels 0, 1, 2: which of them are desirable.*ones: desirable=\[...\].$",
         ),
         (["bad", "good", "bad"], {}, "holds the labels 'bad', 'good': which"),
         ([1, 1, 1], {}, "holds the labels 1: which"),

@@ -683,3 +683,55 @@ def test_failures_of_outputs_with_a_rare_label_do_not_harm():
     assert scores["FailureAwareIRL"] > scores["MaxMarginIRL"] - 0.002
     turns = np.diff(np.sign(np.diff([row["n_failures"] for row in fitted.history_])))
     assert np.count_nonzero(turns) < 15
+
+
+def test_of_several_best_thresholds_the_middle_one():
+    alternating = np.array([False, True] * 3)
+    assert separating_threshold(np.arange(6.0), alternating, np.ones(6)) == 2.5
+
+
+def test_identical_sides_contradict_nothing(preferences):
+    X, y = preferences.data.copy(), preferences.target.copy()
+    X[:4, 1] = X[:4, 0]
+    X[2:4], y[:4] = X[:2], [0, 1, 1, 0]  # the same two outputs twice, with either label
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        MaxEntropyIRL(random_state=0).fit(X, y)
+
+
+@pytest.mark.parametrize("interrupted", [False, True])
+def test_the_number_of_threads_is_restored(preferences, monkeypatch, interrupted):
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        if interrupted:
+            interrupt_in_round(monkeypatch, 2)
+            with pytest.raises(KeyboardInterrupt):
+                FailureAwareIRL(random_state=0).fit(preferences.data, preferences.target)
+        else:
+            FailureAwareIRL(random_state=0).fit(preferences.data, preferences.target)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(threads)
+
+
+def last_state(capsys):
+    return capsys.readouterr().err.rstrip().rpartition("\r")[2]
+
+
+@pytest.mark.parametrize("learner", [MaxMarginIRL, MaxEntropyIRL])
+def test_a_progress_bar_ends_full_where_the_fit_has_converged(preferences, monkeypatch, capsys, learner):
+    fitted = learner(verbose=1, random_state=0).fit(preferences.data, preferences.target)
+    shown = last_state(capsys)
+    assert fitted.n_iter_ < 100
+    assert "100%" in shown
+    assert f"{fitted.n_iter_}/{fitted.n_iter_}" in shown
+    assert "converged" in shown
+    learner(verbose=1, max_iter=2, tol=0, random_state=0).fit(preferences.data, preferences.target)
+    assert "converged" not in capsys.readouterr().err
+    interrupt_in_round(monkeypatch, 3)
+    with pytest.raises(KeyboardInterrupt):
+        learner(verbose=1, random_state=0).fit(preferences.data, preferences.target)
+    shown = last_state(capsys)
+    assert "3/100" in shown
+    assert "converged" not in shown

@@ -316,6 +316,24 @@ def test_bootstrap_is_brute_force_resampling_of_groups(name, rng):
     assert by_function == interval
 
 
+def test_bootstrap_keeps_the_weights_that_rows_have_anyway(rng):
+    weights, groups = rng.integers(1, 5, size=60), rng.integers(8, size=60)
+    repeated = np.repeat(np.arange(60), weights)
+    for name in ("pair_accuracy", "output_f1_score", "output_auc_score"):
+        arguments, params = bootstrap_cases(rng)[name]
+        copies = {key: value[repeated] for key, value in params.items()}
+        options = {"n_resamples": 50, "random_state": 3}
+        weighted = bootstrap_interval(
+            name, *arguments, groups=groups, metric_params={**params, "sample_weight": weights}, **options
+        )
+        by_copies = bootstrap_interval(
+            name, *(x[repeated] for x in arguments), groups=groups[repeated], metric_params=copies, **options
+        )
+        assert weighted == pytest.approx(by_copies)
+        unweighted = bootstrap_interval(name, *arguments, groups=groups, metric_params=params, **options)
+        assert weighted.std != pytest.approx(unweighted.std)
+
+
 def test_bootstrap_takes_any_statistic_with_sample_weight(rng):
     y, scores = rng.permutation(60) % 2, rng.normal(size=60)
     weights = rng.random(60)

@@ -5,7 +5,9 @@ import pytest
 import torch
 from skorch.dataset import Dataset
 
+from fairl_sk.failures import Round
 from fairl_sk.net import (
+    Curriculum,
     DualPath,
     DualPathLoss,
     LinearSolver,
@@ -14,6 +16,7 @@ from fairl_sk.net import (
     export_heads,
     head_reward,
     import_heads,
+    torch_device,
 )
 
 
@@ -168,3 +171,37 @@ def test_root_of_increasing():
     # no curvature where it starts, as with a hinge whose corner lies further on
     found = _root_of_increasing(lambda s: (max(-1.0, s - 5), float(s > 4)), tolerance=1e-6, newton=True)
     assert found == pytest.approx(5)
+
+
+# ------------------------------------------------------------------------------------------------ curriculum
+
+
+def test_a_failure_of_weight_2_counts_double():
+    class Weighted:
+        def detect(self, state):
+            return np.array([2.0, 1, 0, 1])
+
+    one = np.ones(1)
+    for sample_weight, expected in ((np.ones(4), [2, 1, 0, 1]), (np.array([1.0, 3, 1, 1]), [4 / 3, 2, 0, 2 / 3])):
+        curriculum = Curriculum(Weighted(), one, one, one, np.arange(4, dtype=np.uint64), sample_weight, None, None)
+        targets = torch.ones(4, 3, dtype=torch.float64)
+        n_failures, sample = curriculum._sample(Round(0, 0.0, 0.0, np.zeros(4), None, None), targets)
+        assert (n_failures, sorted(sample.tolist())) == (3, [0, 1, 3])
+        assert targets[:, 1].tolist() == pytest.approx(expected)
+        assert (targets[:, [0, 2]] == 1).all()
+
+
+# ---------------------------------------------------------------------------------------------------- device
+
+
+@pytest.mark.parametrize("name", ["meta", "xla", "hpu", "vulkan", "privateuseone"])
+def test_a_device_that_cannot_compute_is_named_before_the_fit(name):
+    with pytest.raises(ValueError, match=rf"device='{name}', but torch cannot compute there \(.+\)\. Use device='cpu'"):
+        torch_device(name)
+
+
+def test_devices_that_compute():
+    assert torch_device("cpu") == torch.device("cpu")
+    assert torch_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
+    with pytest.raises(ValueError, match="Found device='gpu'. Expected 'cpu'"):
+        torch_device("gpu")

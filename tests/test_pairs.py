@@ -10,9 +10,9 @@ from scipy import sparse
 from sklearn.base import clone
 from sklearn.compose import make_column_transformer
 from sklearn.decomposition import PCA, TruncatedSVD
-from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.feature_extraction.text import CountVectorizer, TfidfVectorizer
 from sklearn.impute import SimpleImputer
-from sklearn.pipeline import make_pipeline
+from sklearn.pipeline import make_pipeline, make_union
 from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, OrdinalEncoder, StandardScaler
 from sklearn.utils import get_tags
 
@@ -174,10 +174,14 @@ def test_a_column_of_missing_texts_is_no_column_of_numbers():
         (pd.DataFrame({"good": ["a"], "bad": ["b"]}), "columns .*good.*Expected 'chosen' and 'rejected'"),
         (FakeDataset({"text": ["a"]}), "columns .*text.*Expected 'chosen'"),
         (pd.DataFrame({"chosen": ["a", None], "rejected": ["c", "d"]}), "row 1 of column 'chosen'.*(None|nan)"),
-        (pd.DataFrame({"chosen": ["a"], "rejected": ["b"], "prompt": [3]}), "row 0 of column 'prompt'.*3"),
+        (pd.DataFrame({"chosen": ["a"], "rejected": ["b"], "prompt": [3]}), "Column 'prompt' holds numbers .3"),
         (np.array([["a", 1.5]], dtype=object), "row 0, side 1.*1.5"),
         (np.array([["a", "b", "c"]]), r"texts of shape \(1, 3\).*Expected \(n_pairs, 2\)"),
         (np.array(["a", None], dtype=object), "row 1.*None"),
+        ([[None, "b c"], ["c d", "d e"]], "row 0, side 0, but found NoneType None.*drop or fill"),
+        ([[7, "b c"], ["c d", "d e"]], "row 0, side 0, but found int 7"),
+        ([None, "b c"], "row 0, but found NoneType"),
+        (["b c", np.nan], "row 1, but found float nan.*drop or fill"),
     ],
 )
 def test_bad_texts_are_named(X, message):
@@ -249,6 +253,9 @@ def test_make_pairs_of_features_and_with_labels_of_ones_own(rng):
         ((["a"], ["b"], (1, 1)), "Expected the two labels"),
         ((["a"], ["b"], ("worse", "better")), "in ascending order"),
         ((["a", None], ["b", "c"]), "Expected text at row 1"),
+        ((["b", "c"], [None, "a"]), "Expected text at row 0"),
+        ((["a", "b"], [1, 2]), "int64 values in rejected, but text on the other side.*both sides"),
+        ((np.ones((2, 2)), [["a", "b"], ["c", "d"]]), "float64 values in chosen, but text on the other side"),
     ],
 )
 def test_make_pairs_refuses(arguments, message):
@@ -347,6 +354,51 @@ def test_more_features_than_at_fit_and_text_instead_of_numbers(rng):
         lift.transform(rng.normal(size=(5, 2, 4)))
     with pytest.raises(ValueError, match="could not convert string"):
         lift.transform([["a", "b"]])
+
+
+VECTORS = TfidfVectorizer(token_pattern=r"\w+")
+
+
+@pytest.mark.parametrize(
+    "transformer",
+    [
+        make_pipeline(VECTORS, TruncatedSVD(2)),
+        make_pipeline(make_pipeline(VECTORS), TruncatedSVD(2)),
+        make_pipeline(make_union(VECTORS, CountVectorizer(analyzer="char")), TruncatedSVD(2)),
+    ],
+)
+def test_features_instead_of_texts_are_refused_with_the_remedy(transformer, rng):
+    fitted = PairTransformer(transformer).fit([["a b", "b c"], ["c d", "d e"]])
+    for X, found in (
+        (rng.normal(size=(5, 2, 3)), r"numbers of shape \(5, 2, 3\)"),
+        ([[1, 2], [3, 4]], r"numbers of shape \(2, 2\)"),
+        (pd.DataFrame({"a": [1, 2, 3]}), r"features of shape \(3, 1\)"),
+        (sparse.eye(3).tocsr(), r"numbers of shape \(3, 3\)"),
+        (None, "X=None"),
+    ):
+        for call in (clone(fitted).fit, clone(fitted).fit_transform, fitted.transform):
+            with pytest.raises(ValueError, match=f"Found {found}, but .*Vectorizer reads texts.*Pass the texts"):
+                call(X)
+
+
+def test_a_string_among_the_features_of_a_wide_row_makes_no_text():
+    X = np.array([[1, "red", 3.0], [2, "blue", 4.0]], dtype=object)
+    assert not is_pairs(X)
+    assert not is_pairs(pd.DataFrame({"size": [1, 2], "colour": ["red", "blue"]}))
+    stacked, _ = make_pairs(X[:, :2], X[::-1, :2])
+    assert stacked.shape == (2, 2, 2)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize("shape", [(3, 2, 4), (3, 4)])
+def test_values_that_are_not_finite_come_with_a_remedy_for_pairs(bad, shape):
+    X = np.zeros(shape)
+    X.flat[5] = bad
+    for call in (check_pairs, PairTransformer().fit, MaxEntropyIRL().fit):
+        with pytest.raises(
+            ValueError, match=r"(?s)X contains (NaN|inf).*drop the rows.*PairTransformer\(SimpleImputer"
+        ):
+            call(X)
 
 
 def test_missing_values_are_left_to_the_inner_transformer(rng):

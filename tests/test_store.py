@@ -1,0 +1,544 @@
+"""The embedding store: what was written is read, by any process, after any crash, or it is said why not.
+
+Other processes run the store's file on its own, without the package: they start in a fifth of a second.
+"""
+
+import inspect
+import json
+import multiprocessing
+import os
+import pickle
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import lmdb
+import numpy as np
+import pytest
+
+import fairl_sk.store
+from fairl_sk.store import EmbeddingStore, StoreError, settings_id, text_keys
+
+SETTINGS = {"model": "m", "store_dtype": "float32"}
+
+
+def vectors(texts, size=8):
+    """Vectors that tell their texts, in numbers that float16 holds."""
+    first = [int.from_bytes(text.encode(), "big") % 1789 for text in texts]
+    return (np.array(first)[:, None] + np.arange(size) % 256).astype(np.float32)
+
+
+PRELUDE = f"""
+import os, runpy, signal, sys, time
+import numpy as np
+names = runpy.run_path({fairl_sk.store.__file__!r})
+EmbeddingStore, StoreError, text_keys = names["EmbeddingStore"], names["StoreError"], names["text_keys"]
+SETTINGS = {SETTINGS!r}
+
+{inspect.getsource(vectors)}
+"""
+
+# A namespace of its own, in which one may mount: `python FILE` runs where $FOLDER is what the commands before made it.
+UNSHARE = ["unshare", "--user", "--map-root-user", "--mount"]
+MAY_MOUNT = shutil.which("unshare") and not subprocess.call(
+    [*UNSHARE, "mount", "-t", "tmpfs", "none", "/mnt"], stderr=subprocess.DEVNULL
+)
+needs_mount = pytest.mark.skipif(not MAY_MOUNT, reason="mounting in a namespace of one's own is not permitted here")
+
+
+def start(code, *arguments, mount=None):
+    command = [sys.executable, "-c", PRELUDE + code, *map(str, arguments)]
+    if mount is not None:
+        command = [*UNSHARE, "sh", "-ec", f'{mount}; exec "$@"', "sh", *command]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def output_of(process):
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    return out
+
+
+@pytest.fixture
+def store(tmp_path):
+    return EmbeddingStore(tmp_path / "store")
+
+
+def fill(store, n_texts=200, size=8, settings=SETTINGS):
+    texts = [f"text {i}" for i in range(n_texts)]
+    store.write(settings, text_keys(texts), vectors(texts, size))
+    return texts
+
+
+# ------------------------------------------------------------------------------------------- write and read
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+@pytest.mark.parametrize("size", [1, 384, 5000])  # 5,000 lie on pages of their own
+def test_what_was_written_is_read_bit_by_bit(store, rng, dtype, size):
+    settings, keys = {"model": "m", "store_dtype": dtype}, text_keys(map(str, range(30)))
+    written = rng.normal(size=(30, size)).astype(dtype)
+    store.write(settings, keys[:20], written[:20])
+    order = rng.permutation(30)
+    found, vectors = EmbeddingStore(store.path).read(settings, [keys[i] for i in order])
+    np.testing.assert_array_equal(found, order < 20)
+    assert vectors.dtype == dtype
+    np.testing.assert_array_equal(vectors, written[order[order < 20]])
+
+
+def test_an_empty_store_finds_nothing_and_makes_nothing(store):
+    assert not store.exists()
+    found, vectors = store.read(SETTINGS, text_keys(["a", "b"]))
+    assert found.tolist() == [False, False] and vectors.shape == (0, 0)
+    assert store.list() == [] and store.prune([]) == 0
+    assert not store.path.exists()
+    fill(store)
+    assert store.exists()
+    found, vectors = store.read({"model": "other"}, text_keys(["text 1"]))
+    assert not found.any() and vectors.shape == (0, 0)
+    found, vectors = store.read(SETTINGS, [])
+    assert found.shape == (0,) and vectors.shape == (0, 0)
+
+
+def test_what_is_there_stays(store):
+    """Readers of a text agree, whoever embedded it once more."""
+    keys = text_keys(["a", "b"])
+    store.write(SETTINGS, keys[:1], np.ones((1, 4)))
+    store.write(SETTINGS, keys, np.full((2, 4), 2.0))
+    np.testing.assert_array_equal(store.read(SETTINGS, keys)[1], [[1] * 4, [2] * 4])
+
+
+def test_keys_tell_texts_apart():
+    texts = ["", " ", "a", "A", "\u00e9", "e\u0301", "a\0", "\ud800"]  # accents composed or not, and half a character
+    keys = text_keys(texts)
+    assert len(set(keys)) == len(texts) and {len(key) for key in keys} == {16}
+    assert text_keys(["a"])[0].hex() == "27c35e6e9373877f29e562464e46497e"  # stores of before are still read
+
+
+def test_settings_keep_apart_what_depends_on_them(store):
+    others = [{**SETTINGS, "layer": 1}, {**SETTINGS, "model": "n"}, {"model": "m", "store_dtype": "float16"}]
+    fill(store)
+    for other in others:
+        assert not store.read(other, text_keys(["text 1"]))[0].any()
+    assert settings_id({"a": 1, "b": 2, "_note": 3}) == settings_id({"b": 2, "a": 1, "_note": 4})
+    assert len({settings_id(settings) for settings in [SETTINGS, *others]}) == 4
+
+
+def test_a_pickle_holds_the_path_only(store):
+    texts = fill(store)
+    copy = pickle.loads(pickle.dumps(store))
+    assert len(pickle.dumps(store)) < 500
+    assert copy.read(SETTINGS, text_keys(texts))[0].all()
+
+
+# --------------------------------------------------------------------------------------------- list and prune
+
+
+def test_list_and_prune(store):
+    fill(store, 300)
+    fill(store, 20, settings={"model": "n", "_name": "a name", "store_dtype": "float16"})
+    rows = {row["settings"]["model"]: row for row in store.list()}
+    assert {model: row["n_vectors"] for model, row in rows.items()} == {"m": 300, "n": 20}
+    assert rows["n"]["settings"]["_name"] == "a name" and rows["n"]["settings"]["created"] <= time.strftime("%Y-%m-%d")
+    assert rows["m"]["bytes"] >= 300 * 32 and rows["m"]["id"] == settings_id(SETTINGS)
+    json.dumps(store.list())
+    with pytest.raises(StoreError, match="holds no settings 'unknown'.*" + rows["m"]["id"]):
+        store.prune([rows["m"]["id"], "unknown"])
+    assert len(store.list()) == 2
+    assert store.prune(iter([rows["m"]["id"]])) == 300
+    assert [row["n_vectors"] for row in store.list()] == [20]
+    assert not store.read(SETTINGS, text_keys(["text 1"]))[0].any()
+    assert store.read({"model": "n", "store_dtype": "float16"}, text_keys(["text 1"]))[0].all()
+    with pytest.raises(StoreError, match="holds no settings"):
+        EmbeddingStore(store.path / "none").prune(["x"])
+
+
+def test_pruned_room_is_used_again(store):
+    fill(store, 3000, 64)
+    size = (store.path / "data.mdb").stat().st_size
+    for model in "abcdef":
+        settings = {"model": model, "store_dtype": "float32"}
+        store.prune([row["id"] for row in store.list()])
+        texts = fill(store, 3000, 64, settings=settings)
+        assert store.read(settings, text_keys(texts))[0].all()
+    assert (store.path / "data.mdb").stat().st_size < 4 * size
+
+
+# ----------------------------------------------------------------------------------------- several at once
+
+
+def test_processes_that_write_and_read_lose_nothing(store):
+    """Six processes, three of them with the same texts; readers meet whole vectors only."""
+    writer = """
+store, kind = EmbeddingStore(sys.argv[1]), sys.argv[2]
+for start in range(0, 400, 20):
+    texts = [f"{kind} {i}" for i in range(start, start + 20)]
+    store.write(SETTINGS, text_keys(texts), vectors(texts))
+    assert store.read(SETTINGS, text_keys(texts))[0].all()
+"""
+    reader = """
+store, texts = EmbeddingStore(sys.argv[1]), [f"{kind} {i}" for kind in "abcd" for i in range(400)]
+expected, keys = vectors(texts), text_keys(texts)
+deadline, seen = time.monotonic() + 30, -1
+while seen < len(texts) and time.monotonic() < deadline:
+    found, stored = store.read(SETTINGS, keys)
+    assert found.sum() >= seen
+    seen = found.sum()
+    np.testing.assert_array_equal(stored, expected[found][:, : stored.shape[1]])
+assert seen == len(texts), seen
+"""
+    processes = [start(writer, store.path, kind) for kind in "abcccd"] + [start(reader, store.path)]
+    for process in processes:
+        output_of(process)
+    texts = [f"{kind} {i}" for kind in "abcd" for i in range(400)]
+    found, stored = store.read(SETTINGS, text_keys(texts))
+    assert found.all()
+    np.testing.assert_array_equal(stored, vectors(texts))
+    assert [row["n_vectors"] for row in store.list()] == [1600]
+
+
+def _read_and_write(path, text):
+    """In a spawned process: what a stranger sees, and what it leaves."""
+    store = EmbeddingStore(path)
+    found = store.read(SETTINGS, text_keys(["text 1"]))[0].all()
+    store.write(SETTINGS, text_keys([text]), vectors([text]))
+    return bool(found)
+
+
+@pytest.mark.parametrize("path", ["same", "another"])
+def test_threads_share_a_store(store, path):
+    """Also where each thread has a store object of its own, or names the folder in another way."""
+    texts, errors = fill(store), []
+    (store.path.parent / "link").symlink_to(store.path)
+
+    def work(number):
+        try:
+            for i in range(25):
+                mine = store if path == "same" else EmbeddingStore(store.path.parent / ("link" if i % 2 else "store"))
+                settings = {**SETTINGS, "layer": i % 5}
+                text = f"{number} {i}"
+                mine.write(settings, text_keys([text]), vectors([text]))
+                np.testing.assert_array_equal(mine.read(settings, text_keys([text]))[1], vectors([text]))
+                np.testing.assert_array_equal(mine.read(SETTINGS, text_keys(texts))[1], vectors(texts))
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert not errors and not any(thread.is_alive() for thread in threads)
+    assert sum(row["n_vectors"] for row in store.list()) == len(texts) + 6 * 25
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+def test_a_forked_process_goes_on_with_the_store(store):
+    """While another thread of the parent is in the middle of the store, too."""
+    fill(store)
+    stop = threading.Event()
+
+    def work():
+        number = 0
+        while not stop.is_set():
+            number += 1
+            store.write(SETTINGS, text_keys([f"of the parent {number}"]), vectors(["x"]))
+            store.read(SETTINGS, text_keys(map(str, range(1000))))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        context = multiprocessing.get_context("fork")
+        for number in range(8):
+            child = context.Process(target=_read_and_write, args=(store.path, f"of child {number}"))
+            child.start()
+            child.join(30)
+            assert child.exitcode == 0
+    finally:
+        stop.set()
+        thread.join()
+    assert store.read(SETTINGS, text_keys(f"of child {number}" for number in range(8)))[0].all()
+
+
+def test_a_reader_without_a_lock_reads_what_is_true(store):
+    """Where it may not write it cannot say that it reads: a writer may take its pages away meanwhile."""
+    texts = fill(store, 2000, 64)
+    writer = start(
+        """
+store, number = EmbeddingStore(sys.argv[1]), 0
+print("ready", flush=True)
+while os.path.exists(sys.argv[2]):
+    texts = [f"more {i}" for i in range(number, number + 50)]
+    store.write(SETTINGS, text_keys(texts), vectors(texts, 64))
+    number += 50
+    time.sleep(0.005)
+""",
+        store.path,
+        store.path / "data.mdb",
+    )
+    assert writer.stdout.readline() == "ready\n"
+    reader = start(
+        """
+os.access = lambda *_, **__: False
+store, texts = EmbeddingStore(sys.argv[1]), [f"text {i}" for i in range(2000)]
+expected = vectors(texts, 64)
+for _ in range(40):
+    found, stored = store.read(SETTINGS, text_keys(texts))
+    assert found.all()
+    np.testing.assert_array_equal(stored, expected)
+""",
+        store.path,
+    )
+    try:
+        output_of(reader)
+    finally:
+        writer.kill()
+        writer.communicate()
+    assert store.read(SETTINGS, text_keys(texts))[0].all()
+
+
+# --------------------------------------------------------------------------------------------- crash and damage
+
+
+def test_a_killed_writer_leaves_a_readable_store(store):
+    """Ten writers die at any point; every write that was finished is there, and no half one."""
+    code = """
+store, name = EmbeddingStore(sys.argv[1]), sys.argv[2]
+for number in range(10**6):
+    texts = [f"{name} {number} {i}" for i in range(100)]
+    store.write({**SETTINGS, "layer": number % 3}, text_keys(texts), vectors(texts, 256))
+    print(number, flush=True)
+    if number % 7 == 6:
+        store.prune([row["id"] for row in store.list() if row["settings"]["layer"] == 2])
+"""
+    rng = np.random.default_rng(0)
+    for name in "abcdefghij":
+        writer = start(code, store.path, name)
+        first = writer.stdout.readline()
+        assert first, writer.stderr.read()
+        time.sleep(rng.uniform(0, 0.15))
+        writer.send_signal(signal.SIGKILL)
+        finished = int([first, *writer.stdout.read().split("\n")[:-1]][-1])
+        writer.communicate()
+        for number in range(finished + 1):
+            if number % 3 == 2:
+                continue  # these may have been pruned
+            texts = [f"{name} {number} {i}" for i in range(100)]
+            found, stored = store.read({**SETTINGS, "layer": number % 3}, text_keys(texts))
+            assert found.all()
+            np.testing.assert_array_equal(stored, vectors(texts, 256))
+        half = [f"{name} {finished + 1} {i}" for i in range(100)]
+        found, _ = store.read({**SETTINGS, "layer": (finished + 1) % 3}, text_keys(half))
+        assert found.all() or not found.any()
+        assert sum(row["n_vectors"] for row in store.list()) > 0
+        fill(store, 10)
+
+
+def test_the_file_is_never_shorter_than_it_says(store, rng):
+    """Else a store whose writer was killed looks like one that was cut short."""
+    for number in range(60):
+        n_texts, size = int(rng.choice([1, 5, 300])), int(rng.choice([3, 384, 1500]))
+        settings = {**SETTINGS, "layer": int(rng.integers(4)), "size": size}
+        store.write(settings, text_keys(f"{number} {i}" for i in range(n_texts)), np.ones((n_texts, size)))
+        if number % 6 == 5:
+            store.prune([rng.choice([row["id"] for row in store.list()])])
+        with lmdb.open(str(store.path), readonly=True, lock=False, map_size=2**40) as environment:
+            needed = (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]
+        assert (store.path / "data.mdb").stat().st_size >= needed
+    on_disk = (store.path / "data.mdb").stat().st_blocks * 512
+    assert on_disk < needed + 2**20  # what the file is longer takes no room
+
+
+@pytest.mark.parametrize("share", [0.01, 0.1, 0.5, 0.999])
+def test_a_store_that_was_cut_short_is_refused(store, share):
+    """Reading it would end the process by SIGBUS."""
+    fill(store, 2000, 64)
+    with lmdb.open(str(store.path), readonly=True, lock=False, map_size=2**40) as environment:
+        needed = (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]
+    os.truncate(store.path / "data.mdb", int(needed * share))
+    for operation in (
+        lambda: store.read(SETTINGS, text_keys(["text 1"])),
+        lambda: fill(store, 10),
+        store.list,
+        lambda: store.prune([settings_id(SETTINGS)]),
+    ):
+        with pytest.raises(StoreError, match=f"{store.path}.*(cut short: .*data.mdb has .* bytes|damaged).*delete"):
+            operation()
+
+
+def test_what_is_no_store_is_refused(tmp_path, store):
+    store.path.mkdir()
+    (store.path / "data.mdb").write_bytes(b"something else " * 10_000)
+    for operation in (lambda: store.read(SETTINGS, text_keys(["a"])), store.list, lambda: fill(store)):
+        with pytest.raises(StoreError, match="no store, or a damaged one.*delete this one"):
+            operation()
+    assert (store.path / "data.mdb").read_bytes() == b"something else " * 10_000
+    (tmp_path / "file").write_text("a file")
+    for operation in (lambda s: s.read(SETTINGS, text_keys(["a"])), EmbeddingStore.list, fill):
+        with pytest.raises(StoreError, match="file is a file. Expected a folder"):
+            operation(EmbeddingStore(tmp_path / "file"))
+    with pytest.raises(StoreError, match="Not a directory"):
+        fill(EmbeddingStore(tmp_path / "file" / "store"))
+
+
+def test_vectors_of_different_lengths_are_refused(store):
+    store.write(SETTINGS, text_keys(["a"]), np.ones((1, 3)))
+    store.write(SETTINGS, text_keys(["b"]), np.ones((1, 4)))
+    with pytest.raises(StoreError, match=f"different lengths.*prune settings {settings_id(SETTINGS)}"):
+        store.read(SETTINGS, text_keys(["a", "b"]))
+    store.prune([settings_id(SETTINGS)])
+    fill(store)
+
+
+def test_a_folder_that_was_made_anew_is_another_store(store):
+    fill(store)
+    shutil.rmtree(store.path)
+    assert not store.read(SETTINGS, text_keys(["text 1"]))[0].any()
+    store.write(SETTINGS, text_keys(["b"]), np.ones((1, 4)))
+    assert store.read(SETTINGS, text_keys(["text 1", "b"]))[0].tolist() == [False, True]
+
+
+# ------------------------------------------------------------------------------------------------- the disk
+
+
+def test_a_folder_without_rights_is_read(store, monkeypatch):
+    texts = fill(store)
+    before = {path.name: path.stat().st_mtime_ns for path in store.path.iterdir()}
+    monkeypatch.setattr(os, "access", lambda *_, **__: False)  # root may do anything
+    np.testing.assert_array_equal(store.read(SETTINGS, text_keys(texts))[1], vectors(texts))
+    assert len(store.list()) == 1
+    for operation in (lambda: fill(store), lambda: store.prune([settings_id(SETTINGS)])):
+        with pytest.raises(StoreError, match="cannot be written.*read-only, or the folder is not yours"):
+            operation()
+    with pytest.raises(StoreError, match="cannot be written"):
+        fill(EmbeddingStore(store.path / "new"))
+    assert {path.name: path.stat().st_mtime_ns for path in store.path.iterdir() if path.is_file()} == before
+
+
+@needs_mount
+def test_a_read_only_disk_is_read(store):
+    fill(store)
+    shown = output_of(
+        start(
+            """
+store, texts = EmbeddingStore(sys.argv[1]), [f"text {i}" for i in range(200)]
+np.testing.assert_array_equal(store.read(SETTINGS, text_keys(texts))[1], vectors(texts))
+for path in (store.path, store.path / "new"):
+    try:
+        EmbeddingStore(path).write(SETTINGS, text_keys(["new"]), vectors(["new"]))
+    except StoreError as error:
+        print(error)
+""",
+            store.path,
+            mount=f"mount --bind {store.path} {store.path}; mount -o remount,ro,bind {store.path}",
+        )
+    )
+    assert shown.count("\n") == 2 and shown.lower().count("read-only") == 2
+
+
+@needs_mount
+def test_a_full_disk_ends_a_write_and_nothing_else(tmp_path):
+    """The disk is filled up by the store; then it is read; then a new store there is refused, and the old one read."""
+    shown = output_of(
+        start(
+            """
+def fill_up(path):
+    with open(path, "wb", buffering=0) as file:
+        try:
+            while True:
+                file.write(bytes(512))
+        except OSError:
+            pass
+
+def check(store):
+    texts = [f"{n} {i}" for n in range(n_written) for i in range(50)]
+    np.testing.assert_array_equal(store.read(SETTINGS, text_keys(texts))[1], vectors(texts, 256))
+
+folder = sys.argv[1]
+store, new, n_written = EmbeddingStore(folder + "/store"), EmbeddingStore(folder + "/new"), 0
+with open(folder + "/other", "wb") as file:
+    file.write(bytes(500_000))
+try:
+    for n_written in range(1000):
+        texts = [f"{n_written} {i}" for i in range(50)]
+        store.write(SETTINGS, text_keys(texts), vectors(texts, 256))
+except StoreError as error:
+    print("full:", error)
+fill_up(folder + "/rest")
+check(store)
+for refused in (store, new):
+    try:
+        refused.write(SETTINGS, text_keys(map(str, range(2000))), np.ones((2000, 256)))
+    except StoreError as error:
+        print("refused:", error)
+assert not new.read(SETTINGS, text_keys(["x"]))[0].any()
+check(store)
+os.remove(store.path / "lock.mdb")  # as after a copy of data.mdb alone
+fill_up(folder + "/more")
+check(store)
+os.remove(folder + "/other")
+for again in (store, new):
+    again.write(SETTINGS, text_keys(["x"]), vectors(["x"], 256))
+    assert again.read(SETTINGS, text_keys(["x"]))[0].all()
+print("n_written =", n_written)
+""",
+            tmp_path,
+            mount=f"mount -t tmpfs -o size=2m none {tmp_path}",
+        )
+    )
+    assert shown.count("full:") == 1 and shown.count("refused:") == 2
+    assert int(shown.split("n_written =")[1]) > 5
+
+
+def test_a_file_that_may_not_grow_ends_a_write_and_nothing_else(store):
+    """A limit on the size of files is a full disk that needs no disk."""
+    texts = fill(store, 1000)
+    size, limits = (store.path / "data.mdb").stat().st_size, resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size + 50_000, limits[1]))
+    try:
+        with pytest.raises(StoreError, match="Make room"):
+            store.write(SETTINGS, text_keys(map(str, range(3000))), np.ones((3000, 64)))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    found, stored = store.read(SETTINGS, text_keys([*texts, "17"]))
+    assert found.tolist() == [True] * 1000 + [False]
+    np.testing.assert_array_equal(stored, vectors(texts))
+    store.write(SETTINGS, text_keys(["17"]), np.ones((1, 8)))
+    assert store.read(SETTINGS, text_keys(["17"]))[0].all()
+
+
+def test_without_lmdb_the_extra_is_named(store, monkeypatch):
+    monkeypatch.setitem(sys.modules, "lmdb", None)
+    with pytest.raises(ImportError, match=r"needs lmdb: pip install.*fairl-sk\[text\].*store=None"):
+        store.read(SETTINGS, text_keys(["a"]))
+
+
+def test_vectors_beyond_memory_are_read_from_the_map(store):
+    """Reading a few of many vectors takes the memory of the few."""
+    size, n_texts = 1024, 20_000
+    keys = text_keys(map(str, range(n_texts)))
+    for begin in range(0, n_texts, 5000):
+        store.write(SETTINGS, keys[begin : begin + 5000], np.ones((5000, size), dtype=np.float32))
+    shown = output_of(
+        start(
+            """
+import resource
+store, keys = EmbeddingStore(sys.argv[1]), text_keys(map(str, range(0, 20_000, 100)))
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+began = time.perf_counter()
+found, stored = store.read(SETTINGS, keys)
+assert found.all() and stored.shape == (200, 1024)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before, time.perf_counter() - began)
+""",
+            store.path,
+        )
+    )
+    kilobytes, seconds = map(float, shown.split())
+    assert Path(store.path / "data.mdb").stat().st_size > 80e6
+    assert kilobytes < 20_000 and seconds < 1
