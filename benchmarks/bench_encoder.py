@@ -41,7 +41,7 @@ SIZES = {
     "full": {
         "texts": 10_000,
         "mix": 1_000,
-        "repeats": 5,
+        "repeats": 3,
         "pairs": 2_000,
         "candidates": 20,
         "vectors": 1_000_000,

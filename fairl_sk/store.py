@@ -23,6 +23,7 @@ __all__ = ["EmbeddingStore", "StoreError", "text_keys"]
 
 _MAP_SIZE = 2**40  # the largest size of the file; only addresses are set aside
 _LOCK_SIZE = 17 * 4096  # of the lock file: a thousand readers at once
+_SLICE = 512  # keys read before the file is mapped anew: the kernel maps a hundred KiB or more around each
 _SETTINGS = b"settings"
 _ONE_AT_A_TIME = threading.RLock()  # LMDB wants a file open once a process, and a fork to meet no open one
 if hasattr(os, "register_at_fork"):
@@ -100,21 +101,31 @@ class EmbeddingStore:
         """
         dtype, name = _dtype_of(settings), settings_id(settings)
         found, joined, sizes = np.zeros(len(keys), dtype=bool), bytearray(), set()
-        with self._opened(create=False) as environment:
-            # A reader without a lock is safe from the next write only, the one after that takes its pages: be quick.
-            n_keys = 1 if environment is not None and environment.flags()["readonly"] else 1024
-            for start in range(0, 0 if environment is None else len(keys), n_keys):
-                values = self._values(environment, name, keys[start : start + n_keys])
-                found[start : start + n_keys] = [value is not None for value in values]
-                values = [value for value in values if value is not None]
-                sizes.update(map(len, values))
-                joined += b"".join(values)
+        for start in range(0, len(keys), _SLICE):
+            values = self._slice(name, keys[start : start + _SLICE])
+            found[start : start + _SLICE] = [value is not None for value in values]
+            values = [value for value in values if value is not None]
+            sizes.update(map(len, values))
+            joined += b"".join(values)
         if len(sizes) > 1 or any(size == 0 or size % dtype.itemsize for size in sizes):
             raise StoreError(
                 f"The store {self.path} holds vectors of different lengths for one model. It was damaged, or written "
                 f"by something else: prune settings {name}, or name another folder."
             )
         return found, np.frombuffer(joined, dtype=dtype).reshape(found.sum(), -1 if joined else 0)
+
+    def _slice(self, name, keys):
+        """The values of a few keys, by an environment of their own."""
+        with self._opened(create=False) as environment:
+            if environment is None:
+                return [None] * len(keys)
+            # A reader without a lock is safe from the next write only, the one after that takes its pages: be quick.
+            step = 1 if environment.flags()["readonly"] else len(keys)
+            return [
+                value
+                for start in range(0, len(keys), step)
+                for value in self._values(environment, name, keys[start : start + step])
+            ]
 
     def _values(self, environment, name, keys):
         """The values of keys, None for what is not there."""

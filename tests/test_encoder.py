@@ -413,6 +413,7 @@ def test_messages_that_the_chat_template_refuses_are_named(models, tmp_path):
         (["a", None], "row 1.*NoneType"),
         ([["a", "b"], ["c", None]], "row 1, side 1.*NoneType"),
         (np.array(["a", 1.5], dtype=object), "row 1.*float"),
+        (["a", np.nan], "row 1.*float nan"),
         ("a", r"texts of shape \(\)"),
         ([["a", "b", "c"]], r"shape \(1, 3\)"),
         ([], "X holds no texts"),
