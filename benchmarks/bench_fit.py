@@ -173,6 +173,19 @@ def _print_growth(rows):
         )
 
 
+def bench_growth(sizes=(10_000, 20_000, 50_000, 100_000, 200_000), widths=(64, 384, 1_024), repeats=4):
+    """Seconds of `FailureAwareIRL` alone as pairs are added; its rows, by number of features."""
+    for n_features in widths:
+        rows = []
+        for n_pairs in sizes:
+            X, y = make_pairs(n_pairs, n_features)
+            took = seconds(lambda X=X, y=y: FailureAwareIRL(random_state=0).fit(X, y), repeats)
+            rows.append({"pairs": n_pairs, "features": n_features, "FailureAwareIRL": took})
+            print(f"{n_pairs:>8} pairs {n_features:>5} features {took:>8.3f} s", flush=True)
+        _print_growth(rows)
+        yield rows
+
+
 def _print_aims(rows, memory):
     """What was asked of 20,000 pairs of 384 features and of memory, and whether this run reached it."""
     for row in rows:
@@ -212,4 +225,9 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--size", choices=SIZES, default="small")
     parser.add_argument("--out", help="write the figures as JSON")
-    main(**vars(parser.parse_args()))
+    parser.add_argument("--growth", action="store_true", help="only how the time grows with the pairs, without peers")
+    arguments = vars(parser.parse_args())
+    if arguments.pop("growth"):
+        list(bench_growth())
+    else:
+        main(**arguments)

@@ -25,6 +25,13 @@ def test_every_benchmark_is_tested():
     assert {path.stem for path in BENCHMARKS.glob("*.py")} == names
 
 
+def test_growth_of_a_fit(capsys):
+    (rows,) = load("bench_fit").bench_growth(sizes=(100, 300), widths=(8,), repeats=1)
+    assert [row["pairs"] for row in rows] == [100, 300]
+    ratio = rows[1]["FailureAwareIRL"] / rows[0]["FailureAwareIRL"] / 3
+    assert f"from 100 to 300 pairs, time a pair x {ratio:.2f}" in capsys.readouterr().out
+
+
 def test_bench_fit(capsys, tmp_path):
     rows, memory = load("bench_fit").main(size="smoke", out=tmp_path / "fit.json")
     shown = capsys.readouterr().out
