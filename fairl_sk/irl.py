@@ -26,6 +26,7 @@ from .net import (
     LinearSolver,
     ProgressBar,
     SliceIterator,
+    converged,
     export_heads,
     head_reward,
     import_heads,
@@ -316,7 +317,7 @@ class _PreferenceIRL(ClassifierMixin, BaseEstimator):
         try:
             for _ in range(self.max_iter):
                 net.fit_loop(features, targets, epochs=1)
-                if net.solver is not None and net.solver.resting and curriculum.finished:
+                if converged(net):
                     break
         finally:
             net.notify("on_train_end", X=features, y=targets)

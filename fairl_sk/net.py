@@ -615,12 +615,12 @@ class ProgressBar(Callback):
         self.bar_.update()
 
     def on_train_end(self, net, **kwargs):
-        if self.bar_.n < self.bar_.total and _converged(net):
+        if self.bar_.n < self.bar_.total and converged(net):
             self.bar_.total = self.bar_.n
             self.bar_.set_postfix_str(f"{self.bar_.postfix}, converged")
         self.bar_.close()
 
 
-def _converged(net):
+def converged(net):
     """Whether no round is left that would change anything; an interrupted fit has not converged."""
     return net.solver is not None and net.solver.resting and net.curriculum.finished

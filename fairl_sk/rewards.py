@@ -161,9 +161,6 @@ class _TransformerReward(_TextReward):
             self._loaded = self._load()
         return self._loaded
 
-    def _load(self):
-        raise NotImplementedError
-
     def _longest(self):
         longest = self._classifier.longest
         if self.max_length is not None and not 3 <= self.max_length <= longest:

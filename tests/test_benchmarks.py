@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import transformers
 
 from fairl_sk.datasets import make_detox_preferences
 
@@ -45,7 +46,6 @@ def test_bench_fit(capsys, tmp_path):
 
 
 def test_bench_encoder(capsys, tmp_path):
-    pytest.importorskip("sentence_transformers")
     results = load("bench_encoder").main(size="smoke", out=tmp_path / "encoder.json")
     shown = capsys.readouterr().out
     for row in results["speed"]:
@@ -64,7 +64,6 @@ def test_bench_encoder(capsys, tmp_path):
 
 
 def test_mixed_lengths():
-    transformers = pytest.importorskip("transformers")
     module = load("bench_encoder")
     tokenizer = transformers.AutoTokenizer.from_pretrained(module.packaged_model())
     texts = make_detox_preferences(50, random_state=0).data.ravel()

