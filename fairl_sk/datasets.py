@@ -652,7 +652,8 @@ def load_preferences(
           the toxic comment.
         - "preference", as in TRL: `chosen` and `rejected`, and `prompt` if it is explicit. Texts, lists of
           messages (``{"role": ..., "content": ...}``) or transcripts (``"\n\nHuman: ...\n\nAssistant:
-          ..."``).
+          ..."``). A file that `fairl_sk.generate.generate_preference_pairs` wrote is a sample of what two models
+          say: all of it is kept but empty texts.
         - "unpaired", as in TRL: `completion` and `label`, and `prompt` if there is one; or the columns named
           below.
     text_column, label_column : str, default=None
@@ -707,7 +708,7 @@ def load_preferences(
         - source_index : ndarray of shape (n_pairs,), the record of the file a row comes from, from 0
         - format : str, the format read
         - provenance : dict, the name of the file without its folder ("file") and the parameters with which it
-          was read, as JSON can hold them
+          was read, as JSON can hold them; for generated pairs also the "settings" with which they were made
         - DESCR : str
 
         Several messages become one text, see `fairl_sk.pairs.to_text`: their contents, separated by an empty
@@ -773,7 +774,10 @@ def load_preferences(
         rows = _read_paradetox(path, records)
     else:
         rows = _read_preferences(path, records, split_prompt)
-    kept, dropped, contradictions = _drop_unusable(rows)
+    settings = generation_settings(records[0][1]) if format == "preference" else None
+    if settings is not None:
+        provenance["settings"] = settings
+    kept, dropped, contradictions = _drop_unusable(rows, sampled=settings is not None)
     if contradictions:
         warnings.warn(
             f"{path}: {len(contradictions)} rows contradict each other (the same two outputs, each preferred "
@@ -783,12 +787,32 @@ def load_preferences(
             stacklevel=2,
         )
     if len(kept) < 2:
-        counts = ", ".join(f"{reason}: {count}" for reason, count in dropped.items() if count) or "none"
-        raise ValueError(
-            f"{path}: {len(kept)} usable rows are left of {len(rows)} (dropped: {counts}), but expected at "
-            "least 2. Check that the columns hold what their names say."
-        )
+        raise _too_few(path, len(kept), len(rows), dropped)
     return _bunch(path, kept, dropped, format, check_random_state(random_state), shuffle_sides, provenance)
+
+
+def generation_settings(record):
+    """The settings in the first record of a file that `generate_preference_pairs` wrote; of any other, None."""
+    settings = record.get("settings")
+    return settings if isinstance(settings, dict) and "generated_by" in settings else None
+
+
+def read_generated(records, provenance):
+    """What `load_preferences` returns for these records of generated pairs, if they came from a file."""
+    what = "The generated pairs"
+    rows = _read_preferences(what, [(f"pair {n}", record) for n, record in enumerate(records, 1)], "auto")
+    kept, dropped, _ = _drop_unusable(rows, sampled=True)
+    if len(kept) < 2:
+        raise _too_few(what, len(kept), len(rows), dropped)
+    return _bunch("two models", kept, dropped, "preference", check_random_state(0), True, provenance)
+
+
+def _too_few(path, n_kept, n_rows, dropped):
+    counts = ", ".join(f"{reason}: {count}" for reason, count in dropped.items() if count) or "none"
+    return ValueError(
+        f"{path}: {n_kept} usable rows are left of {n_rows} (dropped: {counts}), but expected at "
+        "least 2. Check that the columns hold what their names say."
+    )
 
 
 def _plain(value):
@@ -1188,11 +1212,17 @@ def _check_desirable(path, column, found, desirable):
     )
 
 
-def _drop_unusable(rows):
-    """Return the rows kept, the count of those dropped for each reason, and where the contradictions are."""
+def _drop_unusable(rows, sampled=False):
+    """Return the rows kept, the count of those dropped for each reason, and where the contradictions are.
+
+    ``sampled`` rows are what two models happened to say: all of them count but those without a text.
+    """
     dropped = dict.fromkeys(
         ("empty text", "identical sides", "duplicate", "contradiction", "no rewrite", "no label"), 0
     )
+    if sampled:
+        kept = [row for row in rows if all(text.strip() for text in row.texts)]
+        return kept, {**dropped, "empty text": len(rows) - len(kept)}, []
     unique = {}
     for row in rows:
         key = (row.prompt, row.texts, row.label)

@@ -704,6 +704,23 @@ def test_groups_are_connected_through_prompts_and_rejected_texts(tmp_path):
     assert load_jsonl(tmp_path, records).groups.tolist() == [0, 1, 0, 0, 2, 3]
 
 
+def test_generated_pairs_are_kept_as_they_were_drawn(tmp_path):
+    """What two models happened to say: only empty texts are left out, and the settings are no row of their own."""
+    sides = [("a", "b"), ("b", "a"), ("a", "b"), ("c", "c"), ("", "d"), ("e", " ")]
+    records = [{"prompt": "p", "chosen": chosen, "rejected": rejected} for chosen, rejected in sides]
+    settings = {"generated_by": "someone", "seed": 3}
+    bunch = load_jsonl(tmp_path, [{"settings": settings, **records[0]}, *records[1:]])
+    assert chosen_first(bunch) == sides[:4] and list(bunch.source_index) == [0, 1, 2, 3]
+    assert bunch.dropped["empty text"] == 2 == sum(bunch.dropped.values())
+    assert bunch.provenance["settings"] == settings
+    records.append({"prompt": "p", "chosen": "f", "rejected": "g"})
+    records.append({"prompt": "p", "chosen": "g", "rejected": "h"})
+    for other in ("a column of one's own", {"seed": 3}, None):
+        with pytest.warns(UserWarning, match="2 rows contradict each other"):
+            bunch = load_jsonl(tmp_path, [{"settings": other, **record} for record in records])
+        assert chosen_first(bunch) == [("f", "g"), ("g", "h")] and "settings" not in bunch.provenance
+
+
 # -------------------------------------------------------------------------------- load_preferences: broken input
 
 
