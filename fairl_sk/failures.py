@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from sklearn.base import BaseEstimator
 
-__all__ = ["LabelFailures", "MarginFailures", "Round", "find_failures", "sample_failures"]
+__all__ = ["ConfirmedFailures", "LabelFailures", "MarginFailures", "Round", "find_failures", "sample_failures"]
 
 
 @dataclass(frozen=True)
@@ -99,6 +99,38 @@ class LabelFailures(BaseEstimator):
         failures : ndarray of shape (n_pairs,), bool
         """
         return ((state.rewards() > 0) != (state.output_labels == 1)).any(axis=1)
+
+
+class ConfirmedFailures(BaseEstimator):
+    """Failures by margin that the labels confirm: the preferred output is desirable, the other one is not.
+
+    It is this package's, for pairs whose outputs are labelled (theory, eq. 6b). Of the pairs that the reward misorders
+    or nearly ties, only those of kind T->NT count. Where both outputs have the same label a small margin may be right,
+    and where the labels contradict the preference the pair is noise.
+
+    Examples
+    --------
+    >>> state = Round(0, 0.0, 0.5, np.array([-1.0, -1.0, 3.0]), None, np.array([[1, 0], [1, 1], [1, 0]]))
+    >>> ConfirmedFailures().detect(state)
+    array([ True, False, False])
+    """
+
+    requires_labels = True
+
+    def detect(self, state):
+        """Pairs whose margin is at or below the threshold though their labels differ as preferred.
+
+        Parameters
+        ----------
+        state : Round
+            With ``output_labels``.
+
+        Returns
+        -------
+        failures : ndarray of shape (n_pairs,), bool
+        """
+        preferred, other = state.output_labels[:, 0] == 1, state.output_labels[:, 1] == 1
+        return (state.margins <= state.threshold) & preferred & ~other
 
 
 def find_failures(detector, state):

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fairl_sk.failures import (
+    ConfirmedFailures,
     LabelFailures,
     MarginFailures,
     Round,
@@ -29,6 +30,12 @@ def test_failures_by_label_have_an_output_on_the_wrong_side():
     rewards = [[1.0, -1.0], [1.0, 1.0], [-1.0, -2.0], [1.0, 2.0]]
     labels = np.array([[1, 0], [1, 0], [1, 0], [1, 1]])
     assert LabelFailures().detect(a_round(np.zeros(4), rewards, labels)).tolist() == [False, True, True, False]
+
+
+def test_confirmed_failures_are_failures_by_margin_of_which_the_labels_agree_with_the_preference():
+    labels = np.array([[1, 0], [1, 0], [1, 1], [0, 0], [0, 1]])
+    state = a_round([0.5, 0.6, -1.0, -1.0, -1.0], labels=labels, threshold=0.5)
+    assert ConfirmedFailures().detect(state).tolist() == [True, False, False, False, False]
 
 
 @pytest.mark.parametrize(
