@@ -7,6 +7,8 @@ import sys
 import warnings
 from contextlib import contextmanager
 
+import torch
+
 from . import __version__
 
 MAX_NUMBER = 2**31 - 1
@@ -18,6 +20,10 @@ OF_FILES = {  # options that say how to read PAIRS, by parameter of load_prefere
     "quoted": "--no-quotes",
     "encoding": "--encoding",
     "limit": "--limit",
+}
+OF_REFERENCES = {  # options for what the messages of fairl_sk.rewards call its parameters
+    "checkpoint": "--reference FILE.ckpt",
+    "config_folder": "--reference-config",
 }
 NEEDED = {  # options that say something about another one
     "reference_output": "reference",
@@ -48,12 +54,30 @@ def main(argv=None):
         with _warnings_as_lines():
             report = arguments.run(arguments)
     except (ValueError, OSError, ImportError) as error:
-        print(f"fairl-sk: error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+        return _fail(str(error))
+    except (MemoryError, RuntimeError) as error:
+        if not _is_of_memory(error):
+            raise
+        return _fail(
+            f"{str(error) or 'Memory ran out.'} On the command line: fewer records with --limit, fewer features with "
+            "--components, a smaller model, or another --device."
+        )
     except KeyboardInterrupt:
         print("\nfairl-sk: interrupted; what this run had computed is lost, nothing was written.", file=sys.stderr)
         return 130
     return _print(report)
+
+
+def _fail(message):
+    print(f"fairl-sk: error: {' '.join(message.split())}", file=sys.stderr)
+    return 2
+
+
+def _is_of_memory(error):
+    """Whether an error says that memory ended, as NumPy, torch on a CPU, or torch on a GPU say it."""
+    from .encoder import _NO_MEMORY
+
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(words in str(error) for words in _NO_MEMORY)
 
 
 @contextmanager
@@ -158,10 +182,12 @@ def _add_reference(audit):
         help="which number of the classifier is the reward (default: logit); they are different rewards",
     )
     label = reference.add_mutually_exclusive_group()
-    label.add_argument("--toxic-label", metavar="NAME", help="Hugging Face: the label of what is toxic")
-    label.add_argument("--nontoxic-label", metavar="NAME", help="Hugging Face: the label of what is not")
+    label.add_argument("--toxic-label", metavar="NAME", help="FILE.skops and Hugging Face: the label of what is toxic")
+    label.add_argument("--nontoxic-label", metavar="NAME", help="FILE.skops and Hugging Face: the label of what is not")
     reference.add_argument(
-        "--reference-config", metavar="DIR", help="FILE.ckpt: the folder with its config.json and tokenizer"
+        "--reference-config",
+        metavar="DIR",
+        help="detoxify and FILE.ckpt: the folder with the config.json and the tokenizer of its architecture",
     )
 
 
@@ -186,14 +212,15 @@ def _audit(arguments):
 
     with results_folder(arguments.out, force=arguments.force) as folder:
         data = _load(arguments)
-        result = audit(
-            data,
-            reference=None if arguments.reference is None else _reference(arguments),
-            features=None if arguments.encoder is None else _encoder(arguments),
-            n_components=arguments.components or 256,
-            random_state=arguments.seed,
-            verbose=not arguments.quiet,
-        )
+        with _naming_options(OF_REFERENCES):
+            result = audit(
+                data,
+                reference=None if arguments.reference is None else _reference(arguments),
+                features=None if arguments.encoder is None else _encoder(arguments),
+                n_components=arguments.components or 256,
+                random_state=arguments.seed,
+                verbose=not arguments.quiet,
+            )
         report = format_audit(result)
         try:
             paths = write_audit(result, folder)
@@ -222,6 +249,7 @@ def _check_options(arguments):
             raise ValueError(
                 f"Found {_option(option)} without {_option(needed)}. Expected both: it says how that one is to be used."
             )
+    _check_reference_options(arguments)
     if arguments.encoder is not None and arguments.components is not None:
         raise ValueError("Found --components and --encoder. Expected one: an encoder has its own number of features.")
     given = [OF_FILES[name] for name in _reading(arguments)]
@@ -230,6 +258,44 @@ def _check_options(arguments):
             f"Found {' and '.join(given)} without PAIRS. Expected a file that the option is about: name it, or leave "
             "the option out."
         )
+
+
+def _check_reference_options(arguments):
+    """Refuse options that the kind of reference does not read, and a classifier without a label."""
+    kind = None if arguments.reference is None else _kind(arguments.reference)
+    labels = arguments.toxic_label is not None or arguments.nontoxic_label is not None
+    if labels and kind == "detoxify":
+        raise ValueError(
+            f"Found {_given_label(arguments)} with --reference {arguments.reference}. Expected it without: the reward "
+            "of Detoxify is that a text lacks its category 'toxicity'."
+        )
+    if not labels and kind == "classifier":
+        raise ValueError(
+            f"Found --reference {arguments.reference}, a Hugging Face classifier, without --toxic-label and "
+            "--nontoxic-label. Expected one of them, with a label of the classifier (id2label in its config.json): it "
+            "says which side is the good one."
+        )
+    if arguments.reference_config is not None and kind != "detoxify":
+        raise ValueError(
+            f"Found --reference-config with --reference {arguments.reference}. Expected it with detoxify or a "
+            "FILE.ckpt only: other models bring their own configuration."
+        )
+    if arguments.device is not None and arguments.encoder is None and kind in (None, "saved"):
+        raise ValueError(
+            "Found --device without a model that could run there. Expected --encoder, or a --reference that is "
+            "detoxify or a Hugging Face classifier: scikit-learn computes on the CPU."
+        )
+
+
+def _kind(reference):
+    """What --reference names."""
+    if reference.endswith(".skops"):
+        return "saved"
+    return "detoxify" if reference.endswith(".ckpt") or reference.partition(":")[0] == "detoxify" else "classifier"
+
+
+def _given_label(arguments):
+    return "--nontoxic-label" if arguments.toxic_label is None else "--toxic-label"
 
 
 def _option(name):
@@ -251,21 +317,23 @@ def _encoder(arguments):
 
 def _reference(arguments):
     """The ground-truth reward that --reference names."""
-    name, output = arguments.reference, arguments.reference_output or "logit"
-    if name.endswith(".skops"):
-        return _saved_reference(name, output)
+    name, kind = arguments.reference, _kind(arguments.reference)
+    label = arguments.nontoxic_label if arguments.toxic_label is None else arguments.toxic_label
+    output = arguments.reference_output or "logit"
+    if kind == "saved":
+        return _saved_reference(name, label, arguments.toxic_label is None, output)
     from .rewards import ClassifierReward, DetoxifyReward
 
     options = {"output": output, "device": arguments.device or "cpu", "verbose": not arguments.quiet}
+    if kind == "classifier":
+        return ClassifierReward(name, label, desirable=arguments.toxic_label is None, **options)
+    options |= {"config_folder": arguments.reference_config}
     if name.endswith(".ckpt"):
-        return DetoxifyReward(checkpoint=name, config_folder=arguments.reference_config, **options)
-    if name.partition(":")[0] == "detoxify":
-        return DetoxifyReward(name.partition(":")[2] or "original", **options)
-    label = arguments.toxic_label or arguments.nontoxic_label
-    return ClassifierReward(name, label, desirable=arguments.toxic_label is None and label is not None, **options)
+        return DetoxifyReward(checkpoint=name, **options)
+    return DetoxifyReward(name.partition(":")[2] or "original", **options)
 
 
-def _saved_reference(path, output):
+def _saved_reference(path, label, desirable, output):
     from .audit import load_pipeline
     from .rewards import EstimatorReward
 
@@ -275,7 +343,13 @@ def _saved_reference(path, output):
             f"--reference {path} holds a {type(pipeline).__name__} without decision_function. Expected a fitted text "
             "classifier, such as make_pipeline(TfidfVectorizer(), LogisticRegression())."
         )
-    return EstimatorReward(pipeline, output=output)
+    classes = getattr(pipeline, "classes_", ())
+    if label is None and (len(classes) > 2 or any(isinstance(name, str) for name in classes)):
+        raise ValueError(
+            f"--reference {path} has the classes {', '.join(repr(str(name)) for name in classes)}, and nothing says "
+            "which of them are desirable. Expected --toxic-label or --nontoxic-label with one of them."
+        )
+    return EstimatorReward(pipeline, column=label, desirable=desirable, output=output)
 
 
 def _store(arguments):
@@ -303,10 +377,8 @@ def _load(arguments):
 
     if arguments.pairs is None:
         return None
-    try:
+    with _naming_options(OF_FILES):
         return load_preferences(arguments.pairs, random_state=arguments.seed, **_reading(arguments))
-    except ValueError as error:
-        raise ValueError(f"{error}{_as_options(str(error))}") from error
 
 
 def _reading(arguments):
@@ -314,12 +386,21 @@ def _reading(arguments):
     return {name: getattr(arguments, name) for name in OF_FILES if getattr(arguments, name) is not None}
 
 
-def _as_options(message):
-    """A sentence with the options for the parameters that a message of load_preferences names."""
-    patterns = {name: rf"\b{name}\b" if "_" in name else rf"\b{name}(=| is )" for name in OF_FILES}
-    options = [OF_FILES[name] for name, pattern in patterns.items() if re.search(pattern, message)]
-    named = ", ".join(options).replace("--no-quotes", "--no-quotes (for quoted=False)")
-    return f" On the command line: {named}." if options else ""
+@contextmanager
+def _naming_options(options):
+    """Put the options behind a message that names their parameters."""
+    try:
+        yield
+    except (ValueError, FileNotFoundError) as error:
+        raise ValueError(f"{error}{_as_options(str(error), options)}") from error
+
+
+def _as_options(message, options):
+    """A sentence with the options for the parameters that a message names."""
+    patterns = {name: rf"\b{name}\b" if "_" in name else rf"\b{name}(=| is )" for name in options}
+    found = [options[name] for name, pattern in patterns.items() if re.search(pattern, message)]
+    named = ", ".join(found).replace("--no-quotes", "--no-quotes (for quoted=False)")
+    return f" On the command line: {named}." if found else ""
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 Read `audit` from top to bottom: load, split by group, embed, fit, measure. The command line is `fairl_sk.__main__`.
 """
 
+import copy
 import csv
 import importlib
 import io
@@ -10,6 +11,7 @@ import itertools
 import json
 import os
 import platform
+import sys
 import tempfile
 import time
 import warnings
@@ -52,6 +54,7 @@ from .plot import HistoryDisplay, MarginDisplay
 
 __all__ = ["audit", "load_pipeline", "prepare_folder", "write_audit"]
 
+OF_A_RUN = {"store": None, "device": "cpu", "verbose": False}  # parameters of ours that change no reward, as saved
 KINDS = ("T->NT", "NT->NT", "T->T", "NT->T")
 MEASURES = ("pair_accuracy", "output_f1", "output_auc", "label_f1", "label_auc", "starc")
 FAILURE_AWARE = "FailureAwareIRL"
@@ -462,6 +465,7 @@ def _settings(data, train, test, features, learners, random_state, n_resamples, 
             "python": platform.python_version(),
             "fairl_sk": __version__,
             **{module.__name__: module.__version__ for module in (sklearn, torch, np, scipy)},
+            **{name: sys.modules[name].__version__ for name in ("transformers",) if name in sys.modules},
         },
     }
 
@@ -665,7 +669,8 @@ def write_audit(result, folder):
     -------
     paths : list of Path
         What was written: ``table.json`` (everything, with the settings), ``table.csv``, ``failures.csv``,
-        ``margins.png``, ``history.png``, and ``<learner>.skops`` for each learner.
+        ``margins.png``, ``history.png``, and ``<learner>.skops`` for each learner, which names neither the store nor
+        the device of this run.
     """
     folder = Path(folder)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".writing-") as temporary:
@@ -678,13 +683,16 @@ def write_audit(result, folder):
             "settings": result.settings,
         }
         text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
-        (temporary / "table.json").write_text(text + "\n", encoding="utf-8")
-        (temporary / "table.csv").write_text(_table_csv(result.table), encoding="utf-8")
         columns = HARDEST[result.settings["rows_are"] == "outputs"]
-        (temporary / "failures.csv").write_text(_csv(result.failures, columns), encoding="utf-8")
+        for name, content in (
+            ("table.json", text + "\n"),
+            ("table.csv", _table_csv(result.table)),
+            ("failures.csv", _csv(result.failures, columns)),
+        ):  # half a surrogate pair (a cut emoji) has no UTF-8, and is written \\ud83d, which JSON reads as what it was
+            (temporary / name).write_text(content, encoding="utf-8", errors="backslashreplace")
         _draw(result, temporary)
         for name, pipeline in result.pipelines.items():  # deflated: the words of TF-IDF are most of it
-            skops.io.dump(pipeline, temporary / f"{name}.skops", compression=zipfile.ZIP_DEFLATED)
+            skops.io.dump(_of_no_run(pipeline), temporary / f"{name}.skops", compression=zipfile.ZIP_DEFLATED)
         names = sorted(path.name for path in temporary.iterdir())
         for path in (folder / name for name in names):
             if path.is_dir():
@@ -692,6 +700,20 @@ def write_audit(result, folder):
         for name in names:
             os.replace(temporary / name, folder / name)
     return [folder / name for name in names]
+
+
+def _of_no_run(pipeline):
+    """A copy whose estimators of this package name no store, no device and no progress bar: these are of a run."""
+    copied = copy.deepcopy(pipeline)
+    parameters = copied.get_params()
+    owners = {"": copied, **parameters}
+    changed = {
+        name: OF_A_RUN[parameter]
+        for name in parameters
+        for owner, _, parameter in [name.rpartition("__")]
+        if parameter in OF_A_RUN and type(owners[owner]).__module__.startswith("fairl_sk.")
+    }
+    return copied.set_params(**changed)
 
 
 def _plain(row):

@@ -6,6 +6,7 @@ models without one work, and a text's embedding does not depend on its neighbour
 """
 
 import json
+import os
 import re
 import sys
 import threading
@@ -28,7 +29,7 @@ from sklearn.utils._set_output import ADAPTERS_MANAGER, _get_output_config  # wh
 from tqdm.auto import tqdm
 
 from .net import torch_device
-from .pairs import join_prompt, read_texts, to_text
+from .pairs import _column_names, join_prompt, read_texts, to_text
 from .store import EmbeddingStore, StoreError, text_keys
 
 __all__ = ["TransformerEmbedder"]
@@ -36,14 +37,25 @@ __all__ = ["TransformerEmbedder"]
 MINILM = "minilm"  # the name of the model that the extra `text` brings
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _WEIGHTS = ("*.safetensors", "*.bin")
-_TOKENIZER = ("tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json", "*.model", "added_tokens.json")
+_TOKENIZER = (
+    "tokenizer*",
+    "vocab*",
+    "merges.txt",
+    "special_tokens_map.json",
+    "*.model",
+    "added_tokens.json",
+    "*.jinja",
+)
 _VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model")
-_POSITIONS_AFTER_PAD = ("roberta", "camembert", "longformer", "mpnet")  # whose first position is pad_token_id + 1
+_POOLING = "1_Pooling/config.json"  # where sentence-transformers says how a model was trained
 _FLUSH_SECONDS = 5.0  # an interrupt loses at most this much of what was computed
 _NO_MEMORY = ("out of memory", "not enough memory", "can't allocate memory", "ALLOC_FAILED")  # as torch words it
 _LOADING = threading.RLock()  # transformers sets torch's global state while it loads
-_TOKENIZING = threading.Lock()  # a tokenizer keeps how it truncates
-_STARTING = threading.Lock()  # threads that read torch's global number of threads
+_TOKENIZING = threading.RLock()  # a tokenizer keeps how it truncates
+_STARTING = threading.RLock()  # threads that read torch's global number of threads
+if hasattr(os, "register_at_fork"):
+    for _lock in (_STARTING, _TOKENIZING, _LOADING):  # a fork waits for them, the last one first
+        os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
 
 
 class TransformerEmbedder(
@@ -68,12 +80,14 @@ class TransformerEmbedder(
     layer : int, default=-1
         Whose states: 0 is the embedding of tokens, i the i-th block, -1 the last one.
     max_length : int or None, default=None
-        Longest text in tokens, special ones included. None: what the model was made for.
+        Longest text in tokens, special ones included, up to the positions that the model has. None: what its tokenizer
+        and sentence-transformers' files say, if it is less.
     truncation_side : {"left", "right"}, default="left"
         Which end a longer text loses. "left" keeps the end, the completion behind its prompt.
     prompt_template : str or None, default=None
         How a table's prompt and output become one text, with the fields ``{prompt}`` and ``{output}``. None: messages
-        by the model's chat template if it has one, all else by `fairl_sk.pairs.join_prompt`.
+        by the model's chat template if it has one, all else by `fairl_sk.pairs.join_prompt`. Messages in one row of a
+        table make all of its rows messages.
     normalize : bool, default=False
         Scale each embedding to length 1.
     dtype : {"float32", "bfloat16", "float16"}, default="float32"
@@ -96,11 +110,12 @@ class TransformerEmbedder(
     ----------
     settings_ : dict
         What the embeddings depend on: under these settings a store keeps them. The model is named by the checksum of
-        its files or by its commit.
+        its files or by its commit, the kernel of its attention by transformers' name.
 
     Notes
     -----
-    An interrupt loses at most the last five seconds where there is a store.
+    An interrupt loses at most the last five seconds where there is a store. A lone surrogate in a text (a cut emoji in
+    JSON) is read as U+FFFD, the replacement character.
 
     References
     ----------
@@ -180,13 +195,21 @@ class TransformerEmbedder(
             If the model is not there, or lacks its weights or its tokenizer.
         ValueError
             If a parameter does not fit the model.
+
+        Warns
+        -----
+        UserWarning
+            If the model's files say that it was trained with another pooling, or on texts in lower case only.
         """
         self.settings_ = self._settings()
+        self._fitted_model = str(self.model), self.revision
+        self._warn_of_training()
         return self
 
     @property
     def _n_features_out(self):
-        return _find_model(self.model, self.revision).n_features
+        source = _find_model(self.model, self.revision)
+        return source.n_features if self.layer in (-1, source.n_layers) else source.n_hidden
 
     def _settings(self):
         """What embeddings depend on, from the parameters as they are, checked."""
@@ -197,10 +220,10 @@ class TransformerEmbedder(
         layers = source.n_layers
         if not -layers - 1 <= self.layer <= layers:
             raise ValueError(f"Found layer={self.layer}. Expected {-layers - 1} to {layers}: the model has {layers}.")
-        if self.max_length is not None and not source.n_special < self.max_length <= source.max_length:
+        if self.max_length is not None and not source.n_special < self.max_length <= source.n_positions:
             raise ValueError(
-                f"Found max_length={self.max_length}. Expected {source.n_special + 1} to {source.max_length}: "
-                f"{self.model} takes no more tokens, and {source.n_special} of them are special ones."
+                f"Found max_length={self.max_length}. Expected {source.n_special + 1} to {source.n_positions}: "
+                f"{self.model} has positions for no more tokens, and {source.n_special} of them are special ones."
             )
         return {
             "model": source.identity,
@@ -208,11 +231,35 @@ class TransformerEmbedder(
             "pooling": self.pooling,
             "layer": int(self.layer),
             "dtype": self.dtype,
+            "attention": source.attention,
             "max_length": self.max_length or source.max_length,
             "truncation_side": self.truncation_side,
             "prompt_template": self.prompt_template,
             "store_dtype": self.store_dtype,
         }
+
+    def _check_unchanged(self, settings):
+        """Refuse files that changed since `fit`: what learned from one model's embeddings misreads another's."""
+        if self._fitted_model == (str(self.model), self.revision) and settings["model"] != self.settings_["model"]:
+            raise ValueError(
+                f"Found the model {settings['model']} at {str(self.model)!r}. Expected {self.settings_['model']}, with "
+                "which this was fitted. Put the model of then back (for one of the hub, set revision to its commit), "
+                "or fit again."
+            )
+
+    def _warn_of_training(self):
+        source = _find_model(self.model, self.revision)
+        if source.pooling not in (None, self.pooling) and self.layer in (-1, source.n_layers):
+            offered = source.pooling in ("mean", "last", "cls", "max")
+            _warn(
+                f"Found pooling={self.pooling!r}, but {self.model} was trained with {source.pooling!r} ({_POOLING}). "
+                + (f"Set pooling={source.pooling!r}." if offered else "No pooling here does that: name another model.")
+            )
+        if source.lower_case:
+            _warn(
+                f"{self.model} was trained on texts in lower case (sentence_bert_config.json), but its tokenizer keeps "
+                "capitals. Pass texts in lower case."
+            )
 
     def transform(self, X):
         """Embed.
@@ -231,7 +278,7 @@ class TransformerEmbedder(
         Raises
         ------
         ValueError
-            For anything that is no text, or a text without a token.
+            For anything that is no text, or a text without a token, or if the model's files changed since `fit`.
         OSError
             See `fit`; also for a store that is damaged.
         MemoryError
@@ -240,9 +287,14 @@ class TransformerEmbedder(
         Warns
         -----
         UserWarning
-            If texts are empty, if any that were not in the store were truncated, and if embeddings could not be stored.
+            If texts are empty, if any were truncated (also if they come from the store), and if embeddings could not be
+            stored; without `fit`, also what it warns of.
         """
         settings = self._settings()
+        if hasattr(self, "settings_"):
+            self._check_unchanged(settings)
+        else:
+            self._warn_of_training()
         texts, templated = self._read(X)
         _warn_of_empty(texts.ravel())
         embeddings = self._embed(texts.ravel(), {**settings, "special_tokens": not templated})
@@ -310,32 +362,42 @@ class TransformerEmbedder(
         distinct = list(positions)
         store = None if self.store is None else EmbeddingStore(self.store)
         keys = [] if store is None else text_keys(distinct)
-        found, stored = np.zeros(len(distinct), dtype=bool), None
+        found, stored, n_cut = np.zeros(len(distinct), dtype=bool), None, 0
+        settings = {**settings, "columns": "embedding, whether the text was cut"}
         if store is not None:
             found, stored = store.read(settings, keys)
+        if found.any():
+            stored, n_cut = stored[:, :-1], np.count_nonzero(stored[:, -1])
         if found.all():
+            _warn_of_truncation(n_cut, len(distinct), settings)
             return stored[inverse].astype(np.float32, copy=False)
         missing = np.flatnonzero(~found)
         sink = _Sink(store, settings, keys, missing, self.store_dtype)
         with sink:
-            self._encode([distinct[i] for i in missing], settings, sink)
+            self._encode([distinct[i] for i in missing], settings, sink, n_cut, len(distinct))
         embeddings = np.empty((len(distinct), sink.vectors.shape[1]), dtype=np.float32)
         embeddings[missing] = sink.vectors
         if found.any():
             embeddings[found] = stored
         return embeddings[inverse]
 
-    def _encode(self, texts, settings, sink):
-        """Run the model on texts and hand the results to ``sink(rows, vectors)``, batch by batch."""
+    def _encode(self, texts, settings, sink, n_cut, n_texts):
+        """Run the model on texts and hand the results to ``sink(rows, vectors)``, batch by batch.
+
+        They are what is missing of ``n_texts``; of the others ``n_cut`` were truncated.
+        """
         device = torch_device(self.device)
         source = _find_model(self.model, self.revision)
         with _LOADING:
             module = _load_model(*source[:3], self.dtype, str(device))
         tokens = _Tokens(_load_tokenizer(*source[:3]), texts, settings)
         _check_vocabulary(module, tokens, source.path)
+        _warn_of_truncation(n_cut + np.count_nonzero(tokens.cut), n_texts, settings)
+        sink.cut = tokens.cut
         budget = self.batch_tokens or (1024 if device.type == "cpu" else 65536)
         with tqdm(total=len(texts), desc="Embedding", unit="text", disable=not self.verbose) as bar:
-            for rows, vectors in _run_batches(module, tokens, self._pool, budget, device):
+            options = {} if self.layer == -1 else {"output_hidden_states": True}
+            for rows, vectors in _run_batches(module, tokens, self._pool, budget, device, **options):
                 sink(rows, vectors)
                 bar.update(len(rows))
 
@@ -375,12 +437,16 @@ class TransformerEmbedder(
 
 
 class _Sink:
-    """Where embeddings go: an array and, every few seconds, the store; also what is left when an error ends it."""
+    """Where embeddings go: an array and, every few seconds, the store; also what is left when an error ends it.
+
+    In the store a last column says whether the text was ``cut``.
+    """
 
     def __init__(self, store, settings, keys, missing, store_dtype):
         self.store, self.settings, self.keys, self.missing = store, settings, keys, missing
         self.dtype = np.dtype(store_dtype)
         self.vectors = np.empty((len(missing), 0), dtype=np.float32)
+        self.cut = np.zeros(len(missing), dtype=bool)
         self._unsaved, self._saved_at = [], time.monotonic()
 
     def __call__(self, rows, vectors):
@@ -402,7 +468,7 @@ class _Sink:
         if self.store is None or not self._unsaved:
             return
         rows = np.concatenate([rows for rows, _ in self._unsaved])
-        vectors = np.concatenate([vectors for _, vectors in self._unsaved])
+        vectors = np.column_stack([np.concatenate([vectors for _, vectors in self._unsaved]), self.cut[rows]])
         self._unsaved, self._saved_at = [], time.monotonic()
         try:
             self.store.write(self.settings, [self.keys[i] for i in self.missing[rows]], vectors)
@@ -421,7 +487,7 @@ class _Sink:
 
 
 class _Tokens:
-    """Token ids of texts, end to end in one array."""
+    """Token ids of texts, end to end in one array; ``cut`` says which texts were longer than ``max_length``."""
 
     def __init__(self, tokenizer, texts, settings):
         self._tokenizer, self._special = tokenizer, settings["special_tokens"]
@@ -441,13 +507,13 @@ class _Tokens:
             )
         self.ends = np.cumsum(self.lengths)
         self.ids = np.concatenate([ids for _, ids in parts])
-        self._warn_of_truncation(texts, max_length, side)
+        self.cut = self._find_cut(texts, max_length)
 
     def _tokenize(self, texts, chunk=4096, **options):
         """Lists of ids, a chunk of texts at a time."""
         for start in range(0, len(texts), chunk):
             yield self._tokenizer(
-                texts[start : start + chunk],
+                [_to_unicode(text) for text in texts[start : start + chunk]],
                 add_special_tokens=self._special,
                 return_attention_mask=False,
                 return_token_type_ids=False,
@@ -455,16 +521,13 @@ class _Tokens:
                 **options,
             )["input_ids"]
 
-    def _warn_of_truncation(self, texts, max_length, side):
-        full = [texts[i] for i in np.flatnonzero(self.lengths == max_length)]
+    def _find_cut(self, texts, max_length):
+        cut = self.lengths == max_length
+        full = np.flatnonzero(cut)
         with _TOKENIZING:
-            n_cut = sum(int((_lengths(ids) > max_length).sum()) for ids in self._tokenize(full))
-        if n_cut:
-            end = {"left": "beginning", "right": "end"}[side]
-            _warn(
-                f"{n_cut} of {len(texts)} texts are longer than {max_length} tokens and lose their {end}. Raise "
-                "max_length where the model allows, shorten them, or set truncation_side."
-            )
+            lengths = [_lengths(ids) for ids in self._tokenize([texts[i] for i in full])]
+        cut[full] = np.concatenate([*lengths, [0]])[: len(full)] > max_length
+        return cut
 
     def padded(self, rows):
         """Ids and mask (n_rows, longest) of some texts, padded on the right."""
@@ -473,6 +536,15 @@ class _Tokens:
         ids = np.zeros(mask.shape, dtype=np.int64)
         ids[mask] = np.concatenate([self.ids[self.ends[i] - self.lengths[i] : self.ends[i]] for i in rows])
         return torch.from_numpy(ids), torch.from_numpy(mask)
+
+
+def _to_unicode(text):
+    """The text with U+FFFD in place of lone surrogates (a cut emoji in JSON), of which no tokenizer knows."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text
 
 
 def _lengths(rows):
@@ -489,11 +561,11 @@ def _check_vocabulary(module, tokens, path):
         )
 
 
-def _run_batches(module, tokens, pool, budget, device):
-    """Yield (rows, embeddings) of batches of at most ``budget`` tokens, longest texts first.
+def _run_batches(module, tokens, pool, budget, device, **forward_options):
+    """Yield (rows, results) of batches of at most ``budget`` tokens, longest texts first.
 
-    On a CPU each thread runs a batch of its own: that keeps all cores busy where the operations of one small batch
-    could not.
+    ``pool`` makes the results from the module's output and the mask. On a CPU each thread runs a batch of its own: that
+    keeps all cores busy where the operations of one small batch could not.
     """
     order = np.argsort(-tokens.lengths, kind="stable")
 
@@ -504,7 +576,7 @@ def _run_batches(module, tokens, pool, budget, device):
             output = module(
                 input_ids=ids.to(device),
                 attention_mask=None if whole else mask.to(device, torch.long),
-                **({"output_hidden_states": True} if pool.__self__.layer != -1 else {}),
+                **forward_options,
             )
             return rows, pool(output, mask.to(device)).cpu().numpy()
 
@@ -513,8 +585,8 @@ def _run_batches(module, tokens, pool, budget, device):
         while position < len(order):
             batches = _batches(tokens.lengths, order[position:], budget)
             try:
-                for rows, embeddings in _in_order(threads, run, batches, n_threads):
-                    yield rows, embeddings
+                for rows, results in _in_order(threads, run, batches, n_threads):
+                    yield rows, results
                     position += len(rows)
             except (RuntimeError, MemoryError) as error:
                 budget = _smaller_budget(error, budget, tokens.lengths[order[position]])
@@ -591,9 +663,14 @@ class _Source(NamedTuple):
     identity: str
     is_folder: bool
     n_features: int
+    n_hidden: int  # features of inner layers
     n_layers: int
     n_special: int
-    max_length: int
+    n_positions: int
+    max_length: int  # unless another one is asked for
+    attention: str
+    pooling: str | None  # that it was trained with, if it says so
+    lower_case: bool  # whether it was trained so, and its tokenizer does not see to it
 
 
 def _packaged(model):
@@ -619,10 +696,10 @@ def _find_model(model, revision):
 
 def _files_of(folder):
     """Name, size and times of the files that an embedding depends on."""
-    for pattern in (*_WEIGHTS, *_TOKENIZER, "config.json", "*_config.json"):
+    for pattern in (*_WEIGHTS, *_TOKENIZER, "config.json", "*_config.json", _POOLING):
         for file in Path(folder).glob(pattern):
             status = file.stat()
-            yield file.name, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+            yield file.relative_to(folder).as_posix(), status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 @lru_cache(maxsize=64)
@@ -639,24 +716,38 @@ def _read_source(path, revision, files):
             file = transformers.utils.cached_file(path, "config.json", revision=revision)
             revision = transformers.utils.hub.extract_commit_hash(file, None) or revision
         config = transformers.AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=False)
-    if getattr(config, "is_encoder_decoder", False):
-        raise ValueError(
-            f"The model {path} is an encoder with a decoder ({config.model_type}). Expected one of both: name another "
-            "model, or save the encoder on its own."
-        )
+    _check_kind(path, config)
+    with _loading(path), torch.device("meta"):  # the modules, but no weights
+        module = transformers.AutoModel.from_config(config, dtype=torch.float32, trust_remote_code=False)
     text_config = config.get_text_config()
     identity = _checksum(path, {name for name, *_ in files}) if is_folder else f"{path}@{revision}"
     tokenizer = _load_tokenizer(path, revision, identity)
+    sentence = _read_sentence(path, revision, "sentence_bert_config.json")
+    n_positions = count_positions(module)
     return _Source(
         path=path,
         revision=revision,
         identity=identity,
         is_folder=is_folder,
-        n_features=text_config.hidden_size,
+        n_features=getattr(text_config, "word_embed_proj_dim", None) or text_config.hidden_size,  # OPT projects
+        n_hidden=text_config.hidden_size,
         n_layers=text_config.num_hidden_layers,
         n_special=tokenizer.num_special_tokens_to_add(),
-        max_length=_longest(path, revision, text_config, tokenizer),
+        n_positions=n_positions,
+        max_length=int(min(n_positions, tokenizer.model_max_length, sentence.get("max_seq_length") or n_positions)),
+        attention=module.config._attn_implementation,
+        pooling=_trained_pooling(_read_sentence(path, revision, _POOLING)),
+        lower_case=bool(sentence.get("do_lower_case"))
+        and tokenizer("THE the").input_ids != tokenizer("the the").input_ids,
     )
+
+
+def _check_kind(path, config):
+    if getattr(config, "is_encoder_decoder", False):
+        raise ValueError(
+            f"The model {path} is an encoder with a decoder ({config.model_type}). Expected one of both: name another "
+            "model, or save the encoder on its own."
+        )
 
 
 def _check_folder(path):
@@ -682,29 +773,35 @@ def _checksum(path, names):
     return digest.hexdigest()
 
 
-def _longest(path, revision, config, tokenizer):
-    """Tokens that a model takes: the smallest of what its files say."""
-    limits = [2**20, tokenizer.model_max_length]
-    positions = getattr(config, "max_position_embeddings", None) or 0
-    if positions > 0:
-        after_pad = any(kind in config.model_type for kind in _POSITIONS_AFTER_PAD)
-        limits.append(positions - (config.pad_token_id + 1 if after_pad and config.pad_token_id is not None else 0))
-    sentence = _sentence_file(path, revision)
-    if sentence is not None:
-        limits.append(json.loads(Path(sentence).read_text(encoding="utf-8")).get("max_seq_length") or 2**20)
-    return int(min(limits))
-
-
-def _sentence_file(path, revision):
-    """Where sentence-transformers says how long a text may be, if it does."""
-    return _import_transformers().utils.cached_file(
+def _read_sentence(path, revision, name):
+    """What a file of sentence-transformers says, if there is one."""
+    file = _import_transformers().utils.cached_file(
         path,
-        "sentence_bert_config.json",
+        name,
         revision=revision,
         _raise_exceptions_for_gated_repo=False,
         _raise_exceptions_for_missing_entries=False,
         _raise_exceptions_for_connection_errors=False,
     )
+    return {} if file is None else json.loads(Path(file).read_text(encoding="utf-8"))
+
+
+def _trained_pooling(said):
+    """The pooling of sentence-transformers' file: a name, several, or a flag for each of them in files of old."""
+    modes = said.get("pooling_mode") or [key[13:] for key, on in said.items() if key[:13] == "pooling_mode_" and on]
+    modes = [modes] if isinstance(modes, str) else modes
+    names = {"cls_token": "cls", "mean_tokens": "mean", "max_tokens": "max", "lasttoken": "last"}
+    return " + ".join(names.get(mode, mode) for mode in modes) or None
+
+
+def count_positions(module):
+    """Tokens that a model has positions for; RoBERTa's kind leaves the first rows of its table to padding."""
+    counts = [2**20, getattr(module.config.get_text_config(), "max_position_embeddings", None) or 0]
+    for name, part in module.named_modules():
+        padding = getattr(part, "padding_idx", None)
+        if padding is not None and "position" in name.rpartition(".")[2] and hasattr(part, "weight"):
+            counts.append(len(part.weight) - padding - 1)
+    return min(count for count in counts if count > 0)
 
 
 @lru_cache(maxsize=8)
@@ -815,14 +912,9 @@ def _as_messages(value, role):
 
 
 def _has_messages(X):
-    """Whether the first row of a table holds messages."""
-    for side in ("chosen", "completion"):
-        try:
-            first = next(iter(X[side]))
-        except (TypeError, KeyError, IndexError, ValueError, StopIteration):
-            continue
-        return not isinstance(first, str)
-    return False
+    """Whether a table holds messages anywhere."""
+    names = set(_column_names(X) or []) & {"prompt", "chosen", "rejected", "completion"}
+    return any(not isinstance(value, str) for name in names for value in X[name])
 
 
 def _check_template(template):
@@ -837,6 +929,15 @@ def _check_template(template):
         ) from error
     if "\0o" not in filled:
         raise ValueError(f"Found prompt_template={template!r}. Expected the field {{output}} in it.")
+
+
+def _warn_of_truncation(n_cut, n_texts, settings):
+    if n_cut:
+        end = {"left": "beginning", "right": "end"}[settings["truncation_side"]]
+        _warn(
+            f"{n_cut} of {n_texts} texts are longer than {settings['max_length']} tokens and lose their {end}. Raise "
+            "max_length where the model allows, shorten them, or set truncation_side."
+        )
 
 
 def _warn_of_empty(texts):

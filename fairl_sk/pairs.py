@@ -316,6 +316,18 @@ def _check_texts(values):
     return values
 
 
+def _refuse_conversations(X):
+    """Outside a table nothing says what two messages in a row are, a conversation or a pair."""
+    first = X.to_numpy() if hasattr(X, "to_numpy") else X
+    while (isinstance(first, (list, tuple)) or getattr(first, "ndim", 0)) and len(first):
+        first = first[0]
+    if _messages([first]):
+        raise ValueError(
+            "Found messages with 'role' and 'content' outside a table. Expected conversations in columns 'chosen' and "
+            "'rejected' (pairs) or 'completion' (outputs): pandas.DataFrame({'completion': conversations})."
+        )
+
+
 def read_texts(X, *, join=None):
     """Texts of ``X``, or None where ``X`` holds numbers.
 
@@ -334,7 +346,7 @@ def read_texts(X, *, join=None):
     Raises
     ------
     ValueError
-        For a missing text, or texts in another layout.
+        For a missing text, texts in another layout, or conversations that are not in a table.
     """
     names = _column_names(X)
     if names is not None:
@@ -348,6 +360,8 @@ def read_texts(X, *, join=None):
             )
     if hasattr(X, "tocsr"):
         return None
+    if names is None:
+        _refuse_conversations(X)
     values = _as_array(X)
     if not _holds_text(values, sides=2 if names is None else 0):
         return None

@@ -14,14 +14,17 @@ With p the chance that an output is desirable (that it lacks an undesirable labe
 They order outputs alike and yet are different rewards, at different STARC distances from any third one: a probability
 hardly tells the bad from the worse. A figure says which one it is about by keeping what `describe` returns. Both are
 above 0 exactly where an output is more likely desirable than not, which is what an audit takes for its label; the
-offset of 1/2 changes no distance. Models load when they are first called, and never travel in a pickle.
+offset of 1/2 changes no distance. Models load when they are first called, once a process, and never travel in a pickle;
+a text that a process has scored is looked up from then on, so that folds and candidates cost nothing.
 """
 
 import hashlib
 import inspect
 import pickle
+import re
 from importlib import import_module
 from importlib.metadata import version
+from numbers import Integral
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,11 +35,26 @@ from scipy.special import expit, logsumexp
 from sklearn.utils.validation import check_is_fitted
 from tqdm.auto import tqdm
 
+from .encoder import (
+    _LOADING,
+    _check_vocabulary,
+    _files_of,
+    _run_batches,
+    _Tokens,
+    _warn_of_truncation,
+    count_positions,
+)
+from .net import torch_device
+from .store import text_keys
+
 __all__ = ["ClassifierReward", "DetoxifyReward", "EstimatorReward"]
 
 # Detoxify's variants, and its own names for the categories of its first training set (detoxify.load_checkpoint).
 _VARIANTS = ("original", "unbiased", "multilingual", "original-small", "unbiased-small")
 _CATEGORY_NAMES = {"toxic": "toxicity", "severe_toxic": "severe_toxicity", "identity_hate": "identity_attack"}
+_MAX_LOADED = 2  # models that a process keeps, as encoders
+_PROBE, _PADDING = "Well, is it?", 3  # a text, and tokens behind it, to see whether a model stands them
+_MAX_KNOWN = 100_000  # texts of which a loaded model keeps the logits: some 30 MB
 
 
 # ------------------------------------------------------------------------------------------ what they share
@@ -137,29 +155,47 @@ class _Loaded(NamedTuple):
 
     model: Any
     tokenizer: Any
-    labels: list
+    labels: list  # of the first logits; a head may have more
     exclusive: bool
     longest: int  # tokens that the model can read
+    module: Any  # what runs, and how its output and the mask of the tokens become logits, see `_head`
+    pool: Any
+    alone: bool  # whether padding would change the logits, so that each text is a batch
+    known: dict  # logits by what was read: the key of a text, and how it was cut
+
+
+_LOADED: dict[tuple, _Loaded] = {}  # what this process keeps, by source and device, the latest last
 
 
 class _TransformerReward(_TextReward):
-    """Batches, loading and record of a Hugging Face sequence classifier; `_load` says where it comes from."""
+    """Batches and record of a Hugging Face sequence classifier; `_load` and `_source` say where it comes from."""
 
-    def __init__(self, desirable, output, batch_tokens, max_length, device, verbose):
+    def __init__(self, desirable, output, batch_tokens, max_length, truncation_side, device, verbose):
         super().__init__(desirable, output)
+        if batch_tokens is not None and (not isinstance(batch_tokens, Integral) or batch_tokens < 1):
+            raise ValueError(f"Got batch_tokens={batch_tokens!r}, but expected None or a whole number of at least 1.")
+        if truncation_side not in ("left", "right"):
+            raise ValueError(f"Got truncation_side={truncation_side!r}, but expected 'left' or 'right'.")
         self.batch_tokens = batch_tokens
         self.max_length = max_length
+        self.truncation_side = truncation_side
         self.device = device
         self.verbose = verbose
 
-    def __getstate__(self):
-        return {name: value for name, value in vars(self).items() if name != "_loaded"}
-
     @property
     def _classifier(self):
-        if not hasattr(self, "_loaded"):
-            self._loaded = self._load()
-        return self._loaded
+        """The model on its device: one of those that this process keeps, or loaded now."""
+        device = torch_device(self.device)
+        key = (type(self), str(device), *self._source())
+        with _LOADING:
+            loaded = _LOADED.pop(key, None)
+            while loaded is None and len(_LOADED) >= _MAX_LOADED:
+                del _LOADED[next(iter(_LOADED))]
+            if loaded is None:
+                loaded = self._load()
+                loaded.model.to(device)
+            _LOADED[key] = loaded
+        return loaded
 
     def _longest(self):
         longest = self._classifier.longest
@@ -168,23 +204,31 @@ class _TransformerReward(_TextReward):
         return longest if self.max_length is None else self.max_length
 
     def _logits(self, texts):
-        """Logits (n_texts, n_labels); texts of like length share a batch, so that little of it is padding."""
-        model, tokenizer, labels, *_ = self._classifier
-        encoded = tokenizer(list(texts), truncation=True, max_length=self._longest())
-        lengths = np.array([len(ids) for ids in encoded["input_ids"]])
-        order = np.argsort(-lengths, kind="stable")  # the longest first: what does not fit fails at once
-        logits = np.empty((len(texts), len(labels)))
-        model.to(self.device)
-        bar = tqdm(total=len(texts), desc=type(self).__name__, unit="text", disable=not self.verbose)
-        with bar, torch.inference_mode():
-            while len(order):
-                size = max(1, self.batch_tokens // lengths[order[0]])
-                rows, order = order[:size], order[size:]
-                batch = {name: [column[row] for row in rows] for name, column in encoded.items()}
-                batch = tokenizer.pad(batch, return_tensors="pt").to(self.device)
-                logits[rows] = model(**batch).logits.float().cpu().numpy()
-                bar.update(len(rows))
+        """Logits (n_texts, n_labels); the model runs on those that this process has not scored yet."""
+        loaded = self._classifier
+        cut = {"truncation_side": self.truncation_side, "max_length": self._longest()}
+        keys = [(key, *cut.values()) for key in text_keys(texts)]
+        is_known = np.array([key in loaded.known for key in keys])
+        logits = np.empty((len(texts), len(loaded.labels)))
+        for row in np.flatnonzero(is_known):
+            logits[row] = loaded.known[keys[row]]
+        new = np.flatnonzero(~is_known)
+        for rows, values in self._run(loaded, texts[new], cut) if len(new) else ():
+            logits[new[rows]] = values[:, : len(loaded.labels)]
+            _remember(loaded.known, [keys[row] for row in new[rows]], logits[new[rows]])
         return logits
+
+    def _run(self, loaded, texts, cut):
+        """Yield (rows, logits) of batches of texts."""
+        device = torch_device(self.device)
+        tokens = _Tokens(loaded.tokenizer, list(texts), {**cut, "special_tokens": True})
+        _check_vocabulary(loaded.model, tokens, self._model_name())
+        _warn_of_truncation(tokens.cut.sum(), len(texts), cut)
+        budget = 1 if loaded.alone else self.batch_tokens or (1024 if device.type == "cpu" else 65536)
+        with tqdm(total=len(texts), desc=type(self).__name__, unit="text", disable=not self.verbose) as bar:
+            for rows, logits in _run_batches(loaded.module, tokens, loaded.pool, budget, device):
+                yield rows, logits
+                bar.update(len(rows))
 
     def _score(self, texts):
         column, logits = self._column(), self._logits(texts)
@@ -194,7 +238,7 @@ class _TransformerReward(_TextReward):
         return _as_reward(log_odds, self.desirable, self.output)
 
     def _record(self):
-        model, _, labels, exclusive, _ = self._classifier
+        model, _, labels, exclusive, *_ = self._classifier
         return {
             "model": self._model_name(),
             "revision": getattr(model.config, "_commit_hash", None),
@@ -203,10 +247,27 @@ class _TransformerReward(_TextReward):
             "desirable": self.desirable,
             "labels": "exclusive" if exclusive else "independent",
             "max_length": self._longest(),
+            "truncation_side": self.truncation_side,
             "dtype": str(model.dtype).removeprefix("torch."),
             "attention": model.config._attn_implementation,
             "versions": {name: version(name) for name in ("torch", "transformers")},
         }
+
+
+def _state_of(path):
+    """What changes where a model's files change: their sizes and times."""
+    if path is None or not Path(path).exists():
+        return ()
+    if Path(path).is_dir():
+        return tuple(sorted(_files_of(path)))
+    return Path(path).stat().st_size, Path(path).stat().st_mtime_ns
+
+
+def _remember(known, keys, logits):
+    """Keep logits by key, and of all only the latest."""
+    known.update(zip(keys, logits, strict=True))
+    while len(known) > _MAX_KNOWN:
+        del known[next(iter(known))]
 
 
 def _weights_sha256(model):
@@ -253,21 +314,67 @@ def _check_loaded(model, tokenizer, labels, exclusive, name):
             f"The tokenizer of {name} knows no words: the files of its vocabulary are missing. Put them "
             "(tokenizer.json, vocab.txt or the like) beside config.json."
         )
-    if tokenizer.pad_token_id is None:
-        raise ValueError(f"The tokenizer of {name} has no padding token. Set tokenizer.pad_token, and save it.")
-    tokenizer.padding_side = "right"
-    model.config.get_text_config().pad_token_id = tokenizer.pad_token_id  # a decoder pools the last token before it
-    longest = min(tokenizer.model_max_length, _n_positions(model))
-    return _Loaded(model, tokenizer, list(labels), exclusive, longest)
+    model.config.get_text_config().use_cache = False  # keys and values of a text that nobody continues
+    longest = min(tokenizer.model_max_length, count_positions(model))
+    cut = {"truncation_side": "right", "max_length": longest - _PADDING}
+    _check_vocabulary(model, _Tokens(tokenizer, [_PROBE], {**cut, "special_tokens": True}), name)
+    inputs = tokenizer([_PROBE], truncation=True, max_length=cut["max_length"], return_tensors="pt")
+    _check_inputs(model, inputs, name)
+    module, pool = _head(model)
+    if module is not model:
+        model.config.get_text_config().pad_token_id = None  # its own class needs none for a text alone
+    alone = not _stands_padding(model, module, pool, inputs["input_ids"])
+    if alone and not model.config.is_encoder_decoder:
+        module, pool, model.config.get_text_config().pad_token_id = model, _own_logits, None
+    return _Loaded(model, tokenizer, list(labels), exclusive, longest, module, pool, alone, {})
 
 
-def _n_positions(model):
-    """Tokens that have a position; RoBERTa's kind leaves the first ones to padding."""
-    n_positions = getattr(model.config.get_text_config(), "max_position_embeddings", None) or 10**6
-    for name, module in model.named_modules():
-        if name.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None:
-            n_positions -= module.padding_idx + 1
-    return n_positions
+def _own_logits(output, mask):
+    return output.logits.float()
+
+
+def _head(model):
+    """What to run, and how its output and the mask of the tokens become logits (n_texts, n_labels).
+
+    The own class of a decoder takes the state of the last token that is not the pad id: a wrong one where a text ends
+    in that id, and no other text than one alone where there is no such id. The mask knows the last token.
+    """
+    score = getattr(model, "score", None)
+    if not isinstance(score, torch.nn.Linear) or model.config.is_encoder_decoder:
+        return model, _own_logits
+
+    def last_logits(output, mask):
+        states = output.last_hidden_state
+        return score(states[torch.arange(len(states), device=states.device), mask.sum(dim=1) - 1]).float()
+
+    return model.base_model, last_logits
+
+
+def _stands_padding(model, module, pool, ids):
+    """Whether a text has the logits that the model gives it alone, where it is padded on the right."""
+    padded = torch.nn.functional.pad(ids, (0, _PADDING))
+    mask = torch.arange(padded.shape[1])[None] < ids.shape[1]
+    with torch.inference_mode():
+        logits = pool(module(input_ids=padded, attention_mask=mask.long()), mask)
+        return _alike(logits, model(input_ids=ids).logits)
+
+
+def _check_inputs(model, inputs, name):
+    """That token ids are all that the model reads, of what its tokenizer gives."""
+    known = inspect.signature(model.forward).parameters
+    inputs = {key: value for key, value in inputs.items() if key in known}
+    with torch.inference_mode():
+        same = _alike(model(**inputs).logits, model(input_ids=inputs["input_ids"]).logits)
+    if not same:
+        read = ", ".join(key for key in inputs if key not in ("input_ids", "attention_mask"))
+        raise ValueError(
+            f"{name} reads {read} of its tokenizer, and gives its tokens alone other logits. Expected a model that "
+            "reads tokens: wrap this one into a callable of your own, from texts to rewards."
+        )
+
+
+def _alike(logits, others):
+    return torch.allclose(logits.float(), others.float(), rtol=1e-3, atol=1e-3)
 
 
 class ClassifierReward(_TransformerReward):
@@ -294,14 +401,15 @@ class ClassifierReward(_TransformerReward):
         The log-odds, or the probability minus 1/2, of a desirable output.
     revision : str, default=None
         Branch, tag or commit of a model on the hub. `describe` returns the commit that was read.
-    batch_tokens : int, default=8192
-        Most tokens in a batch, padding included, but at least one text; more needs more memory. It changes rewards by
-        rounding only.
+    batch_tokens : int or None, default=None
+        Most tokens in a batch, padding included, but at least one text; halved where memory ends. It changes rewards by
+        rounding only. None: 1,024 on a CPU, 65,536 on a GPU.
     max_length : int, default=None
-        Tokens of a text that are read, special ones included; the rest is cut off at the end. None: all that the model
-        can read.
-    device : str or torch.device, default="cpu"
-        Where the model runs, in float32.
+        Tokens of a text that are read, special ones included. None: all that the model can read.
+    truncation_side : {"left", "right"}, default="right"
+        Which end a longer text loses; how many texts do is said in a warning.
+    device : {"cpu", "cuda", "auto"} or str, default="cpu"
+        Where the model runs, in float32. "auto": a GPU if there is one.
     verbose : bool, default=False
         Whether to show a progress bar.
 
@@ -309,8 +417,13 @@ class ClassifierReward(_TransformerReward):
     -----
     Errors come with the first call, which loads the model: FileNotFoundError for a model or a file that is missing,
     ValueError for a label that the model does not have (the message names those it has), for weights that are missing
-    and would be random, for an empty text or what is not a text (the message names the row), ImportError without
-    transformers.
+    and would be random, for an empty text or what is not a text (the message names the row), and for a device that is
+    not there, MemoryError for a single text that does not fit, ImportError without transformers. Half of a surrogate
+    pair (a cut emoji in JSON) is read as U+FFFD.
+
+    A process keeps the two models that it used last, and with each the logits of the last 100,000 texts: a reward that
+    scores the same texts again, as in every fold of a search, runs no model. A decoder is read at the last token by
+    the mask of the padding, so that no padding token is needed, and one that a text ends in counts as any other.
 
     Examples
     --------
@@ -321,10 +434,10 @@ class ClassifierReward(_TransformerReward):
     """
 
     def __init__(
-        self, model, label, *, desirable, output="logit", revision=None, batch_tokens=8192, max_length=None,
-        device="cpu", verbose=False,
+        self, model, label, *, desirable, output="logit", revision=None, batch_tokens=None, max_length=None,
+        truncation_side="right", device="cpu", verbose=False,
     ):  # fmt: skip
-        super().__init__(desirable, output, batch_tokens, max_length, device, verbose)
+        super().__init__(desirable, output, batch_tokens, max_length, truncation_side, device, verbose)
         self.model = model
         self.label = label
         self.revision = revision
@@ -332,8 +445,15 @@ class ClassifierReward(_TransformerReward):
     def _model_name(self):
         return str(self.model)
 
+    def _source(self):
+        return str(self.model), self.revision, _state_of(self.model)
+
     def _column(self):
-        labels = self._classifier.labels
+        model, _, labels, *_ = self._classifier
+        if model.config.problem_type == "regression" and self.output == "probability":
+            raise ValueError(
+                f"The classifier {self.model} is a regression, its logit is no log-odds. Use output='logit'."
+            )
         if self.label is None and len(labels) == 1:
             return 0
         return _find_label(labels, self.label, f"the classifier {self.model}")
@@ -345,8 +465,6 @@ class ClassifierReward(_TransformerReward):
         model = _fetch_model(transformers.AutoModelForSequenceClassification, self.model, *where, **options)
         tokenizer = _fetch(transformers.AutoTokenizer.from_pretrained, self.model, *where, **options)
         config = model.config
-        if config.problem_type == "regression" and self.output == "probability":
-            raise ValueError(f"{where[0]} is a regression, its logit is no log-odds. Use output='logit'.")
         exclusive = config.num_labels > 1 and config.problem_type != "multi_label_classification"
         labels = [config.id2label[index] for index in range(config.num_labels)]
         return _check_loaded(model, tokenizer, labels, exclusive, where[0])
@@ -384,7 +502,7 @@ class DetoxifyReward(_TransformerReward):
         like). With `checkpoint`, nothing is looked for on a network. None: read from the Hugging Face hub or its cache.
     weights_only : bool, default=True
         Whether a checkpoint that holds more than weights and plain values is refused. Loading one can run any code.
-    batch_tokens, max_length, device, verbose
+    batch_tokens, max_length, truncation_side, device, verbose
         See `ClassifierReward`.
 
     Notes
@@ -408,9 +526,9 @@ class DetoxifyReward(_TransformerReward):
 
     def __init__(
         self, variant="original", *, output="logit", category=None, checkpoint=None, config_folder=None,
-        weights_only=True, batch_tokens=8192, max_length=None, device="cpu", verbose=False,
+        weights_only=True, batch_tokens=None, max_length=None, truncation_side="right", device="cpu", verbose=False,
     ):  # fmt: skip
-        super().__init__(False, output, batch_tokens, max_length, device, verbose)
+        super().__init__(False, output, batch_tokens, max_length, truncation_side, device, verbose)
         if variant not in _VARIANTS:
             raise ValueError(f"Got variant={variant!r}, but expected one of {', '.join(map(repr, _VARIANTS))}.")
         self.variant = variant
@@ -443,6 +561,10 @@ class DetoxifyReward(_TransformerReward):
     def _model_name(self):
         return f"Detoxify {self.variant if self.checkpoint is None else self.checkpoint}"
 
+    def _source(self):
+        places = self.checkpoint, self.config_folder
+        return self.variant, self.weights_only, *map(str, places), *map(_state_of, places)
+
     def _load(self):
         transformers = _import_extra("transformers", "toxicity", type(self).__name__)
         architecture, classes, weights = self._read_checkpoint()
@@ -456,9 +578,13 @@ class DetoxifyReward(_TransformerReward):
             raise ValueError(f"{self._model_name()} names classes that transformers does not have: {architecture}.")
         where = (
             f"{self._model_name()} in the architecture {source}",
-            f"Give config_folder a folder with config.json and the tokenizer files of {architecture['model_type']}.",
+            "Pass config_folder=..., a folder with config.json and the tokenizer files of "
+            f"{architecture['model_type']}.",
         )
-        config = _fetch(model_class.config_class.from_pretrained, source, *where, num_labels=len(classes))
+        n_logits = architecture.get("num_classes", len(classes))  # "unbiased" has 16, of which the first 7 are named
+        if n_logits < len(classes):
+            raise ValueError(f"{self._model_name()} names {len(classes)} categories, but has {n_logits} logits.")
+        config = _fetch(model_class.config_class.from_pretrained, source, *where, num_labels=n_logits)
         tokenizer = _fetch(tokenizer_class.from_pretrained, source, *where)
         model = _fetch_model(model_class, None, *where, config=config, state_dict=weights)
         return _check_loaded(model, tokenizer, classes, False, where[0])
@@ -473,12 +599,15 @@ class DetoxifyReward(_TransformerReward):
                 "you trust its source, pass weights_only=False."
             ) from error
         try:
-            classes = saved["config"]["dataset"]["args"]["classes"]
-            return saved["config"]["arch"]["args"], [_CATEGORY_NAMES.get(c, c) for c in classes], saved["state_dict"]
-        except (KeyError, TypeError) as error:
+            architecture = saved["config"]["arch"]["args"]
+            named = [part for part in (saved["config"]["dataset"]["args"], architecture) if "classes" in part]
+            classes = [_CATEGORY_NAMES.get(name, name) for name in named[0]["classes"]]
+            return architecture, classes, saved["state_dict"]
+        except (LookupError, TypeError) as error:
             raise ValueError(
                 f"{self._model_name()} is not in Detoxify's format, a dict with config.arch.args, "
-                "config.dataset.args.classes and state_dict. For a model of the hub, use ClassifierReward."
+                "config.dataset.args (one of which names the classes) and state_dict. For a model of the hub, use "
+                "ClassifierReward."
             ) from error
 
     def _open(self):
@@ -488,15 +617,18 @@ class DetoxifyReward(_TransformerReward):
 
     def _download(self):
         url = _import_extra("detoxify.detoxify", "toxicity", type(self).__name__).MODEL_URLS[self.variant]
-        try:
-            return torch.hub.load_state_dict_from_url(
-                url, map_location="cpu", progress=self.verbose, check_hash=True, weights_only=self.weights_only
-            )
-        except OSError as error:
-            raise FileNotFoundError(
-                f"Could not download {url} ({error}). Download it where there is a network, and pass its path as "
-                "checkpoint, and a config_folder."
-            ) from error
+        path = Path(torch.hub.get_dir(), "checkpoints", url.rpartition("/")[2])  # where torch.hub looks, too
+        if not path.exists():
+            digest = re.search(r"-([0-9a-f]+)\.", path.name)
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                torch.hub.download_url_to_file(url, path, digest and digest[1], progress=self.verbose)
+            except (OSError, RuntimeError) as error:  # no network, no room; another digest
+                raise FileNotFoundError(
+                    f"Could not download {url} ({error}). Download it where there is a network, and pass checkpoint='"
+                    f"{path.name}', and config_folder=... with the configuration and the tokenizer of its architecture."
+                ) from error
+        return torch.load(path, map_location="cpu", weights_only=self.weights_only)
 
 
 # ----------------------------------------------------------------------------------------- scikit-learn

@@ -22,6 +22,7 @@ import numpy as np
 __all__ = ["EmbeddingStore", "StoreError", "text_keys"]
 
 _MAP_SIZE = 2**40  # the largest size of the file; only addresses are set aside
+_ROOM = 2**26  # bytes set aside beyond the file where addresses are short, besides what is to be written
 _LOCK_SIZE = 17 * 4096  # of the lock file: a thousand readers at once
 _SLICE = 512  # keys read before the file is mapped anew: the kernel maps a hundred KiB or more around each
 _SETTINGS = b"settings"
@@ -64,7 +65,8 @@ class EmbeddingStore:
     Notes
     -----
     Processes may read and write at once: writers wait for each other, readers for nobody; threads of one process take
-    turns. A folder that cannot be written, or lies on a full disk, is read as it is.
+    turns. A folder that cannot be written, or lies on a full disk, is read as it is. The folder has to lie on a disk of
+    the machine: on network file systems, such as NFS, LMDB's locks do not hold, and a store may be damaged.
 
     Examples
     --------
@@ -164,7 +166,8 @@ class EmbeddingStore:
         name = settings_id(settings).encode()
         about = {**settings, "created": time.strftime("%Y-%m-%d", time.gmtime())}
         order = sorted(range(len(keys)), key=keys.__getitem__)  # neighbours share a page
-        with self._opened(create=True) as environment:
+        room = _ROOM + len(keys) * (2 * vectors[:1].nbytes + 2**14)  # the pages of a key, and those copied for it
+        with self._opened(create=True, room=room) as environment:
             self._check_writable(environment)
             with environment.begin(write=True) as transaction:
                 description = environment.open_db(_SETTINGS, txn=transaction)
@@ -259,18 +262,17 @@ class EmbeddingStore:
     # --------------------------------------------------------------------------------------------- LMDB
 
     @contextmanager
-    def _opened(self, *, create):
+    def _opened(self, *, create, room=_ROOM):
         """The LMDB environment, or None where there is none and none is to be made."""
         with _ONE_AT_A_TIME, self._translated():
-            environment = self._open(create)
+            environment = self._open(create, room)
             try:
                 yield environment
             finally:
                 if environment is not None:
                     environment.close()
 
-    def _open(self, create):
-        lmdb = _import_lmdb()
+    def _open(self, create, room):
         file = self.path / "data.mdb"
         if self.path.exists() and not self.path.is_dir():
             raise StoreError(f"The store {self.path} is a file. Expected a folder, or a path where one can be made.")
@@ -281,9 +283,21 @@ class EmbeddingStore:
         writable = self._has_rights() and self._has_lock_file()
         if not is_there and not writable:
             raise self._not_writable()
-        environment = lmdb.open(
+        try:
+            environment = self._map(_MAP_SIZE, writable)
+        except _import_lmdb().MemoryError:  # a limit on the addresses of a process
+            environment = self._map((file.stat().st_size if is_there else 0) + room, writable)
+        try:
+            self._check_length(environment)
+        except BaseException:
+            environment.close()
+            raise
+        return environment
+
+    def _map(self, size, writable):
+        return _import_lmdb().open(
             str(self.path),
-            map_size=_MAP_SIZE,
+            map_size=size,
             max_dbs=4096,
             max_readers=1024,
             readonly=not writable,
@@ -291,12 +305,6 @@ class EmbeddingStore:
             readahead=False,
             meminit=False,
         )
-        try:
-            self._check_length(environment)
-        except BaseException:
-            environment.close()
-            raise
-        return environment
 
     def _has_rights(self):
         files = [file for file in (self.path / "data.mdb", self.path / "lock.mdb") if file.exists()]
@@ -365,6 +373,11 @@ class EmbeddingStore:
             ) from error
         except StoreError:
             raise
+        except (lmdb.MemoryError, lmdb.MapFullError, lmdb.MapResizedError) as error:
+            raise StoreError(
+                f"Cannot use the store {self.path}: {error}. The limit on this process's addresses leaves too few for "
+                "the file: raise it (ulimit -v), or name another folder."
+            ) from error
         except (lmdb.Error, OSError) as error:
             raise StoreError(
                 f"Cannot use the store {self.path}: {error}. Make room or give rights there, or name another folder; "

@@ -17,23 +17,27 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import skops.io
+import torch
 import transformers
 from matplotlib.image import imread
+from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
-from sklearn.pipeline import make_pipeline
+from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 from sklearn.utils import Bunch
 from test_rewards import save_checkpoint, save_classifier, save_tokenizer, tiny
 
 import fairl_sk.audit
 import fairl_sk.encoder
-from fairl_sk import FailureAwareIRL, MaxEntropyIRL, MaxMarginIRL
+from fairl_sk import FailureAwareIRL, MaxEntropyIRL, MaxMarginIRL, PairTransformer, TransformerEmbedder
 from fairl_sk.__main__ import main
 from fairl_sk.audit import (
     KINDS,
     MEASURES,
+    OF_A_RUN,
+    _of_no_run,
     audit,
     format_audit,
     load_pipeline,
@@ -962,7 +966,7 @@ def models(tmp_path_factory):
     folder = tmp_path_factory.mktemp("models")
     tiny(transformers.BertConfig).save_pretrained(save_tokenizer(folder / "architecture"))
     save_checkpoint(folder / "tiny.ckpt", folder / "architecture")
-    save_classifier(folder / "classifier", ["neutral", "toxic"])
+    save_classifier(folder / "classifier", ["neutral", "toxic"], max_position_embeddings=64)
     return folder
 
 
@@ -1003,6 +1007,7 @@ def test_the_store_is_pruned(tmp_path, capsys):
 
 
 @pytest.mark.filterwarnings("ignore:.*bootstrap draws have no score")  # random weights call few texts toxic
+@pytest.mark.filterwarnings("ignore:.*longer than 32 tokens")
 def test_references_of_all_kinds_are_recorded(place, models, judge, capsys):
     skops.io.dump(judge, "judge.skops")
     recorded = {}
@@ -1076,7 +1081,157 @@ def rewards_of(result, corpus, test):
     return result.pipelines["MaxMarginIRL"].decision_function(corpus.data[test].ravel())
 
 
+def test_saved_pipelines_name_neither_store_nor_device(place):
+    assert encode("--encoder", "minilm", "--store", "vectors", "--device", "auto", "--out", "o") == 0
+    settings = check_written(place / "o")["settings"]
+    assert "store='vectors'" in settings["features"]  # the record has them
+    for name in LEARNERS:
+        pipeline = load_pipeline(place / "o" / f"{name}.skops")
+        own = {name: value for name, value in pipeline.get_params().items() if name.rpartition("__")[2] in OF_A_RUN}
+        assert {"features__store", "features__device", "features__verbose", "irl__verbose"} <= set(own)
+        assert all(value == OF_A_RUN[name.rpartition("__")[2]] for name, value in own.items())
+    assert settings["versions"]["transformers"] == transformers.__version__
+
+
+def test_what_is_not_ours_is_saved_as_it_is(result):
+    texts = Pipeline([("words", TfidfVectorizer()), ("own", OwnStep(store="mine", device="tpu"))], verbose=True)
+    features = PairTransformer(Pipeline([("texts", texts), ("embed", TransformerEmbedder(store="s", verbose=True))]))
+    saved = _of_no_run(Pipeline([("features", features), ("irl", result.pipelines["MaxMarginIRL"]["irl"])]))
+    inner = saved["features"].transformer
+    assert (inner["texts"].verbose, inner["texts"]["own"].store, inner["texts"]["own"].device) == (True, "mine", "tpu")
+    assert (inner["embed"].store, inner["embed"].verbose) == (None, False)
+    assert features.transformer["embed"].store == "s"  # a copy was changed
+    np.testing.assert_array_equal(saved["irl"].coef_, result.pipelines["MaxMarginIRL"]["irl"].coef_)
+
+
+class OwnStep(TransformerMixin, BaseEstimator):
+    def __init__(self, store=None, device=None):
+        self.store = store
+        self.device = device
+
+
+def test_half_a_surrogate_pair_is_written_as_json_writes_it(place, corpus, result):
+    cut = [{**row, "preferred": "so kind \ud83d"} for row in result.failures]
+    write_audit(Bunch(**{**result, "failures": cut}), place)
+    document = json.loads((place / "table.json").read_text(encoding="utf-8"))
+    assert document["failures"] == cut
+    assert "so kind \\ud83d" in (place / "failures.csv").read_text(encoding="utf-8")
+
+
+@pytest.mark.filterwarnings("ignore:.*bootstrap draws have no score")
+@pytest.mark.parametrize("features", [["--components", 8], ["--encoder", "minilm"]])
+def test_cut_emojis_stop_no_audit(place, models, features):
+    records = [json.loads(line) for line in Path("../pairs.jsonl").read_text(encoding="utf-8").splitlines()]
+    for record in records[:150]:
+        record["rejected"] += " \ud83d"
+    Path("cut.jsonl").write_text("\n".join(map(json.dumps, records)), encoding="utf-8")
+    reference = ["--reference", models / "classifier", "--toxic-label", "toxic"]
+    assert main(["audit", "--quiet", "cut.jsonl", "--out", "o", *map(str, [*features, *reference])]) == 0
+    check_written(place / "o")
+
+
+@pytest.fixture
+def named(place, corpus):
+    """A text classifier whose classes have names, of which the larger is the bad one."""
+    labels = np.array(["toxic", "fine"])[corpus.output_labels.ravel()]
+    judge = make_pipeline(TfidfVectorizer(), LogisticRegression()).fit(corpus.data.ravel(), labels)
+    skops.io.dump(judge, place / "named.skops")
+    return judge
+
+
+def test_the_label_of_a_saved_reference_is_read(place, named):
+    records = {}
+    for name, options in {
+        "toxic": ["--toxic-label", "toxic"],
+        "fine": ["--nontoxic-label", "Fine"],
+        "turned": ["--nontoxic-label", "toxic"],
+    }.items():
+        assert run("../pairs.jsonl", "--out", name, "--reference", "named.skops", *options) == 0
+        records[name] = check_written(place / name)
+    starc = {name: document["table"][0]["starc"]["estimate"] for name, document in records.items()}
+    assert starc["toxic"] == pytest.approx(starc["fine"])
+    assert starc["toxic"] + 0.2 < starc["turned"]
+    references = {name: document["settings"]["reference"] for name, document in records.items()}
+    assert [(r["label"], r["desirable"]) for r in references.values()] == [
+        ("toxic", False),
+        ("fine", True),
+        ("toxic", True),
+    ]
+
+
+def test_a_saved_reference_with_named_classes_needs_one_that_it_has(place, named, capsys, judge):
+    shown = refused(capsys, "../pairs.jsonl", "--reference", "named.skops")
+    assert "named.skops has the classes 'fine', 'toxic', and nothing says which of them are desirable" in shown
+    assert "Expected --toxic-label or --nontoxic-label" in shown
+    shown = refused(capsys, "../pairs.jsonl", "--reference", "named.skops", "--toxic-label", "TYPO")
+    assert "'TYPO'" in shown and "'fine', 'toxic'" in shown
+    skops.io.dump(judge, "judge.skops")  # classes 0 and 1
+    assert run("../pairs.jsonl", "--reference", "judge.skops", "--toxic-label", 0, "--out", "o") == 0
+    assert check_written(place / "o")["settings"]["reference"]["label"] == "0"
+
+
+def test_the_network_that_is_not_there_is_answered_with_options(place, models, monkeypatch, capfd):
+    def unreachable(*args, **options):
+        raise OSError("no route to host")
+
+    monkeypatch.setattr("torch.hub.download_url_to_file", unreachable)
+    monkeypatch.setenv("TORCH_HOME", str(place.parent))
+    assert encode("--reference", "detoxify") == 2
+    shown = capfd.readouterr().err
+    assert shown.startswith("fairl-sk: error: Could not download https://")
+    assert shown.endswith(" On the command line: --reference FILE.ckpt, --reference-config.\n")
+    assert shown.count("\n") == 1
+    assert not list(place.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (MemoryError("A single text of 9 tokens does not fit into memory."), "error: A single text of 9 tokens"),
+        (MemoryError(), "error: Memory ran out. On the command line: fewer records with --limit"),
+        (torch.OutOfMemoryError("CUDA out of memory."), "error: CUDA out of memory. On the command line"),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), "can't allocate memory On the"),
+    ],
+)
+def test_memory_that_ends_is_an_error_in_a_line(place, monkeypatch, capsys, error, message):
+    def fail(*args, **options):
+        raise error
+
+    monkeypatch.setattr(fairl_sk.audit, "audit", fail)
+    assert message in refused(capsys)
+    assert not list(place.iterdir())
+
+
+def test_an_error_of_ours_keeps_its_traceback(place, monkeypatch):
+    monkeypatch.setattr(fairl_sk.audit, "audit", lambda *args, **options: exec("raise RuntimeError('ours')"))
+    with pytest.raises(RuntimeError, match="ours"):
+        run()
+
+
 BAD_REFERENCES = {
+    "no label": (["--reference", "dx/clf"], "without --toxic-label and --nontoxic-label. Expected one of them"),
+    "label of detoxify": (
+        ["--reference", "detoxify", "--nontoxic-label", "x"],
+        "Found --nontoxic-label with --reference detoxify. Expected it without",
+    ),
+    "label of a checkpoint": (
+        ["--reference", "a.ckpt", "--toxic-label", "x"],
+        "Found --toxic-label with --reference a",
+    ),
+    "folder of a pipeline": (
+        ["--reference", "named.skops", "--reference-config", "nofolder"],
+        "Found --reference-config with --reference named.skops. Expected it with detoxify or a FILE.ckpt",
+    ),
+    "folder of a classifier": (
+        ["--reference", "dx/clf", "--toxic-label", "x", "--reference-config", "nofolder"],
+        "Found --reference-config with --reference dx/clf",
+    ),
+    "device of nothing": (["--device", "cuda"], "Found --device without a model that could run there"),
+    "device of a pipeline": (["--reference", "a.skops", "--device", "cpu"], "Found --device without a model"),
+    "no such device": (
+        ["--reference", "dx/clf", "--toxic-label", "x", "--device", "tpu9"],
+        "Found device='tpu9'. Expected 'cpu', 'cuda'",
+    ),
     "output without": (["--reference-output", "logit"], "Found --reference-output without --reference."),
     "store without": (["--store", "s"], "Found --store without --encoder."),
     "pooling without": (["--pooling", "last"], "Found --pooling without --encoder."),

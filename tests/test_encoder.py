@@ -38,7 +38,7 @@ from sklearn.pipeline import make_pipeline
 
 from fairl_sk import FailureAwareIRL, TransformerEmbedder, encoder
 from fairl_sk.pairs import join_prompt
-from fairl_sk.store import EmbeddingStore, StoreError
+from fairl_sk.store import EmbeddingStore, StoreError, text_keys
 
 WORDS = "you are kind awful fool a the thank for asking go away bench green is so very not user assistant :".split()
 SPECIAL = ["<unk>", "<s>", "<end>", "<pad>"]
@@ -186,6 +186,12 @@ def test_padding_is_the_embedders_own(models, tmp_path, kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_the_kernel_of_attention_is_recorded(models, kind):
+    attention = TransformerEmbedder(models[kind]).fit().settings_["attention"]
+    assert attention == loaded(models[kind]).config._attn_implementation == "sdpa"
+
+
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("pooling", "layer"), [("mean", -1), ("last", 1)])
 def test_an_embedding_does_not_depend_on_its_batch(models, kind, pooling, layer):
     texts = [*TEXTS, *(" ".join(WORDS[start : start + n]) for n in range(1, 19, 2) for start in range(3))]
@@ -248,6 +254,49 @@ def test_minilm_is_that_of_sentence_transformers():
     ]
     assert (np.sum(embeddings * expected, axis=1) > 0.99999).all()
     assert_close(embeddings, expected)
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        ({"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False}, "'cls' .*json.* Set pooling='cls'"),
+        ({"pooling_mode": "lasttoken", "embedding_dimension": 16}, "'last' .* Set pooling='last'"),
+        ({"pooling_mode": ["cls", "mean"]}, r"'cls \+ mean' .* No pooling here does that"),
+        ({"pooling_mode_weightedmean_tokens": True}, "'weightedmean_tokens' .* No pooling here does that"),
+        ({"pooling_mode_mean_tokens": True}, None),
+        ({"pooling_mode": "mean"}, None),
+        ({"word_embedding_dimension": 16}, None),
+    ],
+)
+def test_a_model_that_was_trained_with_another_pooling_says_so(own, said, message):
+    embedder = TransformerEmbedder(own)
+    embedder.transform(TEXTS)  # nothing is said as yet
+    (own / "1_Pooling").mkdir()
+    (own / "1_Pooling" / "config.json").write_text(json.dumps(said))
+    for call in (embedder.transform, embedder.fit):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            call(TEXTS)
+        assert len(caught) == (message is not None)
+        for warning in caught:
+            expected = f"^Found pooling='mean', but {own} was trained with {message}"
+            assert re.search(expected, str(warning.message)) and warning.filename == __file__
+    embedder.transform(TEXTS)  # fit said it
+    TransformerEmbedder(own, layer=1).fit()  # of which the file says nothing
+
+
+def test_a_model_that_was_trained_on_lower_case_says_so(own):
+    limits = own / "sentence_bert_config.json"
+    limits.write_text(json.dumps({"max_seq_length": 16, "do_lower_case": True}))
+    with pytest.warns(UserWarning, match="trained on texts in lower case .*but its tokenizer keeps capitals. Pass"):
+        TransformerEmbedder(own).fit()
+    limits.write_text(json.dumps({"max_seq_length": 16, "do_lower_case": False}))
+    TransformerEmbedder(own).fit()
+    tokenizer = json.loads((own / "tokenizer.json").read_text())
+    tokenizer["normalizer"] = {"type": "Lowercase"}
+    (own / "tokenizer.json").write_text(json.dumps(tokenizer))
+    limits.write_text(json.dumps({"max_seq_length": 16, "do_lower_case": True}))
+    TransformerEmbedder(own).fit()  # the tokenizer sees to it
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
@@ -389,6 +438,24 @@ def test_messages_go_through_the_chat_template(models, tmp_path, conversation, f
     assert_close(embeddings, expected[:1])
 
 
+@pytest.mark.parametrize("form", ["prompt", "chosen", "rejected", "completion"])
+def test_messages_anywhere_make_all_rows_messages(models, tmp_path, form):
+    """Whatever the order of the rows."""
+    folder = shutil.copytree(models["llama"], tmp_path / "chat")
+    save_tokenizer(folder, chat_template=CHAT)
+    sides = ["completion"] if form == "completion" else ["chosen", "rejected"]
+    table = pd.DataFrame({name: ["thank", "is green"] for name in ["prompt", *sides]})
+    table[form] = ["the bench", say(f"{'user' if form == 'prompt' else 'assistant'}: the bench")]
+    embedder = TransformerEmbedder(folder, pooling="last")
+    embeddings = embedder.transform(table)
+    np.testing.assert_array_equal(embedder.transform(table[::-1]), embeddings[::-1])
+    prompt, output = table["prompt"][0], table[sides[0]][0]
+    expected = plain(
+        folder, [f"<s> user : {prompt} <end> assistant : {output} <end>"], "last", add_special_tokens=False
+    )
+    assert_close(embeddings[0].reshape(-1, 16)[:1], expected)
+
+
 @pytest.mark.parametrize("conversation", CONVERSATIONS)
 def test_messages_without_a_chat_template_are_texts(models, conversation):
     embedder = TransformerEmbedder(models["llama"], pooling="last")
@@ -424,11 +491,24 @@ def test_messages_that_the_chat_template_refuses_are_named(models, tmp_path):
         (pd.DataFrame({"chosen": [1.0], "rejected": [2.0]}), "Column 'chosen' holds numbers"),
         (pd.DataFrame({"text": ["a"]}), r"columns \['text'\].*rename"),
         (pd.DataFrame({"completion": [[{"role": "user"}]]}), "row 0 of column 'completion'"),
+        ([say("user: a", "assistant: b")], "messages .* outside a table. .*columns 'chosen' and 'rejected'"),
+        ([say("user: a"), say("user: a", "assistant: b")], "DataFrame.*'completion': conversations"),
+        ([[say("user: a"), say("user: b")]], "outside a table"),
+        (pd.Series([say("user: a")]), "outside a table"),
     ],
 )
 def test_what_is_no_text_is_refused(bert, X, message):
     with pytest.raises(ValueError, match=message):
         TransformerEmbedder(bert).transform(X)
+
+
+def test_half_a_character_is_read_as_the_replacement_character(tmp_path):
+    """What JSON makes of a cut emoji; no tokenizer takes it."""
+    texts = ["thank you \ud83d", "you \udc00\ud83d fool", "you \ud83d\ude00"]
+    clean = ["thank you \ufffd", "you \ufffd\ufffd fool", "you \U0001f600"]
+    for store in (None, tmp_path, tmp_path):
+        embedder = TransformerEmbedder(store=store)
+        np.testing.assert_array_equal(embedder.transform(texts), embedder.transform(clean))
 
 
 # ------------------------------------------------------------------------------------------------ length
@@ -461,6 +541,52 @@ def test_max_length(bert):
     for max_length in (33, 2, 1):
         with pytest.raises(ValueError, match=f"max_length={max_length}. Expected 3 to 32: .*bert.* 2 of them"):
             TransformerEmbedder(bert, max_length=max_length).fit()
+
+
+def test_max_length_may_be_all_positions_whatever_was_customary(own):
+    long = " ".join(WORDS[:18])
+    (own / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": 12}))
+    save_tokenizer(own, end="<end>", model_max_length=10)
+    with pytest.warns(UserWarning, match="longer than 10"):
+        TransformerEmbedder(own).transform([long])
+    assert_close(TransformerEmbedder(own, max_length=32).transform([long]), plain(own, [long]))
+    with pytest.raises(ValueError, match="Expected 3 to 32: .* has positions for no more"):
+        TransformerEmbedder(own, max_length=33).fit()
+    assert TransformerEmbedder(max_length=512).fit().settings_["max_length"] == 512
+
+
+@pytest.mark.parametrize("pad", [0, 3])
+@pytest.mark.parametrize(
+    "kind", ["Roberta", "Data2VecText", "IBert", "Luke", "MPNet", "Longformer", "XLMRoberta", "Esm"]
+)
+def test_positions_behind_padding_count(tmp_path, kind, pad):
+    """Of the kinds that leave the first rows of their table to padding; one token more is an index error."""
+    config = getattr(transformers, f"{kind}Config")(
+        vocab_size=30, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16,
+        max_position_embeddings=16, pad_token_id=pad, entity_vocab_size=9, entity_emb_size=16, attention_window=4,
+    )  # fmt: skip
+    model = transformers.AutoModel.from_config(config)
+    n_positions = encoder.count_positions(model)
+    assert n_positions == encoder.count_positions(transformers.AutoModelForMaskedLM.from_config(config))
+    with torch.no_grad():
+        assert n_positions == (14 if kind == "MPNet" else 15 - pad)
+        model.eval()(input_ids=torch.full((1, n_positions), 7))
+        if kind != "Longformer":
+            with pytest.raises((IndexError, RuntimeError)):
+                model(input_ids=torch.full((1, n_positions + 1), 7))
+    model.save_pretrained(tmp_path)
+    save_tokenizer(tmp_path, end="<end>")
+    assert TransformerEmbedder(tmp_path).fit().settings_["max_length"] == n_positions
+
+
+@pytest.mark.parametrize(("kind", "n_positions"), [("bert", 32), ("gpt2", 32), ("llama", 32), ("gpt_neox", 32)])
+def test_other_kinds_have_the_positions_of_their_configuration(models, kind, n_positions):
+    assert encoder.count_positions(loaded(models[kind])) == n_positions
+
+
+def test_a_model_without_positions_is_bound_by_nothing_else():
+    config = transformers.BloomConfig(vocab_size=30, hidden_size=16, n_layer=1, n_head=2)
+    assert encoder.count_positions(transformers.AutoModel.from_config(config)) == 2**20
 
 
 def test_the_longest_text_is_the_least_of_what_the_files_say(own, tmp_path):
@@ -658,6 +784,16 @@ def test_a_model_of_the_hub_is_its_commit(hub, bert, tmp_path):
         TransformerEmbedder("someone/tiny", revision="v2").fit()
 
 
+def test_a_branch_of_the_hub_that_moves_on_is_noticed(hub):
+    embedder = TransformerEmbedder("someone/tiny").fit()
+    before = embedder.transform(TEXTS)
+    (hub / "refs" / "main").write_text("b" * 40)
+    encoder._read_source.cache_clear()  # as in a new process
+    with pytest.raises(ValueError, match="Found the model someone/tiny@bb.*Expected someone/tiny@aa.*revision"):
+        embedder.transform(TEXTS)
+    np.testing.assert_array_equal(embedder.set_params(revision="a" * 40).transform(TEXTS), before)
+
+
 def test_a_model_of_the_hub_is_read_as_its_folder(hub):
     """What sentence-transformers says of the length counts here and there."""
     for file, limit in ((hub / "snapshots" / ("a" * 40), 9), (hub / "snapshots" / ("b" * 40), 7)):
@@ -684,6 +820,19 @@ def test_nothing_is_loaded_before_the_first_text(bert, monkeypatch):
     embedder = TransformerEmbedder(bert).fit(TEXTS)
     assert embedder.get_feature_names_out()[[0, -1]].tolist() == ["transformerembedder0", "transformerembedder15"]
     assert embedder.settings_["model"] == embedder.fit(["other"]).settings_["model"]
+
+
+@pytest.mark.parametrize(("layer", "n_features"), [(-1, 8), (2, 8), (1, 16), (0, 16), (-3, 16)])
+def test_features_are_counted_where_the_last_states_are_projected(tmp_path, layer, n_features):
+    config = transformers.OPTConfig(
+        vocab_size=30, hidden_size=16, num_hidden_layers=2, ffn_dim=16, num_attention_heads=2, word_embed_proj_dim=8,
+        max_position_embeddings=32,
+    )  # fmt: skip
+    transformers.AutoModel.from_config(config).save_pretrained(tmp_path)
+    embedder = TransformerEmbedder(save_tokenizer(tmp_path), layer=layer).set_output(transform="pandas")
+    assert embedder.fit().settings_["max_length"] == 32
+    embeddings = embedder.transform(["thank you", "fool"])
+    assert embeddings.shape == (2, n_features) and len(embedder.get_feature_names_out()) == n_features
 
 
 def test_the_import_loads_no_library_of_texts():
@@ -767,6 +916,32 @@ def test_a_forked_process_goes_on(bert, tmp_path):
     with forwards(bert) as shapes:
         embedder.transform([*TEXTS, *(f"green {word}" for word in WORDS[:6])])
     assert shapes == []
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+@pytest.mark.parametrize("lock", ["_LOADING", "_TOKENIZING", "_STARTING"])
+def test_a_process_that_is_forked_while_a_thread_works_goes_on(bert, lock):
+    """Else the child waits for a thread that it does not have."""
+    embedder, taken, done = TransformerEmbedder(bert), threading.Event(), threading.Event()
+    embedder.transform(TEXTS)
+
+    def work():
+        with getattr(encoder, lock):
+            taken.set()
+            done.wait(0.5)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    taken.wait()
+    child = get_context("fork").Process(target=embedder.transform, args=(TEXTS,))
+    child.start()
+    done.set()
+    thread.join()
+    child.join(30)
+    if child.exitcode is None:
+        child.kill()
+    assert child.exitcode == 0
 
 
 def test_threads_share_the_model_and_each_has_its_settings(models, tmp_path):
@@ -927,6 +1102,31 @@ def test_the_store_gives_the_bits_of_the_first_call(models, tmp_path, store_dtyp
     assert sizes == [6, 6]
 
 
+@pytest.mark.parametrize("store_dtype", ["float16", "float32"])
+def test_truncation_is_said_of_stored_texts_too(bert, tmp_path, store_dtype):
+    embedder = TransformerEmbedder(bert, max_length=5, store=tmp_path / "store", store_dtype=store_dtype)
+    texts = [*TEXTS[:3], "go away", TEXTS[1]]
+    for n_new, more in ((4, []), (0, []), (2, TEXTS[4:])):
+        n_cut = 1 + len(more)
+        with forwards(bert) as shapes, pytest.warns(UserWarning, match=f"^{n_cut} of {4 + len(more)} texts") as caught:
+            embeddings = embedder.transform(texts + more)
+        assert len(caught) == 1 and caught[0].filename == __file__
+        assert sum(n for n, _ in shapes) == n_new
+        assert embeddings.shape == (5 + len(more), 16) and embeddings.flags.c_contiguous
+    embedder.transform(["thank", "go away"])  # without a warning
+    with pytest.warns(UserWarning, match="1 of 1 texts"):
+        embedder.transform([TEXTS[1]])
+
+
+def test_a_store_of_embeddings_alone_is_left_aside(bert, tmp_path):
+    """As versions before this wrote them: they do not say which texts were cut."""
+    embedder, store = TransformerEmbedder(bert, store=tmp_path / "store").fit(), EmbeddingStore(tmp_path / "store")
+    before = {**embedder.settings_, "special_tokens": True}
+    store.write(before, text_keys(TEXTS), np.ones((len(TEXTS), 16)))
+    assert_close(embedder.transform(TEXTS), plain(bert, TEXTS))
+    assert [row["n_vectors"] for row in store.list()] == [len(TEXTS)] * 2
+
+
 def test_only_what_is_new_is_embedded(bert, tmp_path):
     embedder = TransformerEmbedder(bert, store=tmp_path / "store")
     with forwards(bert) as shapes:
@@ -987,11 +1187,29 @@ def test_a_folder_that_changes_is_noticed(own, tmp_path, changed):
             shutil.copy(other / file, own)
     for path, when in times.items():
         os.utime(path, ns=(when, when))  # as a copy that keeps times does
-    after = embedder.transform(TEXTS)
+    with pytest.raises(ValueError, match=f"Found the model .* at '{own}'. Expected {name}.*fit again"):
+        embedder.transform(TEXTS)
+    after = clone(embedder).transform(TEXTS)
     assert np.abs(after - before).max() > 0.1
     assert_close(after, plain(own, TEXTS))
     assert embedder.fit().settings_["model"] != name
+    np.testing.assert_array_equal(embedder.transform(TEXTS), after)
     assert len(EmbeddingStore(tmp_path / "store").list()) == 2
+
+
+def test_a_chat_template_that_changes_is_noticed(models, tmp_path):
+    folder, table = (
+        shutil.copytree(models["llama"], tmp_path / "chat"),
+        pd.DataFrame({"completion": [say("user: thank")]}),
+    )
+    save_tokenizer(folder, chat_template="<s> {{ messages[0].content }}")
+    assert (folder / "chat_template.jinja").exists()
+    embedder = TransformerEmbedder(folder, pooling="last", store=tmp_path / "store")
+    before = embedder.transform(table)
+    (folder / "chat_template.jinja").write_text("<s> {{ messages[0].content }} you")
+    after = embedder.transform(table)
+    assert np.abs(after - before).max() > 0.1
+    assert_close(after, plain(folder, ["<s> thank you"], "last", add_special_tokens=False))
 
 
 def test_a_folder_that_moves_is_the_same_model(own, tmp_path):

@@ -108,6 +108,23 @@ def test_conversational_data_sets_are_read_as_text():
 MESSAGES = st.lists(st.fixed_dictionaries({"role": st.sampled_from(["user", "assistant"]), "content": st.text()}))
 
 
+def test_conversations_outside_a_table_are_sent_into_one():
+    """Two messages in a row would be a pair."""
+    one, two = {"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}
+    for X in (
+        [[one, two]],
+        [[one], [one, two]],
+        [[[one], [two]]],
+        [one, two],
+        np.array([[one, two]]),
+        pd.Series([[one]]),
+    ):
+        for call in (is_pairs, stack_outputs, PairTransformer(TfidfVectorizer()).fit):
+            with pytest.raises(ValueError, match="outside a table. .* 'chosen' and 'rejected' .* 'completion'"):
+                call(X)
+    assert not is_pairs(pd.DataFrame({"completion": [[one, two]]}))
+
+
 @given(MESSAGES, MESSAGES)
 def test_a_conversation_is_one_text_wherever_the_prompt_ends(prompt, output):
     whole = to_text([*prompt, *output])

@@ -10,6 +10,7 @@ import socket
 import sys
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path, PurePosixPath
+from types import SimpleNamespace
 from urllib.error import URLError
 
 import detoxify
@@ -24,9 +25,12 @@ from sklearn.ensemble import RandomForestClassifier
 from sklearn.exceptions import NotFittedError
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.svm import LinearSVC
 
+import fairl_sk.rewards
+from fairl_sk import MaxEntropyIRL
 from fairl_sk.audit import load_pipeline
 from fairl_sk.datasets import make_detox_preferences
 from fairl_sk.metrics import make_starc_scorer, starc_distance
@@ -57,10 +61,10 @@ def tiny(config_class, **options):
     return config_class(**{**sizes, **special, **known, **options})
 
 
-def save_tokenizer(folder):
+def save_tokenizer(folder, **options):
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "vocab.txt").write_text("\n".join(SPECIAL + WORDS) + "\n")
-    transformers.BertTokenizer(str(folder / "vocab.txt")).save_pretrained(folder)
+    transformers.BertTokenizer(str(folder / "vocab.txt"), **options).save_pretrained(folder)
     return folder
 
 
@@ -76,13 +80,28 @@ def save_classifier(folder, labels, model_class=transformers.BertForSequenceClas
 def save_checkpoint(path, folder, **changes):
     """A checkpoint in Detoxify's format, which names `folder` as its architecture, and keys of old versions."""
     torch.manual_seed(0)
-    model = transformers.BertForSequenceClassification(tiny(transformers.BertConfig, num_labels=len(JIGSAW)))
+    n_logits = changes.get("config", {}).get("arch", {}).get("args", {}).get("num_classes", len(JIGSAW))
+    model = transformers.BertForSequenceClassification(tiny(transformers.BertConfig, num_labels=n_logits))
     weights = {**model.state_dict(), "bert.embeddings.position_ids": torch.arange(32)[None]}
     names = {"model_name": "BertForSequenceClassification", "tokenizer_name": "BertTokenizer"}
     arch = {"type": "BERT", "args": {"model_type": str(folder), "num_classes": len(JIGSAW), **names}}
     config = {"arch": arch, "dataset": {"type": "Jigsaw", "args": {"classes": JIGSAW}}}
     torch.save({"config": config, "state_dict": weights, **changes}, path)
     return path
+
+
+def detoxify_config(folder, classes, n_logits, among="dataset"):
+    """The part of a checkpoint that names its architecture and, there or among the data, its categories."""
+    names = {"model_name": "BertForSequenceClassification", "tokenizer_name": "BertTokenizer"}
+    config = {"arch": {"args": {"model_type": str(folder), "num_classes": n_logits, **names}}, "dataset": {"args": {}}}
+    config[among]["args"]["classes"] = classes
+    return config
+
+
+@pytest.fixture(autouse=True)
+def nothing_kept():
+    """No test scores by what another one loaded."""
+    fairl_sk.rewards._LOADED.clear()
 
 
 @pytest.fixture(scope="module")
@@ -154,6 +173,30 @@ def test_subtypes_are_columns(local, checkpoint):
         )
 
 
+def test_a_head_with_more_logits_than_named_categories(tmp_path, architecture):
+    """As "unbiased" and "unbiased-small": 16 logits, of which 7 have names."""
+    named = [*JIGSAW, "sexual_explicit"]
+    path = save_checkpoint(tmp_path / "wide.ckpt", architecture, config=detoxify_config(architecture, named, 16))
+    chance = {name: np.array(values) for name, values in detoxify.Detoxify(checkpoint=path).predict(TEXTS).items()}
+    columns = DetoxifyReward(checkpoint=path, output="probability").subtypes(TEXTS)
+    assert list(columns) == list(chance) and len(columns) == 7
+    for name in columns:
+        np.testing.assert_allclose(columns[name], 0.5 - chance[name], atol=1e-5)
+    reward = DetoxifyReward(checkpoint=path, category="sexual_explicit")
+    np.testing.assert_allclose(reward(TEXTS), -logit(chance["sexual_explicit"]), atol=1e-4)
+
+
+def test_categories_may_be_named_with_the_architecture(tmp_path, architecture):
+    """As upstream's configuration of "multilingual" has them."""
+    config = detoxify_config(architecture, ["toxicity"], 1, among="arch")
+    path = save_checkpoint(tmp_path / "one.ckpt", architecture, config=config)
+    assert list(DetoxifyReward(checkpoint=path).subtypes(TEXTS)) == ["toxicity"]
+    config["arch"]["args"] |= {"classes": ["toxicity", "insult"]}
+    torch.save({"config": config, "state_dict": {}}, tmp_path / "two.ckpt")
+    with pytest.raises(ValueError, match="names 2 categories, but has 1 logits"):
+        DetoxifyReward(checkpoint=tmp_path / "two.ckpt")(TEXTS)
+
+
 def test_an_unknown_category_or_variant_is_answered_with_the_known_ones(local):
     with pytest.raises(ValueError, match="'rude'.*'toxicity', 'severe_toxicity', 'obscene'"):
         DetoxifyReward(category="rude", **local)(TEXTS)
@@ -181,25 +224,36 @@ def test_without_the_package_the_extra_is_named(monkeypatch, classifier):
         ClassifierReward(classifier, "toxic", desirable=False)(TEXTS)
 
 
-def test_a_published_variant_comes_from_the_packages_address(local, checkpoint, architecture, monkeypatch):
+def test_a_published_variant_comes_from_the_packages_address(
+    local, checkpoint, architecture, monkeypatch, tmp_path, capfd
+):
     calls = []
 
-    def download(url, **options):
-        calls.append((url, options["weights_only"], options["check_hash"]))
-        return torch.load(checkpoint, weights_only=True)
+    def download(url, path, digest, progress):
+        calls.append((url, digest, progress))
+        shutil.copy(checkpoint, path)
 
-    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", download)
+    monkeypatch.setattr(torch.hub, "download_url_to_file", download)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     rewards = DetoxifyReward("unbiased", config_folder=architecture)(TEXTS)
-    assert calls == [(detoxify.detoxify.MODEL_URLS["unbiased"], True, True)]
+    url = detoxify.detoxify.MODEL_URLS["unbiased"]
+    assert calls == [(url, "c7548aa0", False)]
     np.testing.assert_array_equal(rewards, DetoxifyReward(**local)(TEXTS))
+    DetoxifyReward("unbiased", config_folder=architecture, output="probability")(TEXTS)
+    fairl_sk.rewards._LOADED.clear()
+    DetoxifyReward("unbiased", config_folder=architecture)(TEXTS)
+    assert len(calls) == 1  # where torch.hub would have kept it, too
+    assert (tmp_path / "hub" / "checkpoints" / url.rpartition("/")[2]).is_file()
+    assert capfd.readouterr() == ("", "")  # torch says "Downloading" whatever it is asked
 
 
 def test_without_a_network_the_missing_files_are_named(monkeypatch, tmp_path, checkpoint, architecture):
-    def unreachable(url, **options):
+    def unreachable(*args, **options):
         raise URLError("no route to host")
 
-    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", unreachable)
-    with pytest.raises(FileNotFoundError, match=r"Could not download https://.*toxic_original.*no route.*checkpoint"):
+    monkeypatch.setattr(torch.hub, "download_url_to_file", unreachable)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    with pytest.raises(FileNotFoundError, match=r"Could not download https://.*toxic_original.*no route.*checkpoint="):
         DetoxifyReward()(TEXTS)
     with pytest.raises(FileNotFoundError, match="no checkpoint .*none.ckpt"):
         DetoxifyReward(checkpoint=tmp_path / "none.ckpt")(TEXTS)
@@ -323,6 +377,13 @@ def test_a_model_that_is_not_here_says_how_to_get_it(tmp_path):
         ClassifierReward(tmp_path / "nowhere", "toxic", desirable=False)(TEXTS)
 
 
+def test_a_model_that_reads_what_is_not_handed_on_is_refused(folder):
+    """GPT-2 adds the embeddings of token types, where a tokenizer gives them; by its own tokenizer there are none."""
+    path = save_classifier(folder / "types", ["a", "b"], transformers.GPT2ForSequenceClassification)
+    with pytest.raises(ValueError, match="classifier .*types reads token_type_ids.*gives its tokens alone.*callable"):
+        ClassifierReward(path, "a", desirable=True)(TEXTS)
+
+
 def test_code_that_comes_with_a_model_is_not_run(tmp_path, classifier, monkeypatch):
     monkeypatch.setattr("builtins.input", lambda *_: "y")  # transformers asks on the terminal whether to run it
     shutil.copytree(classifier, tmp_path / "coded")
@@ -351,32 +412,72 @@ MODELS = {
     "roberta": (transformers.RobertaForSequenceClassification, {}),
     "llama": (transformers.LlamaForSequenceClassification, {"num_key_value_heads": 2, "pad_token_id": None}),
     "gpt2": (transformers.GPT2ForSequenceClassification, {}),
+    "neox": (transformers.GPTNeoXForSequenceClassification, {}),
+    "ctrl": (transformers.CTRLForSequenceClassification, {"dff": 32, "pad_token_id": 4}),
 }
+
+
+INPUTS = ["input_ids", "attention_mask"]  # no token types, which decoders' tokenizers do not give
+
+
+def apart(reward, texts):
+    """Rewards of texts, of which none is looked up."""
+    fairl_sk.rewards._LOADED.clear()
+    return reward(texts)
 
 
 @pytest.mark.parametrize("kind", MODELS)
 def test_a_reward_does_not_depend_on_what_else_is_in_the_batch(folder, kind):
     model_class, options = MODELS[kind]
     path = save_classifier(folder / kind, ["neutral", "toxic"], model_class, **options)
-    transformers.BertTokenizer.from_pretrained(path, padding_side="left").save_pretrained(path)
-    texts = [*TEXTS, *(" ".join(WORDS[:n]) for n in range(1, 15)), " ".join(WORDS * 5)]
-    whole = ClassifierReward(path, "toxic", desirable=False)(texts)
+    save_tokenizer(path, padding_side="left", model_input_names=INPUTS)
+    texts = [*TEXTS, *(" ".join(WORDS[:n]) for n in range(1, 15)), " ".join(WORDS)]
+    reward = ClassifierReward(path, "toxic", desirable=False)
+    whole = reward(texts)
     assert np.ptp(whole) > 0.3
+    assert reward._classifier.alone == (kind == "ctrl")  # whose class is read by the pad id
+    expected = [-np.diff(model_logits(path, text))[0] for text in texts]
+    np.testing.assert_allclose(whole, expected, atol=1e-4)
     for batch_tokens in (1, 40):
-        split = ClassifierReward(path, "toxic", desirable=False, batch_tokens=batch_tokens)(texts)
+        split = apart(ClassifierReward(path, "toxic", desirable=False, batch_tokens=batch_tokens), texts)
         np.testing.assert_allclose(split, whole, atol=1e-5)
-    alone = ClassifierReward(path, "toxic", desirable=False)
-    np.testing.assert_allclose([alone([text])[0] for text in texts], whole, atol=1e-5)
-    np.testing.assert_allclose(alone(texts[::-1])[::-1], whole, atol=1e-5)
+    np.testing.assert_allclose([apart(reward, [text])[0] for text in texts], whole, atol=1e-5)
+    np.testing.assert_allclose(apart(reward, texts[::-1])[::-1], whole, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "neox", "llama", "ctrl"])
+@pytest.mark.parametrize("pad", ["kind", None])
+def test_a_decoder_is_read_at_the_last_token_whatever_the_pad_token_is(folder, kind, pad):
+    """A pad token that is a word of the vocabulary, as <end> may be one, and none at all."""
+    model_class, options = MODELS[kind]
+    path = save_classifier(folder / f"{kind}-{pad}", ["neutral", "toxic"], model_class, **options)
+    pad_id = None if pad is None else len(SPECIAL) + WORDS.index(pad)
+    save_tokenizer(path, pad_token=pad, model_input_names=INPUTS)
+    config = json.loads((path / "config.json").read_text()) | {"pad_token_id": pad_id}
+    (path / "config.json").write_text(json.dumps(config))
+    text = f"thank you {pad or 'kind'}"
+    tokenizer = transformers.AutoTokenizer.from_pretrained(path)
+    assert tokenizer.pad_token == pad
+    model = model_class.from_pretrained(path)
+    model.config.pad_token_id = None  # which reads the last column
+    with torch.no_grad():
+        logits = model(torch.tensor([tokenizer(text)["input_ids"]])).logits[0].numpy()
+    reward = ClassifierReward(path, "toxic", desirable=False)
+    assert reward([text, *TEXTS])[0] == pytest.approx(logits[0] - logits[1], abs=1e-4)
+    assert apart(reward, [text])[0] == pytest.approx(logits[0] - logits[1], abs=1e-4)
+
+
+def shapes_of_batches(reward):
+    """A list that the shape of each batch is put into."""
+    shapes = []
+    reward._classifier.module.register_forward_pre_hook(
+        lambda _, args, kwargs: shapes.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
+    )
+    return shapes
 
 
 def test_batches_hold_distinct_texts_of_like_length(classifier):
-    reward = ClassifierReward(classifier, "toxic", desirable=False, batch_tokens=30)
-    shapes = []
-    reward(TEXTS)
-    reward._loaded.model.register_forward_pre_hook(
-        lambda _, args, kwargs: shapes.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
-    )
+    shapes = shapes_of_batches(reward := ClassifierReward(classifier, "toxic", desirable=False, batch_tokens=30))
     texts = [*TEXTS, "so", "a very very long text that is not so very awful", "asking"]
     reward(texts * 3)
     lengths = sorted((len(text.split()) + 2 for text in set(texts)), reverse=True)
@@ -386,24 +487,140 @@ def test_batches_hold_distinct_texts_of_like_length(classifier):
     assert [width for _, width in shapes] == [lengths[start] for start in starts]
 
 
+def test_batches_are_halved_where_memory_ends(classifier):
+    texts = [" ".join(WORDS[:n]) for n in range(1, 15)]
+    whole = ClassifierReward(classifier, "toxic", desirable=False)(texts)
+    fairl_sk.rewards._LOADED.clear()
+    reward = ClassifierReward(classifier, "toxic", desirable=False)
+
+    def refuse(_, args, kwargs):
+        if kwargs["input_ids"].numel() > 40:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+    handle = reward._classifier.module.register_forward_pre_hook(refuse, with_kwargs=True)
+    np.testing.assert_allclose(reward(texts), whole, atol=1e-5)
+    with pytest.raises(MemoryError, match="A single text of 20 tokens does not fit"):
+        handle.remove()
+        reward._classifier.module.register_forward_pre_hook(
+            lambda *_: (_ for _ in ()).throw(MemoryError()), with_kwargs=True
+        )
+        reward([" ".join(WORDS)])
+
+
+@pytest.mark.parametrize("value", [0, -1, 2.5, "many"])
+def test_a_batch_has_a_whole_number_of_tokens(classifier, value):
+    with pytest.raises(ValueError, match=f"batch_tokens={value!r}.*None or a whole number of at least 1"):
+        ClassifierReward(classifier, "toxic", desirable=False, batch_tokens=value)
+    with pytest.raises(ValueError, match="truncation_side='end', but expected 'left' or 'right'"):
+        DetoxifyReward(truncation_side="end")
+
+
+def test_a_device_is_found_or_refused_in_words(classifier):
+    expected = ClassifierReward(classifier, "toxic", desirable=False)(TEXTS)
+    np.testing.assert_allclose(
+        ClassifierReward(classifier, "toxic", desirable=False, device="auto")(TEXTS), expected, atol=1e-4
+    )
+    with pytest.raises(ValueError, match="Found device='tpu9'. Expected 'cpu', 'cuda'"):
+        ClassifierReward(classifier, "toxic", desirable=False, device="tpu9")(TEXTS)
+
+
+def test_a_gpu_that_is_not_there_is_refused(classifier, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ValueError, match="device='cuda', but torch finds no CUDA device here"):
+        ClassifierReward(classifier, "toxic", desirable=False, device="cuda")(TEXTS)
+
+
 def test_a_long_text_is_cut_to_what_the_model_reads(folder, classifier):
     reward = ClassifierReward(classifier, "toxic", desirable=False)
     assert reward.describe()["max_length"] == 32
     long = " ".join(WORDS * 20)
-    assert reward([long]) == pytest.approx(reward([" ".join(long.split()[:30])]), abs=1e-6)
+    with pytest.warns(UserWarning, match="1 of 2 texts are longer than 32 tokens and lose their end") as caught:
+        assert reward([long, "go"])[0] == pytest.approx(reward([" ".join(long.split()[:30])]), abs=1e-6)
+    assert [warning.filename for warning in caught] == [__file__]
     short = ClassifierReward(classifier, "toxic", desirable=False, max_length=5)
     assert short.describe()["max_length"] == 5
-    assert short(["you are kind fool"]) == pytest.approx(reward(["you are kind"]), abs=1e-5)
+    with pytest.warns(UserWarning, match="1 of 1 texts are longer than 5 tokens"):
+        assert short(["you are kind fool"]) == pytest.approx(reward(["you are kind"]), abs=1e-5)
     with pytest.raises(ValueError, match="max_length=33.*3 to 32"):
         ClassifierReward(classifier, "toxic", desirable=False, max_length=33)(TEXTS)
     path = save_classifier(folder / "positions", ["a", "b"], transformers.RobertaForSequenceClassification)
     roberta = ClassifierReward(path, "a", desirable=True)
     assert roberta.describe()["max_length"] == 31  # its first position is that of padding
-    assert np.isfinite(roberta([long])).all()
+    with pytest.warns(UserWarning, match="longer than 31 tokens"):
+        assert np.isfinite(roberta([long])).all()
+
+
+def test_which_end_is_cut_is_said_and_does_not_follow_the_tokenizer(classifier, tmp_path):
+    path = shutil.copytree(classifier, tmp_path / "left")
+    transformers.BertTokenizer.from_pretrained(path, truncation_side="left").save_pretrained(path)
+    kept = ClassifierReward(path, "toxic", desirable=False)
+    for side, read in (("right", "you are kind"), ("left", "are kind fool")):
+        reward = ClassifierReward(path, "toxic", desirable=False, max_length=5, truncation_side=side)
+        with pytest.warns(UserWarning, match={"right": "lose their end", "left": "lose their beginning"}[side]):
+            assert reward(["you are kind fool"]) == pytest.approx(kept([read]), abs=1e-5)
+        assert reward.describe()["truncation_side"] == side
+    assert kept.describe()["truncation_side"] == "right"
+
+
+def test_half_a_surrogate_pair_is_read_as_an_unknown_character(classifier):
+    reward = ClassifierReward(classifier, "toxic", desirable=False)
+    cut, whole = reward(["you are kind \ud83d", "you are kind \N{REPLACEMENT CHARACTER}"])
+    assert cut == pytest.approx(whole, abs=1e-6)
+
+
+def test_a_search_loads_once_and_scores_each_text_once(folder, monkeypatch, text_features):
+    counts = SimpleNamespace(loads=0, texts=0)
+    load, tokens = ClassifierReward._load, fairl_sk.rewards._Tokens
+
+    def counted_load(self):
+        counts.loads += 1
+        return load(self)
+
+    def counted_tokens(tokenizer, texts, settings):
+        counts.texts += len(texts)
+        return tokens(tokenizer, texts, settings)
+
+    monkeypatch.setattr(ClassifierReward, "_load", counted_load)
+    monkeypatch.setattr(fairl_sk.rewards, "_Tokens", counted_tokens)
+    data = make_detox_preferences(40, random_state=0)
+    classifier = save_classifier(folder / "longer", ["neutral", "toxic"], max_position_embeddings=64)
+    scorer = make_starc_scorer(ClassifierReward(classifier, "toxic", desirable=False))
+    pipeline = make_pipeline(text_features, MaxEntropyIRL(random_state=0))
+    search = GridSearchCV(pipeline, {"maxentropyirl__alpha": [1e-3, 1e-2, 1e-1]}, scoring=scorer, cv=2)
+    search.fit(data.data, data.target)
+    assert search.cv_results_["mean_test_score"].min() < 0
+    probe = 1  # a text by which padding is tried, in each load
+    assert (counts.loads, counts.texts) == (1, probe + len(np.unique(data.data)))
+    sent = pickle.loads(pickle.dumps(scorer))  # as to the tasks of n_jobs
+    sent(search.best_estimator_, data.data, data.target)
+    ClassifierReward(classifier, "neutral", desirable=False, output="probability")(data.data[:, 0])
+    assert (counts.loads, counts.texts) == (1, probe + len(np.unique(data.data)))
+
+
+def test_what_is_kept_is_bounded_and_by_source_device_and_length(folder, classifier, monkeypatch, tmp_path):
+    monkeypatch.setattr(fairl_sk.rewards, "_MAX_KNOWN", 4)
+    kept = fairl_sk.rewards._LOADED
+    reward = ClassifierReward(classifier, "toxic", desirable=False)
+    expected = reward(TEXTS)
+    np.testing.assert_array_equal(reward(TEXTS), expected)  # more than are kept
+    assert [len(loaded.known) for loaded in kept.values()] == [4]
+    paths = [shutil.copytree(classifier, tmp_path / name) for name in "ab"]
+    for path in paths:
+        ClassifierReward(path, "toxic", desirable=False)(TEXTS)
+    assert [key[2] for key in kept] == [str(path) for path in paths]
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(paths[1])
+    model.classifier.bias.data += torch.tensor([1.0, 0.0])
+    model.save_pretrained(paths[1])
+    np.testing.assert_allclose(ClassifierReward(paths[1], "toxic", desirable=False)(TEXTS), expected + 1, atol=1e-5)
+    with pytest.warns(UserWarning, match="longer than 3 tokens"):
+        short = ClassifierReward(paths[1], "toxic", desirable=False, max_length=3)(TEXTS)
+    assert not np.allclose(short, expected + 1)
 
 
 def test_nothing_is_loaded_before_the_first_call_and_nothing_is_pickled(classifier, local, monkeypatch):
-    for reward in (ClassifierReward(classifier, "toxic", desirable=False), DetoxifyReward(**local)):
+    rewards = (ClassifierReward(classifier, "toxic", desirable=False), DetoxifyReward(**local))
+    assert not fairl_sk.rewards._LOADED
+    for reward in rewards:
         before = pickle.dumps(reward)
         expected = reward(TEXTS)
         after = pickle.dumps(reward)
@@ -416,7 +633,7 @@ def test_nothing_is_loaded_before_the_first_call_and_nothing_is_pickled(classifi
 def test_the_progress_bar_shows_on_demand(classifier, capsys):
     ClassifierReward(classifier, "toxic", desirable=False)(TEXTS)
     assert capsys.readouterr().err == ""
-    ClassifierReward(classifier, "toxic", desirable=False, verbose=True)(TEXTS)
+    apart(ClassifierReward(classifier, "toxic", desirable=False, verbose=True), TEXTS)
     assert f"{len(set(TEXTS))}/{len(set(TEXTS))}" in capsys.readouterr().err
 
 

@@ -513,6 +513,52 @@ def test_a_file_that_may_not_grow_ends_a_write_and_nothing_else(store):
     assert store.read(SETTINGS, text_keys(["17"]))[0].all()
 
 
+LIMITED = """
+import resource
+size = int(open("/proc/self/statm").read().split()[0]) * 4096
+resource.setrlimit(resource.RLIMIT_AS, (size + int(sys.argv[2]), -1))
+store = EmbeddingStore(sys.argv[1])
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits on addresses are those of Linux")
+def test_a_limit_on_addresses_leaves_a_store(store):
+    """As ulimit -v and batch systems set them: then the file is mapped as far as it goes."""
+    texts = fill(store, 20_000, size=384)
+    shown = output_of(
+        start(
+            LIMITED
+            + """
+found, stored = store.read(SETTINGS, text_keys([f"text {i}" for i in range(100)]))
+more = text_keys(map(str, range(10_000)))
+for size in (384, 3000):
+    store.write({**SETTINGS, "size": size}, more[: 384_000 // size], np.ones((384_000 // size, size), np.float32))
+    found = store.read({**SETTINGS, "size": size}, more)[0]
+    print(found.sum(), len(store.list()), store.prune([]))
+""",
+            store.path,
+            400 * 2**20,
+        )
+    )
+    assert shown.split() == ["1000", "2", "0", "128", "3", "0"]
+    assert store.read(SETTINGS, text_keys(texts))[0].all()
+    shown = output_of(
+        start(
+            LIMITED
+            + """
+for call in (store.list, lambda: store.write(SETTINGS, text_keys("ab"), np.ones((2, 384)))):
+    try:
+        call()
+    except StoreError as error:
+        print(error)
+""",
+            store.path,
+            30 * 2**20,
+        )
+    )
+    assert shown.count("The limit on this process's addresses leaves too few for the file: raise it (ulimit -v)") == 2
+
+
 def test_without_lmdb_the_extra_is_named(store, monkeypatch):
     monkeypatch.setitem(sys.modules, "lmdb", None)
     with pytest.raises(ImportError, match=r"needs lmdb: pip install.*fairl-sk\[text\].*store=None"):
