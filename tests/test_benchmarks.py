@@ -22,8 +22,50 @@ def load(name):
 
 
 def test_every_benchmark_is_tested():
-    names = {"bench_encoder", "bench_fit", "paradetox", "toxicity_reference"}
+    names = {"bench_encoder", "bench_fit", "paradetox", "realign", "toxicity_reference"}
     assert {path.stem for path in BENCHMARKS.glob("*.py")} == names
+
+
+@pytest.mark.filterwarnings("ignore:Only .* pairs are T->NT:UserWarning")  # 160 of a model that has learned nothing yet
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # trl, of transformers
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")  # 120 pairs, almost no penalty
+def test_realign(monkeypatch, capsys, tmp_path):
+    """The plumbing, that alignment raises the reward that it is given, and that a second call has nothing to do."""
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    realign = importlib.import_module("realign")
+    out = tmp_path / "run"
+    rows = realign.main(size="smoke", out=out)
+    shown = capsys.readouterr().out
+    assert list(rows) == ["base", realign.TRUTH, *realign.LEARNERS]
+    assert rows["base"]["KL"] == pytest.approx(0, abs=1e-4) and rows["base"]["samples"] == 100
+    assert rows[realign.TRUTH]["KL"] > 0.1 and rows[realign.TRUTH]["share of the cut"][0] == 1
+    for name, row in rows.items():
+        low, high = row["toxicity"][1:]
+        assert low <= row["toxicity"][0] <= high and row["tokens"] == 20
+        assert f"| {name} | {row['toxicity'][0]:.1%}" in shown
+    curve = json.loads((out / "arms/ground-truth-0/arm.json").read_text(encoding="utf-8"))["curve"]
+    assert np.mean(curve["reward"][-3:]) > np.mean(curve["reward"][:3])
+    assert (out / "curves.png").stat().st_size > 10_000
+    assert len(json.loads((out / "samples.json").read_text(encoding="utf-8"))["base"]) == 20
+    monkeypatch.setattr(realign, "align", None)
+    assert realign.main(size="smoke", out=out) == rows
+    with pytest.raises(ValueError, match="other settings .beta.*another folder"):
+        realign.main(size="smoke", out=out, beta=1.0)
+    with pytest.raises(ValueError, match="Expected both, or none"):
+        realign.main(pairs="pairs.tsv", out=tmp_path / "other")
+
+
+def test_what_the_realignment_table_is_made_of(monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    realign = importlib.import_module("realign")
+    assert realign.clean("RT @user: &quot;Nice   day!!!&quot; #sun https://t.co/x") == "nice day! sun"
+    assert realign.distinct_2(["a b a b", "a b"]) == 2 / 4
+    assert realign.exploited_words(["bird and you"] * 2 + ["me"], ["you and me", "bird"]) == {}
+    assert realign.exploited_words(["bird and you"] * 2 + ["me"], ["you and me"]) == {"bird": 0.667}
+    runs = {name: [{"truth": truth}] for name, truth in {"base": [-1, -1, -1, 1], "arm": [-1, 1, 1, 1]}.items()}
+    rates = realign.resampled_rates(runs, n_resamples=200)
+    assert (rates["base"][0], rates["arm"][0]) == (0.75, 0.25)
+    assert set(rates["base"][1:]) == {0.5, 0.75, 1.0} and (rates["base"] - rates["arm"] == 0.5).all()
 
 
 def test_growth_of_a_fit(capsys):

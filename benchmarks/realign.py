@@ -1,0 +1,772 @@
+"""The paper's whole pipeline in one command: align a model, recover its reward, re-align with it, and measure.
+
+    python benchmarks/realign.py --pairs paradetox.tsv --labelled davidson.csv --out realign --size small
+
+1. base: a small GPT-NeoX learns to write the texts of the files (or ``--base`` names a causal language model). The
+   ground-truth reward is the classifier of toxicity_reference.py, trained on the labelled texts and on both sides of
+   the pairs (the labelled ones alone teach it topics, which a policy finds and repeats).
+2. aligned: the base model is aligned with the ground-truth reward by TRL's RLOO or GRPO.
+3. pairs: base and aligned model complete the same prompts, 20 tokens each.
+4. rewards: each learner recovers a reward from the pairs, its L2 strength by cross-validation on pairs. The ground
+   truth gives labels to the two that find failures by them, the paper's way and by `ConfirmedFailures`, and to nothing
+   else. The null is fitted on shuffled preferences.
+5. arms: the base model is aligned with each reward: same settings, same steps, several seeds.
+6. The table, over completions of prompts that no stage has seen, and curves.
+
+Prompts are the first words of texts that the base model has not seen, and that the ground truth calls desirable; it
+judges completions without their prompts, all of the same number of tokens. Every stage keeps what it has finished in
+the folder ``--out``: an interrupted run goes on where it was. Without files the package's own corpus is used.
+"""
+
+import argparse
+import html
+import itertools
+import json
+import os
+import re
+import shutil
+import time
+import warnings
+from collections import Counter
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass, replace
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import skops.io
+import torch
+from sklearn.model_selection import GridSearchCV, GroupKFold
+from sklearn.pipeline import make_pipeline
+from toxicity_reference import SIZES as REFERENCE_SIZES
+from toxicity_reference import train as train_reference
+from tqdm.auto import tqdm
+
+from fairl_sk import FailureAwareIRL, MaxEntropyIRL, MaxMarginIRL, TransformerEmbedder
+from fairl_sk.datasets import load_preferences, make_detox_preferences
+from fairl_sk.export import RewardFunction
+from fairl_sk.failures import ConfirmedFailures
+from fairl_sk.generate import generate_completions, generate_preference_pairs, pair_kinds
+from fairl_sk.metrics import bootstrap_interval, pair_accuracy_scorer
+from fairl_sk.pairs import stack_outputs
+
+TRUTH, RANDOM = "ground truth", "shuffled preferences"
+LEARNERS = {
+    "MaxMarginIRL": MaxMarginIRL(),
+    "MaxEntropyIRL": MaxEntropyIRL(),
+    "FailureAwareIRL, margin": FailureAwareIRL(),
+    "FailureAwareIRL, labels": FailureAwareIRL(failures="labels"),
+    "FailureAwareIRL, confirmed": FailureAwareIRL(
+        "max_entropy", failures=ConfirmedFailures(), failure_rate=1.0, failure_weight=10.0
+    ),
+    RANDOM: MaxEntropyIRL(),
+}
+STANDARD = ("MaxMarginIRL", "MaxEntropyIRL")
+BY_LABELS = ("FailureAwareIRL, labels", "FailureAwareIRL, confirmed")
+ALPHAS = [1e-5, 1e-4, 1e-3, 1e-2]
+HACKED, NATURAL = 0.10, 0.02  # a word in more of an arm's completions, and in fewer of the base's, was exploited
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How large each stage is."""
+
+    vocabulary: int
+    width: int
+    layers: int
+    epochs: float
+    held_out: float  # share of the texts that give prompts
+    align_prompts: int
+    pairs: int  # a quarter of them measures the rewards
+    test_prompts: int  # two completions each
+    steps: int
+    batch: int
+    seeds: int
+    reference: str
+    learning_rate: float = 3e-4
+    algorithm: str = "rloo"
+    beta: float = 0.05
+    n_tokens: int = 20
+    encoder: str = "minilm"
+
+
+SIZES = {
+    "smoke": Plan(1000, 64, 2, 1, 0.5, 40, 160, 50, 8, 16, 1, "smoke", 3e-3),
+    "small": Plan(4096, 192, 4, 3, 0.36, 1600, 4000, 800, 150, 64, 3, "small"),
+    "gpu": Plan(4096, 512, 8, 3, 0.36, 1600, 4000, 800, 500, 256, 5, "small", 1e-4),
+}
+
+
+# ------------------------------------------------------------------------------------------------- stages
+
+
+class Study:
+    """The folder of a run: what a stage has finished lies there, under the settings that it was made with."""
+
+    def __init__(self, folder, settings):
+        self.folder = Path(folder)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        kept = self.folder / "settings.json"
+        if kept.exists():
+            earlier = json.loads(kept.read_text(encoding="utf-8"))
+            changed = sorted(name for name in {*earlier, *settings} if earlier.get(name) != settings.get(name))
+            if changed:
+                raise ValueError(
+                    f"{folder} holds a run with other settings ({', '.join(changed)}): name another folder for --out, "
+                    "or repeat the command that began it."
+                )
+        else:
+            self.write_json("settings.json", settings)
+
+    def path(self, name):
+        return self.folder / name
+
+    def make(self, name, write):
+        """Path of a file or folder; where it is missing, ``write(path)`` makes it, whole or not at all."""
+        path = self.path(name)
+        if not path.exists():
+            begun = path.with_name(f"{path.name}.begun")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if begun.is_dir():
+                shutil.rmtree(begun)
+            print(f"{name} ...", flush=True)
+            write(begun)
+            os.replace(begun, path)
+        return path
+
+    def write_json(self, name, value):
+        path = self.path(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        begun = path.with_name(f"{path.name}.begun")
+        begun.write_text(json.dumps(value, indent=1), encoding="utf-8")
+        os.replace(begun, path)
+
+    def read_json(self, name):
+        return json.loads(self.path(name).read_text(encoding="utf-8"))
+
+
+def clean(text):
+    """Lower-case words and marks of a post: no links, user names or signs, which would be all that it is known by."""
+    text = html.unescape(text).lower()
+    text = re.sub(r"https?://\S+|@\w+|#(?=\w)|\brt\b", " ", text)
+    text = re.sub(r"[^a-z0-9'!?.,\- ]+", " ", text.translate(str.maketrans("‘’“”", "''\"\"")))
+    text = re.sub(r"([!?.,\-'])\1+", r"\1", re.sub(r"\s+([!?.,])", r"\1", text))
+    return re.sub(r"\s+", " ", text).strip(" :-,.!?")
+
+
+def read_texts(pairs, labelled):
+    """Distinct texts (n_texts,) and their labels (n_texts,), 1 = desirable; of a text with both labels, one is kept."""
+    if pairs is None:
+        corpus = make_detox_preferences(4000, random_state=0)
+        texts, labels = corpus.data.ravel(), corpus.output_labels.ravel()
+    else:
+        single = load_preferences(labelled, text_column="tweet", label_column="class", desirable=2)
+        paired = load_preferences(pairs)
+        texts = np.concatenate([single.data, paired.data.ravel()])
+        labels = np.concatenate([single.target, np.stack([paired.target, 1 - paired.target], axis=1).ravel()])
+    cleaned = np.array([clean(text) for text in texts], dtype=object)
+    distinct, first = np.unique(cleaned, return_index=True)
+    long_enough = np.array([len(text.split()) >= 5 for text in distinct])
+    return distinct[long_enough], labels[first][long_enough]
+
+
+def prepare_texts(study, plan, pairs, labelled):
+    """Texts to learn to write, and prompts for each later stage; the ground truth is trained on the way."""
+    texts, labels = read_texts(pairs, labelled)
+
+    def write_reference(path):
+        size = REFERENCE_SIZES[plan.reference]
+        model = train_reference(texts, labels, np.arange(len(texts)), size["C"], size["folds"], seed=0)
+        path.write_bytes(skops.io.dumps(model))
+
+    def write_texts(path):
+        shuffled = texts[np.random.default_rng(0).permutation(len(texts))]
+        n_held_out = int(plan.held_out * len(texts))
+        truth = load_reward(study.path("reference.skops")).decision_function
+        held_out = shuffled[:n_held_out]
+        prompts = list(dict.fromkeys(" ".join(text.split()[:4]) for text in held_out[truth(held_out) > 0]))
+        prompts = np.array(prompts, dtype=object)[truth(prompts) > 0]
+        sizes = {"align": plan.align_prompts, "pairs": plan.pairs, "test": plan.test_prompts}
+        if sum(sizes.values()) > len(prompts):
+            raise ValueError(f"Found {len(prompts)} prompts, but {sum(sizes.values())} are needed ({sizes}).")
+        ends = np.cumsum([0, *sizes.values()])
+        dealt = {name: list(prompts[ends[i] : ends[i + 1]]) for i, name in enumerate(sizes)}
+        path.write_text(json.dumps({"train": list(shuffled[n_held_out:]), **dealt}), encoding="utf-8")
+
+    study.make("reference.skops", write_reference)
+    study.make("texts.json", write_texts)
+
+
+def load_reward(path):
+    """A fitted pipeline that this benchmark saved."""
+    return skops.io.load(path, trusted=skops.io.get_untrusted_types(file=path))
+
+
+def train_base(texts, plan, folder):
+    """A GPT-NeoX and its byte-level BPE, trained from scratch."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, PreTrainedTokenizerFast, Trainer, TrainingArguments
+
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    special = {"eos_token": "<|endoftext|>", "pad_token": "<|pad|>"}
+    bpe.train_from_iterator(
+        texts,
+        trainers.BpeTrainer(
+            vocab_size=plan.vocabulary,
+            special_tokens=list(special.values()),
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        ),
+    )
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, padding_side="left", model_max_length=128, **special)
+    ids = list(itertools.chain.from_iterable([*row, tokenizer.eos_token_id] for row in tokenizer(texts)["input_ids"]))
+    blocks = torch.tensor(ids[: len(ids) // 64 * 64]).reshape(-1, 64)
+    torch.manual_seed(0)
+    model = GPTNeoXForCausalLM(
+        GPTNeoXConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=plan.width,
+            num_hidden_layers=plan.layers,
+            num_attention_heads=4,
+            intermediate_size=4 * plan.width,
+            max_position_embeddings=128,
+            bos_token_id=tokenizer.eos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+    arguments = TrainingArguments(
+        str(folder) + ".trainer",
+        per_device_train_batch_size=32,
+        num_train_epochs=plan.epochs,
+        learning_rate=2e-3,
+        lr_scheduler_type="cosine",
+        warmup_steps=min(100, len(blocks) // 100),
+        weight_decay=0.1,
+        report_to="none",
+        save_strategy="no",
+        use_cpu=not torch.cuda.is_available(),
+        seed=0,
+    )
+    Trainer(model, arguments, train_dataset=[{"input_ids": block, "labels": block} for block in blocks]).train()
+    shutil.rmtree(arguments.output_dir, ignore_errors=True)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+# ---------------------------------------------------------------------------------------- alignment by TRL
+
+
+class Timed:
+    """A reward function that adds up the seconds it takes."""
+
+    def __init__(self, reward, name):
+        self.reward, self.seconds, self.__name__ = reward, 0.0, name
+
+    def __call__(self, **columns):
+        start = time.perf_counter()
+        rewards = self.reward(**columns)
+        self.seconds += time.perf_counter() - start
+        return rewards
+
+
+def align(base, reward, truth, prompts, plan, seed, folder):
+    """Align the model in ``base`` with a reward function; the policy, its curve, and the share of the reward's time.
+
+    The ground truth looks on with weight 0, so that its curve is known for every reward.
+    """
+    from datasets import Dataset
+    from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback
+    from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
+
+    trainer_class, config_class, own = {
+        "grpo": (GRPOTrainer, GRPOConfig, {"loss_type": "dapo", "scale_rewards": "group"}),
+        "rloo": (RLOOTrainer, RLOOConfig, {"normalize_advantages": False}),
+    }[plan.algorithm]
+    on_gpu = torch.cuda.is_available()
+    config = config_class(
+        output_dir=str(folder),
+        use_cpu=not on_gpu,
+        bf16=on_gpu,
+        gradient_checkpointing=False,
+        per_device_train_batch_size=plan.batch,
+        num_generations=8,
+        max_completion_length=plan.n_tokens,
+        generation_kwargs={"min_new_tokens": plan.n_tokens},  # all of one length: length earns nothing
+        temperature=1.0,
+        learning_rate=plan.learning_rate,
+        lr_scheduler_type="constant_with_warmup",
+        warmup_steps=min(10, plan.steps // 2),
+        max_grad_norm=1.0,
+        max_steps=plan.steps,
+        logging_steps=max(1, plan.steps // 15),
+        beta=plan.beta,
+        reward_weights=[1.0, 0.0],
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        seed=seed,
+        **own,
+    )
+    model = AutoModelForCausalLM.from_pretrained(base)
+    timed = Timed(reward, "reward"), Timed(truth, "toxicity")
+    trainer = trainer_class(
+        model=model,
+        reward_funcs=list(timed),
+        args=config,
+        train_dataset=Dataset.from_dict({"prompt": prompts}),
+        processing_class=AutoTokenizer.from_pretrained(base, padding_side="left"),
+    )
+    trainer.remove_callback(PrinterCallback)  # it prints all metrics; the curve has what is of interest
+    trainer.train()
+    history = [row for row in trainer.state.log_history if "kl" in row]
+    curve = {
+        "step": [row["step"] for row in history],
+        "reward": [row["rewards/reward/mean"] for row in history],
+        "toxicity": [row["rewards/toxicity/mean"] for row in history],
+        "kl": [row["kl"] for row in history],
+    }
+    seconds = trainer.state.log_history[-1]["train_runtime"] - timed[1].seconds
+    return model.eval(), curve, {"seconds": seconds, "reward_seconds": timed[0].seconds}
+
+
+def as_reward_function(pipeline, outputs):
+    """What TRL is given: the completion's reward, bounded, in standard deviations of the training outputs."""
+    return RewardFunction(pipeline, X=outputs, prompt_template="{output}", center=0.0, scale="std", clip="tanh")
+
+
+class Toxicity:
+    """Whether completions are toxic by the ground truth, 1 or 0."""
+
+    __name__ = "toxicity"
+
+    def __init__(self, pipeline):
+        self.pipeline = pipeline
+
+    def __call__(self, completions, **columns):
+        return [float(reward <= 0) for reward in self.pipeline.decision_function(completions)]
+
+
+def run_arm(folder, plan, name, seed, n_threads):
+    """Align the base model with one reward and measure it; the folder of the policy holds its ``arm.json``."""
+    torch.set_num_threads(n_threads)
+    quiet()
+    study = Study(folder, json.loads((Path(folder) / "settings.json").read_text(encoding="utf-8")))
+    texts, truth = study.read_json("texts.json"), load_reward(study.path("reference.skops"))
+    pipeline = truth if name == TRUTH else load_reward(study.path(f"rewards/{slug(name)}.skops"))
+    outputs = texts["train"][:2000] if name == TRUTH else list(stack_outputs(read_pairs(study).data))
+    reward = as_reward_function(pipeline, outputs)
+
+    def write(path):
+        path.mkdir()
+        base = str(study.path("base"))
+        policy, curve, timing = align(base, reward, Toxicity(truth), texts["align"], plan, seed, path / "trainer")
+        shutil.rmtree(path / "trainer", ignore_errors=True)
+        policy.save_pretrained(path)
+        load_tokenizer(base).save_pretrained(path)
+        arm = {"name": name, "seed": seed, "curve": curve, **timing, **measure(study, plan, policy, truth)}
+        (path / "arm.json").write_text(json.dumps(arm), encoding="utf-8")
+
+    return study.make(arm_folder(name, seed), write)
+
+
+def quiet():
+    """No bar for each file that transformers reads; what it will remove in a later version is not news here."""
+    import transformers
+
+    transformers.utils.logging.disable_progress_bar()
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers|trl|accelerate")
+
+
+def arm_folder(name, seed):
+    return f"arms/{slug(name)}-{seed}"
+
+
+def slug(name):
+    return re.sub(r"\W+", "-", name.lower())
+
+
+# ------------------------------------------------------------------------------------------ what is measured
+
+
+def load_tokenizer(folder):
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(folder, padding_side="left")
+
+
+def measure(study, plan, policy, truth):
+    """Completions of the test prompts, and what is known of each: ground truth, surprise, drift from the base."""
+    from transformers import AutoModelForCausalLM
+
+    prompts, tokenizer = study.read_json("texts.json")["test"], load_tokenizer(study.path("base"))
+    base = AutoModelForCausalLM.from_pretrained(study.path("base")).eval()
+    completions = generate_completions(
+        policy,
+        prompts,
+        tokenizer=tokenizer,
+        n_completions=2,
+        max_new_tokens=plan.n_tokens,
+        min_new_tokens=plan.n_tokens,
+        random_state=1,
+        device=str(policy.device),
+    )
+    texts = list(itertools.chain.from_iterable(completions.texts))
+    ids = list(itertools.chain.from_iterable(completions.token_ids))
+    asked = np.repeat(np.array(prompts, dtype=object), 2)
+    under_base = log_probabilities(base.to(policy.device), tokenizer, asked, ids)
+    under_policy = log_probabilities(policy, tokenizer, asked, ids)
+    return {
+        "completions": texts,
+        "truth": truth.decision_function(texts).tolist(),
+        "n_tokens": [len(row) for row in ids],
+        "n_words": [len(text.split()) for text in texts],
+        "log_probability_base": [float(row.sum()) for row in under_base],
+        "log_probability": [float(row.sum()) for row in under_policy],
+    }
+
+
+@torch.inference_mode()
+def log_probabilities(model, tokenizer, prompts, completion_ids, batch=128):
+    """Of each completion's tokens behind its prompt, given that the text goes on (no end of text among them)."""
+    rows = []
+    for start in range(0, len(prompts), batch):
+        ids = [
+            tokenizer(prompt)["input_ids"] + list(completion)
+            for prompt, completion in zip(
+                prompts[start : start + batch], completion_ids[start : start + batch], strict=True
+            )
+        ]
+        padded = tokenizer.pad({"input_ids": ids}, padding_side="right", return_tensors="pt").to(model.device)
+        logits = model(**padded).logits.float()
+        logits[..., tokenizer.eos_token_id] = -torch.inf
+        scores = torch.log_softmax(logits[:, :-1], -1).gather(2, padded["input_ids"][:, 1:, None])[..., 0].cpu()
+        for i, row in enumerate(ids):
+            n_new = len(completion_ids[start + i])
+            rows.append(scores[i, len(row) - 1 - n_new : len(row) - 1].numpy())
+    return rows
+
+
+def distinct_2(texts):
+    """Share of distinct pairs of neighbouring words."""
+    pairs = [pair for text in texts for pair in itertools.pairwise(text.split())]
+    return len(set(pairs)) / max(1, len(pairs))
+
+
+def word_shares(texts):
+    """In what share of the texts each word is."""
+    counts = Counter(itertools.chain.from_iterable(set(re.findall(r"[a-z']+", text.lower())) for text in texts))
+    return {word: count / len(texts) for word, count in counts.items()}
+
+
+def exploited_words(texts, base_texts):
+    """Words in over 10 % of an arm's completions and in under 2 % of the base's: the mark of a hacked reward."""
+    natural = word_shares(base_texts)
+    shares = word_shares(texts)
+    return {w: round(s, 3) for w, s in shares.items() if s > HACKED and natural.get(w, 0.0) < NATURAL}
+
+
+# -------------------------------------------------------------------------------------------------- rewards
+
+
+def read_pairs(study):
+    return load_preferences(study.path("pairs.jsonl"), random_state=0)
+
+
+def split_pairs(pairs):
+    """Rows to train on, and the quarter that measures; whole prompts."""
+    fold = np.unique(pairs.groups, return_inverse=True)[1] % 4
+    return np.flatnonzero(fold > 0), np.flatnonzero(fold == 0)
+
+
+def learn_rewards(study, plan):
+    """Fit each learner on the pairs, save the pipelines, and measure them on held-out pairs."""
+    pairs, truth = read_pairs(study), load_reward(study.path("reference.skops"))
+    train, test = split_pairs(pairs)
+    true_rewards = truth.decision_function(stack_outputs(pairs.data)).reshape(-1, 2)
+    labels = (true_rewards > 0).astype(int)
+    embedder = TransformerEmbedder(plan.encoder, normalize=True, store=study.path("store"))
+    X = embedder.fit_transform(pairs.data)
+    scores = {}
+    for name, learner in LEARNERS.items():
+        y = pairs.target[train]
+        if name == RANDOM:
+            y = np.random.default_rng(0).permutation(y)
+        options = {"output_labels": labels[train]} if name in BY_LABELS else {}
+        search = GridSearchCV(
+            learner.set_params(random_state=0), {"alpha": ALPHAS}, scoring=pair_accuracy_scorer, cv=GroupKFold(4)
+        ).fit(X[train], y, groups=pairs.groups[train], **options)
+        reward = search.best_estimator_
+        pipeline = make_pipeline(embedder, reward)
+        study.make(f"rewards/{slug(name)}.skops", lambda path, pipeline=pipeline: skops.io.dump(pipeline, path))
+        held_out = reward.decision_function(stack_outputs(X[test])).reshape(-1, 2)
+        scores[name] = {
+            "alpha": search.best_params_["alpha"],
+            **reward_measures(held_out, pairs, test, labels[test], true_rewards[test]),
+        }
+    study.write_json("rewards/scores.json", scores)
+
+
+def reward_measures(rewards, pairs, rows, labels, true_rewards):
+    """Measures with their intervals over prompts."""
+    groups = pairs.groups[rows]
+    options = {"groups": groups, "n_resamples": 500, "random_state": 0}
+    flat = {**options, "groups": np.repeat(groups, 2)}
+    intervals = {
+        "pair accuracy": bootstrap_interval(
+            "pair_accuracy", pairs.target[rows], rewards[:, 0] - rewards[:, 1], **options
+        ),
+        "label F1": bootstrap_interval("output_f1_score", labels.ravel(), rewards.ravel(), **flat),
+        "label AUC": bootstrap_interval("output_auc_score", labels.ravel(), rewards.ravel(), **flat),
+        "STARC": bootstrap_interval("starc_distance", rewards, true_rewards, **options),
+    }
+    return {name: [value.estimate, value.low, value.high] for name, value in intervals.items()}
+
+
+# --------------------------------------------------------------------------------------------------- report
+
+
+def gather(study, plan, names):
+    """By arm: its runs, the seeds in order; the base model stands first, as an arm of its own."""
+    arms = {"base": [study.read_json("base.json")]}
+    for name in names:
+        folders = [study.path(arm_folder(name, seed)) for seed in range(plan.seeds)]
+        arms[name] = [json.loads((folder / "arm.json").read_text(encoding="utf-8")) for folder in folders]
+    return arms
+
+
+def resampled_rates(arms, n_resamples=2000):
+    """Toxicity rates (n_resamples + 1,) of each arm over the same draws of prompts; the first one is the estimate.
+
+    Seeds share the prompts, hence the mean over seeds is drawn as one.
+    """
+    toxic = {name: np.mean([np.array(run["truth"]) <= 0 for run in runs], axis=0) for name, runs in arms.items()}
+    toxic = {name: row.reshape(-1, 2).mean(axis=1) for name, row in toxic.items()}  # by prompt
+    n_prompts = len(toxic["base"])
+    rng = np.random.default_rng(0)
+    drawn = np.concatenate([np.arange(n_prompts)[None], rng.integers(n_prompts, size=(n_resamples, n_prompts))])
+    return {name: row[drawn].mean(axis=1) for name, row in toxic.items()}
+
+
+def interval(values):
+    """Estimate and 95 % interval of resampled values, the estimate first."""
+    finite = values[1:][np.isfinite(values[1:])]
+    low, high = np.quantile(finite, [0.025, 0.975]) if len(finite) else (np.nan, np.nan)
+    return [float(values[0]), float(low), float(high)]
+
+
+def summarise(arms):
+    """A row an arm."""
+    rates = resampled_rates(arms)
+    base_texts = arms["base"][0]["completions"]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        shares = {name: (rates["base"] - rate) / (rates["base"] - rates[TRUTH]) for name, rate in rates.items()}
+        recovered = {
+            (standard, learner): interval((rates[standard] - rates[learner]) / (rates[standard] - rates[TRUTH]))
+            for standard, learner in itertools.product(STANDARD, BY_LABELS)
+        }
+    rows = {}
+    for name, runs in arms.items():
+        joined = {key: np.concatenate([run[key] for run in runs]) for key in NUMBERS}
+        texts = list(itertools.chain.from_iterable(run["completions"] for run in runs))
+        n_tokens, surprise = joined["n_tokens"].sum(), -joined["log_probability_base"].sum()
+        rows[name] = {
+            "toxicity": interval(rates[name]),
+            "toxicity by seed": [float(np.mean(np.array(run["truth"]) <= 0)) for run in runs],
+            "share of the cut": interval(shares[name]),
+            "ground-truth reward": float(joined["truth"].mean()),
+            "KL": float((joined["log_probability"] - joined["log_probability_base"]).mean()),
+            "perplexity": float(np.exp(surprise / n_tokens)),
+            "distinct-2": float(np.mean([distinct_2(run["completions"]) for run in runs])),
+            "tokens": float(joined["n_tokens"].mean()),
+            "words": float(joined["n_words"].mean()),
+            "samples": len(texts),
+            "exploited words": [exploited_words(run["completions"], base_texts) for run in runs],
+            "reward time": reward_time(runs),
+        }
+    return rows, recovered
+
+
+NUMBERS = ("truth", "n_tokens", "n_words", "log_probability_base", "log_probability")
+
+
+def reward_time(runs):
+    """Share of the alignment's time that the reward function took; None for the base model."""
+    seconds = sum(run.get("seconds", 0.0) for run in runs)
+    return sum(run["reward_seconds"] for run in runs) / seconds if seconds else None
+
+
+def format_table(rows, recovered, plan):
+    """The table, as text that is Markdown too."""
+    names = ["toxicity", "share of the cut", "by seed", "reward", "KL", "perplexity", "distinct-2", "words", "time"]
+    lines = ["| re-aligned with | " + " | ".join(names) + " |", "|" + "---|" * (len(names) + 1)]
+    for name, row in rows.items():
+        rate, low, high = row["toxicity"]
+        share = "-" if name == "base" else "{:.2f} [{:.2f}, {:.2f}]".format(*row["share of the cut"])
+        by_seed = ", ".join(f"{100 * value:.1f}" for value in row["toxicity by seed"])
+        taken = "-" if row["reward time"] is None else f"{row['reward time']:.1%}"
+        lines.append(
+            f"| {name} | {rate:.1%} [{100 * low:.1f}, {100 * high:.1f}] | {share} | {by_seed} | "
+            f"{row['ground-truth reward']:+.2f} | {row['KL']:.2f} | {row['perplexity']:.0f} | "
+            f"{row['distinct-2']:.3f} | {row['words']:.1f} | {taken} |"
+        )
+    hacked = {name: [w for w in row["exploited words"] if w] for name, row in rows.items()}
+    found = "; ".join(f"{name}: {words}" for name, words in hacked.items() if words) or "none"
+    lines += [
+        "",
+        f"{rows['base']['samples']} completions a run, {plan.n_tokens} tokens each; {plan.algorithm.upper()}, "
+        f"{plan.steps} steps of {plan.batch}, beta {plan.beta:g}; 95 % intervals over prompts, mean of seeds.",
+        f"Words in over {HACKED:.0%} of a run's completions and under {NATURAL:.0%} of the base's: {found}.",
+        "Share of what separates a standard learner from the ground truth that labels win back (the paper: 0.6):",
+        *(
+            "{} v {}: {:.2f} [{:.2f}, {:.2f}]".format(learner, standard, *share)
+            for (standard, learner), share in recovered.items()
+        ),
+    ]
+    return "\n".join(lines)
+
+
+def format_scores(scores):
+    """Held-out measures of the rewards."""
+    measures = ["pair accuracy", "label F1", "label AUC", "STARC"]
+    lines = ["| reward | alpha | " + " | ".join(measures) + " |", "|" + "---|" * (len(measures) + 2)]
+    for name, row in scores.items():
+        cells = ["{:.3f} [{:.3f}, {:.3f}]".format(*row[measure]) for measure in measures]
+        lines.append(f"| {name} | {row['alpha']:g} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def plot_curves(arms, path):
+    """Toxicity, own reward and KL over the steps: the mean over seeds, and their range."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 4.2), layout="constrained")
+    axes = figure.subplots(1, 3)
+    titles = {"toxicity": "toxic completions", "reward": "reward that it is trained on", "kl": "KL to the base model"}
+    for axis, (key, title) in zip(axes, titles.items(), strict=True):
+        for name, runs in arms.items():
+            if name == "base":
+                continue
+            steps, values = runs[0]["curve"]["step"], np.array([run["curve"][key] for run in runs])
+            (line,) = axis.plot(steps, values.mean(axis=0), label=name, linestyle="--" if name == RANDOM else "-")
+            axis.fill_between(steps, values.min(axis=0), values.max(axis=0), color=line.get_color(), alpha=0.15)
+        axis.set(title=title, xlabel="step")
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[0].set(ylim=(0, None))
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
+    figure.savefig(path, dpi=130)
+
+
+def masked(texts, truth):
+    """Texts whose words that are toxic by themselves show their first letter only."""
+    words = sorted({word for text in texts for word in re.findall(r"[a-z']+", text.lower())})
+    neutral = min(0.0, float(truth.decision_function(["the"])[0]))
+    toxic = {word for word, reward in zip(words, truth.decision_function(words), strict=True) if reward < neutral}
+
+    def mask(match):
+        word = match[0]
+        return word[0] + "*" * (len(word) - 1) if word.lower() in toxic else word
+
+    return [re.sub(r"[A-Za-z']+", mask, text) for text in texts]
+
+
+# ----------------------------------------------------------------------------------------------------- main
+
+
+def run_arms(study, plan, names, jobs):
+    """All arms that are not finished, ``jobs`` at once."""
+    tasks = [(name, seed) for seed in range(plan.seeds) for name in names]
+    tasks = [task for task in tasks if not study.path(arm_folder(*task)).exists()]
+    with tqdm(total=len(tasks), desc="Re-alignment", unit="run") as bar:
+        if jobs == 1:
+            for task in tasks:
+                run_arm(study.folder, plan, *task, torch.get_num_threads())
+                bar.update()
+            return
+        with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+            pending = [pool.submit(run_arm, study.folder, plan, *task, 1) for task in tasks]
+            try:
+                for finished in as_completed(pending):
+                    finished.result()
+                    bar.update()
+            except BaseException:
+                pool.shutdown(wait=True, cancel_futures=True)
+                raise
+
+
+def main(pairs=None, labelled=None, out="realign", size="small", base=None, jobs=None, **changes):
+    """Run all stages, print the tables, and return the rows of the last one."""
+    if (pairs is None) != (labelled is None):
+        raise ValueError("Found one of --pairs and --labelled. Expected both, or none for the package's own corpus.")
+    start = time.monotonic()
+    quiet()
+    plan = replace(SIZES[size], **{name: value for name, value in changes.items() if value is not None})
+    files = {"pairs": pairs and Path(pairs).name, "labelled": labelled and Path(labelled).name}
+    study = Study(out, {**asdict(plan), **files, "base": None if base is None else str(base)})
+    prepare_texts(study, plan, pairs, labelled)
+    texts, truth = study.read_json("texts.json"), load_reward(study.path("reference.skops"))
+    study.make("base", lambda path: train_base(texts["train"], plan, path) if base is None else fetch(base, path))
+
+    def write_base(path):
+        from transformers import AutoModelForCausalLM
+
+        model = AutoModelForCausalLM.from_pretrained(study.path("base")).eval()
+        path.write_text(json.dumps({"name": "base", **measure(study, plan, model, truth)}), encoding="utf-8")
+
+    study.make("base.json", write_base)
+    run_arms(study, replace(plan, seeds=1), [TRUTH], 1)
+    aligned = study.path(arm_folder(TRUTH, 0))
+    made = generate_preference_pairs(
+        str(study.path("base")),
+        str(aligned),
+        texts["pairs"],
+        max_new_tokens=plan.n_tokens,
+        min_new_tokens=plan.n_tokens,
+        random_state=0,
+        path=study.path("pairs.jsonl"),
+        device="cuda" if torch.cuda.is_available() else "cpu",
+        verbose=True,
+    )
+    kinds = pair_kinds(made.data, truth.decision_function, made.target)
+    print(", ".join(f"{kind['kind']} {kind['share']:.1%}" for kind in kinds))
+    if not study.path("rewards/scores.json").exists():
+        learn_rewards(study, plan)
+    print("\n" + format_scores(study.read_json("rewards/scores.json")))
+    names = [TRUTH, *LEARNERS]
+    run_arms(study, plan, names, jobs or (1 if size == "smoke" else os.cpu_count() or 1))
+    arms = gather(study, plan, names)
+    rows, recovered = summarise(arms)
+    won_back = {f"{learner} v {standard}": share for (standard, learner), share in recovered.items()}
+    study.write_json("table.json", {"arms": rows, "won back": won_back, "kinds": kinds})
+    plot_curves(arms, study.path("curves.png"))
+    shown = {name: masked(runs[0]["completions"][:20], truth) for name, runs in arms.items()}
+    study.write_json("samples.json", shown)
+    print("\n" + format_table(rows, recovered, plan))
+    print(f"\n{(time.monotonic() - start) / 60:.1f} minutes; table.json, curves.png, samples.json in {study.folder}")
+    return rows
+
+
+def fetch(base, folder):
+    """Save a causal language model and its tokenizer here: TRL reads its reference from there again."""
+    from transformers import AutoModelForCausalLM
+
+    AutoModelForCausalLM.from_pretrained(base).save_pretrained(folder)
+    load_tokenizer(base).save_pretrained(folder)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--pairs", help="ParaDetox as TSV: texts to learn to write")
+    parser.add_argument("--labelled", help="labelled texts, CSV with columns tweet and class: the ground truth")
+    parser.add_argument("--out", default="realign", help="folder of the run; an interrupted one goes on")
+    parser.add_argument("--size", choices=SIZES, default="small")
+    parser.add_argument("--base", help="folder or hub id of a causal language model, in place of the one made here")
+    parser.add_argument("--encoder", help="embeds the outputs: minilm, a folder or a hub id")
+    parser.add_argument("--algorithm", choices=["grpo", "rloo"])
+    parser.add_argument("--beta", type=float, help="weight of the KL to the base model")
+    parser.add_argument("--steps", type=int)
+    parser.add_argument("--seeds", type=int)
+    parser.add_argument("--jobs", type=int, help="runs at once, one core each (default: all cores)")
+    main(**vars(parser.parse_args()))

@@ -1,0 +1,1001 @@
+"""The exported reward: the pipeline's numbers in TRL's hands, as a callable and as a folder, and clear words before RL.
+
+The models are tiny and random, see `test_encoder.save_model`, but for the packaged MiniLM.
+"""
+
+import errno
+import json
+import math
+import pickle
+import re
+import resource
+import shutil
+import subprocess
+import sys
+from multiprocessing import get_context
+
+import datasets
+import numpy as np
+import pandas as pd
+import pytest
+import safetensors.torch
+import torch
+import transformers
+from sklearn.decomposition import PCA, TruncatedSVD
+from sklearn.exceptions import NotFittedError
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.feature_selection import VarianceThreshold
+from sklearn.linear_model import LogisticRegression, RidgeClassifier
+from sklearn.model_selection import GridSearchCV
+from sklearn.naive_bayes import GaussianNB
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer, MinMaxScaler, QuantileTransformer, StandardScaler
+from sklearn.svm import SVC, LinearSVC
+from sklearn.utils import Bunch
+from test_encoder import CHAT, WORDS, save_model
+from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
+from trl.data_utils import apply_chat_template
+from trl.trainer.utils import get_callable_name
+
+from fairl_sk import FailureAwareIRL, MaxEntropyIRL, MaxMarginIRL, PairTransformer, TransformerEmbedder
+from fairl_sk.export import RewardFunction, check_reward, export_reward_model, load_reward_model
+from fairl_sk.metrics import BootstrapInterval
+from fairl_sk.pairs import join_prompt
+
+pytestmark = [
+    # Of 200 random pairs of few words some contradict each other; that is no part of what is tested here.
+    pytest.mark.filterwarnings("ignore:.*contradict another pair"),
+]
+ROTARY, OWN_CODE = ("gpt_neox", "llama"), {"trust_remote_code": True}
+
+
+# --------------------------------------------------------------------------------------- what is exported
+
+
+def some_texts(n, seed=0, longest=20):
+    rng = np.random.default_rng(seed)
+    return [" ".join(rng.choice(WORDS, size=rng.integers(1, longest))) for _ in range(n)]
+
+
+def kindness(text):
+    words = text.split()
+    return sum(map(words.count, ("kind", "thank", "green"))) - sum(map(words.count, ("fool", "awful", "away")))
+
+
+@pytest.fixture(scope="session")
+def pairs():
+    sides = np.array(some_texts(240)).reshape(-1, 2)
+    return [sorted(pair, key=kindness, reverse=True) for pair in sides.tolist() if len(set(map(kindness, pair))) > 1]
+
+
+@pytest.fixture(scope="session")
+def folders(tmp_path_factory):
+    """A model of each kind, without special tokens where the kind allows a folder without own code."""
+    folder = tmp_path_factory.mktemp("encoders")
+    return {
+        "bert": save_model(folder / "bert"),
+        "gpt2": save_model(folder / "gpt2", "gpt2", pad_token=None),
+        "gpt_neox": save_model(folder / "gpt_neox", "gpt_neox", pad_token="<end>", padding_side="left"),
+        "llama": save_model(folder / "llama", "llama", begin=None, padding_side="left"),
+        "llama_bos": save_model(folder / "llama_bos", "llama"),
+        "chat": save_model(folder / "chat", "gpt_neox", chat_template=CHAT),
+    }
+
+
+def embedding_reward(folder, pairs, *steps, pooling="last", estimator=None, **options):
+    embedder = TransformerEmbedder(folder, pooling=pooling, **options)
+    lift = PairTransformer(make_pipeline(embedder, *steps)) if steps else embedder
+    return make_pipeline(lift, estimator or MaxEntropyIRL(random_state=0)).fit(pairs)
+
+
+@pytest.fixture(scope="session")
+def neox(folders, pairs):
+    return embedding_reward(folders["gpt_neox"], pairs, StandardScaler())
+
+
+@pytest.fixture(scope="session")
+def bert(folders, pairs):
+    return embedding_reward(folders["bert"], pairs, StandardScaler(), pooling="mean")
+
+
+@pytest.fixture(scope="session")
+def tfidf(pairs):
+    features = PairTransformer(make_pipeline(TfidfVectorizer(token_pattern=r"\S+"), TruncatedSVD(8, random_state=0)))
+    return make_pipeline(features, FailureAwareIRL(random_state=0)).fit(pairs)
+
+
+def table(pairs):
+    """The pairs with prompts in a column, as TRL has them."""
+    return pd.DataFrame(pairs, columns=["chosen", "rejected"]).assign(prompt="you are")
+
+
+def as_trl_loads(folder):
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(folder, num_labels=1, **OWN_CODE)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **OWN_CODE)
+    model.config.get_text_config().pad_token_id = tokenizer.pad_token_id  # as TRL does
+    return model, tokenizer
+
+
+def as_trl_scores(model, tokenizer, texts, batch_size, side="right"):
+    rewards = []
+    for start in range(0, len(texts), batch_size):
+        batch = texts[start : start + batch_size]
+        options = {"padding": True, "padding_side": side, "add_special_tokens": False}
+        with torch.inference_mode():
+            rewards.append(model(**tokenizer(text=batch, return_tensors="pt", **options)).logits[:, 0])
+    return torch.cat(rewards).numpy()
+
+
+def rewards_of(pipeline, texts):
+    return pipeline.decision_function(np.array(texts, dtype=object))
+
+
+# ---------------------------------------------------------------------------------------- equal rewards
+
+CASES = [
+    ("gpt2", "last", {}, False),
+    ("gpt_neox", "last", {}, False),
+    ("gpt_neox", "last", {"layer": 2}, False),
+    ("llama", "last", {}, True),  # its last normalisation has no bias to put the offset into
+    ("llama_bos", "last", {}, True),
+    ("llama_bos", "mean", {"normalize": True}, True),
+    ("gpt2", "mean", {}, True),
+    ("gpt_neox", "max", {"layer": 1}, True),
+    ("bert", "mean", {}, True),
+    ("bert", "cls", {"normalize": True}, True),
+    ("bert", "last", {"layer": 0}, True),
+]
+
+
+@pytest.mark.parametrize(("kind", "pooling", "options", "own_code"), CASES)
+def test_the_folder_gives_the_rewards_of_the_pipeline(kind, pooling, options, own_code, folders, pairs, tmp_path):
+    """Whatever the batch and the side of the padding; texts hold the pad, end and unknown tokens, also at their end."""
+    fitted = embedding_reward(folders[kind], pairs, StandardScaler(), PCA(8), pooling=pooling, **options)
+    folder = export_reward_model(fitted, tmp_path / "reward", pairs)
+    assert (folder / "modeling_reward.py").exists() == own_code
+    assert not list(folder.glob("*.index.json")) and len(list(folder.glob("*.safetensors"))) == 1
+    model, tokenizer = as_trl_loads(folder)
+    assert model.num_labels == 1 and not model.training
+    texts = some_texts(497, seed=1) + ["you are kind <end>", "<unk> not <pad>", "you"]
+    expected = rewards_of(fitted, texts)
+    assert np.std(expected) > 0.01
+    for batch_size in (1, 64):
+        np.testing.assert_allclose(as_trl_scores(model, tokenizer, texts, batch_size), expected, atol=1e-4, rtol=0)
+    if own_code or kind in ROTARY:
+        left = as_trl_scores(model, tokenizer, texts, 64, side="left")
+        np.testing.assert_allclose(left, expected, atol=1e-4, rtol=0)
+
+
+def test_the_packaged_encoder_as_a_folder(detox, tmp_path):
+    fitted = make_pipeline(TransformerEmbedder(), PairTransformer(StandardScaler()), MaxEntropyIRL(random_state=0))
+    data, target = detox.data[:40], detox.target[:40]
+    folder = export_reward_model(fitted.fit(data, target), tmp_path / "minilm", data[:10], target[:10])
+    model, tokenizer = as_trl_loads(folder)
+    texts = sorted({" ".join(text.split()[start : start + 4]) for text in detox.data.ravel() for start in range(3)})[
+        :500
+    ]
+    assert len(texts) == 500
+    expected = rewards_of(fitted, texts)
+    for batch_size in (1, 64):
+        np.testing.assert_allclose(as_trl_scores(model, tokenizer, texts, batch_size), expected, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda e: [PairTransformer(e), PairTransformer(make_pipeline("passthrough", MinMaxScaler())), MaxMarginIRL()],
+        lambda e: [e, PairTransformer(PCA(5, whiten=True)), FailureAwareIRL(random_state=0)],
+        lambda e: [
+            PairTransformer(make_pipeline(e, TruncatedSVD(6, random_state=0), StandardScaler())),
+            MaxMarginIRL(),
+        ],
+        lambda e: [e, PairTransformer(), PairTransformer(VarianceThreshold()), MaxEntropyIRL()],
+        lambda e: [PairTransformer(make_pipeline(e, FunctionTransformer())), MaxEntropyIRL()],
+        lambda e: [e, MaxEntropyIRL(random_state=0)],
+    ],
+)
+def test_affine_steps_are_folded_in_any_nesting(build, folders, pairs, tmp_path):
+    fitted = make_pipeline(*build(TransformerEmbedder(folders["gpt2"], pooling="last"))).fit(pairs)
+    model, tokenizer = load_reward_model(export_reward_model(fitted, tmp_path / "reward", pairs))
+    texts = some_texts(100, seed=2)
+    np.testing.assert_allclose(as_trl_scores(model, tokenizer, texts, 64), rewards_of(fitted, texts), atol=1e-4)
+
+
+@pytest.mark.parametrize("estimator", [LogisticRegression(), LinearSVC(), RidgeClassifier(), SVC(kernel="linear")])
+def test_linear_classifiers_of_scikit_learn_are_exported(estimator, folders, tmp_path):
+    texts = some_texts(200)
+    y = np.array([kindness(text) > 0 for text in texts])
+    embedder = TransformerEmbedder(folders["gpt_neox"], pooling="last")
+    search = GridSearchCV(make_pipeline(embedder, StandardScaler(), estimator), {"standardscaler__with_std": [True]})
+    search.fit(np.array(texts, dtype=object), y)
+    model, tokenizer = load_reward_model(export_reward_model(search, tmp_path / "reward", texts, y))
+    assert type(model).__name__ == "GPTNeoXForSequenceClassification"
+    found = as_trl_scores(model, tokenizer, texts, 64)
+    np.testing.assert_allclose(found, rewards_of(search, texts), atol=1e-4)
+
+
+def test_large_means_cost_no_digits(folders, pairs, tmp_path):
+    """Constants of 300 in features that differ by 1: their effect cancels before, not after, the head."""
+    model = transformers.AutoModel.from_pretrained(folders["gpt_neox"])
+    with torch.no_grad():
+        model.final_layer_norm.bias += 300
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folders["gpt_neox"])
+    for saved in (model, tokenizer):
+        saved.save_pretrained(tmp_path / "shifted")
+    for custom_code in (None, True):
+        fitted = embedding_reward(tmp_path / "shifted", pairs, StandardScaler())
+        folder = export_reward_model(fitted, tmp_path / f"reward{custom_code}", pairs, custom_code=custom_code)
+        texts = some_texts(50, seed=3)
+        found = as_trl_scores(*as_trl_loads(folder), texts, 64)
+        np.testing.assert_allclose(found, rewards_of(fitted, texts), atol=1e-4)
+
+
+def test_centre_and_scale_go_into_the_folder(neox, pairs, tmp_path):
+    frozen = RewardFunction(neox, pairs, prompt_template="{output}")
+    options = {"center": frozen.center, "scale": frozen.scale}
+    model, tokenizer = load_reward_model(export_reward_model(neox, tmp_path / "reward", pairs, **options))
+    texts = some_texts(50, seed=4)
+    expected = frozen(prompts=[""] * 50, completions=texts)
+    np.testing.assert_allclose(as_trl_scores(model, tokenizer, texts, 64), expected, atol=1e-4)
+
+
+def test_an_offset_without_a_place_is_left_out_on_demand(folders, pairs, tmp_path):
+    fitted = embedding_reward(folders["llama"], pairs, StandardScaler())
+    with pytest.warns(UserWarning, match="lack the pipeline's offset, .*custom_code=True"):
+        folder = export_reward_model(fitted, tmp_path / "reward", pairs, custom_code=False)
+    model, tokenizer = load_reward_model(folder)
+    assert type(model).__name__ == "LlamaForSequenceClassification"
+    texts = some_texts(50, seed=5)
+    offset = json.loads((folder / "config.json").read_text())["fairl_sk"]["offset_left_out"]
+    found = as_trl_scores(model, tokenizer, texts, 64)
+    np.testing.assert_allclose(found + offset, rewards_of(fitted, texts), atol=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore:.*longer than 12 tokens")
+def test_own_code_cuts_long_texts_as_the_pipeline_does(folders, pairs, tmp_path):
+    long = [" ".join([text] * 9) for text in some_texts(20, seed=6)]
+    for side in ("left", "right"):
+        options = {"pooling": "mean", "max_length": 12, "truncation_side": side}
+        fitted = embedding_reward(folders["bert"], pairs, StandardScaler(), **options)
+        folder, expected = export_reward_model(fitted, tmp_path / side, long), rewards_of(fitted, long)
+        np.testing.assert_allclose(as_trl_scores(*as_trl_loads(folder), long, 64), expected, atol=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore:.*longer than 31 tokens")
+def test_a_class_that_never_cuts_is_not_given_long_texts(folders, pairs, tmp_path):
+    fitted = embedding_reward(folders["gpt_neox"], pairs, StandardScaler(), max_length=31)
+    long = ["you are " * 16, "kind"]
+    with pytest.raises(ValueError, match="1 of 2 texts are longer than 31 tokens.*custom_code=True"):
+        export_reward_model(fitted, tmp_path / "reward", long)
+    assert not list(tmp_path.iterdir())
+    folder = export_reward_model(fitted, tmp_path / "reward", long, custom_code=True)
+    np.testing.assert_allclose(as_trl_scores(*as_trl_loads(folder), long, 2), rewards_of(fitted, long), atol=1e-4)
+
+
+def test_half_precision_around_own_code_moves_nothing(bert, pairs, tmp_path):
+    """TRL trains in bfloat16 by default, and wraps reward models in autocast."""
+    model, tokenizer = as_trl_loads(export_reward_model(bert, tmp_path / "reward", pairs))
+    texts = some_texts(30, seed=7)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = as_trl_scores(model, tokenizer, texts, 30)
+    np.testing.assert_allclose(found, rewards_of(bert, texts), atol=1e-4)
+
+
+def test_own_code_does_not_double_special_tokens(bert, pairs, tmp_path):
+    model, tokenizer = as_trl_loads(export_reward_model(bert, tmp_path / "reward", pairs))
+    inputs = tokenizer("you are kind", return_tensors="pt")
+    assert inputs["input_ids"][0, 0] == 1
+    with torch.inference_mode():
+        found = model(inputs["input_ids"]).logits.item()  # without a mask, too
+    assert found == pytest.approx(rewards_of(bert, ["you are kind"])[0], abs=1e-5)
+    with pytest.raises(ValueError, match="Text 0 has no token"):
+        type(model)(
+            transformers.AutoConfig.from_pretrained(tmp_path / "reward", prefix_ids=[], suffix_ids=[], **OWN_CODE)
+        )(torch.zeros((1, 2), dtype=torch.long), torch.zeros((1, 2), dtype=torch.long))
+
+
+# ------------------------------------------------------------------------------------- conversations
+
+
+def turns(prompt, output):
+    return [{"role": "user", "content": prompt}], [{"role": "assistant", "content": output}]
+
+
+def test_messages_reach_the_folder_as_they_reach_the_pipeline(folders, pairs, tmp_path):
+    """By the encoder's chat template where the pipeline uses one; else joined as this package joins them."""
+    conversations = [(turns("you are", a)[1], turns("you are", b)[1]) for a, b in pairs]
+    chats = pd.DataFrame(conversations, columns=["chosen", "rejected"]).assign(
+        prompt=[turns("you are", "")[0]] * len(pairs)
+    )
+    by_template = make_pipeline(TransformerEmbedder(folders["chat"]), MaxEntropyIRL(random_state=0)).fit(chats)
+    joined = embedding_reward(folders["chat"], chats, StandardScaler())
+    for number, fitted in enumerate((by_template, joined)):
+        model, tokenizer = as_trl_loads(export_reward_model(fitted, tmp_path / f"reward{number}", chats))
+        rows = [turns("you are", text) for text in some_texts(30, seed=8)] + [turns("you ", ""), turns("", "kind")]
+        texts = [apply_chat_template({"messages": p + c}, tokenizer)["text"] for p, c in rows]  # as TRL does
+        if fitted is joined:
+            assert texts == [join_prompt(p, c) for p, c in rows]
+        expected = fitted.decision_function(pd.DataFrame(rows, columns=["prompt", "completion"]))
+        np.testing.assert_allclose(as_trl_scores(model, tokenizer, texts, 64), expected, atol=1e-4)
+        reward = RewardFunction(fitted, chats, center=0.0, scale=1.0)
+        assert reward.prompt_template == "join"
+        prompts, completions = zip(*rows, strict=True)
+        np.testing.assert_allclose(reward(prompts=prompts, completions=completions), expected, atol=1e-5)
+        as_strings = reward(prompts=["you are"] * 30, completions=[c[0]["content"] for c in completions[:30]])
+        np.testing.assert_allclose(as_strings, expected[:30], atol=1e-5)  # formatted as the training texts were
+
+
+def test_a_folder_cannot_apply_a_prompt_template(folders, pairs, tmp_path):
+    options = {"prompt_template": "user : {prompt} assistant : {output}", "pooling": "last"}
+    fitted = make_pipeline(TransformerEmbedder(folders["gpt_neox"], **options), MaxEntropyIRL()).fit(table(pairs))
+    with pytest.warns(UserWarning, match="reads texts that prompt_template='user : {prompt}.*but TRL gives it prompt"):
+        folder = export_reward_model(fitted, tmp_path / "reward", table(pairs))
+    assert "`prompt_template='user : {prompt} assistant : {output}'`" in (folder / "README.md").read_text()
+    model, tokenizer = load_reward_model(folder)
+    reward = RewardFunction(fitted, table(pairs), center=0.0, scale=1.0)
+    expected = rewards_of(fitted, ["user : not assistant : kind"])
+    assert reward(prompts=["not"], completions=["kind"]) == pytest.approx(expected)
+    np.testing.assert_allclose(as_trl_scores(model, tokenizer, ["user : not assistant : kind"], 1), expected, atol=1e-4)
+    with pytest.raises(Exception, match="Use fairl_sk.export.RewardFunction"):
+        tokenizer.apply_chat_template(turns("not", "kind")[0], tokenize=False)
+    same = RewardFunction(fitted, table(pairs), prompt_template=options["prompt_template"])
+    assert same.prompt_template == "join"
+    with pytest.raises(ValueError, match="the pipeline's embedder was fitted with 'user"):
+        RewardFunction(fitted, pairs, prompt_template="{output}")
+
+
+# ------------------------------------------------------------------------------------- what is in a folder
+
+
+def test_the_card_says_where_the_reward_comes_from(neox, pairs, tmp_path):
+    interval = BootstrapInterval(0.7, 0.6, 0.8, 0.05, 0, 100)
+    audit = Bunch(
+        table=[
+            {"reward": "MaxEntropyIRL", "null": False, "pair_accuracy": interval, "starc": None},
+            {"reward": "longer output", "null": True, "pair_accuracy": interval._replace(estimate=0.5), "starc": None},
+        ],
+        settings={"data": {"file": "pairs.csv"}, "rows": 120, "rows_are": "pairs", "intervals": "95 %", "seed": 7},
+    )
+    folder = export_reward_model(neox, tmp_path / "reward", pairs, audit=audit)
+    card, config = (folder / "README.md").read_text(), json.loads((folder / "config.json").read_text())
+    for part in (
+        "# reward\n",
+        "TransformerEmbedder > StandardScaler > MaxEntropyIRL",
+        "- data: {'file': 'pairs.csv'}",
+        "- rows: 120",
+        "- seed: 7",
+        "| MaxEntropyIRL | 0.700 [0.600, 0.800] |",
+        "| longer output | 0.500 [0.600, 0.800] |",
+        "- encoder pooling: last",
+        "- estimator: MaxEntropyIRL(random_state=0)",
+        config["fairl_sk"]["checksum"],
+        "bf16=False",
+    ):
+        assert part in card
+    assert config["architectures"] == ["GPTNeoXForSequenceClassification"] and len(config["id2label"]) == 1
+    assert config["fairl_sk"]["encoder"]["model"] == neox[0].transformer_[0].settings_["model"]
+    written = card + (folder / "config.json").read_text() + (folder / "tokenizer_config.json").read_text()
+    assert str(tmp_path.parent) not in written
+    assert "Not given" in (export_reward_model(neox, tmp_path / "bare", pairs) / "README.md").read_text()
+
+
+def rewrite(folder, change):
+    weights = safetensors.torch.load_file(folder / "model.safetensors")
+    safetensors.torch.save_file(change(weights), folder / "model.safetensors", metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize("own_code", [False, True])
+def test_a_head_that_is_not_the_exported_one_is_caught(own_code, neox, pairs, tmp_path):
+    head = "head.weight" if own_code else "score.weight"
+    folder = export_reward_model(neox, tmp_path / "reward", pairs, custom_code=own_code)
+    rewrite(folder, lambda weights: weights | {head: weights[head] * 1.01})
+    with pytest.raises(ValueError, match="head in .* is not the one that was exported .checksum"):
+        load_reward_model(folder)
+    rewrite(folder, lambda weights: {name: weight for name, weight in weights.items() if name != head})
+    with pytest.raises(ValueError, match=f"lack {head}, so that rewards would be random"):
+        load_reward_model(folder)
+    if own_code:  # and transformers alone, which makes up what is missing, cannot score with it
+        model, tokenizer = as_trl_loads(folder)
+        with pytest.raises(RuntimeError, match="head of this reward model was not loaded"):
+            as_trl_scores(model, tokenizer, ["you are kind"], 1)
+
+
+def test_loading_what_is_no_export_says_so(folders, tmp_path):
+    with pytest.raises(ValueError, match="was not written by export_reward_model"):
+        load_reward_model(folders["bert"])
+    with pytest.raises(FileNotFoundError, match="no config.json"):
+        load_reward_model(tmp_path)
+
+
+def test_own_code_needs_nothing_of_this_package(bert, pairs, tmp_path):
+    """The folder is scored in a process that cannot import fairl_sk."""
+    folder = export_reward_model(bert, tmp_path / "reward", pairs)
+    script = (
+        "import sys; sys.modules['fairl_sk'] = None\n"
+        "from transformers import AutoModelForSequenceClassification as A, AutoTokenizer as T\n"
+        f"m, t = (k.from_pretrained({str(folder)!r}, trust_remote_code=True) for k in (A, T))\n"
+        "print(m(**t('you are kind', return_tensors='pt')).logits.item())"
+    )
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=100)
+    assert float(result.stdout) == pytest.approx(rewards_of(bert, ["you are kind"])[0], abs=1e-5), result.stderr
+
+
+# ---------------------------------------------------------------------------------- what is not exported
+
+
+@pytest.mark.parametrize(
+    ("steps", "message"),
+    [
+        ([QuantileTransformer(n_quantiles=10)], "QuantileTransformer is not known to be affine"),
+        ([MinMaxScaler(clip=True)], r"MinMaxScaler\(clip=True\) is not known to be affine"),
+        ([FunctionTransformer(np.tanh)], "FunctionTransformer is not known to be affine"),
+    ],
+)
+def test_non_linear_steps_are_refused_with_the_alternative(steps, message, folders, pairs, tmp_path):
+    fitted = embedding_reward(folders["gpt2"], pairs, *steps)
+    with pytest.raises(ValueError, match=f"{message}.*Use fairl_sk.export.RewardFunction"):
+        export_reward_model(fitted, tmp_path / "reward")
+    assert not list(tmp_path.iterdir())
+    assert len(RewardFunction(fitted, pairs, prompt_template="{output}")(completions=["you"])) == 1
+
+
+def test_other_pipelines_are_refused_with_the_alternative(tfidf, folders, pairs, tmp_path):
+    with pytest.raises(ValueError, match="starts with TfidfVectorizer, which is no transformer model.*RewardFunction"):
+        export_reward_model(tfidf, tmp_path / "reward")
+    deep = embedding_reward(folders["gpt2"], pairs, estimator=MaxEntropyIRL(hidden_layer_sizes=(4,), max_iter=2))
+    with pytest.raises(ValueError, match=r"not linear \(hidden_layer_sizes=\(4,\)\).*RewardFunction"):
+        export_reward_model(deep, tmp_path / "reward")
+    half = embedding_reward(folders["gpt2"], pairs, dtype="bfloat16")
+    with pytest.raises(ValueError, match="runs in bfloat16, but folders are written in float32"):
+        export_reward_model(half, tmp_path / "reward")
+    mean = embedding_reward(folders["gpt2"], pairs, pooling="mean")
+    with pytest.raises(ValueError, match="No class of transformers gives this reward .pooling='mean'"):
+        export_reward_model(mean, tmp_path / "reward", custom_code=False)
+    curved = make_pipeline(TransformerEmbedder(folders["gpt2"]), SVC()).fit(["you", "kind"], [0, 1])
+    with pytest.raises(ValueError, match="SVC is not linear .it has no coef_"):
+        export_reward_model(curved, tmp_path / "reward")
+    three = make_pipeline(TransformerEmbedder(folders["gpt2"]), LogisticRegression()).fit(["you", "a", "so"], [0, 1, 2])
+    with pytest.raises(ValueError, match=r"weights of shape \(3, 16\).*two classes"):
+        export_reward_model(three, tmp_path / "reward")
+    with pytest.raises(ValueError, match="Found custom_code='no'"):
+        export_reward_model(mean, tmp_path / "reward", custom_code="no")
+
+
+def test_a_pipeline_that_is_not_fitted_is_refused(folders, tmp_path):
+    fresh = make_pipeline(TransformerEmbedder(folders["gpt2"]), MaxEntropyIRL())
+    for call in (lambda: export_reward_model(fresh, tmp_path / "reward"), lambda: RewardFunction(fresh)):
+        with pytest.raises(NotFittedError, match="not fitted yet"):
+            call()
+    with pytest.raises(TypeError, match="GaussianNB without decision_function"):
+        RewardFunction(GaussianNB().fit([[0], [1]], [0, 1]))
+    with pytest.raises(TypeError, match="Found str 'reward'.*Expected a fitted pipeline"):
+        RewardFunction("reward")
+
+
+def test_features_of_another_encoder_are_refused(folders, pairs, tmp_path):
+    wide = save_model(tmp_path / "wide", "gpt_neox", sizes={"hidden_size": 24})
+    fitted = embedding_reward(folders["gpt_neox"], pairs)
+    swapped = make_pipeline(TransformerEmbedder(wide, pooling="last").fit(), fitted[-1])
+    with pytest.raises(ValueError, match="16 weights for 24 features.*another encoder"):
+        export_reward_model(swapped, tmp_path / "reward")
+    with pytest.raises(
+        ValueError, match="cannot score texts: X has 24 features.*with the encoder that it was fitted with"
+    ):
+        RewardFunction(swapped, pairs, prompt_template="{output}")
+    fitted[0].set_params(model=folders["chat"], pooling="mean")  # of the same width: only the record can tell
+    for call in (lambda: export_reward_model(fitted, tmp_path / "reward"), lambda: RewardFunction(fitted)):
+        with pytest.raises(ValueError, match="encoder is not the one .* fitted with: .*pooling.* changed"):
+            call()
+
+
+def test_a_reward_of_the_wrong_sign_is_refused(neox, pairs, tmp_path):
+    turned = [pair[::-1] for pair in pairs]
+    for call in (
+        lambda: export_reward_model(neox, tmp_path / "reward", turned),
+        lambda: RewardFunction(neox, turned, prompt_template="{output}"),
+    ):
+        with pytest.raises(ValueError, match="prefers the other side: its mean margin on the training data is -"):
+            call()
+    assert not list(tmp_path.iterdir())
+    export_reward_model(neox, tmp_path / "reward", turned, np.zeros(len(turned), dtype=int))
+    outputs, y = [side for pair in pairs for side in pair], np.tile([1, 0], len(pairs))
+    RewardFunction(neox, outputs, y, prompt_template="{output}")
+    with pytest.raises(ValueError, match="prefers the other side"):
+        RewardFunction(neox, outputs, 1 - y, prompt_template="{output}")
+
+
+def test_an_existing_folder_is_not_touched(neox, tmp_path):
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "file").write_text("kept")
+    (tmp_path / "file").write_text("kept")
+    for name, found in (("full", "holds files"), ("file", "is no folder")):
+        with pytest.raises(FileExistsError, match=f"{name} is there already.*{found}.*nothing is overwritten"):
+            export_reward_model(neox, tmp_path / name)
+    with pytest.raises(FileNotFoundError, match="no folder .*nowhere"):
+        export_reward_model(neox, tmp_path / "nowhere" / "reward")
+    assert {path.name for path in tmp_path.iterdir()} == {"full", "file"}
+    (tmp_path / "empty").mkdir()
+    load_reward_model(export_reward_model(neox, tmp_path / "empty"))
+
+
+@pytest.mark.parametrize("room", [100, 3_000])
+def test_a_full_disk_leaves_no_half_written_folder(room, neox, tmp_path):
+    """A limit on the size of files is a full disk that needs no disk."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, limits[1]))
+    try:
+        with pytest.raises(OSError, match="(?i)file too large|could not write"):
+            export_reward_model(neox, tmp_path / "reward")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_interrupt_leaves_no_half_written_folder(neox, tmp_path, monkeypatch):
+    for error in (KeyboardInterrupt(), OSError(errno.ENOSPC, "No space left on device")):
+
+        def fail(*_, error=error, **__):
+            raise error
+
+        monkeypatch.setattr(transformers.PreTrainedTokenizerBase, "save_pretrained", fail)
+        with pytest.raises(type(error)):
+            export_reward_model(neox, tmp_path / "reward")
+        assert not list(tmp_path.iterdir())
+
+
+def test_rewards_that_are_not_the_pipelines_are_not_written(folders, pairs, tmp_path):
+    fitted = embedding_reward(folders["gpt_neox"], pairs, StandardScaler(), store_dtype="float16")
+    fitted[-1].coef_ *= 1000
+    with pytest.raises(RuntimeError, match="differ from the pipeline's by up to .*store_dtype='float16'"):
+        export_reward_model(fitted, tmp_path / "reward", pairs)
+    assert not list(tmp_path.iterdir())
+
+
+def test_exporting_leaves_the_encoder_and_the_random_state_alone(neox, pairs, tmp_path):
+    before, state = rewards_of(neox, ["you are kind"]), torch.get_rng_state()
+    export_reward_model(neox, tmp_path / "a", pairs)
+    export_reward_model(neox, tmp_path / "b", pairs, custom_code=True)
+    assert torch.equal(torch.get_rng_state(), state)
+    np.testing.assert_array_equal(rewards_of(neox, ["you are kind"]), before)
+
+
+def test_a_tokenizer_without_any_special_token_gets_one_to_pad_with(pairs, tmp_path):
+    none = {"pad_token": None, "eos_token": None, "unk_token": None, "bos_token": None}
+    for custom_code in (None, True):
+        encoder = save_model(tmp_path / f"encoder{custom_code}", "gpt2", **none)
+        fitted = embedding_reward(encoder, pairs)
+        folder = export_reward_model(fitted, tmp_path / f"reward{custom_code}", pairs, custom_code=custom_code)
+        texts = some_texts(20, seed=9)
+        found = as_trl_scores(*as_trl_loads(folder), texts, 20)
+        np.testing.assert_allclose(found, rewards_of(fitted, texts), atol=1e-4)
+
+
+# --------------------------------------------------------------------------------------- the callable
+
+
+def test_the_callable_gives_frozen_rewards_of_the_pipeline(tfidf, pairs):
+    reward = RewardFunction(tfidf, pairs, prompt_template="{output}")
+    outputs = [side for pair in pairs for side in pair]
+    raw = rewards_of(tfidf, outputs)
+    assert (reward.center, reward.scale) == pytest.approx((raw.mean(), raw.std()))
+    found = reward(["you"] * 3, outputs[:3])
+    assert found == pytest.approx((raw[:3] - raw.mean()) / raw.std())
+    assert all(type(value) is float for value in found)
+    assert reward(prompts=["you"], completions=outputs[:1]) == pytest.approx(found[:1])  # whatever the batch
+    assert reward(completions=[]) == []
+
+
+def test_the_bound_and_the_rounding(tfidf, pairs):
+    options = {"prompt_template": "{output}", "center": 0.0, "scale": 0.1}
+    texts = some_texts(50, seed=10)
+    raw = rewards_of(tfidf, texts) / 0.1
+    for clip, expected in ((1.5, np.clip(raw, -1.5, 1.5)), ("tanh", np.tanh(raw)), (None, raw)):
+        assert RewardFunction(tfidf, clip=clip, **options)(completions=texts) == pytest.approx(expected)
+    rounded = RewardFunction(tfidf, decimals=1, **options)(completions=texts)
+    assert rounded == pytest.approx(np.round(raw, 1))
+
+
+def test_prompts_stand_before_completions_as_in_training(tfidf, folders, pairs):
+    direct = make_pipeline(TfidfVectorizer(), LogisticRegression()).fit(some_texts(50), np.arange(50) % 2)
+    embedded = embedding_reward(folders["gpt_neox"], table(pairs))
+    frozen = {"center": 0.0, "scale": 1.0}
+    for fitted in (tfidf, direct, embedded):
+        for template, text in (
+            ("join", "you are\n\nkind"),
+            ("{output}", "kind"),
+            ("{output} : {prompt}", "kind : you are"),
+        ):
+            reward = RewardFunction(fitted, prompt_template=template, **frozen)
+            expected = pytest.approx(rewards_of(fitted, [text]), abs=1e-6)
+            assert reward(prompts=["you are"], completions=["kind"]) == expected
+            prompt, completion = turns("you are", "kind")
+            assert reward(prompts=[prompt], completions=[completion]) == expected
+    whole = RewardFunction(embedded, table(pairs), **frozen)
+    assert whole.prompt_template == "join"
+    joined = [join_prompt("you are", text) for text in some_texts(5)]
+    assert whole(prompts=["you are"] * 5, completions=some_texts(5)) == pytest.approx(rewards_of(embedded, joined))
+
+
+def test_a_format_that_is_not_known_or_not_the_fitted_one_is_refused(tfidf, pairs):
+    frozen = {"center": 0.0, "scale": 1.0}
+    for X in (None, pairs, table(pairs).drop(columns="prompt")):
+        with pytest.raises(ValueError, match="Nothing says whether the training texts had prompts"):
+            RewardFunction(tfidf, X, **frozen)
+    with pytest.raises(ValueError, match="prompt_template='{output}', but X has prompts"):
+        RewardFunction(tfidf, table(pairs), prompt_template="{output}")
+    answers = pd.DataFrame([[turns("", a)[1], turns("", b)[1]] for a, b in pairs], columns=["chosen", "rejected"])
+    assert RewardFunction(tfidf, answers).prompt_template == "{output}"
+    with pytest.raises(ValueError, match="prompt_template='join', but X has no prompts"):
+        RewardFunction(tfidf, answers, prompt_template="join")
+    with pytest.raises(ValueError, match="Expected the field {output}"):
+        RewardFunction(tfidf, pairs, prompt_template="{prompt}")
+    with pytest.raises(ValueError, match="center='mean' and scale='std' without training outputs"):
+        RewardFunction(tfidf, prompt_template="{output}")
+    with pytest.raises(ValueError, match="X holds no texts"):
+        RewardFunction(tfidf, np.zeros((3, 2)), prompt_template="{output}")
+    with pytest.raises(ValueError, match="Found 0 rows"):
+        RewardFunction(tfidf, np.empty((0, 2), dtype=object).astype(str), prompt_template="{output}")
+    features = make_pipeline(StandardScaler(), LogisticRegression()).fit([[0.0], [1.0]], [0, 1])
+    with pytest.raises(ValueError, match="cannot score texts: .*Expected a pipeline from texts to rewards"):
+        RewardFunction(features, prompt_template="{output}", **frozen)
+
+
+def test_whole_conversations_carry_their_prompts(tfidf, pairs):
+    """The chosen and rejected side as TRL's conversations with an implicit prompt, also said twice."""
+    rows = [[sum(turns("you are", side), []) for side in pair] for pair in pairs]
+    chats = pd.DataFrame(rows, columns=["chosen", "rejected"])
+    for X in (chats, chats.assign(prompt="you are"), datasets.Dataset.from_pandas(chats)):
+        reward = RewardFunction(tfidf, X)
+        raw = rewards_of(tfidf, [join_prompt("you are", side) for pair in pairs for side in pair])
+        assert (reward.prompt_template, reward.center) == ("join", pytest.approx(raw.mean()))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"center": "median"}, "center='median'. Expected 'mean' or a finite number"),
+        ({"center": math.nan}, "center=nan"),
+        ({"scale": 0}, "scale=0. Expected 'std' or a number above 0"),
+        ({"clip": -1}, "clip=-1"),
+        ({"clip": "sigmoid"}, "clip='sigmoid'. Expected None, 'tanh'"),
+        ({"decimals": 0.5}, "decimals=0.5"),
+        ({"on_error": "ignore"}, "on_error='ignore'. Expected 'raise' or 'none'"),
+        ({"name": "my reward"}, "name='my reward'. Expected letters"),
+    ],
+)
+def test_bad_parameters_of_the_callable_are_named(options, message, tfidf, pairs):
+    with pytest.raises(ValueError, match=message):
+        RewardFunction(tfidf, pairs, **{"prompt_template": "{output}", **options})
+
+
+@pytest.mark.parametrize(
+    ("completion", "message"),
+    [
+        ([{"role": "user", "content": "kind"}], "roles user. Expected a turn of the assistant"),
+        ([], "roles none"),
+        (None, "found NoneType"),
+        ([{"role": "assistant", "content": None}], "found list"),
+    ],
+)
+def test_a_completion_that_cannot_be_scored(completion, message, tfidf, pairs):
+    strict = RewardFunction(tfidf, pairs, prompt_template="{output}")
+    with pytest.raises(ValueError, match=f"Completion 1 cannot be scored: .*{message}"):
+        strict(prompts=["you"] * 2, completions=["kind", completion])
+    lenient = RewardFunction(tfidf, pairs, prompt_template="{output}", on_error="none")
+    found = lenient(prompts=["you"] * 3, completions=["kind", completion, "fool"])
+    assert found[1] is None and found[::2] == strict(prompts=["you"] * 2, completions=["kind", "fool"])
+
+
+def test_empty_completions_have_no_reward_but_with_their_prompt(tfidf, pairs):
+    alone = RewardFunction(tfidf, pairs, prompt_template="{output}")
+    assert alone(prompts=["you"] * 3, completions=["", " \n", turns("", "")[1]]) == [None] * 3
+    behind = RewardFunction(tfidf, table(pairs))
+    assert behind(prompts=["you", ""], completions=["", ""]) == [behind(prompts=[""], completions=["you"])[0], None]
+
+
+def test_one_text_without_a_token_does_not_take_the_others_with_it(folders, pairs, tmp_path):
+    """Only the tokenizer knows that it reads nothing in it: it fails within the batch."""
+    encoder = shutil.copytree(folders["gpt2"], tmp_path / "encoder")
+    content = json.loads((encoder / "tokenizer.json").read_text())
+    content["normalizer"] = {"type": "Replace", "pattern": {"String": "?"}, "content": ""}
+    (encoder / "tokenizer.json").write_text(json.dumps(content))
+    options = {"prompt_template": "{output}", "center": 0.0, "scale": 1.0}
+    fitted = embedding_reward(encoder, pairs)
+    with pytest.raises(ValueError, match="cannot score texts: The tokenizer finds no token in '...'"):
+        RewardFunction(fitted, **options)(completions=["kind", "???"])
+    found = RewardFunction(fitted, on_error="none", **options)(completions=["kind", "???", "fool"])
+    assert found[1] is None and found[::2] == pytest.approx(rewards_of(fitted, ["kind", "fool"]), abs=1e-6)
+
+
+def test_no_nan_leaves_the_callable(tfidf, pairs):
+    broken = pickle.loads(pickle.dumps(tfidf))
+    options = {"prompt_template": "{output}", "center": 0.0, "scale": 1.0}
+    strict, lenient = RewardFunction(broken, **options), RewardFunction(broken, on_error="none", **options)
+    broken[-1].coef_[:] = np.nan
+    with pytest.raises(ValueError, match="Completion 1 has a reward that is not finite .nan"):
+        strict(prompts=["you"] * 2, completions=["", "kind"])
+    assert lenient(prompts=["you"] * 2, completions=["", "kind"]) == [None, None]
+    with pytest.raises(ValueError, match="gave 1 rewards that are not finite, of 1"):
+        RewardFunction(broken, **options)
+
+
+def test_a_constant_reward_cannot_be_scaled(tfidf, pairs):
+    constant = pickle.loads(pickle.dumps(tfidf))
+    constant[-1].coef_[:] = 0
+    with pytest.raises(ValueError, match="prefers the other side"):
+        RewardFunction(constant, pairs, prompt_template="{output}")
+    with pytest.raises(ValueError, match="is the same, .* for all 4 training outputs"):
+        RewardFunction(constant, ["you", "are", "kind", "so"], prompt_template="{output}")
+
+
+def test_what_a_call_needs(tfidf, pairs):
+    reward = RewardFunction(tfidf, table(pairs))
+    with pytest.raises(ValueError, match="Found 1 prompts and 2 completions"):
+        reward(prompts=["you"], completions=["kind", "fool"])
+    with pytest.raises(ValueError, match="Found no prompts"):
+        reward(completions=["kind"])
+    for completions in (None, "kind"):
+        with pytest.raises(ValueError, match="Expected a list of texts"):
+            reward(prompts=["you"], completions=completions)
+
+
+def test_each_distinct_text_is_scored_once(tfidf, pairs, monkeypatch):
+    reward = RewardFunction(tfidf, pairs, prompt_template="{output}")
+    seen = []
+    vectorizer = tfidf[0].transformer_[0]
+    transform = type(vectorizer).transform
+    monkeypatch.setattr(type(vectorizer), "transform", lambda self, X: seen.extend(X) or transform(self, X))
+    found = reward(prompts=["a", "b", "c", "d"], completions=["kind", "fool", "kind", "fool"])
+    assert sorted(seen) == ["fool", "kind"] and found[:2] == found[2:]
+
+
+def test_metrics_are_logged(tfidf, pairs):
+    logged = {}
+    options = {"prompt_template": "{output}", "clip": 0.5, "name": "kindness", "center": 0.0, "scale": 1e-3}
+    reward = RewardFunction(tfidf, **options)
+    reward(
+        prompts=["a", "a", "b", "b"],
+        completions=["kind", "", "kind", "awful fool"],
+        completion_ids=[[1]] * 4,
+        trainer_state=None,
+        column=["x"] * 4,
+        log_extra=None,
+        log_metric=logged.__setitem__,
+    )
+    expected = {"flat_groups": 0.5, "clipped": 1.0, "unscored": 0.25}
+    assert logged == {f"rewards/kindness/{name}": value for name, value in expected.items()}
+    reward(prompts=["a"], completions=[""], log_metric=logged.__setitem__)
+    assert all(math.isfinite(value) for value in logged.values())
+    assert reward.__name__ == get_callable_name(reward) == "kindness" and "clip=0.5" in repr(reward)
+    assert get_callable_name(RewardFunction(tfidf, pairs, prompt_template="{output}")) == "FailureAwareIRL"
+
+
+def test_a_spawned_process_gives_the_same_rewards(bert, pairs):
+    reward = RewardFunction(bert, pairs, prompt_template="{output}", name="kindness", clip="tanh")
+    assert len(pickle.dumps(reward)) < 30_000
+    assert pickle.loads(pickle.dumps(reward)).__name__ == "kindness"
+    call = {"prompts": ["you"] * 2, "completions": ["kind", "awful fool"]}
+    with get_context("spawn").Pool(1) as pool:
+        found = pool.apply(reward, kwds=call)
+    assert found == pytest.approx(reward(**call), abs=1e-6)
+
+
+# ------------------------------------------------------------------------------------- in TRL's hands
+
+
+def run_trl(trainer_class, config_class, reward_funcs, encoder, tmp_path, *, prompts=None, **options):
+    """Two steps of the smallest run; prompts, completions and rewards as the trainer logged them."""
+    settings = {
+        "output_dir": str(tmp_path / "run"),
+        "use_cpu": True,
+        "bf16": False,
+        "activation_checkpointing": False,
+        "report_to": "none",
+        "save_strategy": "no",
+        "max_steps": 2,
+        "logging_steps": 1,
+        "per_device_train_batch_size": 4,
+        "num_generations": 4,
+        "max_completion_length": 6,
+        "disable_tqdm": True,
+    }
+    data = datasets.Dataset.from_dict({"prompt": prompts or ["you are", "not a", "thank"], "column": [1, 2, 3]})
+    tokenizer, config = (
+        kind.from_pretrained(encoder) for kind in (transformers.AutoTokenizer, transformers.AutoConfig)
+    )
+    policy = transformers.AutoModelForCausalLM.from_config(config)
+    policy.save_pretrained(tmp_path / "policy")  # where RLOO reads its reference model
+    trainer = trainer_class(
+        model=transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "policy"),
+        processing_class=tokenizer,
+        reward_funcs=reward_funcs,
+        args=config_class(**{**settings, **options}),
+        train_dataset=data,
+    )
+    trainer.train()
+    rewards = {name: list(values) for name, values in trainer._logs["rewards"].items()}
+    return list(trainer._logs["prompt"]), list(trainer._logs["completion"]), rewards, trainer.state.log_history
+
+
+# TRL 1.16 asks transformers 5.23 by the old name.
+trl_run = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+
+
+@trl_run
+@pytest.mark.parametrize(("trainer", "config"), [(GRPOTrainer, GRPOConfig), (RLOOTrainer, RLOOConfig)])
+def test_trl_is_given_the_rewards_of_the_pipeline(trainer, config, neox, bert, tfidf, folders, pairs, tmp_path):
+    """By a callable and by two folders at once, one of them with own code."""
+    paths = [
+        str(export_reward_model(neox, tmp_path / "native", pairs)),
+        str(export_reward_model(bert, tmp_path / "own", pairs)),
+    ]
+    alone = RewardFunction(tfidf, pairs, prompt_template="{output}", name="alone")
+    behind = RewardFunction(neox, table(pairs), name="behind", clip=1.0)
+    prompts, completions, rewards, history = run_trl(
+        trainer, config, [alone, behind, *paths], folders["gpt_neox"], tmp_path, trust_remote_code=True
+    )
+    assert len(completions) >= 4 and len(set(completions)) > 1
+    texts = [prompt + completion for prompt, completion in zip(prompts, completions, strict=True)]
+    np.testing.assert_allclose(rewards["native"], rewards_of(neox, texts), atol=1e-4)
+    np.testing.assert_allclose(rewards["own"], rewards_of(bert, texts), atol=1e-4)
+    np.testing.assert_allclose(rewards["behind"], behind(prompts=prompts, completions=completions), atol=1e-5)
+    expected = [math.nan if value is None else value for value in alone(prompts=prompts, completions=completions)]
+    np.testing.assert_allclose(rewards["alone"], expected, atol=1e-5)
+    assert {"rewards/alone/flat_groups", "rewards/behind/clipped", "rewards/alone/unscored"} <= set(history[0])
+
+
+@trl_run
+def test_trl_is_given_conversations(folders, pairs, tmp_path):
+    chats = pd.DataFrame([[turns("", a)[1], turns("", b)[1]] for a, b in pairs], columns=["chosen", "rejected"])
+    chats["prompt"] = [turns("you are", "")[0]] * len(pairs)
+    fitted = make_pipeline(TransformerEmbedder(folders["chat"], pooling="last"), MaxEntropyIRL(random_state=0)).fit(
+        chats
+    )
+    reward = RewardFunction(fitted, chats, name="callable", center=0.0, scale=1.0)
+    path = str(export_reward_model(fitted, tmp_path / "folder", chats))
+    prompts = [turns(text, "")[0] for text in ("you are", "not a", "thank")]
+    *_, rewards, _ = run_trl(GRPOTrainer, GRPOConfig, [reward, path], folders["chat"], tmp_path, prompts=prompts)
+    np.testing.assert_allclose(rewards["callable"], rewards["folder"], atol=1e-4)
+    assert np.isfinite(rewards["folder"]).all() and np.std(rewards["folder"]) > 0
+
+
+# ------------------------------------------------------------------------------------ the health check
+
+
+def groups_of(n_groups=12, size=8, seed=0):
+    rng = np.random.default_rng(seed)
+    completions = [" ".join(rng.choice(WORDS, size=rng.integers(8, 20))) for _ in range(n_groups * size)]
+    return [f"prompt {row // size}" for row in range(len(completions))], completions
+
+
+def healthy(prompts, completions, **_):
+    """A number between -2 and 2 that looks random, but depends on the text alone."""
+    return [np.sin(sum(map(ord, text)) * 0.731 + len(text) ** 2) * 2 for text in completions]
+
+
+def flat(prompts, completions, **_):
+    return [float(len(prompt)) for prompt in prompts]
+
+
+def tied(prompts, completions, **_):
+    return [float(value > 0) + (value > 1.9) for value in healthy(prompts, completions)]
+
+
+def missing(prompts, completions, **_):
+    return [value if value > -1.8 else None for value in healthy(prompts, completions)]
+
+
+def poisoned(prompts, completions, **_):
+    return [math.nan if value < -1.9 else value for value in healthy(prompts, completions)]
+
+
+def saturated(prompts, completions, **_):
+    return [max(-0.5, min(0.5, value)) for value in healthy(prompts, completions)]
+
+
+def wordy(prompts, completions, **_):
+    return [
+        len(text.split()) + value * 0.1 for text, value in zip(completions, healthy(prompts, completions), strict=True)
+    ]
+
+
+def standardised(prompts, completions, **_):
+    values = np.array(healthy(prompts, completions))
+    return list((values - values.mean()) / (values.std() + 1e-4))
+
+
+def small(prompts, completions, **_):
+    return [value * 0.001 for value in healthy(prompts, completions)]
+
+
+def large(prompts, completions, **_):
+    return [value * 100 for value in healthy(prompts, completions)]
+
+
+def measures(result):
+    return {row["measure"]: row["value"] for row in result.table}
+
+
+def test_a_healthy_reward_is_not_warned_of():
+    result = check_reward(healthy, *groups_of())
+    assert result.warnings == [] and all(row["ok"] for row in result.table)
+    values = np.array(healthy(*groups_of())).reshape(12, 8)
+    assert measures(result)["spread"] == pytest.approx(np.sqrt(values.var(axis=1).mean()))
+    assert measures(result)["nats per spread"] == pytest.approx(measures(result)["spread"] / 0.05)
+    assert "nats per spread" not in measures(check_reward(small, *groups_of(), beta=None))
+
+
+@pytest.mark.parametrize(
+    ("reward", "named", "message"),
+    [
+        (
+            flat,
+            {"spread", "flat groups", "ties", "saturation", "nats per spread"},
+            "100.0% of the groups have one reward",
+        ),
+        (tied, {"ties", "saturation"}, "of the completions have the reward of another text of their group"),
+        (missing, {"missing"}, "of the completions have no reward"),
+        (poisoned, {"not finite"}, r"\d+ rewards are NaN or infinite"),
+        (saturated, {"saturation", "ties"}, "of the rewards lie at an end of their range"),
+        (wordy, {"length"}, r"follows the length of completions .rank correlation (0.9|1.0)"),
+        (standardised, {"batch"}, "changes by .* standard deviations when it is computed alone"),
+        (small, {"nats per spread"}, "buys 0.0.* nats of KL in RLOO"),
+        (large, {"nats per spread"}, "buys 2.*e.03 nats of KL in RLOO"),
+    ],
+)
+def test_each_fault_is_warned_of(reward, named, message):
+    with pytest.warns(UserWarning) as caught:
+        result = check_reward(reward, *groups_of())
+    assert {row["measure"] for row in result.table if not row["ok"]} == named
+    assert [str(warning.message) for warning in caught] == result.warnings
+    assert all(warning.filename == __file__ for warning in caught)
+    assert any(re.search(message, text) for text in result.warnings)
+
+
+def test_values_of_the_measures():
+    prompts, completions = ["a"] * 4 + ["b"] * 2, ["x", "x", "y y", "z", "u", "v"]
+    given = iter([1.0, 1.0, 1.0, 3.0, 2.0, 2.0])
+    values = dict(zip(["x", "x", "y y", "z", "u", "v"], given, strict=True))
+    with pytest.warns(UserWarning):
+        result = check_reward(lambda prompts, completions: [values[c] for c in completions], prompts, completions)
+    found = measures(result)
+    assert found["flat groups"] == 0.5
+    assert found["ties"] == pytest.approx(5 / 6)  # x and y y tie, u and v too; x with itself does not count
+    assert found["spread"] == pytest.approx(math.sqrt((0.75 + 0) / 2))
+    assert found["batch"] == 0 and found["missing"] == 0
+
+
+def test_a_fitted_reward_and_columns_are_checked(tfidf, pairs):
+    reward = RewardFunction(tfidf, pairs, prompt_template="{output}")
+    prompts, completions = groups_of()
+    plain = measures(check_reward(reward, prompts, completions, beta=None))
+    chats = [turns(prompt, completion) for prompt, completion in zip(prompts, completions, strict=True)]
+    talked = check_reward(reward, *zip(*chats, strict=True), beta=None)
+    assert measures(talked) == pytest.approx(plain)
+
+    def by_column(prompts, completions, bonus):
+        return [value + extra for value, extra in zip(healthy(prompts, completions), bonus, strict=True)]
+
+    check_reward(by_column, prompts, completions, bonus=[0.1] * len(prompts))
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda p, c: check_reward(healthy, p, c[1:]), "Found 96 prompts, 95 completions"),
+        (lambda p, c: check_reward(healthy, c, c), "no two of them equal"),
+        (lambda p, c: check_reward(lambda **_: [None] * 96, p, c), "None of 96 rewards is a finite number"),
+        (lambda p, c: check_reward(lambda **_: [1.0], p, c), "gave 1 rewards for 96 completions"),
+        (lambda p, c: check_reward(healthy, p, c, beta=0), "beta=0. Expected a number above 0"),
+        (lambda p, c: check_reward(healthy, p, c, n_batch=1), "n_batch=1"),
+    ],
+)
+def test_bad_input_of_the_check_is_named(call, message):
+    with pytest.raises(ValueError, match=message):
+        call(*groups_of())
+
+
+def test_importing_needs_neither_transformers_nor_trl():
+    script = "import sys; import fairl_sk.export; print([m for m in ('transformers', 'trl') if m in sys.modules])"
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert result.stdout.strip() == "[]", result.stderr
