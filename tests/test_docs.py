@@ -29,7 +29,7 @@ COMMANDS = [
 # ------------------------------------------------------------------------------------------------ snippets
 
 _FENCE = re.compile(r"^(?P<fence>`{3,}|:{3,})(?P<info>[^\n]*)\n(?P<body>.*?)^(?P=fence)[ ]*$", re.M | re.S)
-_SKIP = re.compile(r"<!--\s*skip:(?P<reason>.*?)-->\s*\Z", re.S)
+_SKIP = re.compile(r"<!--\s*skip:(?P<reason>(?:(?!-->).)*)-->\s*\Z", re.S)
 
 
 def snippets(text):
