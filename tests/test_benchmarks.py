@@ -22,7 +22,7 @@ def load(name):
 
 
 def test_every_benchmark_is_tested():
-    names = {"bench_encoder", "bench_fit", "paradetox", "realign", "toxicity_reference"}
+    names = {"bench_encoder", "bench_fit", "identify", "paradetox", "realign", "toxicity_reference"}
     assert {path.stem for path in BENCHMARKS.glob("*.py")} == names
 
 
