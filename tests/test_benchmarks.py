@@ -22,7 +22,7 @@ def load(name):
 
 
 def test_every_benchmark_is_tested():
-    names = {"bench_encoder", "bench_fit", "identify", "paradetox", "realign", "toxicity_reference"}
+    names = {"bench_encoder", "bench_fit", "bench_loop", "identify", "paradetox", "realign", "toxicity_reference"}
     assert {path.stem for path in BENCHMARKS.glob("*.py")} == names
 
 
@@ -66,6 +66,21 @@ def test_what_the_realignment_table_is_made_of(monkeypatch):
     rates = realign.resampled_rates(runs, n_resamples=200)
     assert (rates["base"][0], rates["arm"][0]) == (0.75, 0.25)
     assert set(rates["base"][1:]) == {0.5, 0.75, 1.0} and (rates["base"] - rates["arm"] == 0.5).all()
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # trl, of transformers
+def test_bench_loop(monkeypatch, capsys, tmp_path):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    figures, aims = importlib.import_module("bench_loop").main(size="smoke", out=tmp_path / "loop.json")
+    shown = capsys.readouterr().out
+    made = figures["generation"]
+    assert made["ratio"] == made["alone, s"] / made["batched, s"] > 1 and made["same texts"] > 0.8
+    for name in ("minilm", "policy"):
+        assert figures[name]["share"] == figures[name]["reward, s"] / figures[name]["step, s"] > 0
+        assert max(figures[name]["difference"].values()) < 1e-4
+    for name, value in aims.items():
+        assert f"{name}: {value:.3g} (" in shown
+    assert json.loads((tmp_path / "loop.json").read_text(encoding="utf-8"))["aims"] == aims
 
 
 def test_growth_of_a_fit(capsys):

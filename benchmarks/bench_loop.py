@@ -1,0 +1,129 @@
+"""What the loop from a model to TRL and back costs: generation, the reward's share of a step, and the exported folder.
+
+    python benchmarks/bench_loop.py --pairs paradetox.tsv
+
+Three questions, each on a GPT-NeoX of the size that realign.py trains, as good as untrained:
+
+1. How much faster are completions in batches by length than one prompt at a time?
+2. Which share of a GRPO step, 64 completions of 20 tokens, does the reward take: with the MiniLM encoder, and with the
+   policy's own hidden states?
+3. By how much do an exported folder's rewards differ from the pipeline's, over texts of the file (without one: of the
+   package's corpus), in batches of 1 and of 64?
+"""
+
+import argparse
+import json
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from realign import SIZES as REALIGN_SIZES
+from realign import align, as_reward_function, quiet, train_base
+from sklearn.pipeline import make_pipeline
+
+from fairl_sk import MaxEntropyIRL, TransformerEmbedder
+from fairl_sk.datasets import load_preferences, make_detox_preferences
+from fairl_sk.export import export_reward_model, load_reward_model
+from fairl_sk.generate import generate_completions
+
+SIZES = {
+    "smoke": {"plan": "smoke", "prompts": 24, "alone": 6, "steps": 2, "texts": 20, "pairs": 40},
+    "small": {"plan": "small", "prompts": 1000, "alone": 100, "steps": 12, "texts": 500, "pairs": 400},
+}
+AIMS = {"faster in batches": ">= 5", "share, minilm": "<= 0.15", "share, policy": "<= 0.05", "difference": "<= 1e-4"}
+
+
+def time_generation(folder, prompts, n_alone, n_tokens):
+    """Seconds a completion: two of each prompt in batches, and one of the first prompts one at a time."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    options = {"tokenizer": tokenizer, "max_new_tokens": n_tokens, "min_new_tokens": n_tokens}
+    generate_completions(model, prompts[:2], **options)  # warm
+    start = time.perf_counter()
+    together = generate_completions(model, prompts, n_completions=2, **options)
+    batched = (time.perf_counter() - start) / together.texts.size
+    start = time.perf_counter()
+    alone = [generate_completions(model, [prompt], **options).texts[0, 0] for prompt in prompts[:n_alone]]
+    single = (time.perf_counter() - start) / n_alone
+    same = np.mean([text == other for text, other in zip(alone, together.texts[:, 0], strict=False)])
+    return {"batched, s": batched, "alone, s": single, "ratio": single / batched, "same texts": float(same)}
+
+
+def nothing(completions, **columns):
+    """A reward that costs nothing, in the place of the ground truth that realign.py lets look on."""
+    return [0.0] * len(completions)
+
+
+def time_reward(folder, pipeline, outputs, prompts, plan, scratch):
+    """The reward's seconds, and their share in those of GRPO's steps."""
+    reward = as_reward_function(pipeline, outputs)
+    reward(completions=outputs[: plan.batch])  # the encoder is loaded
+    timing = align(str(folder), reward, nothing, prompts, plan, 0, scratch)[2]
+    seconds, of_reward = timing["seconds"] / plan.steps, timing["reward_seconds"] / plan.steps
+    return {"step, s": seconds, "reward, s": of_reward, "share": of_reward / seconds}
+
+
+def compare_folder(pipeline, texts, folder):
+    """Largest difference between the exported folder's rewards and the pipeline's, by size of the batch."""
+    export_reward_model(pipeline, folder)
+    model, tokenizer = load_reward_model(folder)
+    expected, difference = pipeline.decision_function(texts), {}
+    for size in (1, 64):
+        found = []
+        for start in range(0, len(texts), size):
+            batch = tokenizer(
+                list(texts[start : start + size]), return_tensors="pt", padding=True, add_special_tokens=False
+            )
+            with torch.inference_mode():
+                found.append(model(**batch).logits[:, 0])
+        difference[size] = float(np.abs(torch.cat(found).numpy() - expected).max())
+    return difference
+
+
+def main(pairs=None, size="small", out=None):
+    """Run the benchmark, print its table, and return the figures."""
+    quiet()
+    sizes = SIZES[size]
+    plan = replace(REALIGN_SIZES[sizes["plan"]], algorithm="grpo", steps=sizes["steps"])
+    data = make_detox_preferences(2000, random_state=0) if pairs is None else load_preferences(pairs, random_state=0)
+    texts = np.unique(data.data.ravel().astype(str))
+    texts = texts[np.random.default_rng(0).permutation(len(texts))].tolist()
+    prompts = list(dict.fromkeys(" ".join(text.split()[:4]) for text in texts))[: sizes["prompts"]]
+    few, target = data.data[: sizes["pairs"]], data.target[: sizes["pairs"]]
+    figures = {}
+    with tempfile.TemporaryDirectory() as scratch:
+        scratch = Path(scratch)
+        policy = scratch / "policy"
+        train_base(texts[:2000], replace(plan, epochs=1e-9), policy)
+        figures["generation"] = time_generation(policy, prompts, sizes["alone"], plan.n_tokens)
+        encoders = {"minilm": TransformerEmbedder("minilm"), "policy": TransformerEmbedder(policy, pooling="last")}
+        for name, encoder in encoders.items():
+            pipeline = make_pipeline(encoder, MaxEntropyIRL(alpha=0.1, random_state=0)).fit(few, target)
+            trained = time_reward(policy, pipeline, few.ravel().tolist(), prompts, plan, scratch / "trainer")
+            compared = compare_folder(pipeline, texts[: sizes["texts"]], scratch / f"{name}-reward")
+            figures[name] = {**trained, "difference": compared}
+    aims = {
+        "faster in batches": figures["generation"]["ratio"],
+        "share, minilm": figures["minilm"]["share"],
+        "share, policy": figures["policy"]["share"],
+        "difference": max(value for name in encoders for value in figures[name]["difference"].values()),
+    }
+    print(json.dumps(figures, indent=2))
+    for name, value in aims.items():
+        reached = value >= 5 if name == "faster in batches" else value <= float(AIMS[name].split()[1])
+        print(f"{name}: {value:.3g} ({AIMS[name]}): {'reached' if reached else 'MISSED'}")
+    if out:
+        Path(out).write_text(json.dumps({"figures": figures, "aims": aims}, indent=2), encoding="utf-8")
+    return figures, aims
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--pairs", help="ParaDetox as TSV")
+    parser.add_argument("--size", choices=SIZES, default="small")
+    parser.add_argument("--out", help="write the figures as JSON")
+    main(**vars(parser.parse_args()))
