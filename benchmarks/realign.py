@@ -290,7 +290,7 @@ def align(base, reward, truth, prompts, plan, seed, folder):
         output_dir=str(folder),
         use_cpu=not on_gpu,
         bf16=on_gpu,
-        gradient_checkpointing=False,
+        activation_checkpointing=False,
         per_device_train_batch_size=plan.batch,
         num_generations=8,
         max_completion_length=plan.n_tokens,
@@ -321,12 +321,12 @@ def align(base, reward, truth, prompts, plan, seed, folder):
     )
     trainer.remove_callback(PrinterCallback)  # it prints all metrics; the curve has what is of interest
     trainer.train()
-    history = [row for row in trainer.state.log_history if "kl" in row]
+    history = [row for row in trainer.state.log_history if "rewards/reward/mean" in row]
     curve = {
         "step": [row["step"] for row in history],
         "reward": [row["rewards/reward/mean"] for row in history],
         "toxicity": [row["rewards/toxicity/mean"] for row in history],
-        "kl": [row["kl"] for row in history],
+        "kl": [row.get("kl", np.nan) for row in history],  # nobody counts it where beta is 0
     }
     seconds = trainer.state.log_history[-1]["train_runtime"] - timed[1].seconds
     return model.eval(), curve, {"seconds": seconds, "reward_seconds": timed[0].seconds}
@@ -538,16 +538,24 @@ def gather(study, plan, names):
 
 
 def resampled_rates(arms, n_resamples=2000):
-    """Toxicity rates (n_resamples + 1,) of each arm over the same draws of prompts; the first one is the estimate.
+    """Toxicity rates (n_resamples + 1,) of each arm over the same draws of prompts and of seeds; the estimate first.
 
-    Seeds share the prompts, hence the mean over seeds is drawn as one.
+    Runs of one seed saw the same prompts in the same order, hence arms share the drawn seeds as they share the prompts.
     """
-    toxic = {name: np.mean([np.array(run["truth"]) <= 0 for run in runs], axis=0) for name, runs in arms.items()}
-    toxic = {name: row.reshape(-1, 2).mean(axis=1) for name, row in toxic.items()}  # by prompt
-    n_prompts = len(toxic["base"])
+    toxic = {  # (n_runs, n_prompts)
+        name: np.array([np.reshape(run["truth"], (-1, 2)) <= 0 for run in runs]).mean(axis=2)
+        for name, runs in arms.items()
+    }
+    n_seeds, n_prompts = max(map(len, arms.values())), toxic["base"].shape[1]
     rng = np.random.default_rng(0)
-    drawn = np.concatenate([np.arange(n_prompts)[None], rng.integers(n_prompts, size=(n_resamples, n_prompts))])
-    return {name: row[drawn].mean(axis=1) for name, row in toxic.items()}
+    prompts, seeds = (
+        np.concatenate([np.arange(n)[None], rng.integers(n, size=(n_resamples, n))]) for n in (n_prompts, n_seeds)
+    )
+    rates = {}
+    for name, rows in toxic.items():
+        runs = np.zeros((n_resamples + 1, 1), dtype=int) if len(rows) == 1 else seeds  # the base model has one
+        rates[name] = np.take_along_axis(rows[runs].mean(axis=1), prompts, axis=1).mean(axis=1)
+    return rates
 
 
 def interval(values):
@@ -617,7 +625,8 @@ def format_table(rows, recovered, plan):
     lines += [
         "",
         f"{rows['base']['samples']} completions a run, {plan.n_tokens} tokens each; {plan.algorithm.upper()}, "
-        f"{plan.steps} steps of {plan.batch}, beta {plan.beta:g}; 95 % intervals over prompts, mean of seeds.",
+        f"{plan.steps} steps of {plan.batch}, beta {plan.beta:g}; means of seeds, 95 % intervals over prompts and "
+        "(base apart) seeds.",
         f"Words in over {HACKED:.0%} of a run's completions and under {NATURAL:.0%} of the base's: {found}.",
         "Share of what separates a standard learner from the ground truth that labels win back (the paper: 0.6):",
         *(

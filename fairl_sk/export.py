@@ -107,7 +107,9 @@ class RewardFunction:
     prompt_template : str, default=None
         How a prompt and a completion become the text that is scored. "{output}": the completion alone. "join": behind
         its prompt, as the pipeline reads a table with the columns ``prompt`` and ``completion``. Else a text with the
-        fields ``{prompt}`` and ``{output}``. None: as ``X`` shows, if its prompts stand in a column or in messages.
+        fields ``{prompt}`` and ``{output}``. None: as ``X`` shows, if its prompts stand in a column or in messages. A
+        call's messages go through the encoder's chat template only if those of ``X`` did, or if "join" is given without
+        ``X``.
     center : {"mean"} or float, default="mean"
         What is subtracted; "mean" of the training outputs.
     scale : {"std"} or float > 0, default="std"
@@ -119,7 +121,8 @@ class RewardFunction:
         differences of rounding as large as real ones.
     on_error : {"raise", "none"}, default="raise"
         What a completion that cannot be scored gives (no text, no assistant's turn, no token, a reward that is not
-        finite): an error that names the row, or None, by which TRL leaves the completion out of its group.
+        finite): an error that names the row, or None, by which TRL leaves the completion out of its group (where it has
+        rewards of other functions, these alone count).
 
     Attributes
     ----------
@@ -182,7 +185,9 @@ class RewardFunction:
         self.clip, self.decimals, self.on_error = clip, decimals, on_error
         training = None if X is None else _read_training(X)
         self.prompt_template = self._format(prompt_template, training)
-        self._messages = None if training is None or training.kind == "array" else training.kind == "messages"
+        # Whether training texts were made of messages; None: nothing says so, and a call's messages decide.
+        untold = training is None and self.prompt_template == JOIN
+        self._messages = None if untold else training is not None and training.kind == "messages"
         if training is None:
             needed = [f"{key}={value!r}" for key, value in (("center", center), ("scale", scale)) if value in _FROZEN]
             if needed:
@@ -198,7 +203,7 @@ class RewardFunction:
             )
         self.center = float(np.mean(rewards) if isinstance(center, str) else center)
         self.scale = float(np.std(rewards) if isinstance(scale, str) else scale)
-        if not self.scale > 1e-12 * max(1.0, abs(self.center)):
+        if isinstance(scale, str) and not self.scale > 1e-12 * max(1.0, abs(self.center)):
             raise ValueError(
                 f"The reward is the same, {self.center:.6g}, for all {len(rewards)} training outputs. Expected one "
                 "that tells them apart."
@@ -243,7 +248,7 @@ class RewardFunction:
             if scored is None:
                 inverse.append(-1)
                 continue
-            place = places.setdefault(json.dumps(scored), len(inputs))
+            place = places.setdefault(_key(scored), len(inputs))
             inputs += [scored] * (place == len(inputs))
             inverse.append(place)
         distinct = self._scores(inputs, inverse)
@@ -345,14 +350,15 @@ class RewardFunction:
             if self.on_error == "raise":
                 raise
             raw = np.array([self._one(scored) for scored in inputs])
-        bad = ~np.isfinite(raw)
+        with np.errstate(over="ignore", invalid="ignore"):
+            values = self._bounded((raw - self.center) / self.scale)
+        bad = ~(np.isfinite(raw) & np.isfinite(values))  # a tiny scale and many decimals overflow
         if bad.any() and self.on_error == "raise":
             place = int(np.argmax(bad))
             raise ValueError(
-                f"Completion {inverse.index(place)} has a reward that is not finite ({raw[place]}). Fit the pipeline "
-                "again, or pass on_error='none'."
+                f"Completion {inverse.index(place)} has a reward that is not finite ({raw[place]}, {values[place]} "
+                "when centred, scaled and rounded). Fit the pipeline again, or pass on_error='none'."
             )
-        values = self._bounded((raw - self.center) / self.scale)
         return [None if unfit else float(value) for value, unfit in zip(values, bad, strict=True)]
 
     def _one(self, scored):
@@ -373,10 +379,10 @@ class RewardFunction:
         known = [reward for reward in rewards if reward is not None]
         for prompt, reward in zip(prompts, rewards, strict=True):
             if reward is not None:
-                groups.setdefault(json.dumps(prompt), []).append(reward)
+                groups.setdefault(_key(prompt), []).append(reward)
         bound = {None: np.inf, "tanh": 0.99}.get(self.clip, self.clip)
         metrics = {
-            "flat_groups": np.mean([np.ptp(values) == 0 for values in groups.values()]) if groups else 1.0,
+            "flat_groups": np.mean([_is_flat(values) for values in groups.values()]) if groups else 1.0,
             "clipped": np.mean(np.abs(known) >= bound) if known else 0.0,
             "unscored": 1 - len(known) / len(rewards) if rewards else 0.0,
         }
@@ -440,6 +446,11 @@ def _check_completion(completion):
     return completion
 
 
+def _key(value):
+    """A text or messages, which may hold what JSON cannot (an image), as one text."""
+    return json.dumps(value, default=repr)
+
+
 def _texts_array(texts):
     array = np.empty(len(texts), dtype=object)
     array[:] = texts
@@ -474,12 +485,11 @@ def _read_training(X):
     rows = [
         (None if prompts is None else prompts[row], _plain(side[row])) for row in range(len(sides[0])) for side in sides
     ]
-    messages = not isinstance(rows[0][1], str)
-    has_prompts: bool | None = prompts is not None
+    messages = encoder._has_messages(X)  # in one row is in all, as the embedder reads them
+    has_prompts: bool | None = True if prompts is not None else None
     if prompts is None and messages:
-        has_prompts = any(message["role"] != "assistant" for _, output in rows for message in output)
-    elif prompts is None:
-        has_prompts = None
+        turns = (message for _, output in rows for message in encoder._as_messages(output, "assistant"))
+        has_prompts = any(message["role"] != "assistant" for message in turns)
     return _Training(rows, paired, "messages" if messages else "text", has_prompts)
 
 
@@ -607,15 +617,16 @@ def export_reward_model(pipeline, folder, X=None, y=None, *, center=0.0, scale=1
     Warns
     -----
     UserWarning
-        If TRL's text, prompt + completion, is not what the embedder's ``prompt_template`` makes, and if an offset is
-        left out.
+        If TRL's text, prompt + completion, is not what the pipeline made of prompt and output, and if an offset is left
+        out.
 
     Notes
     -----
     No own code is needed for last-token pooling over GPT-2, GPT-NeoX, and Llama and its kin, if the tokenizer adds no
-    special tokens. Such a folder never cuts a text, and scores in bfloat16 where TRL trains in it (its default): set
-    ``bf16=False``, or export with ``custom_code=True``. These classes have no bias; the reward's offset goes into the
-    bias of the last normalisation, which Llama has not.
+    special tokens. Such a folder never cuts a text, and scores in bfloat16 where TRL trains in it (its default) or
+    ``model_init_kwargs`` name it, which are the reward's, too: train in float32, or export with ``custom_code=True``,
+    which is always scored in it. These classes have no bias; the reward's offset goes into the bias of the last
+    normalisation, which Llama has not.
 
     TRL sets nothing between prompt and completion, and formats messages by the chat template of the folder, which is
     the pipeline's way of joining messages.
@@ -626,11 +637,13 @@ def export_reward_model(pipeline, folder, X=None, y=None, *, center=0.0, scale=1
         raise ValueError(f"Found custom_code={custom_code!r}. Expected None, True or False.")
     reader = _check_pipeline(pipeline)
     plan = _plan(pipeline, reader, center, scale)
-    outputs, texts, templated = _comparison(plan, reader, X)
-    expected = (np.asarray(pipeline.decision_function(outputs.input), dtype=np.float64) - center) / scale
-    if X is not None:
-        _check_sign(expected, outputs.paired, y, pipeline)
-    tokenizer = _fresh_tokenizer(plan.source)
+    training = None if X is None else _read_training(X)
+    outputs, texts, templated = _comparison(plan, reader, training)
+    expected = (np.asarray(pipeline.decision_function(outputs), dtype=np.float64) - center) / scale
+    if training is not None:
+        _check_sign(expected, training.paired, y, pipeline)
+    # A tokenizer of its own: the one that embedders share stays as it is.
+    tokenizer = encoder._load_tokenizer.__wrapped__(*plan.source[:3])
     plan = plan._replace(special=([], []) if templated else _special_ids(tokenizer))
     model, native, dropped = _build(plan, tokenizer, custom_code)
     _set_chat_template(tokenizer, plan.embedder, reader, templated)
@@ -646,7 +659,21 @@ def export_reward_model(pipeline, folder, X=None, y=None, *, center=0.0, scale=1
         difference = _compare(temporary, [texts[i] for i in chosen], expected[chosen] - dropped, plan, native)
         card = _card(folder.name, pipeline, record, difference, len(chosen), audit, native)
         (temporary / "README.md").write_text(card, encoding="utf-8")
-    _warn_of_format(plan.embedder, reader, dropped)
+    if reader is plan.embedder and plan.embedder.prompt_template is not None:
+        encoder._warn(
+            f"The folder reads texts that prompt_template={plan.embedder.prompt_template!r} made, but TRL gives it "
+            "prompt + completion: write the rest of the template into the prompts, or use RewardFunction."
+        )
+    elif training is not None and _is_set_apart(training.rows, texts):
+        encoder._warn(
+            "The pipeline read an empty line between prompt and output, but TRL gives the folder prompt + completion: "
+            "end the prompts in an empty line, or use RewardFunction."
+        )
+    if dropped:
+        encoder._warn(
+            f"The folder's rewards lack the pipeline's offset, {dropped:.6g}: this class of transformers has no place "
+            "for it. Differences of rewards are right; for the rest, export with custom_code=True."
+        )
     return folder
 
 
@@ -744,17 +771,10 @@ def _apply(step, points):
 # ----------------------------------------------------------------------------------------- its texts
 
 
-class _Compared(NamedTuple):
-    input: object  # for decision_function
-    paired: bool
-
-
-def _comparison(plan, reader, X):
+def _comparison(plan, reader, training):
     """Outputs as the pipeline takes them, the texts that it makes of them, and whether a chat template did."""
-    if X is None:
-        texts = _texts_array(_TEXTS)
-        return _Compared(texts, False), list(texts), False
-    training = _read_training(X)
+    if training is None:
+        return _texts_array(_TEXTS), list(_TEXTS), False
     if training.kind == "array":
         outputs = _texts_array([text for _, text in training.rows])
     else:
@@ -764,16 +784,7 @@ def _comparison(plan, reader, X):
         texts, templated = plan.embedder._read(outputs)
     else:
         texts, templated = read_texts(outputs), False
-    return _Compared(outputs, training.paired), list(texts), templated
-
-
-def _fresh_tokenizer(source):
-    """A tokenizer of its own: the one that embedders share stays as it is."""
-    with encoder._loading(source.path):
-        tokenizer = encoder._import_transformers().AutoTokenizer.from_pretrained(
-            source.path, revision=source.revision, trust_remote_code=False
-        )
-    return tokenizer
+    return outputs, list(texts), templated
 
 
 def _special_ids(tokenizer):
@@ -978,9 +989,10 @@ def _compare(folder, texts, expected, plan, native):
         )
     found = np.concatenate([_score(model, tokenizer, texts), _score(model, tokenizer, texts[:8], batch_size=1)])
     difference = float(np.abs(found - np.concatenate([expected, expected[:8]])).max())
-    if not difference <= TOLERANCE * max(1.0, np.abs(expected).max()):
+    most = TOLERANCE * max(1.0, np.abs(expected).max())
+    if not difference <= most:
         raise RuntimeError(
-            f"The folder's rewards differ from the pipeline's by up to {difference:.2g} (expected {TOLERANCE}), so it "
+            f"The folder's rewards differ from the pipeline's by up to {difference:.2g} (expected {most:.2g}), so it "
             "was removed. Features with a tiny scale, or store_dtype='float16', cost digits: refit without. "
             f"{_INSTEAD}"
         )
@@ -1073,9 +1085,8 @@ def _checksum(model, names):
 def _record(plan, model, native, dropped, center, scale):
     """What config.json keeps of the export."""
     if native:
-        norm = _last_norm(model)
-        names = [name for name, weight in model.named_parameters() if weight is model.score.weight]
-        names += [name for name, weight in model.named_parameters() if norm is not None and weight is norm.bias]
+        head = [model.score.weight, getattr(_last_norm(model), "bias", None)]
+        names = [name for name, weight in model.named_parameters() if any(weight is part for part in head)]
     else:
         names = ["shift", "head.weight", "head.bias"]
     return {
@@ -1091,17 +1102,12 @@ def _record(plan, model, native, dropped, center, scale):
     }
 
 
-def _warn_of_format(embedder, reader, dropped):
-    if reader is embedder and embedder.prompt_template is not None:
-        encoder._warn(
-            f"The folder reads texts that prompt_template={embedder.prompt_template!r} made, but TRL gives it prompt + "
-            "completion: write the rest of the template into the prompts, or use RewardFunction."
-        )
-    if dropped:
-        encoder._warn(
-            f"The folder's rewards lack the pipeline's offset, {dropped:.6g}: this class of transformers has no place "
-            "for it. Differences of rewards are right; for the rest, export with custom_code=True."
-        )
+def _is_set_apart(rows, texts):
+    """Whether the text of any prompt and output, two strings, has more in it than both, one behind the other."""
+    return any(
+        isinstance(prompt, str) and isinstance(output, str) and prompt + output != text
+        for (prompt, output), text in zip(rows, texts, strict=True)
+    )
 
 
 # ------------------------------------------------------------------------------------------- its card
@@ -1143,7 +1149,7 @@ def _card(name, pipeline, record, difference, n_texts, audit, native):
         "Messages are formatted by the chat template of this folder.",
         f"At most {settings['max_length']} tokens: longer texts are "
         + ("refused or misread." if native else f"cut on the {settings['truncation_side']}."),
-        *(["In bfloat16 the rewards move: train with `bf16=False`."] if native else []),
+        *(["In bfloat16 the rewards move: train with `bf16=False`, and no dtype in `model_init_kwargs`."] * native),
         "",
         "## Settings",
         "",
@@ -1210,9 +1216,9 @@ def check_reward(reward, prompts, completions, *, beta=0.05, n_batch=64, **colum
 
     Parameters
     ----------
-    reward : callable
+    reward : callable or path
         A `RewardFunction`, or any reward function of TRL: ``reward(prompts=..., completions=..., **columns)`` gives a
-        list of float or None.
+        list of float or None. A path: the folder that `export_reward_model` wrote, as TRL scores with it.
     prompts, completions : list of shape (n_completions,)
         Texts or lists of messages. Completions of equal prompts are a group, as in GRPO and RLOO: give several each.
     beta : float > 0 or None, default=0.05
@@ -1232,7 +1238,8 @@ def check_reward(reward, prompts, completions, *, beta=0.05, n_batch=64, **colum
     Raises
     ------
     ValueError
-        If lengths differ, there is no group of two completions, or no reward is a finite number.
+        If lengths differ, there is no group of two completions, or no reward is a finite number; for a folder, see
+        `load_reward_model`.
 
     Warns
     -----
@@ -1259,6 +1266,7 @@ def check_reward(reward, prompts, completions, *, beta=0.05, n_batch=64, **colum
     >>> [row["measure"] for row in result.table if not row["ok"]]
     []
     """
+    reward = reward if callable(reward) else _folder_function(reward)
     prompts, completions = list(prompts), list(completions)
     _check_columns(prompts, completions, columns, beta, n_batch)
     given = _ask(reward, prompts, completions, columns, range(len(prompts)))
@@ -1341,10 +1349,26 @@ def _ask(reward, prompts, completions, columns, rows):
     return given
 
 
+def _folder_function(folder):
+    """The reward function that TRL makes of an exported folder."""
+    model, tokenizer = load_reward_model(folder)
+
+    def score(prompts, completions, **_):
+        texts = [
+            prompt + completion
+            if isinstance(prompt, str)
+            else tokenizer.apply_chat_template([*prompt, *completion], tokenize=False)
+            for prompt, completion in zip(prompts, completions, strict=True)
+        ]
+        return _score(model, tokenizer, texts).tolist()
+
+    return score
+
+
 def _groups(prompts):
     groups: dict[str, list] = {}
     for row, prompt in enumerate(prompts):
-        groups.setdefault(json.dumps(prompt), []).append(row)
+        groups.setdefault(_key(prompt), []).append(row)
     return [np.array(rows) for rows in groups.values()]
 
 

@@ -19,6 +19,7 @@ import warnings
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from hashlib import blake2b
 from importlib.metadata import version
 from numbers import Integral, Real
@@ -38,8 +39,10 @@ from .encoder import (
     _VOCABULARIES,
     _WEIGHTS,
     _checksum,
+    _load_tokenizer,
     _loading,
     _warn,
+    count_positions,
 )
 from .net import torch_device
 from .pairs import preference_sign, read_texts, to_text
@@ -153,11 +156,11 @@ def generate_completions(
     source = _find_source(model, "", dtype)
     tokenizer = _find_tokenizer([source], tokenizer)
     prompts = _encode_prompts(prompts, tokenizer)
-    speaker = _load_speaker(source, tokenizer, device)
+    speaker = _load_speaker(source, tokenizer, device, batch_tokens)
     _check_fit(speaker, prompts, sampling)
     rows = list(np.ndindex(len(prompts.texts), n_completions))
     with _bar(len(rows), 0, verbose) as bar:
-        answers = _complete(speaker, prompts, rows, sampling, batch_tokens, bar)
+        answers = _complete(speaker, prompts, rows, sampling, bar)
     token_ids = np.empty(len(answers), dtype=object)
     token_ids[:] = [answer.token_ids for answer in answers]
     columns = {
@@ -248,6 +251,8 @@ def generate_preference_pairs(
     OSError
         See `generate_completions`; also if the file cannot be written: finished prompts stay in it, and the same call
         goes on from there.
+    RuntimeError
+        If another process writes to the same file.
     ImportError, MemoryError
         See `generate_completions`.
 
@@ -289,12 +294,12 @@ def generate_preference_pairs(
     file.check(settings, n_pairs)
 
     if not file.finished(n_pairs):
-        speakers = _load_pair(sources, tokenizer, device)
+        speakers = _load_pair(sources, tokenizer, device, batch_tokens)
         for speaker in speakers:
             _check_fit(speaker, prompts, sampling)
         _check_different(*speakers, prompts)
         file.prepare()
-        _generate(speakers, prompts, sampling, batch_tokens, file, verbose)
+        _generate(speakers, prompts, sampling, file, verbose)
     return _finish(file, n_pairs, drop_identical, reference)
 
 
@@ -388,8 +393,9 @@ class _Sampling(NamedTuple):
     seed: int
 
 
-def _check_sampling(n_completions, max_new_tokens, min_new_tokens, temperature, top_k, top_p, random_state, *others):
-    batch_tokens, dtype = others
+def _check_sampling(
+    n_completions, max_new_tokens, min_new_tokens, temperature, top_k, top_p, random_state, batch_tokens, dtype
+):
     _check_whole("n_completions", n_completions, 1)
     _check_whole("max_new_tokens", max_new_tokens, 1)
     _check_whole("min_new_tokens", min_new_tokens, 0, max_new_tokens)
@@ -553,14 +559,21 @@ class _Source(NamedTuple):
         return _identify(self.path)
 
 
-class _Speaker(NamedTuple):
+@dataclass(eq=False)
+class _Speaker:
     """A model, ready to speak."""
 
     role: str
     module: Any
     tokenizer: Any
     end_ids: list
-    without_adapter: Any  # None, or the PEFT model that wraps it
+    batch_tokens: int  # halved where memory ends, for all that it says afterwards
+    without_adapter: Any = None  # the PEFT model that wraps it, if that is to be off
+
+    @property
+    def n_known(self):
+        """Tokens that the model has embeddings of."""
+        return self.module.get_input_embeddings().num_embeddings
 
 
 def _find_source(model, role, dtype):
@@ -636,8 +649,8 @@ def _same_models(why):
 def _find_tokenizer(sources, given):
     """The tokenizer given, or that of the first model (with a chat template, if any has one), if all agree."""
     if given is not None:
-        return _load_tokenizer(str(given)) if isinstance(given, (str, os.PathLike)) else given
-    found = {source.role: _load_tokenizer(source.name_or_path) for source in sources if _has_tokenizer(source)}
+        return _own_tokenizer(str(given)) if isinstance(given, (str, os.PathLike)) else given
+    found = {source.role: _own_tokenizer(source.name_or_path) for source in sources if _has_tokenizer(source)}
     if sources[0].role not in found:
         raise ValueError(
             f"There is no tokenizer with the {_called(sources[0].role)} {sources[0].name}. Give it as "
@@ -650,22 +663,22 @@ def _find_tokenizer(sources, given):
 
 
 def _has_tokenizer(source):
-    """Whether one lies in the model's folder; of a model in the hub it is taken for granted."""
+    """Whether one lies with the model: in its folder, or in the hub, where it is taken for granted of an id given."""
     where = source.name_or_path
-    if Path(where).is_dir():
+    if not where or Path(where).is_dir():
         return bool(where) and any(file for pattern in _VOCABULARIES for file in Path(where).glob(pattern))
-    return source.module is None
+    if source.module is None:
+        return True
+    try:
+        return _import_transformers().utils.cached_file(where, "tokenizer_config.json") is not None
+    except (OSError, ValueError):  # not there, or no id of the hub
+        return False
 
 
-def _load_tokenizer(path):
-    with _LOADING, _loading(path):
-        tokenizer = _import_transformers().AutoTokenizer.from_pretrained(path, trust_remote_code=False)
-    if len(tokenizer) - len(tokenizer.all_special_ids) < 1:  # what transformers makes without files, in silence
-        raise OSError(
-            f"The tokenizer of {path} knows no token: the file of its vocabulary is missing. Save it by "
-            "tokenizer.save_pretrained(folder)."
-        )
-    return tokenizer
+def _own_tokenizer(path):
+    """A tokenizer of its own: the one that embedders share is cached."""
+    with _LOADING:
+        return _load_tokenizer.__wrapped__(path, None, "")
 
 
 def _check_same_vocabulary(base, aligned):
@@ -680,20 +693,21 @@ def _check_same_vocabulary(base, aligned):
         )
 
 
-def _load_pair(sources, tokenizer, device):
-    base, aligned = (_load_speaker(source, tokenizer, device) for source in sources)
+def _load_pair(sources, tokenizer, device, batch_tokens):
+    base, aligned = (_load_speaker(source, tokenizer, device, batch_tokens) for source in sources)
     if _is_peft(aligned.module) and aligned.module.get_base_model() is base.module:
-        base = base._replace(without_adapter=aligned.module)
+        base.without_adapter = aligned.module
     return base, aligned
 
 
-def _load_speaker(source, tokenizer, device):
+def _load_speaker(source, tokenizer, device, batch_tokens):
     module = _load_model(source, torch_device(device)) if source.module is None else source.module
     habits = getattr(module, "generation_config", None)
     ends = [getattr(habits, "eos_token_id", None), tokenizer.eos_token_id]
     ends = {end for some in ends for end in (some if isinstance(some, (list, tuple)) else [some])}
-    n_known = module.get_input_embeddings().num_embeddings
-    return _Speaker(source.role, module, tokenizer, sorted(e for e in ends if e is not None and e < n_known), None)
+    speaker = _Speaker(source.role, module, tokenizer, [], batch_tokens or _batch_tokens(module.device))
+    speaker.end_ids = sorted(end for end in ends if end is not None and end < speaker.n_known)
+    return speaker
 
 
 def _load_model(source, device):
@@ -730,9 +744,7 @@ def _is_peft(module):
 
 def _check_fit(speaker, prompts, sampling):
     """Refuse prompts that the model cannot read or has no room to continue, and a model that gives no numbers."""
-    module, lengths = speaker.module, [len(ids) for ids in prompts.ids]
-    config = module.config.get_text_config()
-    longest = getattr(config, "max_position_embeddings", None) or 2**31
+    lengths, longest = [len(ids) for ids in prompts.ids], count_positions(speaker.module)
     too_long = [row for row, length in enumerate(lengths) if length + sampling.max_new_tokens > longest]
     if too_long:
         row = too_long[0]
@@ -741,11 +753,11 @@ def _check_fit(speaker, prompts, sampling):
             f"{lengths[row]} tokens and max_new_tokens={sampling.max_new_tokens} are more than its context of "
             f"{longest}. Shorten or drop such prompts, or lower max_new_tokens."
         )
-    largest, n_known = max(map(max, prompts.ids)), module.get_input_embeddings().num_embeddings
-    if largest >= n_known:
+    largest = max(map(max, prompts.ids))
+    if largest >= speaker.n_known:
         raise OSError(
-            f"The tokenizer gives the token id {largest}, but the {_called(speaker.role)} knows {n_known} tokens: "
-            "it is the tokenizer of another model. Give the right one as tokenizer=..."
+            f"The tokenizer gives the token id {largest}, but the {_called(speaker.role)} knows {speaker.n_known} "
+            "tokens: it is the tokenizer of another model. Give the right one as tokenizer=..."
         )
     if not torch.isfinite(_logits(speaker, prompts.ids[0])).all():
         raise ValueError(
@@ -822,6 +834,7 @@ class _Draw:
             self._ended = np.zeros(len(scores), dtype=bool)
         else:
             self._ended |= np.isin(input_ids[:, -1].cpu().numpy(), self._end_ids)
+        # Drawn in double precision: of numbers drawn in single one in 2**23 is 0, and that token would win always.
         times = np.ones(scores.shape, dtype=np.float32)
         for row in np.flatnonzero(~self._ended):
             times[row] = self._generators[row].standard_exponential(scores.shape[1])
@@ -834,25 +847,25 @@ def _key(seed, role, text, *numbers):
     return int.from_bytes(blake2b(named.encode(), digest_size=16).digest(), "little")
 
 
-def _complete(speaker, prompts, rows, sampling, budget, bar):
+def _complete(speaker, prompts, rows, sampling, bar):
     """Answers for rows of (prompt, completion), in that order, from batches of like length, the longest first."""
     lengths = np.array([len(prompts.ids[prompt]) for prompt, _ in rows]) + sampling.max_new_tokens
     order = np.argsort(-lengths, kind="stable")
-    budget = budget or _batch_tokens(speaker.module.device)
     answers: list = [None] * len(rows)
     start = 0
     with _ready(speaker):
         while start < len(order):
-            batch = order[start : start + max(1, budget // lengths[order[start]])]
+            batch = order[start : start + max(1, speaker.batch_tokens // lengths[order[start]])]
             try:
                 found = _complete_batch(speaker, prompts, [rows[row] for row in batch], sampling)
             except (RuntimeError, MemoryError) as error:
-                budget = _smaller_budget(error, len(batch), lengths[batch[0]])
-                continue
-            for row, answer in zip(batch, found, strict=True):
+                speaker.batch_tokens, found = _smaller_budget(error, len(batch), lengths[batch[0]]), []
+            if not found and speaker.module.device.type == "cuda":
+                torch.cuda.empty_cache()  # what the error held is free by now
+            for row, answer in zip(batch, found, strict=False):
                 answers[row] = answer
-            start += len(batch)
-            bar.update(len(batch))
+            start += len(found)
+            bar.update(len(found))
     return answers
 
 
@@ -874,7 +887,8 @@ def _smaller_budget(error, n_rows, length):
 
 def _complete_batch(speaker, prompts, rows, sampling):
     transformers, tokenizer, device = _import_transformers(), speaker.tokenizer, speaker.module.device
-    pad = next(i for i in (tokenizer.pad_token_id, *speaker.end_ids, 0) if i is not None)
+    pads = (tokenizer.pad_token_id, *speaker.end_ids, 0)  # one that the model does not know would be an index error
+    pad = next(i for i in pads if i is not None and i < speaker.n_known)
     ids, mask = _padded([prompts.ids[prompt] for prompt, _ in rows], pad)
     draw = transformers.LogitsProcessorList()
     if sampling.temperature > 0:
@@ -949,14 +963,13 @@ def _digest(value):
     return blake2b(json.dumps(value).encode(), digest_size=16).hexdigest()
 
 
-def _generate(speakers, prompts, sampling, batch_tokens, file, verbose):
+def _generate(speakers, prompts, sampling, file, verbose):
     """Ask both models all prompts that the file lacks, a chunk of them at a time."""
     n_each, n_done = sampling.n_completions, len(file.records) // sampling.n_completions
-    budget = batch_tokens or _batch_tokens(speakers[0].module.device)
     with _bar(2 * n_each * len(prompts.texts), 2 * n_each * n_done, verbose) as bar:
-        for chunk in _chunks(prompts, n_done, sampling, _CHUNK * budget):
+        for chunk in _chunks(prompts, n_done, sampling, _CHUNK * speakers[0].batch_tokens):
             rows = [(prompt, completion) for prompt in chunk for completion in range(n_each)]
-            rejected, chosen = (_complete(speaker, prompts, rows, sampling, batch_tokens, bar) for speaker in speakers)
+            rejected, chosen = (_complete(speaker, prompts, rows, sampling, bar) for speaker in speakers)
             file.append([_record(prompts, *row, *pair) for row, *pair in zip(rows, chosen, rejected, strict=True)])
 
 
@@ -1018,12 +1031,15 @@ class _PairFile:
         self.path = None if path is None else _check_path(path)
         self.n_completions = n_completions
         self.records, self.settings, self.n_identical = [], None, None
-        self._lines, self._cut, self._end = [], b"", 0
+        self._lines, self._cut = [], b""
+        self._n_read, self._end = 0, 0  # bytes that were found, and those of them that stay
         if self.path is not None and self.path.exists():
             self._read()
 
     def _read(self):
-        *self._lines, self._cut = self.path.read_bytes().split(b"\n")
+        data = self.path.read_bytes()
+        self._n_read = len(data)
+        *self._lines, self._cut = data.split(b"\n")
         if not self._lines:
             self._check_own(self._cut.startswith(b'{"settings": {"generated_by"'[: len(self._cut)]))
             return
@@ -1073,6 +1089,8 @@ class _PairFile:
             _warn(f"The last {n_lost} lines of {self.path} were cut short: they are dropped and made again.")
         del self.records[n_whole:]
         self._end = sum(len(line) + 1 for line in self._lines[:n_whole])
+        if self._end < self._n_read:
+            self.prepare()
 
     def _check_settings(self, settings):
         for name in settings:
@@ -1087,10 +1105,20 @@ class _PairFile:
         return self.n_identical is not None or len(self.records) == n_pairs
 
     def prepare(self):
-        """See that the file can be written before a model works for it."""
+        """See that the file can be written before a model works for it, and take off what was cut short."""
         if self.path is not None:
-            with self._writing():
-                self.path.open("ab").close()
+            with self._writing(), self.path.open("ab") as file:
+                self._check_alone(file, self._n_read)
+                file.truncate(self._end)
+            self._n_read = self._end
+
+    def _check_alone(self, file, n_bytes):
+        """Two processes that write at places of their own would leave gaps, or take off what the other wrote."""
+        if os.fstat(file.fileno()).st_size != n_bytes:
+            raise RuntimeError(
+                f"{self.path} changed while pairs were generated: another process writes to it. Let one of them "
+                "finish; the same call then reads its pairs, or goes on from them."
+            )
 
     def append(self, records):
         head = {} if self.records else {"settings": self.settings}
@@ -1099,9 +1127,8 @@ class _PairFile:
             data = _as_lines(records)
             with self._writing():
                 try:
-                    with self.path.open("r+b") as file:
-                        file.truncate(self._end)
-                        file.seek(self._end)
+                    with self.path.open("ab") as file:
+                        self._check_alone(file, self._end)
                         file.write(data)
                         file.flush()
                         os.fsync(file.fileno())

@@ -49,14 +49,13 @@ class RewardModel(PreTrainedModel):
 
     config_class = RewardConfig
     base_model_prefix = "backbone"
+    _keep_in_fp32_modules_strict = ["backbone", "shift", "head"]  # whatever dtype TRL loads the policy in
 
     def __init__(self, config):
         super().__init__(config)
         self.num_labels = config.num_labels
         self.backbone = AutoModel.from_config(AutoConfig.for_model(**config.backbone))
-        self.shift = nn.Parameter(
-            torch.zeros(config.n_features)
-        )  # taken off first: else large means cost the head digits
+        self.shift = nn.Parameter(torch.zeros(config.n_features))  # taken off first: else large means cost digits
         self.head = nn.Linear(config.n_features, 1)
         self.post_init()
 

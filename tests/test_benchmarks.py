@@ -3,6 +3,7 @@
 import csv
 import importlib.util
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,16 @@ def load(name):
 
 
 def test_every_benchmark_is_tested():
-    names = {"bench_encoder", "bench_fit", "bench_loop", "identify", "paradetox", "realign", "toxicity_reference"}
+    names = {
+        "bench_encoder",
+        "bench_fit",
+        "bench_loop",
+        "bench_search",
+        "identify",
+        "paradetox",
+        "realign",
+        "toxicity_reference",
+    }
     assert {path.stem for path in BENCHMARKS.glob("*.py")} == names
 
 
@@ -66,6 +76,33 @@ def test_what_the_realignment_table_is_made_of(monkeypatch):
     rates = realign.resampled_rates(runs, n_resamples=200)
     assert (rates["base"][0], rates["arm"][0]) == (0.75, 0.25)
     assert set(rates["base"][1:]) == {0.5, 0.75, 1.0} and (rates["base"] - rates["arm"] == 0.5).all()
+    never, always = {"truth": [1] * 4}, {"truth": [-1] * 4}  # by seed; the rate of one prompt is that of all
+    runs = {"base": [always], "arm": [never, always], "other": [always, never], "twin": [never, always]}
+    rates = realign.resampled_rates(runs, n_resamples=200)
+    assert (rates["base"] == 1).all() and rates["arm"][0] == 0.5 and set(rates["arm"]) == {0.0, 0.5, 1.0}
+    np.testing.assert_array_equal(rates["arm"], rates["twin"])  # arms share the seeds that are drawn
+    np.testing.assert_array_equal(rates["arm"], 1 - rates["other"])
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # trl, of transformers
+def test_realignment_by_grpo_without_a_penalty_from_a_given_base(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    realign = importlib.import_module("realign")
+    texts = [realign.clean(text) for text in make_detox_preferences(60, random_state=0).data.ravel()]
+    plan = replace(realign.SIZES["smoke"], algorithm="grpo", beta=0.0, steps=2)
+    realign.train_base(texts, plan, tmp_path / "made")
+    realign.fetch(tmp_path / "made", tmp_path / "base")
+    prompts = [" ".join(text.split()[:3]) for text in texts[:10]]
+
+    def reward(completions, **_):
+        return [float(len(set(text))) for text in completions]
+
+    def truth(completions, **_):
+        return [float("you" in text) for text in completions]
+
+    _, curve, timing = realign.align(tmp_path / "base", reward, truth, prompts, plan, 0, tmp_path / "run")
+    assert curve["step"] == [1, 2] and np.isfinite(curve["reward"] + curve["toxicity"]).all()
+    assert np.isnan(curve["kl"]).all() and 0 < timing["reward_seconds"] < timing["seconds"]
 
 
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # trl, of transformers
@@ -100,6 +137,24 @@ def test_bench_fit(capsys, tmp_path):
     assert f"{row['FailureAwareIRL'] / row['logistic']:.2f}" in shown
     assert memory > 1  # the input itself counts
     assert (tmp_path / "fit.json").stat().st_size > 0
+
+
+def test_bench_search(capsys, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    module = load("bench_search")
+    results = module.main(size="smoke", peer_share=0.5, picture=tmp_path / "a.png", out=tmp_path / "search.json")
+    shown = capsys.readouterr().out
+    grid = results["grid"]
+    assert (grid["candidates"], grid["peer candidates"]) == (7, 4)
+    assert "EXTRAPOLATED: peers ran 4 of 7 candidates" in shown
+    assert f"{grid['search'] / grid['one fit']:.1f} times one fit" in shown
+    assert grid["largest difference"] < 1e-5
+    assert grid["search"] < grid["GridSearchCV(n_jobs=1)"]
+    assert [row["candidates"] for row in results["candidates"]] == [3, 7]
+    assert results["memory"]["search"] > 1
+    assert (tmp_path / "a.png").stat().st_size > 1000
+    assert json.loads((tmp_path / "search.json").read_text(encoding="utf-8"))["grid"] == grid
+    assert len(module.candidates_of(module.make_grid(60))) == 61
 
 
 def test_bench_encoder(capsys, tmp_path):

@@ -12,6 +12,7 @@ import resource
 import shutil
 import subprocess
 import sys
+import warnings
 from multiprocessing import get_context
 
 import datasets
@@ -281,6 +282,18 @@ def test_half_precision_around_own_code_moves_nothing(bert, pairs, tmp_path):
     np.testing.assert_allclose(found, rewards_of(bert, texts), atol=1e-4)
 
 
+@pytest.mark.parametrize("kind", ["bert", "gpt_neox"])
+def test_own_code_loaded_in_half_precision_moves_nothing(kind, folders, pairs, tmp_path):
+    """TRL loads reward folders with the policy's ``model_init_kwargs``, its dtype for one."""
+    fitted = embedding_reward(folders[kind], pairs, StandardScaler(), pooling="mean")
+    folder = export_reward_model(fitted, tmp_path / "reward", pairs)
+    options = {"num_labels": 1, "dtype": "bfloat16", **OWN_CODE}
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(folder, **options)
+    texts = some_texts(30, seed=7)
+    found = as_trl_scores(model, transformers.AutoTokenizer.from_pretrained(folder), texts, 30)
+    np.testing.assert_allclose(found, rewards_of(fitted, texts), atol=1e-4)
+
+
 def test_own_code_does_not_double_special_tokens(bert, pairs, tmp_path):
     model, tokenizer = as_trl_loads(export_reward_model(bert, tmp_path / "reward", pairs))
     inputs = tokenizer("you are kind", return_tensors="pt")
@@ -342,6 +355,49 @@ def test_a_folder_cannot_apply_a_prompt_template(folders, pairs, tmp_path):
     assert same.prompt_template == "join"
     with pytest.raises(ValueError, match="the pipeline's embedder was fitted with 'user"):
         RewardFunction(fitted, pairs, prompt_template="{output}")
+
+
+def test_messages_are_scored_as_plain_texts_if_such_were_fitted(folders, pairs):
+    """An encoder with a chat template that no training text went through: a conversational run changes nothing."""
+    fitted = make_pipeline(TransformerEmbedder(folders["chat"], pooling="last"), MaxEntropyIRL(random_state=0))
+    fitted.fit(pairs)
+    frozen = {"center": 0.0, "scale": 1.0}
+    prompt, completion = turns("you are", "kind")
+    for X, template, text in (
+        (pairs, "{output}", "kind"),
+        (None, "{output}", "kind"),
+        (pairs, "join", "you are\n\nkind"),
+        (table(pairs), None, "you are\n\nkind"),
+    ):
+        reward = RewardFunction(fitted, X, prompt_template=template, **frozen)
+        expected = pytest.approx(rewards_of(fitted, [text]), abs=1e-5)
+        assert reward(prompts=["you are"], completions=["kind"]) == expected
+        assert reward(prompts=[prompt], completions=[completion]) == expected
+
+
+def test_messages_in_one_row_are_messages_in_all(folders, pairs):
+    """As the embedder reads such a table, also if its first row is of strings."""
+    mixed = table(pairs).astype(object)
+    for side in ("chosen", "rejected"):
+        mixed[side] = [text if row < 3 else turns("", text)[1] for row, text in enumerate(mixed[side])]
+    fitted = make_pipeline(TransformerEmbedder(folders["chat"], pooling="last"), MaxEntropyIRL(random_state=0))
+    reward = RewardFunction(fitted.fit(mixed), mixed, center=0.0, scale=1.0)
+    rows = [turns("you are", text) for text in some_texts(5, seed=8)]
+    expected = fitted.decision_function(pd.DataFrame(rows, columns=["prompt", "completion"]))
+    assert reward(prompts=["you are"] * 5, completions=some_texts(5, seed=8)) == pytest.approx(expected, abs=1e-5)
+    without = RewardFunction(fitted, mixed.drop(columns="prompt"), center=0.0, scale=1.0)
+    assert without.prompt_template == "{output}"
+
+
+def test_prompts_that_trl_would_glue_to_completions_are_warned_of(folders, pairs, tmp_path):
+    """The pipeline sets an empty line between the two; prompts that end in one are the same text either way."""
+    fitted = embedding_reward(folders["gpt_neox"], table(pairs))
+    with pytest.warns(UserWarning, match="read an empty line between prompt and output, but TRL gives .* end the prom"):
+        export_reward_model(fitted, tmp_path / "apart", table(pairs))
+    ended = table(pairs).assign(prompt="you are\n\n")
+    model, tokenizer = load_reward_model(export_reward_model(fitted, tmp_path / "ended", ended))
+    expected = fitted.decision_function(pd.DataFrame({"prompt": ["you are"], "completion": ["kind"]}))
+    np.testing.assert_allclose(as_trl_scores(model, tokenizer, ["you are\n\n" + "kind"], 1), expected, atol=1e-4)
 
 
 # ------------------------------------------------------------------------------------- what is in a folder
@@ -719,6 +775,20 @@ def test_no_nan_leaves_the_callable(tfidf, pairs):
         RewardFunction(broken, **options)
 
 
+def test_what_overflows_is_no_reward_either(tfidf):
+    options = {"prompt_template": "{output}", "center": 0.0}
+    for overflow in ({"scale": 1e-320}, {"scale": 1.0, "decimals": 400}):
+        assert RewardFunction(tfidf, on_error="none", **options, **overflow)(completions=["kind"]) == [None]
+        with pytest.raises(ValueError, match="Completion 0 has a reward that is not finite"):
+            RewardFunction(tfidf, **options, **overflow)(completions=["kind"])
+    assert RewardFunction(tfidf, scale=1e-320, clip=2.0, **options)(completions=["kind"]) == [2.0]
+
+
+def test_a_given_scale_may_be_of_any_size(tfidf, pairs):
+    tiny = RewardFunction(tfidf, pairs, prompt_template="{output}", center=0.0, scale=1e-13)
+    assert tiny(completions=["kind"])[0] == pytest.approx(rewards_of(tfidf, ["kind"])[0] * 1e13)
+
+
 def test_a_constant_reward_cannot_be_scaled(tfidf, pairs):
     constant = pickle.loads(pickle.dumps(tfidf))
     constant[-1].coef_[:] = 0
@@ -767,6 +837,8 @@ def test_metrics_are_logged(tfidf, pairs):
     reward(prompts=["a"], completions=[""], log_metric=logged.__setitem__)
     assert all(math.isfinite(value) for value in logged.values())
     assert reward.__name__ == get_callable_name(reward) == "kindness" and "clip=0.5" in repr(reward)
+    image = [{"role": "user", "content": "kind", "image": object()}]  # JSON has no word for it
+    assert len(reward(prompts=[image], completions=["kind"], log_metric=logged.__setitem__)) == 1
     assert get_callable_name(RewardFunction(tfidf, pairs, prompt_template="{output}")) == "FailureAwareIRL"
 
 
@@ -977,6 +1049,21 @@ def test_a_fitted_reward_and_columns_are_checked(tfidf, pairs):
         return [value + extra for value, extra in zip(healthy(prompts, completions), bonus, strict=True)]
 
     check_reward(by_column, prompts, completions, bonus=[0.1] * len(prompts))
+
+
+def test_an_exported_folder_is_checked_as_trl_scores_with_it(neox, folders, pairs, tmp_path):
+    folder = export_reward_model(neox, tmp_path / "reward", pairs)
+    prompts, completions = groups_of(n_groups=4)
+    prompts = [f"you {prompt} " for prompt in prompts]
+    with warnings.catch_warnings(record=True):
+        warnings.simplefilter("always")  # whatever it finds
+        found = measures(check_reward(folder, prompts, completions))
+        rewards = rewards_of(neox, [p + c for p, c in zip(prompts, completions, strict=True)])
+        chats = list(zip(*(turns(p, c) for p, c in zip(prompts, completions, strict=True)), strict=True))
+        talked = measures(check_reward(str(folder), *chats))
+    assert talked["batch"] < 1e-3 and talked["spread"] == pytest.approx(found["spread"], rel=1e-3)  # prompts end in " "
+    assert found["spread"] == pytest.approx(np.sqrt(rewards.reshape(4, 8).var(axis=1).mean()), rel=1e-3)
+    assert found["batch"] < 1e-3
 
 
 @pytest.mark.parametrize(

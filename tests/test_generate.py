@@ -13,6 +13,7 @@ import warnings
 from contextlib import contextmanager
 
 import datasets
+import huggingface_hub.constants
 import numpy as np
 import pandas as pd
 import peft
@@ -230,13 +231,13 @@ def test_first_tokens_are_drawn_from_the_models_distribution(models, tokenizer, 
 def test_completions_are_independent_of_each_other(models, tokenizer):
     """Base and aligned models draw apart: the same model in both roles says other things."""
     pair = generate._load_pair(
-        [generate._find_source(models[0], role, "float32") for role in ("base", "aligned")], tokenizer, "cpu"
+        [generate._find_source(models[0], role, "float32") for role in ("base", "aligned")], tokenizer, "cpu", None
     )
     prompts = generate._encode_prompts(PROMPTS, tokenizer)
     sampling = generate._check_sampling(1, 6, 0, 1.0, None, 1.0, 0, None, "float32")
     with generate._bar(12, 0, False) as bar:
         rows = [(row, 0) for row in range(6)]
-        one, other = (generate._complete(s, prompts, rows, sampling, None, bar) for s in pair)
+        one, other = (generate._complete(s, prompts, rows, sampling, bar) for s in pair)
     assert all(a.text != b.text for a, b in zip(one, other, strict=True))
 
 
@@ -281,9 +282,14 @@ def test_dropout_is_off(tokenizer):
 # ----------------------------------------------------------------------------------------- ends and lengths
 
 
-@pytest.fixture(params=["no pad token", "pad is end", "pad is its own"])
+@pytest.fixture(params=["no pad token", "pad is end", "pad is its own", "pad is unknown to the model"])
 def padding(request, tokenizer):
-    pads = {"no pad token": {}, "pad is end": {"pad_token": "<end>"}, "pad is its own": {"pad_token": "\u0100"}}
+    pads = {
+        "no pad token": {},
+        "pad is end": {"pad_token": "<end>"},
+        "pad is its own": {"pad_token": "\u0100"},
+        "pad is unknown to the model": {"pad_token": "<pad>"},  # added to a tokenizer, but to no embeddings
+    }
     return make_tokenizer(padding_side="right", **pads[request.param])
 
 
@@ -470,6 +476,22 @@ def test_out_of_memory_halves_the_batch(models, tokenizer, monkeypatch):
     monkeypatch.setattr(generate, "_complete_batch", broken)
     with pytest.raises(RuntimeError, match="shapes do not match"):
         generate_completions(models[0], PROMPTS, tokenizer=tokenizer, **SHORT)
+
+
+def test_each_model_runs_out_of_memory_once(models, pairs, monkeypatch):
+    """And not again with each chunk of prompts."""
+    failed, real = [], generate._complete_batch
+
+    def limited(speaker, prompts, rows, sampling):
+        if len(rows) * (max(len(prompts.ids[prompt]) for prompt, _ in rows) + sampling.max_new_tokens) > 100:
+            failed.append(speaker.role)
+            raise torch.OutOfMemoryError("out of memory")
+        return real(speaker, prompts, rows, sampling)
+
+    monkeypatch.setattr(generate, "_complete_batch", limited)
+    monkeypatch.setattr(generate, "_CHUNK", 1)
+    assert len(pairs(PROMPTS * 4, batch_tokens=150).data) == 48
+    assert sorted(failed) == ["aligned", "base"]
 
 
 # ---------------------------------------------------------------------------------------------------- PEFT
@@ -690,6 +712,36 @@ def test_a_full_disk_while_identical_pairs_are_taken_out(pairs, path, monkeypatc
     assert len(pairs(path=path, drop_identical=True).data) == 12
 
 
+@pytest.mark.parametrize("n_kept", [0, 2, 6])
+def test_two_processes_do_not_write_to_one_file(n_kept, pairs, path, short_chunks, monkeypatch):
+    """The other one is behind, ahead or has begun anew; whatever it wrote stays, and is no mixture."""
+    whole = pairs(path=path)
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.unlink()
+    real, n_calls = generate._complete, []
+
+    def beside_another(*arguments):
+        n_calls.append(1)
+        if len(n_calls) == 5:  # two prompts are written
+            path.write_bytes(b"".join(lines[:n_kept]))
+        return real(*arguments)
+
+    monkeypatch.setattr(generate, "_complete", beside_another)
+    with pytest.raises(RuntimeError, match=r"pairs.jsonl changed while .*: another process writes to it. Let one"):
+        pairs(path=path)
+    assert path.read_bytes() == b"".join(lines[:n_kept])
+    assert_same(pairs(path=path), whole)
+
+
+def test_a_cut_line_behind_a_finished_file_is_taken_off(pairs, path):
+    found = pairs(path=path)
+    data = path.read_bytes()
+    path.write_bytes(data + b'{"prompt": "Wel')
+    with pytest.warns(UserWarning, match="The last 1 lines of .* were cut short"):
+        assert_same(pairs(path=path), found)
+    assert path.read_bytes() == data
+
+
 @pytest.mark.parametrize(
     ("name", "error", "message"),
     [
@@ -890,6 +942,22 @@ def test_a_model_without_a_tokenizer_takes_the_bases(folders, tmp_path):
         generate_completions(make_model(), PROMPTS)
     loaded = transformers.AutoModelForCausalLM.from_pretrained(folders[0])  # it knows its folder
     assert generate_completions(loaded, PROMPTS, max_new_tokens=2).texts.shape == (6, 1)
+
+
+def test_a_loaded_model_of_the_hub_finds_its_tokenizer_there(models, tokenizer, tmp_path, monkeypatch):
+    """In the local cache, here."""
+    commit = tmp_path / "cache" / "models--someone--speaker" / "snapshots" / ("a" * 40)
+    save(models[0], commit, tokenizer)
+    (commit.parents[1] / "refs").mkdir()
+    (commit.parents[1] / "refs" / "main").write_text("a" * 40)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    loaded = transformers.AutoModelForCausalLM.from_pretrained("someone/speaker")
+    expected = generate_completions(models[0], PROMPTS, tokenizer=tokenizer, max_new_tokens=4).texts
+    np.testing.assert_array_equal(generate_completions(loaded, PROMPTS, max_new_tokens=4).texts, expected)
+    for name in ("someone/else", "no id: a name"):  # nothing of that name is there
+        loaded.name_or_path = name
+        with pytest.raises(ValueError, match="There is no tokenizer with the model"):
+            generate_completions(loaded, PROMPTS)
 
 
 def test_a_tokenizer_of_more_tokens_than_the_model(models):
