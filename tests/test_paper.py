@@ -1,0 +1,213 @@
+"""The evidence benchmark: what it runs, keeps, compares and prints."""
+
+import importlib
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import stats
+from sklearn.linear_model import LogisticRegression
+
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+
+
+@pytest.fixture(scope="module")
+def paper():
+    """The benchmark, found beside the others that it imports, with fewer ablations."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(BENCHMARKS)
+        module = importlib.import_module("paper")
+        some = ("failure path", "rounds", *(group for group in module.ABLATIONS if "tau" in group))
+        patch.setattr(module, "ABLATIONS", {group: module.ABLATIONS[group] for group in some})  # 11 of 31
+        yield module
+
+
+@pytest.fixture(scope="module")
+def smoke(paper, tmp_path_factory):
+    """Folder, summary and tables of all regimes at the smallest size."""
+    out = tmp_path_factory.mktemp("paper") / "run"
+    summary = paper.main(size="smoke", out=out)
+    return out, summary, (out / "tables.md").read_text(encoding="utf-8")
+
+
+def test_every_learner_takes_part_in_every_cell(paper, smoke):
+    out, summary, _ = smoke
+    plan = paper.SIZES["smoke"]
+    assert list(summary) == list(paper.REGIMES)
+    for regime, cells in summary.items():
+        assert set(cells) == set(paper.cells_of(regime, plan))
+        for cell in cells.values():
+            names = set(paper.ablation_names() if regime == "ablations" else paper.LEARNERS)
+            assert set(cell["learners"]) == names
+            assert all(row["seeds"] == [0, 1] for row in cell["learners"].values())
+    lines = (out / "results.jsonl").read_text(encoding="utf-8").splitlines()
+    assert len(lines) == len(paper.all_tasks(plan, set(paper.REGIMES)))
+    assert (np.isin([json.loads(line)["alpha"] for line in lines], plan.alphas)).all()
+    pictures = {path.name for path in out.glob("*.png")}
+    assert {"ablations.png", "forest-a-linear.png", "forest-a-relu.png", "forest-transfer.png"} <= pictures
+    assert {f"forest-{regime}.png" for regime in "bcd"} <= pictures
+
+
+def test_tables_say_what_the_summary_holds(paper, smoke, capsys):
+    out, summary, tables = smoke
+    assert summary == json.loads((out / "summary.json").read_text(encoding="utf-8"))
+    for regime in "abcd":
+        for cell in summary[regime].values():
+            best = cell["best standard learner"]
+            assert paper.LEARNERS[best].standard and f"| {best} (best standard) |" in tables
+            for name, row in cell["learners"].items():
+                figures = []
+                for measure in paper.MEASURES:
+                    values = row["by seed"][measure]
+                    mean, half = row["mean"][measure]
+                    assert mean == pytest.approx(np.mean(values)) and half >= 0
+                    figure = f"{mean:.3f} ± {half:.3f}"
+                    if name != best:
+                        against = cell["learners"][best]["by seed"][measure]
+                        difference, width = row["difference"][best][measure]
+                        assert difference == pytest.approx(np.mean(np.subtract(values, against)), abs=1e-12)
+                        shown = f"{difference:+.3f} ± {width:.3f}"
+                        figure += f" (**{shown}**)" if abs(difference) > width else f" ({shown})"
+                    figures.append(figure)
+                role = " (best standard)" if name == best else " (labels)" if paper.LEARNERS[name].labels else ""
+                assert f"| {name}{role} | " + " | ".join(figures) + " |" in tables
+
+
+def test_a_second_run_goes_on(paper, smoke, monkeypatch):
+    """Nothing is fitted twice; what was cut off, failed or defined otherwise is."""
+    out, summary, _ = smoke
+    run_task = paper.run_task
+
+    def refused(*call):
+        raise AssertionError(f"fitted again: {call}")
+
+    monkeypatch.setattr(paper, "run_task", refused)
+    assert paper.main(size="smoke", out=out) == summary
+    results = out / "results.jsonl"
+    lines = results.read_text(encoding="utf-8").splitlines()
+    other = json.loads(lines[1]) | {"definition": "an earlier one"}
+    failed = {key: value for key, value in json.loads(lines[2]).items() if key != "scores"} | {"error": "ValueError"}
+    results.write_text("\n".join([json.dumps(other), json.dumps(failed), *lines[3:], lines[0][:100]]), encoding="utf-8")
+    again = []
+
+    def counted(folder, plan, task, alpha=None):
+        again.append(task)
+        return run_task(folder, plan, task, alpha)
+
+    monkeypatch.setattr(paper, "run_task", counted)
+    resumed = paper.main(size="smoke", out=out)
+    assert sorted(again) == sorted(
+        paper.Task(*(json.loads(line)[key] for key in paper.Task._fields)) for line in lines[:3]
+    )
+    for name, row in summary["a"][again[0].cell]["learners"].items():
+        assert resumed["a"][again[0].cell]["learners"][name]["by seed"] == row["by seed"]
+    with pytest.raises(ValueError, match="other settings .seeds"):
+        paper.main(size="smoke", out=out, seeds=3)
+
+
+def test_refusals(paper, tmp_path):
+    with pytest.raises(ValueError, match="Expected both, or none"):
+        paper.main(pairs="pairs.tsv", out=tmp_path)
+    with pytest.raises(ValueError, match="with .'e'.*Expected some of a, b"):
+        paper.main(only="a,e", out=tmp_path)
+
+
+def line(cv, **scores):
+    return {"cv accuracy": cv, "alpha": 0.1, "fit seconds": 1.0, "scores": scores}
+
+
+def test_differences_are_paired_by_seed(paper):
+    """By hand: the best standard learner is the one of the better cross-validation, whatever the ground truth says."""
+    values = {
+        "MaxMarginIRL": ((0.7, 0.8, 0.9), (0.90, 0.92, 0.91)),
+        "MaxEntropyIRL": ((0.9, 0.9, 0.9), (0.90, 0.90, 0.91)),
+        "FailureAwareIRL()": ((0.8, 0.9, 1.0), (0.99, 0.99, 0.99)),
+    }
+    done = {
+        paper.Task("d", "completions", seed, name): line(cv[seed], STARC=starc[seed])
+        for name, (starc, cv) in values.items()
+        for seed in range(3)
+    }
+    del done[paper.Task("d", "completions", 2, "FailureAwareIRL()")]  # not finished
+    cell = paper.summarise(done)["d"]["completions"]
+    assert cell["best standard learner"] == "MaxMarginIRL"
+    row = cell["learners"]["FailureAwareIRL()"]
+    assert row["mean"]["STARC"][0] == pytest.approx(0.85)
+    assert row["difference"]["MaxMarginIRL"]["STARC"] == pytest.approx([0.1, 0], abs=1e-12)
+    difference, half = cell["learners"]["MaxEntropyIRL"]["difference"]["MaxMarginIRL"]["STARC"]
+    test = stats.ttest_rel(values["MaxEntropyIRL"][0], values["MaxMarginIRL"][0])
+    assert difference == pytest.approx(0.1)
+    assert difference - half == pytest.approx(test.confidence_interval().low)
+    assert not paper.is_clear([difference, half]) and paper.is_clear([0.1, 0.0])
+    assert "(+0.100 ± 0.248)" in paper.format_cell(cell, ["STARC"])
+
+
+def test_equal_accuracy_takes_the_stronger_alpha(paper):
+    sample = paper.synthetic_sample(paper.SIZES["smoke"], "linear, 80 pairs, noise 0", 0)
+    learner = paper.Learner(lambda alpha, n_rows, seed: LogisticRegression(), "differences")  # deaf to alpha
+    alpha, accuracy = paper.choose_alpha(learner, [0.1, 10.0, 1.0], 2, 0, sample)
+    assert alpha == 10.0 and accuracy > 0.8
+
+
+def test_pairs_of_one_seed(paper):
+    """Texts are on one side of the split, labels are in the order of the sides, noise is as named."""
+    plan = paper.SIZES["smoke"]
+    rng = np.random.default_rng(0)
+    corpus = {"X": np.arange(300.0)[:, None], "truth": rng.normal(0, 3, 300)}
+    sample = paper.boltzmann_sample(corpus, 1.0, plan, np.random.default_rng(1))
+    train, test = sample.X_train[..., 0].astype(int), sample.X_test[..., 0].astype(int)
+    assert not set(train.ravel()) & set(test.ravel()) and set(test.ravel()) <= set(sample.outputs.ravel().astype(int))
+    assert (train[:, 0] != train[:, 1]).all() and sample.y_train.mean() == 0.5
+    assert (sample.labels_train == (corpus["truth"][train] > 0)).all()
+    chosen = np.where(sample.y_train == 1, *train.T)
+    assert (chosen == sample.groups).all()
+    assert corpus["truth"][chosen].mean() > corpus["truth"].mean() + 3  # tilted by exp(R*): by a variance, 9
+    for shape in ("linear", "ReLU"):
+        sample = paper.synthetic_sample(plan, f"{shape}, 400 pairs, noise 0.3", 0)
+        assert len(sample.X_train) == 400 and abs(sample.flipped.mean() - 0.3) < 0.06
+        fitted = paper.fit(paper.LEARNERS["MaxEntropyIRL"], 1e-2, 0, sample.X_train, sample.y_train, None)
+        assert paper.measure(fitted, sample)["correlation"] > 0.4
+
+
+@pytest.mark.parametrize("name", ["logistic regression, differences", "logistic regression, outputs", "MaxEntropyIRL"])
+def test_margins_are_differences_of_rewards(paper, name):
+    sample = paper.synthetic_sample(paper.SIZES["smoke"], "linear, 80 pairs, noise 0", 0)
+    fitted = paper.fit(paper.LEARNERS[name], 1e-2, 0, sample.X_train, sample.y_train, sample.labels_train)
+    rewards = fitted.rewards(sample.X_test.reshape(-1, 6)).reshape(-1, 2)
+    assert fitted.margins(sample.X_test) == pytest.approx(rewards[:, 0] - rewards[:, 1], abs=1e-5)
+    assert ((fitted.chance(sample.X_test) > 0.5) == (rewards[:, 0] > rewards[:, 1])).all()
+
+
+def test_only_marked_learners_are_told_labels(paper):
+    """Without labels all learners fit that are not marked; the marked ones fail."""
+    sample = paper.synthetic_sample(paper.SIZES["smoke"], "linear, 80 pairs, noise 0", 0)
+    for name, learner in paper.LEARNERS.items():
+        call = (learner, 0.1, 0, sample.X_train, sample.y_train, None)
+        if learner.labels:
+            with pytest.raises((ValueError, TypeError, AttributeError)):
+                paper.fit(*call)
+        else:
+            paper.fit(*call)
+        assert learner.labels == bool(re.search("labels|confirmed|T->NT", name))
+
+
+def test_confirmed_pairs_weigh_more(paper):
+    sample = paper.synthetic_sample(paper.SIZES["smoke"], "linear, 80 pairs, noise 0", 0)
+    learner = paper.LEARNERS["logistic regression, T->NT x 5"]
+    labels = np.stack([sample.y_train, 1 - sample.y_train], axis=1)
+    X, y = sample.X_train, sample.y_train
+    some = np.arange(len(y)) < 20
+    labels[~some] = 1
+    copies = np.concatenate([np.arange(len(y)), *[np.flatnonzero(some)] * 4])
+    plain = paper.logistic("differences")
+    weighted = paper.fit(learner, 0.1, 0, X, y, labels).estimator.coef_
+    repeated = paper.fit(plain, 0.1 * len(y) / len(copies), 0, X[copies], y[copies], labels[copies]).estimator.coef_
+    assert weighted == pytest.approx(repeated, abs=1e-3)
+
+
+def test_normalised_text(paper):
+    assert (
+        paper.normalise("RT @user: It&apos;s 3 &quot;Nice   DAYS!!!&quot; https://t.co/x #sun") == "it's nice days sun"
+    )
