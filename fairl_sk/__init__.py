@@ -2,6 +2,7 @@
 
 from .encoder import TransformerEmbedder
 from .irl import FailureAwareIRL, MaxEntropyIRL, MaxMarginIRL
+from .model_selection import FailureAwareIRLCV, MaxEntropyIRLCV, MaxMarginIRLCV
 from .objective import ConstantSchedule, CosineSchedule, ExponentialSchedule, LinearSchedule
 from .pairs import PairTransformer, check_pairs, make_pairs
 
@@ -12,9 +13,12 @@ __all__ = [
     "CosineSchedule",
     "ExponentialSchedule",
     "FailureAwareIRL",
+    "FailureAwareIRLCV",
     "LinearSchedule",
     "MaxEntropyIRL",
+    "MaxEntropyIRLCV",
     "MaxMarginIRL",
+    "MaxMarginIRLCV",
     "PairTransformer",
     "TransformerEmbedder",
     "check_pairs",

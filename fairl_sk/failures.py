@@ -143,8 +143,8 @@ def find_failures(detector, state):
 
     Returns
     -------
-    weights : ndarray of shape (n_pairs,), float64
-        0 for a pair that is no failure.
+    weights : ndarray of shape (n_pairs,), bool or float64
+        0 or False for a pair that is no failure.
 
     Raises
     ------
@@ -153,6 +153,8 @@ def find_failures(detector, state):
     """
     expected = f"Expected one bool or one finite weight >= 0 for each of the {len(state.margins)} pairs."
     answer = detector.detect(state)
+    if isinstance(answer, np.ndarray) and answer.dtype == bool and answer.shape == state.margins.shape:
+        return answer
     try:
         weights = np.asarray(answer, dtype=np.float64)
     except (TypeError, ValueError) as error:
@@ -227,6 +229,67 @@ def _mixed(keys, index):
     return keys ^ (keys >> np.uint64(31))
 
 
+class KeyOrder:
+    """The pairs in the order of their keys in one round, for samples of many sets of failures of the same pairs.
+
+    Parameters
+    ----------
+    keys : ndarray of shape (n_pairs,), uint64
+        The pairs' keys, from `pair_keys`.
+    index : int
+        The round.
+
+    Attributes
+    ----------
+    rows : ndarray of shape (n_pairs,), int
+        The pairs, the one with the smallest key of this round first.
+    keys : ndarray of shape (n_pairs,), uint64
+        Their keys in this round, ascending.
+    """
+
+    def __init__(self, keys, index):
+        mixed = _mixed(keys, index)
+        self.rows = np.argsort(mixed)
+        self.keys = mixed[self.rows]
+
+    def of_rows(self, position):
+        """The order of some of the pairs, renumbered: ``position`` (n_pairs,) is the new number, or -1 to leave out."""
+        new = object.__new__(KeyOrder)
+        rows = position[self.rows]
+        kept = rows >= 0
+        new.rows, new.keys = rows[kept], self.keys[kept]
+        return new
+
+    def sample(self, failures, sample_weight, budget):
+        """What `sample_failures` gives, in the order of the keys: it reads no more pairs than fill the budget.
+
+        Parameters
+        ----------
+        failures, sample_weight, budget
+            See `sample_failures`; pairs without sample weight have to be left out of the order.
+
+        Returns
+        -------
+        sample : ndarray of int
+        """
+        limit = budget * (1 + 1e-9)
+        share = np.count_nonzero(failures) * sample_weight.mean() / max(limit, 1e-300)
+        size = int(min(len(self.rows), 1.1 * len(self.rows) / max(share, 1e-300) + 64))
+        while True:
+            found = np.flatnonzero(failures[self.rows[:size]])
+            sample = self.rows[found]
+            total = np.cumsum(sample_weight[sample])
+            filled = len(total) and total[-1] > limit
+            if filled or size == len(self.rows):
+                break
+            size = min(2 * size, len(self.rows))
+        if not filled:
+            return sample
+        first_out = np.searchsorted(total, limit, side="right")
+        keys = self.keys[found]
+        return sample[: np.searchsorted(keys, keys[first_out])]  # not a part of the copies of one pair
+
+
 def sample_failures(failures, keys, index, sample_weight, budget):
     """Sample S_t of the failures, of total weight at most ``budget``.
 
@@ -268,3 +331,23 @@ def sample_failures(failures, keys, index, sample_weight, budget):
     total = np.cumsum(sample_weight[candidates])
     last_copy = np.searchsorted(mixed, mixed, side="right") - 1
     return candidates[total[last_copy] <= limit]
+
+
+def sampled_weights(failures, sample, sample_weight):
+    """Weights of the sampled failures: failure weight times sample weight, so that they have mean 1 over all pairs.
+
+    Parameters
+    ----------
+    failures : ndarray of shape (n_pairs,)
+        Failure weights.
+    sample : ndarray of shape (n_sampled,), int
+    sample_weight : ndarray of shape (n_pairs,)
+
+    Returns
+    -------
+    weights : ndarray of shape (n_sampled,), float64
+    """
+    if not len(sample):
+        return np.empty(0)
+    weights = failures[sample] / failures[sample].max() * sample_weight[sample]
+    return weights * (len(failures) / weights.sum())

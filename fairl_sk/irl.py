@@ -188,7 +188,7 @@ class _PreferenceIRL(ClassifierMixin, BaseEstimator):
         if y is not None and len(np.unique(sign[sample_weight > 0])) < 2:
             raise ValueError("Found one class only among the rows whose sample_weight is above 0. Expected two.")
         curriculum = self._curriculum_settings()
-        labels = self._check_labels(output_labels, X, curriculum["detector"], sample_weight)
+        labels = self._check_labels(output_labels, X.shape, curriculum["detector"], sample_weight)
 
         rng = check_random_state(self.random_state)
         seed = int(rng.randint(np.iinfo(np.int32).max))
@@ -201,20 +201,24 @@ class _PreferenceIRL(ClassifierMixin, BaseEstimator):
         def rewards_of(module):
             rewards = _reward_of(export_heads(module, scale, X.shape[-1]), X)
             rewards = rewards + self._offset(rewards, sign, sample_weight, labels)
-            if X.ndim == 2:
-                return rewards[:, None]
-            return np.where(sign[:, None] > 0, rewards, rewards[:, ::-1])
+            return preferred_first(rewards, sign) if X.ndim == 3 else rewards[:, None]
 
-        oriented_labels = None if labels is None else np.where(sign[:, None] > 0, labels, labels[:, ::-1])
         callback = Curriculum(
             **curriculum,
             keys=keys,
             sample_weight=sample_weight,
             rewards=rewards_of,
-            output_labels=oriented_labels,
+            output_labels=preferred_first(labels, sign),
         )
         net = self._run_rounds(X, differences, sign, sample_weight, scale, seed, earlier, callback)
         self._keep(net, callback, scale, X, sign, sample_weight, labels)
+
+    def _curriculum_settings(self):
+        self._check_strictness()
+        return self._schedules()
+
+    def _check_strictness(self):
+        """Refuse constraints of failures that are not stricter; the standard learners have none."""
 
     def _check_layers(self):
         sizes = self.hidden_layer_sizes
@@ -271,7 +275,7 @@ class _PreferenceIRL(ClassifierMixin, BaseEstimator):
         self.classes_ = classes
         return preference_sign(y, len(X), classes=classes)
 
-    def _check_labels(self, output_labels, X, detector, sample_weight):
+    def _check_labels(self, output_labels, shape, detector, sample_weight):
         if output_labels is None:
             if getattr(detector, "requires_labels", False):
                 raise ValueError(
@@ -281,9 +285,9 @@ class _PreferenceIRL(ClassifierMixin, BaseEstimator):
                 )
             return None
         labels = np.asarray(output_labels)
-        if X.ndim == 2 or labels.shape != X.shape[:2]:
+        if len(shape) == 2 or labels.shape != shape[:2]:
             raise ValueError(
-                f"Found output_labels of shape {labels.shape} for X of shape {X.shape}. Expected pairs "
+                f"Found output_labels of shape {labels.shape} for X of shape {shape}. Expected pairs "
                 "(n_pairs, 2, n_features) with labels (n_pairs, 2); for outputs y already is the label."
             )
         known = np.isin(labels, [0, 1])
@@ -332,10 +336,9 @@ class _PreferenceIRL(ClassifierMixin, BaseEstimator):
     def _build_net(self, features, batch_size, linear, scale, seed, earlier, curriculum):
         callbacks = [curriculum] + [ProgressBar(self.max_iter, type(self).__name__)] * bool(self.verbose)
         solver = linear and batch_size == len(features)
-        learning_rate = (0.1 if solver else 0.003) if self.learning_rate == "auto" else self.learning_rate
-        if solver:  # the bias of outputs is a feature of length 1 / scale beside those of mean squared length 1
-            learning_rate = learning_rate / (1 + (features.shape[-1] - self.n_features_in_) / scale**2)
+        learning_rate = 0.003 if self.learning_rate == "auto" else self.learning_rate
         if solver:
+            learning_rate = self._solver_step(scale, biased=features.shape[-1] > self.n_features_in_)
             optimizer = {
                 "optimizer": LinearSolver,
                 "optimizer__tol": self.tol,
@@ -369,16 +372,26 @@ class _PreferenceIRL(ClassifierMixin, BaseEstimator):
         net.curriculum = curriculum
         return net
 
-    def _keep(self, net, curriculum, scale, X, sign, sample_weight, labels):
-        """Turn the net into plain arrays in the units of the input."""
+    def _solver_step(self, scale, *, biased):
+        """Step size of the failure path under `LinearSolver`."""
+        step = 0.1 if self.learning_rate == "auto" else self.learning_rate
+        # the bias of outputs is a feature of length 1 / scale beside those of mean squared length 1
+        return step / (1 + biased / scale**2)
+
+    def _set_heads(self, heads):
+        """Set the learned weights; return the learned bias, which outputs have and pairs do not."""
         for name in ("coef_", "base_coef_", "failure_coef_"):
             vars(self).pop(name, None)
-        heads = export_heads(net.module_, scale, X.shape[-1])
         self.base_weights_, self.failure_weights_ = heads
         if len(self.hidden_layer_sizes) == 0:
             self.base_coef_, self.failure_coef_ = heads[0][0][0], heads[1][0][0]
             self.coef_ = self.base_coef_ + self.failure_coef_
-        learned = float(heads[0][-1][0] + heads[1][-1][0])  # the bias of outputs; pairs learn none
+        return float(heads[0][-1][0] + heads[1][-1][0])
+
+    def _keep(self, net, curriculum, scale, X, sign, sample_weight, labels):
+        """Turn the net into plain arrays in the units of the input."""
+        heads = export_heads(net.module_, scale, X.shape[-1])
+        learned = self._set_heads(heads)
         rewards = _reward_of(heads, X)
         if not np.isfinite(rewards).all():
             raise ValueError(_DIVERGED)
@@ -448,6 +461,11 @@ def separating_threshold(rewards, positive, weight):
     return float((rewards[place] + rewards[place + 1]) / 2)
 
 
+def preferred_first(values, sign):
+    """Values (n_pairs, 2) of the outputs in the order (preferred, other); None stays None."""
+    return None if values is None else np.where(sign[:, None] > 0, values, values[:, ::-1])
+
+
 def _reward_of(heads, X):
     """Sum of the heads for every output, (n_pairs, 2) or (n_samples,)."""
     flat = X.reshape(-1, X.shape[-1])
@@ -472,13 +490,24 @@ def _scale_of(differences, sample_weight, *, paired):
     features = differences if paired else differences[:, :-1]
     # chunks keep the float64 copies, which make squares of float32 safe, small
     chunks = np.array_split(features, len(features) // 4096 + 1)
+    squares = np.concatenate([squared_lengths(chunk) for chunk in chunks])
+    return checked_scale(squares, sample_weight, paired=paired, any_feature=lambda rows: features[rows].any())
+
+
+def squared_lengths(differences):
+    """Squared length of every difference, (n_rows,), float64."""
     with np.errstate(over="ignore"):
-        parts = [np.square(chunk, dtype=np.float64).sum(axis=1) for chunk in chunks]
-    scale = float(np.sqrt(np.average(np.concatenate(parts), weights=sample_weight)))
+        return np.square(differences, dtype=np.float64).sum(axis=1)
+
+
+def checked_scale(squares, sample_weight, *, paired, any_feature):
+    """Root of the mean of squared lengths; ``any_feature(rows)`` tells whether one of the rows' features is not 0."""
+    with np.errstate(over="ignore"):
+        scale = float(np.sqrt(np.average(squares, weights=sample_weight)))
     if not np.isfinite(scale):
         raise ValueError("The features are too large (their squares overflow): scale them, e.g. by StandardScaler.")
     tiny = scale**2 < 1e-290  # divided by it, the penalty would overflow
-    if tiny and features[sample_weight > 0].any():
+    if tiny and any_feature(sample_weight > 0):
         raise ValueError("The features are too small (their squares underflow): scale them, e.g. by StandardScaler.")
     if tiny and paired:
         raise ValueError(
@@ -689,7 +718,7 @@ class MaxMarginIRL(_PreferenceIRL):
     def _loss_settings(self, scale):
         return _standard_loss("max_margin", self.margin, self.alpha, scale)
 
-    def _curriculum_settings(self):
+    def _schedules(self):
         return _no_curriculum(self.max_iter)
 
 
@@ -777,7 +806,7 @@ class MaxEntropyIRL(_PreferenceIRL):
     def _loss_settings(self, scale):
         return _standard_loss("max_entropy", self.temperature, self.alpha, scale)
 
-    def _curriculum_settings(self):
+    def _schedules(self):
         return _no_curriculum(self.max_iter)
 
 
@@ -820,7 +849,7 @@ class FailureAwareIRL(_PreferenceIRL):
     failures : {"margin", "labels"} or detector, default="margin"
         What is a failure: the margin against ``failure_threshold``; an output whose reward has another sign than its
         label (needs ``output_labels`` in `fit`, which then also place the offset); or an object with ``detect``, see
-        `fairl_sk.failures`.
+        `fairl_sk.failures`: ``ConfirmedFailures()`` made more of labels in our benchmarks.
     alpha_fail : float >= 0, default=1e-3
         L2 strength of the failure path. Larger: smaller corrections.
     {shared}
@@ -976,8 +1005,8 @@ class FailureAwareIRL(_PreferenceIRL):
             return self.margin, self.margin_fail
         return self.temperature, self.temperature_fail
 
-    def _curriculum_settings(self):
-        self._check_strictness()
+    def _schedules(self):
+        """The detector and the schedules' values in every round."""
         threshold = LinearSchedule(0.0, self._required()[0])
         threshold = threshold if self.failure_threshold is None else self.failure_threshold
         weight = ExponentialSchedule() if self.failure_weight is None else self.failure_weight

@@ -12,7 +12,7 @@ from skorch.callbacks import Callback
 from torch import nn
 from tqdm.auto import tqdm
 
-from .failures import Round, find_failures, sample_failures
+from .failures import Round, find_failures, sample_failures, sampled_weights
 from .objective import hinge_loss, logistic_loss
 
 
@@ -102,15 +102,18 @@ def export_heads(module, scale, n_features):
     heads = []
     for head in (module.base, module.failure):
         arrays = [p.detach().cpu().numpy().copy() for p in head.parameters()]
-        arrays[0] = arrays[0] / scale
         if len(arrays) == 1:
-            weight = arrays[0]
-            arrays = [
-                weight[:, :n_features],
-                weight[0, n_features:] if weight.shape[1] > n_features else np.zeros(1),
-            ]
+            arrays = export_linear(arrays[0], scale, n_features)
+        else:
+            arrays[0] = arrays[0] / scale
         heads.append(arrays)
     return tuple(heads)
+
+
+def export_linear(weight, scale, n_features):
+    """The arrays (W, b) of a linear head's weights (1, n_features or n_features + 1), in the units of the input."""
+    weight = weight / scale
+    return [weight[:, :n_features], weight[0, n_features:] if weight.shape[1] > n_features else np.zeros(1)]
 
 
 def import_heads(heads, scale, width):
@@ -210,85 +213,81 @@ class SliceIterator:
 # -------------------------------------------------------------------------------------------------- solver
 
 
-class LinearSolver(torch.optim.Optimizer):
-    r"""One step a round for linear heads on the full batch, in two passes over the differences.
+class BasePath:
+    r"""The base path of linear heads on the full batch: its weights, its margins, and one step of L-BFGS a round.
+
+    A round is three calls, between which whoever owns the path forms the two products with the differences D (a
+    single fit for one path, a search for all of its columns together)::
+
+        slopes = path.slopes(weight, loss)
+        direction = path.descend(slopes @ D / n_pairs, slopes, weight, loss)  # None: the path now rests
+        path.advance(direction, D @ direction, weight, loss)
 
     The base path is convex and does not depend on the failures: it takes a step of L-BFGS with an exact line search,
     which is free because the margins along a direction p are :math:`\Delta + s D p`. The hinge's corner is rounded at
     first and sharpened over the rounds. The slopes of the loss are a feasible point of the dual, so that every round
-    knows its duality gap; once it is below ``tol`` the base path rests. The failure path takes a gradient step on its
-    term, with the penalty taken implicitly, so that no step size is unstable under it.
+    knows its duality gap; once it is below ``tol`` the base path rests.
 
     Parameters
     ----------
-    params : two groups of one parameter each
-        Weights (1, n_features) of the base and of the failure head.
-    lr : float
-        Step size of the failure path.
+    theta : Tensor of shape (n_features,)
+        Weights, which `advance` changes in place.
+    margins : Tensor of shape (n_pairs,)
+        Their margins, which `advance` changes in place.
     tol : float
-        Gap at which the base path rests.
+        Gap at which the path rests.
     n_rounds : int
         Rounds to come: the corner is sharp after three quarters of them at the latest.
 
     Attributes
     ----------
-    margins : Tensor of shape (2, n_pairs)
-        Differences of R_D and R_F, kept up to date.
     gap : float
-        Duality gap of the base path as a share of the loss of a constant reward (without penalty: norm of the gradient
-        as a share of the first).
+        Duality gap as a share of the loss of a constant reward (without penalty: norm of the gradient as a share of
+        the first).
     resting : bool
-        Whether the base path has converged.
+        Whether the path has converged.
     """
 
     memory = 10
 
-    def __init__(self, params, lr, tol, n_rounds):
-        super().__init__(params, {"lr": lr})
+    def __init__(self, theta, margins, tol, n_rounds):
+        self.theta, self.margins = theta, margins
         self.tol, self.n_rounds = tol, n_rounds
         # Last width of the hinge's corner, as a share of M: the gap that it leaves is a small part of tol.
         self._sharpest = min(max(5 * tol, 1e-6), 5e-3)
         self._sharpness = 0.0  # 0: a width of M, 1: the sharpest
-        self.margins, self.gap, self.resting = None, np.inf, False
+        self.gap, self.resting = np.inf, False
         self._round, self._pairs, self._dual = 0, [], DualBundle()
         self._gradient = self._step = self._first_norm = None
 
-    def start(self, differences):
-        """Margins of the first round."""
-        if self.margins is None:
-            heads = [group["params"][0] for group in self.param_groups[:2]]
-            self.margins = self._along(differences, heads).contiguous()
+    def slopes(self, weight, loss):
+        """Slope of every pair's loss, weighted, (n_pairs,); ``weight`` has mean 1."""
+        return weight * loss.loss(self.margins, loss.required, *self._corner(loss))[1]
 
-    @torch.no_grad()
-    def step(self, closure):
-        """Take one round; ``closure()`` gives the differences (n, d), the targets (n, 3) and the loss."""
-        differences, targets, loss = closure()
-        base, failure = (group["params"][0] for group in self.param_groups[:2])
-        self.start(differences)
-        direction = torch.zeros_like(base) if self.resting else self._direction(base, differences, targets, loss)
-        descent = -self._failure_gradient(differences, targets, loss)
-        along = self._along(differences, [direction, descent])
-        if not self.resting:
-            self._line_search(base, direction, along[0].contiguous(), targets[:, 0], loss)
-            self._sharpen()
-        # theta_F <- argmin over theta of <g, theta> + alpha_F |theta|^2 + |theta - theta_F|^2 / (2 lr)
-        lr = self.param_groups[1]["lr"]
-        shrink = 1 / (1 + 2 * lr * loss.alpha_fail)
-        failure.add_(descent, alpha=lr).mul_(shrink)
-        self.margins[1].add_(along[1], alpha=lr).mul_(shrink)
+    def descend(self, gradient, slopes, weight, loss):
+        """Direction (n_features,) of descent, after the gap has been measured; None if the path now rests.
 
-    def _along(self, differences, directions):
-        """Margins along two directions, (2, n_pairs), in one pass."""
-        return nn.functional.linear(differences, torch.cat(directions)).T
+        ``gradient`` (n_features,) is that of the mean loss, without the penalty.
+        """
+        self._measure_gap(gradient, slopes, weight, loss)
+        if self.resting:
+            return None
+        gradient = gradient + 2 * loss.alpha * self.theta
+        if self._gradient is not None:
+            change = gradient - self._gradient
+            curvature = change @ self._step
+            if curvature > 1e-10 * (self._step @ self._step):
+                self._pairs = [*self._pairs, (self._step, change, curvature)][-self.memory :]
+        self._gradient = gradient
+        direction = -self._two_loops(gradient)
+        if direction @ gradient >= 0:
+            self._pairs, direction = [], -gradient
+        return direction
 
-    def _failure_gradient(self, differences, targets, loss):
-        """Gradient (1, n_features) of the failure term: it reads the sampled failures only."""
-        if loss.failure_weight == 0:
-            return torch.zeros_like(differences[:1])
-        rows = targets[:, 1].nonzero()[:, 0]
-        total = self.margins[0][rows] + self.margins[1][rows]
-        slopes = loss.failure_weight * targets[rows, 1] * loss.loss(total, loss.required_fail)[1]
-        return _weighted_sum(slopes, differences, rows)[None] / len(differences)
+    def advance(self, direction, along, weight, loss):
+        """Step to the minimum along the direction, whose margins (n_pairs,) are ``along``; narrow the corner."""
+        self._line_search(direction, along, weight, loss)
+        self._sharpen()
 
     def _corner(self, loss):
         """Width of the hinge's rounded corner in this round; the logistic has none."""
@@ -304,25 +303,6 @@ class LinearSolver(torch.optim.Optimizer):
         reached = np.log(np.clip(20 * self.gap, self._sharpest, 1.0)) / np.log(self._sharpest)
         self._sharpness = max(self._sharpness, scheduled, np.floor(20 * reached) / 20)
 
-    def _direction(self, base, differences, targets, loss):
-        """Direction (1, n_features) of descent, after the gap has been measured; zero if the base path now rests."""
-        slopes = targets[:, 0] * loss.loss(self.margins[0], loss.required, *self._corner(loss))[1]
-        gradient = _weighted_sum(slopes, differences) / len(differences)
-        self._measure_gap(base[0], gradient, slopes, targets[:, 0], loss)
-        if self.resting:
-            return torch.zeros_like(base)
-        gradient = gradient + 2 * loss.alpha * base[0]
-        if self._gradient is not None:
-            change = gradient - self._gradient
-            curvature = change @ self._step
-            if curvature > 1e-10 * (self._step @ self._step):
-                self._pairs = [*self._pairs, (self._step, change, curvature)][-self.memory :]
-        self._gradient = gradient
-        direction = -self._two_loops(gradient)
-        if direction @ gradient >= 0:
-            self._pairs, direction = [], -gradient
-        return direction[None]
-
     def _two_loops(self, gradient):
         """Inverse Hessian times the gradient (Nocedal and Wright, Numerical Optimization, algorithm 7.4)."""
         result, factors = gradient.clone(), []
@@ -336,43 +316,140 @@ class LinearSolver(torch.optim.Optimizer):
             result += (factor - (change @ result) / curvature) * step
         return result
 
-    def _measure_gap(self, base, gradient, slope, weight, loss):
-        """Primal minus dual of the base path, as a share of the loss at 0; ``slope`` is weighted (theory, eq. 8)."""
+    def _measure_gap(self, gradient, slopes, weight, loss):
+        """Primal minus dual, as a share of the loss at 0; the slopes are weighted (theory, eq. 8)."""
         if loss.alpha == 0:
             size = float(gradient.norm())
             self._first_norm = self._first_norm or size
             self.gap = size / self._first_norm if size > 0 else 0.0
         else:
-            primal = float((weight * loss.loss(self.margins[0], loss.required)[0]).mean() + loss.alpha * base @ base)
-            share = (-slope / weight.clamp(min=torch.finfo(weight.dtype).tiny)).double()
+            penalty = loss.alpha * self.theta @ self.theta
+            primal = float((weight * loss.loss(self.margins, loss.required)[0]).mean() + penalty)
+            share = (-slopes / weight.clamp(min=torch.finfo(weight.dtype).tiny)).double()
             if loss.objective == "max_margin":
                 conjugate = loss.required * share
             else:
                 conjugate = torch.special.entr(loss.required * share)
                 conjugate = conjugate + torch.special.entr((1 - loss.required * share).clamp(min=0))
             self._dual.add(float((weight * conjugate).mean()), gradient)
-            at_zero = float(loss.loss(base.new_zeros(1), loss.required)[0])
+            at_zero = float(loss.loss(self.theta.new_zeros(1), loss.required)[0])
             self.gap = max(0.0, (primal - self._dual.bound(loss.alpha)) / at_zero)
         self.resting = self.gap <= self.tol
 
-    def _line_search(self, base, direction, along, weight, loss):
-        """Minimise the base objective along the direction: a safeguarded Newton iteration on its derivative."""
+    def _line_search(self, direction, along, weight, loss):
+        """Minimise the objective along the direction: a safeguarded Newton iteration on its derivative."""
         corner = self._corner(loss)
-        inner, square = float(direction[0] @ base[0]), float(direction[0] @ direction[0])
+        inner, square = float(direction @ self.theta), float(direction @ direction)
 
         def derivatives(step):
-            _, slope, curvature = loss.loss(self.margins[0] + step * along, loss.required, *corner)
+            _, slope, curvature = loss.loss(self.margins + step * along, loss.required, *corner)
             first, second = torch.stack(
                 [(weight * slope * along).mean(), (weight * curvature * along**2).mean()]
             ).tolist()
             return first + 2 * loss.alpha * (inner + step * square), second + 2 * loss.alpha * square
 
         step = _root_of_increasing(
-            derivatives, tolerance=1e-3 * abs(float(direction[0] @ self._gradient)), newton=not self._pairs
+            derivatives, tolerance=1e-3 * abs(float(direction @ self._gradient)), newton=not self._pairs
         )
-        base += step * direction
-        self.margins[0] += step * along
-        self._step = step * direction[0]
+        self.theta += step * direction
+        self.margins += step * along
+        self._step = step * direction
+
+
+def failure_slopes(loss, margins, weights, failure_weight, required_fail):
+    """Slopes (n_sampled,) of the failure term in the margins of the sampled failures, whose weights have mean 1.
+
+    Failure weight and required margin or temperature are numbers, or one for each of the sampled failures.
+    """
+    return failure_weight * weights * loss.loss(margins, required_fail)[1]
+
+
+def take_failure_step(theta, gradient, lr, alpha_fail):
+    """One step of the failure path's weights (n_paths, n_features), in place.
+
+    The penalty is taken implicitly, so that no step size is unstable under it:
+    theta_F <- argmin over theta of <g, theta> + alpha_F |theta|^2 + |theta - theta_F|^2 / (2 lr).
+    """
+    return theta.sub_(lr * gradient).mul_(1 / (1 + 2 * lr * alpha_fail))
+
+
+def margins_along(differences, first, second):
+    """Margins along two directions (n_features,), as a Tensor of shape (2, n_pairs), in one pass."""
+    return nn.functional.linear(differences, torch.stack([first, second])).T
+
+
+def base_direction(path, differences, weight, loss):
+    """Direction of a `BasePath`'s next step, (n_features,), in one pass; None if it now rests."""
+    slopes = path.slopes(weight, loss)
+    return path.descend(_weighted_sum(slopes, differences) / len(differences), slopes, weight, loss)
+
+
+class LinearSolver(torch.optim.Optimizer):
+    r"""One step a round for linear heads on the full batch, in two passes over the differences.
+
+    The base path takes the step of a `BasePath`, the failure path a gradient step on its term.
+
+    Parameters
+    ----------
+    params : two groups of one parameter each
+        Weights (1, n_features) of the base and of the failure head.
+    lr : float
+        Step size of the failure path.
+    tol : float
+        Gap at which the base path rests.
+    n_rounds : int
+        Rounds to come.
+
+    Attributes
+    ----------
+    margins : Tensor of shape (2, n_pairs)
+        Differences of R_D and R_F, kept up to date.
+    gap, resting
+        Those of the base path.
+    """
+
+    def __init__(self, params, lr, tol, n_rounds):
+        super().__init__(params, {"lr": lr})
+        self.tol, self.n_rounds = tol, n_rounds
+        self.margins = self._base_path = None
+
+    @property
+    def gap(self):
+        return np.inf if self._base_path is None else self._base_path.gap
+
+    @property
+    def resting(self):
+        return self._base_path is not None and self._base_path.resting
+
+    def start(self, differences):
+        """Margins of the first round."""
+        if self.margins is None:
+            base, failure = (group["params"][0].detach() for group in self.param_groups[:2])
+            self.margins = margins_along(differences, base[0], failure[0]).contiguous()
+            self._base_path = BasePath(base[0], self.margins[0], self.tol, self.n_rounds)
+
+    @torch.no_grad()
+    def step(self, closure):
+        """Take one round; ``closure()`` gives the differences (n, d), the targets (n, 3) and the loss."""
+        differences, targets, loss = closure()
+        self.start(differences)
+        path, weight = self._base_path, targets[:, 0]
+        failure, lr = self.param_groups[1]["params"][0], self.param_groups[1]["lr"]
+        direction = None if self.resting else base_direction(path, differences, weight, loss)
+        take_failure_step(failure, self._failure_gradient(differences, targets, loss), lr, loss.alpha_fail)
+        moving = torch.zeros_like(failure[0]) if direction is None else direction
+        along, self.margins[1] = margins_along(differences, moving, failure[0])
+        if direction is not None:
+            path.advance(direction, along.contiguous(), weight, loss)
+
+    def _failure_gradient(self, differences, targets, loss):
+        """Gradient (1, n_features) of the failure term: it reads the sampled failures only."""
+        if loss.failure_weight == 0:
+            return torch.zeros_like(differences[:1])
+        rows = targets[:, 1].nonzero()[:, 0]
+        total = self.margins[0][rows] + self.margins[1][rows]
+        slopes = failure_slopes(loss, total, targets[rows, 1], loss.failure_weight, loss.required_fail)
+        return _weighted_sum(slopes, differences, rows)[None] / len(differences)
 
 
 def _weighted_sum(weights, differences, rows=None, bag=1024):
@@ -564,10 +641,9 @@ class Curriculum(Callback):
         budget = self.rates[state.index] * self._total_weight
         sample = sample_failures(failures, self.keys, state.index, self.sample_weight, budget)
         if len(sample):
-            weight = failures[sample] / failures[sample].max() * self.sample_weight[sample]
-            weight *= len(failures) / weight.sum()
+            weights = sampled_weights(failures, sample, self.sample_weight)
             sample = torch.from_numpy(sample).to(targets.device)
-            targets[sample, 1] = torch.from_numpy(weight).to(targets)
+            targets[sample, 1] = torch.from_numpy(weights).to(targets)
         return n_failures, sample
 
     def _row(self, net, state, base_margins, targets, n_failures, sample):

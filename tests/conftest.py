@@ -1,6 +1,7 @@
 """What the tests share: a quiet, offline, single-threaded machine and preferences whose reward is known."""
 
 import os
+import sys
 
 os.environ.setdefault("SCIPY_ARRAY_API", "1")  # before scipy is imported: scikit-learn's array API check runs
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -17,6 +18,20 @@ from fairl_sk import PairTransformer
 from fairl_sk.datasets import make_detox_preferences, make_preferences
 
 torch.set_num_threads(1)
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Nothing is skipped without a reason printed, snippets of the docs included."""
+    for report in terminalreporter.stats.get("passed", []):
+        for name, value in report.user_properties:
+            if name == "skipped snippet":
+                terminalreporter.write_line(f"SKIPPED snippet: {value}")
+
+
+@pytest.fixture(autouse=True)
+def _no_figure_of_an_earlier_test():
+    if "matplotlib.pyplot" in sys.modules:
+        sys.modules["matplotlib.pyplot"].close("all")
 
 
 @pytest.fixture

@@ -29,6 +29,7 @@ def test_every_benchmark_is_tested():
         "bench_loop",
         "bench_search",
         "identify",
+        "paper",
         "paradetox",
         "realign",
         "toxicity_reference",

@@ -44,7 +44,16 @@ def _is_skorch(cls):
 
 def test_the_walk_finds_the_estimators():
     names = [cls.__name__ for cls in public_estimators()]
-    assert names == ["FailureAwareIRL", "MaxEntropyIRL", "MaxMarginIRL", "PairTransformer", "TransformerEmbedder"]
+    assert names == [
+        "FailureAwareIRL",
+        "FailureAwareIRLCV",
+        "MaxEntropyIRL",
+        "MaxEntropyIRLCV",
+        "MaxMarginIRL",
+        "MaxMarginIRLCV",
+        "PairTransformer",
+        "TransformerEmbedder",
+    ]
     assert all(name in fairl_sk.__all__ for name in names)
 
 
@@ -53,7 +62,13 @@ def takes_features(estimator):
     return get_tags(estimator).input_tags.two_d_array
 
 
-ESTIMATORS = [cls() for cls in public_estimators() if takes_features(cls())] + VARIANTS
+# Three folds, as scikit-learn checks its own searches, and at a looser gap: the check of weights puts the same rows
+# into every fold, and on these 45 rows of 30 features a hinge at gap 1e-4 turns the rounding of a row twice into 1e-3.
+SETTINGS = {name: {"cv": 3, "tol": 1e-2} for name in ("FailureAwareIRLCV", "MaxEntropyIRLCV", "MaxMarginIRLCV")}
+
+ESTIMATORS = [
+    cls().set_params(**SETTINGS.get(cls.__name__, {})) for cls in public_estimators() if takes_features(cls())
+] + VARIANTS
 OF_TEXTS = [cls for cls in public_estimators() if not takes_features(cls())]
 
 # All that need no data.
@@ -99,8 +114,10 @@ def test_so_many_checks_run():
     for estimator, check in runs:
         checks[type(estimator).__name__].add(check.func.__name__)
     print({name: len(found) for name, found in checks.items()}, "distinct checks;", len(runs), "runs")
-    assert len(runs) >= 460
-    assert min(len(checks[name]) for name in ("FailureAwareIRL", "MaxEntropyIRL", "MaxMarginIRL")) >= 55
+    assert len(runs) >= 640
+    learners = [name for name in checks if "IRL" in name]
+    assert len(learners) == 6
+    assert min(len(checks[name]) for name in learners) >= 55
     assert len(checks["PairTransformer"]) >= 44
     # The ones that a wrong tag would drop first.
     assert {

@@ -1,0 +1,259 @@
+"""Time and memory of a search, against one fit, GridSearchCV and as many fits of logistic regression in the same run.
+
+    python benchmarks/bench_search.py --size small --peer-share 0.1 --picture search.png
+
+The grid is 60 failure-aware candidates (failure weight x failure threshold x strength) and the standard learner, which
+`FailureAwareIRLCV` always adds, on 5 folds. ``--peer-share`` runs the peers on evenly spaced candidates only, and
+scales their time to all of them: the output says so. The limits in the picture are measured in the same run:
+arithmetic is the time of one matrix product a round, memory that of reading the differences for every fit by itself.
+"""
+
+import argparse
+import itertools
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import psutil  # noqa: F401  # the process that measures memory needs it: better to fail now than there
+import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV, KFold
+
+from fairl_sk import ExponentialSchedule, FailureAwareIRL, FailureAwareIRLCV, LinearSchedule
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+from bench_fit import copy_bandwidth, make_pairs, seconds
+
+SIZES = {
+    "smoke": {"pairs": 400, "features": 16, "candidates": [2, 4], "grow": [(200, 16), (400, 8)], "repeats": 1},
+    "small": {
+        "pairs": 20_000,
+        "features": 384,
+        "candidates": [1, 3, 10, 30, 60, 150, 300],
+        "grow": [(5_000, 384), (10_000, 384), (20_000, 64), (20_000, 1_024)],
+        "repeats": 3,
+    },
+}
+N_FOLDS, N_ROUNDS = 5, 100
+
+
+def make_grid(n_candidates):
+    """Values of failure weight, threshold and strength, with so many combinations, or the next more."""
+    n_weights = 4 if n_candidates >= 12 else 1
+    thresholds = [None, 0.5, LinearSchedule(0.0, 0.5)] if n_candidates >= 3 else [None]
+    n_strengths = -(-n_candidates // (n_weights * len(thresholds)))
+    return {
+        "failure_weight": [ExponentialSchedule(10.0 / 2**k, 1.0 + k) for k in range(n_weights)],
+        "failure_threshold": thresholds,
+        "alpha_fail": np.logspace(-4, -1, n_strengths).tolist(),
+    }
+
+
+def candidates_of(grid):
+    """The candidates of a grid and the standard learner, in GridSearchCV's form."""
+    combinations = itertools.product(*grid.values())
+    first = {name: [values[0]] for name, values in grid.items()} | {"failure_weight": [0]}
+    return [first, *({name: [v] for name, v in zip(grid, values, strict=True)} for values in combinations)]
+
+
+def search_seconds(X, y, grid, repeats, cv):
+    """Best wall time of a search, and the search."""
+    search = FailureAwareIRLCV(**grid, cv=cv, random_state=0)
+    return seconds(lambda: search.fit(X, y), repeats), search
+
+
+def peer_seconds(X, y, candidates, share, n_jobs, cv):
+    """Wall time of GridSearchCV over a share of the candidates, scaled to all; the peer; the candidates that it ran."""
+    step = max(1, round(1 / share))
+    chosen = candidates[::step]
+    peer = GridSearchCV(FailureAwareIRL(random_state=0), chosen, cv=cv, n_jobs=n_jobs)
+    took = seconds(lambda: peer.fit(X, y), 1)
+    # the last fit happens once however many candidates there are
+    return (took - peer.refit_time_) * len(candidates) / len(chosen) + peer.refit_time_, peer, len(chosen)
+
+
+def logistic_seconds(X, y, n_fits, share):
+    """Wall time of so many fits of logistic regression on the differences of a fold's rows, from a share of them."""
+    differences = (X[:, 0] - X[:, 1])[: len(X) * (N_FOLDS - 1) // N_FOLDS]
+    some = max(1, round(n_fits * share))
+    strengths = np.logspace(-2, 2, some)
+
+    def fit_all():
+        for C in strengths:
+            LogisticRegression(C=C, fit_intercept=False).fit(differences, y[: len(differences)])
+
+    return seconds(fit_all, 1) * n_fits / some
+
+
+def limits(n_pairs, n_features, n_candidates, bandwidth):
+    """Seconds a candidate at which arithmetic, and reading for each candidate by itself, would bound the rounds.
+
+    The failure paths need one product a round with the columns of all folds; reading it alone, each column reads its
+    fold's differences twice a round.
+    """
+    X = torch.randn(1_024, n_features)
+    weights = torch.randn(min(300, max(2, n_candidates * N_FOLDS)), n_features)
+    out = torch.empty(len(weights), len(X))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # each thread of a search forms products of its own
+    took = seconds(lambda: torch.mm(weights, X.T, out=out), 20)
+    torch.set_num_threads(threads)
+    flops = threads * 2 * len(weights) * len(X) * n_features / took
+    rows = n_pairs * (N_FOLDS - 1) / N_FOLDS
+    return {
+        "arithmetic": 2 * rows * n_features * N_FOLDS * N_ROUNDS / flops,
+        "memory": 2 * rows * n_features * 4 * N_FOLDS * N_ROUNDS / bandwidth,
+        "flops": flops,
+    }
+
+
+def peak_memory(n_pairs, n_features, n_candidates, refit):
+    """Peak memory of a search (input included) as a multiple of the input, in a fresh process."""
+    code = (
+        "import sys, psutil, threading, numpy as np; sys.path.insert(0, sys.argv[1])\n"
+        "from bench_search import make_grid, make_pairs; from fairl_sk import FailureAwareIRLCV\n"
+        "search = FailureAwareIRLCV(**make_grid(int(sys.argv[4])), refit=sys.argv[5] == 'True', random_state=0)\n"
+        "search.fit(*make_pairs(300, 8))\n"  # what is loaded once is not the search's
+        "X, y = make_pairs(int(sys.argv[2]), int(sys.argv[3]))\n"
+        "process, peak, done = psutil.Process(), [0], threading.Event()\n"
+        "def watch():\n"
+        "    while not done.wait(0.001): peak[0] = max(peak[0], process.memory_info().rss)\n"
+        "before = process.memory_info().rss\n"
+        "thread = threading.Thread(target=watch); thread.start()\n"
+        "search.fit(X, y); done.set(); thread.join()\n"
+        "print((peak[0] - before + X.nbytes) / X.nbytes)\n"
+    )
+    here = os.path.dirname(os.path.abspath(__file__))
+    command = [sys.executable, "-W", "ignore", "-c", code, here]
+    command += [str(value) for value in (n_pairs, n_features, n_candidates, refit)]
+    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
+def compare(search, peer, params):
+    """Largest difference of a mean score from the peer's, on the candidates that both have."""
+    ours = [c["params"].index(p) for c in [search.cv_results_] for p in params]
+    return float(np.abs(search.cv_results_["mean_test_score"][ours] - peer.cv_results_["mean_test_score"]).max())
+
+
+def draw(rows, path):
+    """Seconds a candidate as candidates are added, and both limits."""
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(6.4, 4.0), layout="constrained")
+    number = [row["candidates"] for row in rows]
+    axes.plot(number, [row["seconds"] / row["candidates"] for row in rows], "o-", label="FailureAwareIRLCV")
+    axes.plot(number, [row["memory"] for row in rows], "--", label="limit: each candidate reads the features")
+    axes.plot(number, [row["arithmetic"] for row in rows], ":", label="limit: one matrix product a round")
+    axes.set(xscale="log", yscale="log", xlabel="candidates", ylabel=f"seconds a candidate ({N_FOLDS} folds)")
+    axes.legend()
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+
+
+def _verdict(reached):
+    return "reached" if reached else "MISSED"
+
+
+def bench_grid(plan, peer_share):
+    """The grid of the largest number of candidates up to 60, and its peers."""
+    X, y = make_pairs(plan["pairs"], plan["features"])
+    n_candidates = max(n for n in plan["candidates"] if n <= 60)
+    grid, cv = make_grid(n_candidates), KFold(N_FOLDS, shuffle=True, random_state=0)
+    candidates = candidates_of(grid)
+    result = {"candidates": len(candidates), "one fit": seconds(lambda: _one_fit(X, y), plan["repeats"])}
+    result["search"], search = search_seconds(X, y, grid, plan["repeats"], cv)
+    for n_jobs in (1, 2):
+        result[f"GridSearchCV(n_jobs={n_jobs})"], peer, ran = peer_seconds(X, y, candidates, peer_share, n_jobs, cv)
+    result["peer candidates"] = ran
+    result["largest difference"] = compare(search, peer, peer.cv_results_["params"])
+    result["logistic"] = logistic_seconds(X, y, len(candidates) * N_FOLDS, peer_share)
+    return result
+
+
+def _one_fit(X, y):
+    FailureAwareIRL(random_state=0).fit(X, y)
+
+
+def print_grid(result, plan):
+    """The table of `bench_grid`, with what was asked."""
+    n, ran = result["candidates"], result["peer candidates"]
+    print(f"{plan['pairs']} pairs x {plan['features']}, {n} candidates x {N_FOLDS} folds, {_threads()} threads")
+    if ran < n:
+        print(f"EXTRAPOLATED: peers ran {ran} of {n} candidates (and as large a share of the logistic fits), scaled")
+    for name in ("search", "one fit", "GridSearchCV(n_jobs=1)", "GridSearchCV(n_jobs=2)", "logistic"):
+        print(f"{name:24} {result[name]:9.3f} s   {result[name] / result['search']:7.2f} x the search")
+    faster, fits = result["GridSearchCV(n_jobs=1)"] / result["search"], result["search"] / result["one fit"]
+    print(f"{faster:.1f} times faster than GridSearchCV(n_jobs=1) (aim: 15): {_verdict(faster >= 15)}")
+    print(f"{fits:.1f} times one fit (aim: 18 at most): {_verdict(fits <= 18)}")
+    difference = result["largest difference"]
+    print(f"largest difference of a mean score {difference:.1e} (aim: 1e-5): {_verdict(difference <= 1e-5)}")
+
+
+def bench_candidates(plan, bandwidth):
+    """Rows of time and limits as candidates are added."""
+    X, y = make_pairs(plan["pairs"], plan["features"])
+    cv = KFold(N_FOLDS, shuffle=True, random_state=0)
+    rows = []
+    for n_candidates in plan["candidates"]:
+        took, search = search_seconds(X, y, make_grid(n_candidates), 1, cv)
+        n = len(search.cv_results_["params"])
+        row = {"candidates": n, "seconds": took, **limits(plan["pairs"], plan["features"], n, bandwidth)}
+        rows.append(row)
+        print(
+            f"{n:>5} candidates {took:>8.3f} s {took / n:>8.4f} s each; limits: arithmetic {row['arithmetic']:.4f} "
+            f"({row['flops'] / 1e9:.0f} GFLOP/s), memory {row['memory']:.4f}",
+            flush=True,
+        )
+    each = np.array([row["seconds"] / row["candidates"] for row in rows])
+    print(
+        f"time a candidate from {each[0]:.4f} to {each[-1]:.4f} s: {_verdict((np.diff(each) <= 0.05 * each[1:]).all())}"
+    )
+    return rows
+
+
+def bench_growth(plan):
+    """Rows of time as pairs and features are added, with as many candidates as the main grid."""
+    n_candidates, rows = max(n for n in plan["candidates"] if n <= 60), []
+    cv = KFold(N_FOLDS, shuffle=True, random_state=0)
+    for n_pairs, n_features in plan["grow"]:
+        X, y = make_pairs(n_pairs, n_features)
+        one = seconds(lambda X=X, y=y: _one_fit(X, y), plan["repeats"])
+        took, _ = search_seconds(X, y, make_grid(n_candidates), 1, cv)
+        rows.append({"pairs": n_pairs, "features": n_features, "seconds": took, "one fit": one})
+        print(f"{n_pairs:>6} pairs x {n_features:>4}: {took:>8.3f} s, {took / one:>6.1f} times one fit", flush=True)
+    return rows
+
+
+def _threads():
+    return torch.get_num_threads()
+
+
+def main(size="small", peer_share=1.0, picture=None, out=None):
+    """Run the benchmark, print its tables, and return its results."""
+    plan = SIZES[size]
+    bandwidth = copy_bandwidth()
+    results = {"grid": bench_grid(plan, peer_share)}
+    print_grid(results["grid"], plan)
+    results["candidates"] = bench_candidates(plan, bandwidth)
+    results["growth"] = bench_growth(plan)
+    shape = (plan["pairs"], plan["features"], max(n for n in plan["candidates"] if n <= 60))
+    results["memory"] = {"search": peak_memory(*shape, False), "with the last fit": peak_memory(*shape, True)}
+    for name, peak in results["memory"].items():
+        print(f"peak memory, {name}: {peak:.2f} times the input (aim: 1.2 at most): {_verdict(peak <= 1.2)}")
+    if picture:
+        draw(results["candidates"], picture)
+    if out:
+        with open(out, "w", encoding="utf-8") as file:
+            json.dump(results, file, indent=2)
+    return results
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--size", choices=SIZES, default="small")
+    parser.add_argument("--peer-share", type=float, default=1.0, help="share of the candidates that peers run")
+    parser.add_argument("--picture", help="write the picture of time a candidate as PNG")
+    parser.add_argument("--out", help="write the figures as JSON")
+    main(**vars(parser.parse_args()))

@@ -1,0 +1,483 @@
+"""Searches: equal to GridSearchCV over the plain estimator, and what users get told."""
+
+import warnings
+
+import joblib
+import numpy as np
+import pytest
+import torch
+from sklearn.base import clone
+from sklearn.exceptions import ConvergenceWarning, FitFailedWarning, NotFittedError
+from sklearn.metrics import make_scorer, roc_auc_score
+from sklearn.model_selection import GridSearchCV, GroupKFold, KFold, ShuffleSplit, StratifiedKFold
+
+import fairl_sk.columns
+from fairl_sk import (
+    ExponentialSchedule,
+    FailureAwareIRL,
+    FailureAwareIRLCV,
+    MaxEntropyIRL,
+    MaxEntropyIRLCV,
+    MaxMarginIRL,
+    MaxMarginIRLCV,
+)
+from fairl_sk.columns import PairProducts, _even_ranges
+from fairl_sk.datasets import make_preferences
+from fairl_sk.failures import KeyOrder, MarginFailures, sample_failures
+from fairl_sk.metrics import output_auc_scorer, output_f1_scorer, pair_accuracy_scorer
+from fairl_sk.pairs import stack_outputs
+
+GRID = {
+    "failure_weight": [ExponentialSchedule(5.0, 2.0), 1.0],
+    "alpha": [1e-3, 1e-2],
+    "alpha_fail": [1e-3, 1e-2],
+}
+
+
+def grid_of(search):
+    """The candidates of a search as GridSearchCV takes them."""
+    return [{name: [value] for name, value in candidate.items()} for candidate in search.cv_results_["params"]]
+
+
+def assert_equal(search, peer, X, y):
+    """The same choice, scores and best reward; the same columns of results."""
+    assert set(search.cv_results_) == set(peer.cv_results_)
+    assert search.best_params_ == peer.best_params_
+    assert search.best_index_ == peer.best_index_
+    assert search.best_score_ == pytest.approx(peer.best_score_, abs=1e-5)
+    for name, values in peer.cv_results_.items():
+        if "test" in name:
+            np.testing.assert_allclose(search.cv_results_[name], values, atol=1e-5, err_msg=name)
+        if name.startswith("param_"):
+            assert search.cv_results_[name].tolist() == values.tolist()
+    np.testing.assert_array_equal(search.decision_function(X), peer.decision_function(X))
+    np.testing.assert_array_equal(search.predict_proba(X), peer.predict_proba(X))
+    assert search.score(X, y) == peer.best_estimator_.score(X, y)
+
+
+# ------------------------------------------------------------------------------------------- equal to a loop
+
+
+@pytest.mark.parametrize("objective", ["max_margin", "max_entropy"])
+@pytest.mark.parametrize(("n_pairs", "n_features", "seed"), [(300, 5, 0), (500, 20, 1), (400, 12, 2)])
+def test_equal_to_grid_search(n_pairs, n_features, seed, objective):
+    data = make_preferences(n_pairs, n_features, noise=0.15, random_state=seed)
+    X, y = data.data.astype(np.float32), data.target
+    search = FailureAwareIRLCV(objective, **GRID, random_state=0).fit(X, y, groups=data.groups)
+    peer = GridSearchCV(FailureAwareIRL(objective, random_state=0), grid_of(search), cv=GroupKFold(5))
+    peer.fit(X, y, groups=data.groups)
+    assert len(search.cv_results_["params"]) == 10  # two standard learners, one for each alpha
+    assert_equal(search, peer, X, y)
+    for fold, (train, _) in enumerate(GroupKFold(5).split(X, y, data.groups)):
+        for number in (0, 2, 9):
+            alone = clone(peer.best_estimator_).set_params(**search.cv_results_["params"][number])
+            coef = alone.fit(X[train], y[train]).coef_
+            difference = np.linalg.norm(search.coef_path_[number, fold] - coef) / np.linalg.norm(coef)
+            assert difference < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("search", "plain"),
+    [
+        (MaxMarginIRLCV(alpha=[1e-3, 1e-2, 1e-1], margin=(1.0, 2.0)), MaxMarginIRL()),
+        (MaxEntropyIRLCV(alpha=np.logspace(-3, 0, 4), temperature=2.0), MaxEntropyIRL(temperature=2.0)),
+    ],
+)
+def test_the_standard_learners(preferences, search, plain):
+    X, y = preferences.data, preferences.target
+    search.set_params(random_state=0).fit(X, y)
+    peer = GridSearchCV(plain.set_params(random_state=0), grid_of(search)).fit(X, y)
+    assert_equal(search, peer, X, y)
+
+
+def test_outputs_and_their_offset(preferences):
+    X = stack_outputs(preferences.data) + 0.5
+    y = (preferences.reference_reward.ravel() > 0.5).astype(int)
+    for scoring in (None, "roc_auc", output_f1_scorer):
+        search = FailureAwareIRLCV(failure_weight=[1.0, 10.0], scoring=scoring, random_state=0).fit(X, y)
+        peer = GridSearchCV(FailureAwareIRL(random_state=0), grid_of(search), scoring=scoring).fit(X, y)
+        assert_equal(search, peer, X, y)
+
+
+def test_several_scores(preferences):
+    X, y = preferences.data, preferences.target
+    scoring = {"accuracy": pair_accuracy_scorer, "auc": output_auc_scorer, "f1": output_f1_scorer}
+    options = {"scoring": scoring, "refit": "auc", "cv": KFold(3)}
+    search = FailureAwareIRLCV(alpha_fail=[1e-3, 1e-1], random_state=0, **options).fit(X, y)
+    peer = GridSearchCV(FailureAwareIRL(random_state=0), grid_of(search), **options).fit(X, y)
+    assert search.multimetric_
+    assert_equal(search, peer, X, y)
+    with pytest.raises(ValueError, match=r"refit=True with several scores.*'accuracy', 'auc', 'f1'"):
+        clone(search).set_params(refit=True).fit(X, y)
+    assert not hasattr(clone(search).set_params(refit=False).fit(X, y), "best_index_")
+
+
+def test_label_failures_and_detectors(detox, text_features):
+    X, y, labels = text_features.fit_transform(detox.data), detox.target, detox.output_labels
+
+    class LowestTenth(MarginFailures):
+        def detect(self, state):
+            return state.margins <= np.quantile(state.margins, 0.1)
+
+    search = FailureAwareIRLCV(failures=["margin", "labels", LowestTenth()], max_iter=30, random_state=0)
+    search.fit(X, y, output_labels=labels, groups=detox.groups)
+    folds = list(GroupKFold(5).split(X, y, detox.groups))
+    for number, candidate in enumerate(search.cv_results_["params"]):
+        for fold, (train, test) in enumerate(folds):
+            alone = FailureAwareIRL(max_iter=30, random_state=0).set_params(**candidate)
+            alone.fit(X[train], y[train], output_labels=labels[train])
+            np.testing.assert_allclose(search.coef_path_[number, fold], alone.coef_, rtol=1e-4, atol=1e-8)
+            assert search.cv_results_[f"split{fold}_test_score"][number] == alone.score(X[test], y[test])
+
+
+def test_weights_count_in_fits_and_in_the_default_score(preferences):
+    X, y, groups = preferences.data, preferences.target, np.arange(500) % 5
+    weight = np.where(np.arange(500) < 200, 2.0, np.where(np.arange(500) < 250, 0.0, 1.0))
+    times = np.repeat(np.arange(500), weight.astype(int))
+    search = FailureAwareIRLCV(failure_weight=[1.0, 5.0], random_state=0)
+    weighted = clone(search).fit(X, y, sample_weight=weight, groups=groups)
+    repeated = clone(search).fit(X[times], y[times], groups=groups[times])
+    for name in ("mean_test_score", "split2_test_score"):
+        np.testing.assert_allclose(weighted.cv_results_[name], repeated.cv_results_[name])
+    np.testing.assert_allclose(weighted.coef_path_, repeated.coef_path_, atol=1e-8)
+    np.testing.assert_allclose(weighted.coef_, repeated.coef_, atol=1e-8)
+
+
+@pytest.mark.parametrize("cv", [ShuffleSplit(4, random_state=0), [(np.arange(300), np.arange(300, 500))]])
+def test_folds_of_any_kind(preferences, cv):
+    X, y = preferences.data, preferences.target
+    search = FailureAwareIRLCV(failure_weight=[1.0, 5.0], cv=cv, random_state=0).fit(X, y)
+    peer = GridSearchCV(FailureAwareIRL(random_state=0), grid_of(search), cv=cv).fit(X, y)
+    assert_equal(search, peer, X, y)
+
+
+def test_hidden_layers_and_batches_are_fitted_one_by_one(preferences):
+    X, y = preferences.data[:200], preferences.target[:200]
+    options = {"max_iter": 4, "random_state": 0}
+    search = MaxEntropyIRLCV(hidden_layer_sizes=[(), (4,)], batch_size=["auto", 50], cv=3, **options)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        search.fit(X, y)
+        peer = GridSearchCV(MaxEntropyIRL(**options), grid_of(search), cv=3).fit(X, y)
+    assert_equal(search, peer, X, y)
+    hidden = [len(c["hidden_layer_sizes"]) > 0 for c in search.cv_results_["params"]]
+    assert (np.isnan(search.coef_path_).all(axis=(1, 2)) == hidden).all()
+    one = MaxEntropyIRLCV(hidden_layer_sizes=[4], cv=2, **options).fit(X, y)  # a list of widths is one setting
+    assert len(one.cv_results_["params"]) == 1
+
+
+def test_pairs_without_labels_and_read_only_arrays(preferences):
+    X = np.where(preferences.target[:, None, None] == 1, preferences.data, preferences.data[:, ::-1])
+    X.setflags(write=False)
+    search = MaxEntropyIRLCV(alpha=[1e-3, 1e-1], random_state=0).fit(X)
+    peer = GridSearchCV(MaxEntropyIRL(random_state=0), {"alpha": [1e-3, 1e-1]}, cv=KFold(5)).fit(X)
+    np.testing.assert_allclose(search.cv_results_["mean_test_score"], peer.cv_results_["mean_test_score"])
+
+
+def test_little_memory_changes_nothing(preferences, monkeypatch):
+    X, y = preferences.data, preferences.target
+    search = FailureAwareIRLCV(**GRID, random_state=0)
+    whole = clone(search).fit(X, y)
+    blocks = []
+    monkeypatch.setattr("fairl_sk.model_selection._LEAST_MEMORY", 40_000)
+    monkeypatch.setattr(PairProducts, "part_bytes", 10_000)
+    run = fairl_sk.columns.Columns._run_failures
+    monkeypatch.setattr(
+        fairl_sk.columns.Columns, "_run_failures", lambda *args: (blocks.append(len(args[1])), run(*args))
+    )
+    parted = clone(search).fit(X, y)
+    assert len(blocks) > 2
+    np.testing.assert_allclose(parted.coef_path_, whole.coef_path_, rtol=1e-8, atol=1e-12)
+    assert parted.best_params_ == whole.best_params_
+
+
+def test_even_ranges():
+    assert _even_ranges(3, [1, 1, 1, 1], 10) == [range(3, 7)]
+    assert _even_ranges(0, [4, 4, 4, 4], 9) == [range(0, 2), range(2, 4)]
+    assert _even_ranges(0, [20, 1, 20], 9) == [range(0, 1), range(1, 2), range(2, 3)]
+
+
+@pytest.mark.parametrize("weights", ["equal", "unequal"])
+def test_a_sample_in_the_order_of_the_keys_is_the_sample(rng, weights):
+    keys = rng.integers(0, 300, size=500).astype(np.uint64)  # copies of pairs
+    weight = np.ones(500) if weights == "equal" else rng.uniform(0.1, 3, size=500)
+    for budget in (0.0, 3.0, 50.0, 1000.0):
+        for share in (0.0, 0.05, 0.7):
+            failures = rng.random(500) < share
+            order = KeyOrder(keys, 7)
+            found = order.sample(failures, weight, budget)
+            np.testing.assert_array_equal(np.sort(found), np.sort(sample_failures(failures, keys, 7, weight, budget)))
+            some = np.arange(0, 500, 2)
+            position = np.full(500, -1)
+            position[some] = np.arange(250)
+            found = order.of_rows(position).sample(failures[some], weight[some], budget)
+            expected = sample_failures(failures[some], keys[some], 7, weight[some], budget)
+            np.testing.assert_array_equal(np.sort(found), np.sort(expected))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_cpu_is_gpu(preferences):
+    X, y = preferences.data, preferences.target
+    search = FailureAwareIRLCV(**GRID, random_state=0)
+    on_gpu = clone(search).set_params(device="cuda").fit(X, y)
+    np.testing.assert_allclose(on_gpu.coef_path_, search.fit(X, y).coef_path_, atol=1e-6)
+
+
+# ------------------------------------------------------------------------------------------------ the choice
+
+
+def test_the_standard_learner_is_always_among_the_candidates(preferences):
+    X, y = preferences.data, preferences.target
+
+    def weights(**grid):
+        search = FailureAwareIRLCV(random_state=0, cv=2, tol=1e-2, **grid).fit(X, y)
+        return [candidate["failure_weight"] for candidate in search.cv_results_["params"]], search
+
+    assert weights()[0] == [0, None]
+    assert weights(failure_weight=[0, 2.0])[0] == [0, 2.0]
+    assert weights(failure_weight=0)[0] == [0]
+    assert weights(failure_weight=3.0, alpha_fail=[1e-3, 1e-2])[0] == [0, 3.0, 3.0]
+    found, search = weights(alpha=[1e-3, 1e-2], alpha_fail=[1e-3, 1e-2])
+    assert found == [0, 0, None, None, None, None]
+    assert [candidate["alpha"] for candidate in search.cv_results_["params"][:2]] == [1e-3, 1e-2]
+    standard = MaxMarginIRLCV(alpha=[1e-3, 1e-2], cv=2, tol=1e-2, random_state=0).fit(X, y)
+    np.testing.assert_array_equal(search.coef_path_[:2], standard.coef_path_)
+
+
+def test_equal_scores_go_to_the_standard_learner(preferences):
+    constant = make_scorer(lambda y_true, y_pred: 0.5)
+    search = FailureAwareIRLCV(failure_weight=[5.0, 1.0], scoring=constant, random_state=0)
+    assert search.fit(preferences.data, preferences.target).best_params_ == {"failure_weight": 0}
+
+
+def test_one_standard_error(preferences):
+    X, y = preferences.data, preferences.target
+    search = FailureAwareIRLCV(
+        failure_weight=[0.5, 5.0], alpha=[1e-3, 1e-2], alpha_fail=[1e-3, 1e-1], random_state=0, one_standard_error=True
+    )
+    search.fit(X, y)
+    results = search.cv_results_
+    best = results["mean_test_score"].argmax()
+    scores = [results[f"split{fold}_test_score"][best] for fold in range(5)]
+    floor = results["mean_test_score"][best] - np.std(scores, ddof=1) / np.sqrt(5)
+    within = [p for p, mean in zip(results["params"], results["mean_test_score"], strict=True) if mean >= floor]
+    assert search.best_params_ in within
+    weight = min(p["failure_weight"] for p in within)
+    assert search.best_params_["failure_weight"] == weight
+    assert search.best_params_["alpha_fail"] == max(p["alpha_fail"] for p in within if p["failure_weight"] == weight)
+    with pytest.raises(ValueError, match="one_standard_error='yes'. Expected True or False"):
+        clone(search).set_params(one_standard_error="yes").fit(X, y)
+
+
+def test_groups_are_kept_whole_or_named(preferences):
+    X, y, groups = preferences.data, preferences.target, np.arange(500) // 5
+    search = MaxEntropyIRLCV(alpha=[1e-3, 1e-2], random_state=0)
+    peer = GridSearchCV(MaxEntropyIRL(random_state=0), {"alpha": [1e-3, 1e-2]}, cv=GroupKFold(4))
+    peer.fit(X, y, groups=groups)
+    grouped = clone(search).set_params(cv=4).fit(X, y, groups=groups)
+    np.testing.assert_allclose(grouped.cv_results_["mean_test_score"], peer.cv_results_["mean_test_score"])
+    with pytest.warns(UserWarning, match="The split leaks .* of 100 groups"):
+        clone(search).set_params(cv=KFold(2, shuffle=True, random_state=0)).fit(X, y, groups=groups)
+
+
+def test_metadata_routing(preferences):
+    import sklearn
+
+    X, y = preferences.data, preferences.target
+    labels = (preferences.reference_reward > 0).astype(int)
+    with sklearn.config_context(enable_metadata_routing=True):
+        from copy import deepcopy
+
+        scorer = deepcopy(output_f1_scorer).set_score_request(output_labels=True, sample_weight=False)
+        search = FailureAwareIRLCV(failures="labels", failure_weight=[1.0], scoring=scorer, tol=1e-2, random_state=0)
+        search.set_fit_request(output_labels=True)
+        search.fit(X, y, output_labels=labels, groups=preferences.groups)
+        learner = FailureAwareIRL(failures="labels", tol=1e-2, random_state=0).set_fit_request(output_labels=True)
+        peer = GridSearchCV(learner, grid_of(search), scoring=scorer, cv=GroupKFold(5))
+        peer.fit(X, y, output_labels=labels, groups=preferences.groups)
+    np.testing.assert_allclose(search.cv_results_["mean_test_score"], peer.cv_results_["mean_test_score"], atol=1e-5)
+
+
+# ------------------------------------------------------------------------------------------------- bad input
+
+BAD = {
+    "empty grid": ({"alpha": []}, {}, r"empty grid, alpha=\[\].*at least one value"),
+    "grid of devices": ({"device": ["cpu", "cuda"]}, {}, "Expected one value: a search compares .* the same device"),
+    "more folds than groups": ({}, {"groups": np.arange(500) % 3}, "3 groups for 5 folds.*pass cv=3 or fewer"),
+    "groups of another length": ({}, {"groups": np.arange(9)}, r"groups of shape \(9,\) for 500 rows"),
+    "one class in a fold": (
+        {"cv": KFold(2)},
+        {"y": np.arange(500) // 250},
+        "Fold 0 of 2 holds one class only among its 250 training rows.*StratifiedKFold",
+    ),
+    "no schedule": ({"failure_weight": [1.0, "fast"]}, {}, "The grid holds a value .*'fast'.*failure_weight"),
+    "schedule's class": (
+        {"failure_weight": [ExponentialSchedule]},
+        {},
+        "The grid holds .*Expected a number, a schedul",
+    ),
+    "schedule with NaN": ({"failure_rate": [0.1, lambda t: np.nan]}, {}, "The grid holds .*failure_rate=.* gives nan"),
+    "negative": ({"alpha": [1.0, -1.0]}, {}, r"The grid holds .*'alpha': -1.0.*The 'alpha' parameter"),
+    "labels missing": (
+        {"failures": "labels", "failure_weight": [1.0]},
+        {},
+        "needs the labels of the outputs.*output_labels",
+    ),
+    "error score": ({"error_score": "skip"}, {}, "error_score='skip'. Expected a number, NaN for one, or 'raise'"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_named_and_changes_nothing(preferences, case):
+    parameters, arguments, message = BAD[case]
+    search = FailureAwareIRLCV(random_state=0).set_params(**parameters)
+    arguments = {"X": preferences.data, "y": preferences.target, **arguments}
+    with warnings.catch_warnings(), pytest.raises((ValueError, TypeError), match=f"(?s){message}"):
+        warnings.simplefilter("ignore", FitFailedWarning)
+        search.fit(**arguments)
+    assert not [name for name in vars(search) if name.endswith("_")]
+
+
+def test_unknown_parameters():
+    with pytest.raises(TypeError, match="decay"):
+        FailureAwareIRLCV(decay=[1.0])
+    with pytest.raises(ValueError, match="Invalid parameter 'decay'"):
+        FailureAwareIRLCV().set_params(decay=[1.0])
+
+
+def test_a_failed_search_leaves_the_last_one(preferences):
+    X, y = preferences.data, preferences.target
+    search = MaxEntropyIRLCV(alpha=[1e-3, 1e-2], random_state=0).fit(X, y)
+    before = search.decision_function(X)
+    with pytest.raises(ValueError, match="NaN"):
+        search.fit(np.where(X > 1, np.nan, X), y)
+    np.testing.assert_array_equal(search.decision_function(X), before)
+
+
+def test_a_combination_that_no_fit_takes_is_a_failed_fit(preferences):
+    X, y = preferences.data, preferences.target
+    search = FailureAwareIRLCV(margin_fail=[0.5, 2.0], failure_weight=[1.0], random_state=0)
+    with pytest.warns(FitFailedWarning, match="5 of 15 fits or scores failed.*margin_fail > margin"):
+        with pytest.warns(UserWarning, match="1 of 3 candidates have no finite mean score"):
+            search.fit(X, y)
+    assert search.cv_results_["rank_test_score"].tolist()[1] == 3
+    assert search.cv_results_["params"][0] == {"margin_fail": 2.0, "failure_weight": 0}
+    with pytest.raises(ValueError, match="margin_fail > margin"):
+        clone(search).set_params(error_score="raise").fit(X, y)
+    with pytest.warns(FitFailedWarning, match="their score is 0"):
+        worst = clone(search).set_params(error_score=0).fit(X, y)
+    assert worst.cv_results_["mean_test_score"].tolist()[1] == 0
+
+
+def test_a_scorer_that_gives_nan_or_raises_for_one_candidate(preferences):
+    X, y = preferences.data, preferences.target
+
+    def nan_for_strong(estimator, X, y):
+        return np.nan if estimator.alpha == 1.0 else estimator.score(X, y)
+
+    def broken(estimator, X, y):
+        if estimator.alpha == 1.0:
+            raise RuntimeError("no score")
+        return estimator.score(X, y)
+
+    search = MaxEntropyIRLCV(alpha=[1.0, 1e-2, 1e-3], scoring=nan_for_strong, random_state=0)
+    with pytest.warns(UserWarning, match="1 of 3 candidates have no finite mean score"):
+        search.fit(X, y)
+    assert search.cv_results_["rank_test_score"][0] == 3
+    assert search.best_params_["alpha"] < 1
+    with pytest.warns(FitFailedWarning, match="RuntimeError: no score"), pytest.warns(UserWarning, match="no finite"):
+        clone(search).set_params(scoring=broken).fit(X, y)
+    with pytest.raises(RuntimeError, match="no score"):
+        clone(search).set_params(scoring=broken, error_score="raise").fit(X, y)
+    with pytest.warns(UserWarning, match="no finite"), pytest.raises(ValueError, match="None of the 3 candidates"):
+        clone(search).set_params(scoring=make_scorer(lambda y_true, y_pred: np.nan)).fit(X, y)
+
+
+def test_searches_without_a_best_estimator(preferences):
+    search = MaxEntropyIRLCV(alpha=[1e-3, 1e-2], refit=False, random_state=0)
+    with pytest.raises(NotFittedError):
+        search.predict(preferences.data)
+    search.fit(preferences.data, preferences.target)
+    assert search.best_params_["alpha"] in (1e-3, 1e-2)
+    with pytest.raises(AttributeError, match=r"refit=False.*Fit with refit=True"):
+        search.predict(preferences.data)
+
+
+def test_fits_that_have_not_converged_are_counted(preferences):
+    search = MaxEntropyIRLCV(alpha=[1e-3, 1e-2], max_iter=2, refit=False, random_state=0)
+    with pytest.warns(ConvergenceWarning, match="of the 10 fits of the search stopped at a duality gap"):
+        search.fit(preferences.data, preferences.target)
+
+
+# -------------------------------------------------------------------------------------- progress, interrupts
+
+
+def interrupt_in_block(monkeypatch, number):
+    run, calls = fairl_sk.columns.Columns._run_failures, []
+
+    def interrupted(*args):
+        calls.append(args)
+        if len(calls) == number:
+            raise KeyboardInterrupt
+        run(*args)
+
+    monkeypatch.setattr(fairl_sk.columns.Columns, "_run_failures", interrupted)
+    monkeypatch.setattr("fairl_sk.model_selection._LEAST_MEMORY", 40_000)
+
+
+def test_an_interrupt_keeps_what_is_finished_and_says_so(preferences, monkeypatch):
+    X, y = preferences.data, preferences.target
+    search = FailureAwareIRLCV(**GRID, random_state=0)
+    whole = clone(search).fit(X, y)
+    interrupt_in_block(monkeypatch, 3)
+    with pytest.raises(KeyboardInterrupt), pytest.warns(UserWarning, match="Interrupted with . of 10 candidates"):
+        search.fit(X, y)
+    mean = search.cv_results_["mean_test_score"]
+    finished = np.isfinite(mean)
+    assert 0 < finished.sum() < 10
+    np.testing.assert_allclose(mean[finished], whole.cv_results_["mean_test_score"][finished])
+    with pytest.raises(AttributeError, match="the search was interrupted"):
+        search.predict(X)
+
+
+def test_an_interrupt_before_anything_is_finished_changes_nothing(preferences, monkeypatch):
+    interrupt_in_block(monkeypatch, 1)
+    search = FailureAwareIRLCV(random_state=0)
+    with pytest.raises(KeyboardInterrupt):
+        search.fit(preferences.data, preferences.target)
+    assert not [name for name in vars(search) if name.endswith("_")]
+
+
+def test_progress(preferences, capsys):
+    FailureAwareIRLCV(alpha_fail=[1e-3, 1e-2], max_iter=20, verbose=1, random_state=0, tol=0).fit(
+        preferences.data, preferences.target
+    )
+    shown = capsys.readouterr().err
+    assert "3/3 candidates" in shown
+    assert "FailureAwareIRL:" in shown  # the last fit has its own
+
+
+# ------------------------------------------------------------------------------------------- other machines
+
+
+def test_dask(preferences):
+    """Searches too large for one machine: GridSearchCV over the plain estimator, on a cluster of two processes."""
+    distributed = pytest.importorskip("distributed")
+    X, y = preferences.data, preferences.target
+    grid = {"alpha": [1e-3, 1e-2], "failure_weight": [0, 1.0]}
+    search = GridSearchCV(FailureAwareIRL(random_state=0), grid, cv=GroupKFold(3))
+    expected = clone(search).fit(X, y, groups=preferences.groups)
+    options = {"n_workers": 2, "threads_per_worker": 1, "processes": True, "dashboard_address": None}
+    with distributed.LocalCluster(**options) as cluster, distributed.Client(cluster):
+        with joblib.parallel_config("dask"):
+            search.fit(X, y, groups=preferences.groups)
+    assert search.best_params_ == expected.best_params_
+    np.testing.assert_array_equal(search.cv_results_["mean_test_score"], expected.cv_results_["mean_test_score"])
+
+
+def test_stratified_is_the_default(preferences):
+    X, y = preferences.data, preferences.target
+    search = MaxEntropyIRLCV(alpha=[1e-3, 1e-2], random_state=0).fit(X, y)
+    again = clone(search).set_params(cv=StratifiedKFold(5)).fit(X, y)
+    np.testing.assert_array_equal(search.cv_results_["mean_test_score"], again.cv_results_["mean_test_score"])
+    assert roc_auc_score(y, search.decision_function(X)) > 0.8
