@@ -2,6 +2,7 @@
 
 import warnings
 
+import distributed
 import joblib
 import numpy as np
 import pytest
@@ -462,7 +463,6 @@ def test_progress(preferences, capsys):
 
 def test_dask(preferences):
     """Searches too large for one machine: GridSearchCV over the plain estimator, on a cluster of two processes."""
-    distributed = pytest.importorskip("distributed")
     X, y = preferences.data, preferences.target
     grid = {"alpha": [1e-3, 1e-2], "failure_weight": [0, 1.0]}
     search = GridSearchCV(FailureAwareIRL(random_state=0), grid, cv=GroupKFold(3))
