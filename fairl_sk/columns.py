@@ -15,7 +15,7 @@ The differences are never stored: they are formed from the features in parts tha
 import contextlib
 import warnings
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -304,6 +304,8 @@ class Column:
     estimator : estimator
         The candidate, whose parameters have been checked.
     fold : int
+    curriculum : dict
+        The candidate's detector and its schedules' values.
     labels : ndarray of shape (n_pairs, 2) or None
         The labels that the candidate's detector reads, of all rows of the search.
 
@@ -319,15 +321,12 @@ class Column:
 
     estimator: object
     fold: int
+    curriculum: dict
     labels: np.ndarray | None = None
     base: np.ndarray | None = None
     failure: np.ndarray | None = None
     n_iter: int = 0
     gap: float = np.nan
-    curriculum: dict = field(default_factory=dict)
-
-    def __post_init__(self):
-        self.curriculum = self.estimator._curriculum_settings()
 
     @property
     def base_key(self):

@@ -251,13 +251,14 @@ class KeyOrder:
         mixed = _mixed(keys, index)
         self.rows = np.argsort(mixed)
         self.keys = mixed[self.rows]
+        self._summed = None
 
     def of_rows(self, position):
         """The order of some of the pairs, renumbered: ``position`` (n_pairs,) is the new number, or -1 to leave out."""
         new = object.__new__(KeyOrder)
         rows = position[self.rows]
         kept = rows >= 0
-        new.rows, new.keys = rows[kept], self.keys[kept]
+        new.rows, new.keys, new._summed = rows[kept], self.keys[kept], None
         return new
 
     def sample(self, failures, sample_weight, budget):
@@ -272,22 +273,30 @@ class KeyOrder:
         -------
         sample : ndarray of int
         """
-        limit = budget * (1 + 1e-9)
-        share = np.count_nonzero(failures) * sample_weight.mean() / max(limit, 1e-300)
-        size = int(min(len(self.rows), 1.1 * len(self.rows) / max(share, 1e-300) + 64))
+        limit, n_rows = budget * (1 + 1e-9), len(self.rows)
+        n_failures = np.count_nonzero(failures)
+        # so many rows fill the budget if weights and failures are spread evenly
+        size = int(min(n_rows, 64 + 1.1 * n_rows * (limit * n_rows / self._total(sample_weight)) / max(n_failures, 1)))
         while True:
             found = np.flatnonzero(failures[self.rows[:size]])
             sample = self.rows[found]
             total = np.cumsum(sample_weight[sample])
             filled = len(total) and total[-1] > limit
-            if filled or size == len(self.rows):
+            if filled or size == n_rows:
                 break
-            size = min(2 * size, len(self.rows))
+            size = min(2 * size, n_rows)
         if not filled:
             return sample
-        first_out = np.searchsorted(total, limit, side="right")
-        keys = self.keys[found]
-        return sample[: np.searchsorted(keys, keys[first_out])]  # not a part of the copies of one pair
+        end = np.searchsorted(total, limit, side="right")
+        while end > 0 and self.keys[found[end - 1]] == self.keys[found[end]]:  # not a part of the copies of one pair
+            end -= 1
+        return sample[:end]
+
+    def _total(self, sample_weight):
+        """Sum of the weights, which is formed once for all samples by the same weights."""
+        if self._summed is not sample_weight:
+            self._summed, self._sum = sample_weight, sample_weight.sum()
+        return self._sum
 
 
 def sample_failures(failures, keys, index, sample_weight, budget):

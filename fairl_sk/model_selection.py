@@ -42,7 +42,7 @@ _OF_FAILURES = {"failure_weight", "margin_fail", "temperature_fail", "failure_th
 _OF_FAILURES |= {"alpha_fail"}
 
 # Share of the features' bytes that the vectors of all columns may take, and the least that they may.
-_MEMORY_SHARE, _LEAST_MEMORY = 0.12, 2**23
+_MEMORY_SHARE, _LEAST_MEMORY = 0.4, 2**23
 
 
 class _IRLCV(ClassifierMixin, BaseEstimator):
@@ -419,13 +419,14 @@ def _train_together(search, numbers):
     candidates, kept = [], []
     for number in numbers:
         try:
-            detector = estimators[number]._curriculum_settings()["detector"]
+            curriculum = estimators[number]._curriculum_settings()
         except ValueError as error:
             for fold in range(len(search.splits)):
                 search.fail(number, fold, error)
             continue
-        labels = _labels_of(estimators[number], data, detector, search.splits)
-        candidates.append([Column(estimators[number], fold, labels) for fold in range(len(search.splits))])
+        labels = _labels_of(estimators[number], data, curriculum["detector"], search.splits)
+        folds = range(len(search.splits))
+        candidates.append([Column(estimators[number], fold, curriculum, labels) for fold in folds])
         kept.append(number)
     if not kept:
         return
@@ -715,7 +716,7 @@ _SEARCH_NOTES = """A parameter is a grid if it is a list, a tuple, a range or an
     fixed. A combination that no fit takes (``margin_fail`` not above ``margin``) is a failed fit; a value that no
     combination makes valid is an error.
 
-    Linear heads on the full batch train together, in memory for the features and a fifth more; the last fit, of the
+    Linear heads on the full batch train together, in memory for the features and two fifths more; the last fit, of the
     best candidate, takes what a fit takes. ``random_state=None`` is drawn once for all of them. Candidates with hidden
     layers or a ``batch_size`` are fitted one by one.
 
