@@ -109,8 +109,8 @@ class TransformerEmbedder(
     Attributes
     ----------
     settings_ : dict
-        What the embeddings depend on: under these settings a store keeps them. The model is named by the checksum of
-        its files or by its commit, the kernel of its attention by transformers' name.
+        What the embeddings depend on: under these settings, but for ``normalize``, a store keeps them. The model is
+        named by the checksum of its files or by its commit, the kernel of its attention by transformers' name.
 
     Notes
     -----
@@ -201,7 +201,7 @@ class TransformerEmbedder(
         UserWarning
             If the model's files say that it was trained with another pooling, or on texts in lower case only.
         """
-        self.settings_ = self._settings()
+        self.settings_ = {**self._settings(), "normalize": self.normalize}
         self._fitted_model = str(self.model), self.revision
         self._warn_of_training()
         return self
@@ -394,7 +394,7 @@ class TransformerEmbedder(
         _check_vocabulary(module, tokens, source.path)
         _warn_of_truncation(n_cut + np.count_nonzero(tokens.cut), n_texts, settings)
         sink.cut = tokens.cut
-        budget = self.batch_tokens or (1024 if device.type == "cpu" else 65536)
+        budget = self.batch_tokens or default_budget(device)
         with tqdm(total=len(texts), desc="Embedding", unit="text", disable=not self.verbose) as bar:
             options = {} if self.layer == -1 else {"output_hidden_states": True}
             for rows, vectors in _run_batches(module, tokens, self._pool, budget, device, **options):
@@ -640,14 +640,19 @@ def _in_order(threads, run, batches, ahead):
             future.cancel()
 
 
+def default_budget(device):
+    """Tokens of a batch, padding included, unless the user names another number."""
+    return 1024 if device.type == "cpu" else 65536
+
+
 def _smaller_budget(error, budget, longest):
     """Half the budget, if it was memory that ended; a single text that does not fit is an error."""
     if not isinstance(error, (torch.OutOfMemoryError, MemoryError)) and not any(w in str(error) for w in _NO_MEMORY):
         raise error
     if budget // 2 < longest:
         raise MemoryError(
-            f"A single text of {longest} tokens does not fit into memory. Lower max_length, use dtype='bfloat16', or "
-            "choose another device."
+            f"A single text of {longest} tokens does not fit into memory. Shorten it (or lower max_length), choose "
+            "another device or, where the class has a dtype, dtype='bfloat16'."
         ) from error
     return budget // 2
 

@@ -518,11 +518,11 @@ def _check_pipeline(pipeline):
 
 
 # Which of an embedder's settings make another encoder of it.
-_ENCODER = ("model", "pooling", "layer", "dtype", "max_length", "truncation_side", "prompt_template")
+_ENCODER = ("model", "pooling", "layer", "dtype", "max_length", "truncation_side", "prompt_template", "normalize")
 
 
 def _check_encoder(embedder):
-    now = embedder._settings()
+    now = {**embedder._settings(), "normalize": embedder.normalize}
     changed = [key for key in _ENCODER if now[key] != embedder.settings_.get(key)]
     if changed:
         raise ValueError(

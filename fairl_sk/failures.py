@@ -104,9 +104,9 @@ class LabelFailures(BaseEstimator):
 class ConfirmedFailures(BaseEstimator):
     """Failures by margin that the labels confirm: the preferred output is desirable, the other one is not.
 
-    It is this package's, for pairs whose outputs are labelled (theory, below eq. 6). Of the pairs that the reward misorders
-    or nearly ties, only those of kind T->NT count. Where both outputs have the same label a small margin may be right,
-    and where the labels contradict the preference the pair is noise.
+    It is this package's, for pairs whose outputs are labelled (theory, below eq. 6). Of the pairs that the reward
+    misorders or nearly ties, only those of kind T->NT count. Where both outputs have the same label a small margin may
+    be right, and where the labels contradict the preference the pair is noise.
 
     Examples
     --------

@@ -43,6 +43,7 @@ from .encoder import (
     _Tokens,
     _warn_of_truncation,
     count_positions,
+    default_budget,
 )
 from .net import torch_device
 from .store import text_keys
@@ -224,7 +225,7 @@ class _TransformerReward(_TextReward):
         tokens = _Tokens(loaded.tokenizer, list(texts), {**cut, "special_tokens": True})
         _check_vocabulary(loaded.model, tokens, self._model_name())
         _warn_of_truncation(tokens.cut.sum(), len(texts), cut)
-        budget = 1 if loaded.alone else self.batch_tokens or (1024 if device.type == "cpu" else 65536)
+        budget = 1 if loaded.alone else self.batch_tokens or default_budget(device)
         with tqdm(total=len(texts), desc=type(self).__name__, unit="text", disable=not self.verbose) as bar:
             for rows, logits in _run_batches(loaded.module, tokens, loaded.pool, budget, device):
                 yield rows, logits

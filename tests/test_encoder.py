@@ -1121,7 +1121,7 @@ def test_truncation_is_said_of_stored_texts_too(bert, tmp_path, store_dtype):
 def test_a_store_of_embeddings_alone_is_left_aside(bert, tmp_path):
     """As versions before this wrote them: they do not say which texts were cut."""
     embedder, store = TransformerEmbedder(bert, store=tmp_path / "store").fit(), EmbeddingStore(tmp_path / "store")
-    before = {**embedder.settings_, "special_tokens": True}
+    before = {**embedder._settings(), "special_tokens": True}
     store.write(before, text_keys(TEXTS), np.ones((len(TEXTS), 16)))
     assert_close(embedder.transform(TEXTS), plain(bert, TEXTS))
     assert [row["n_vectors"] for row in store.list()] == [len(TEXTS)] * 2

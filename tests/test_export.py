@@ -544,6 +544,14 @@ def test_features_of_another_encoder_are_refused(folders, pairs, tmp_path):
             call()
 
 
+def test_a_changed_normalization_is_refused(folders, pairs, tmp_path):
+    fitted = embedding_reward(folders["gpt_neox"], pairs)
+    fitted[0].set_params(normalize=not fitted[0].normalize)
+    for call in (lambda: export_reward_model(fitted, tmp_path / "reward"), lambda: RewardFunction(fitted)):
+        with pytest.raises(ValueError, match="encoder is not the one .* fitted with: normalize changed"):
+            call()
+
+
 def test_a_reward_of_the_wrong_sign_is_refused(neox, pairs, tmp_path):
     turned = [pair[::-1] for pair in pairs]
     for call in (
