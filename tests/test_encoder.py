@@ -1065,7 +1065,7 @@ def test_a_text_that_does_not_fit_is_an_error_that_says_so(bert, tmp_path):
             raise torch.OutOfMemoryError("CUDA out of memory.")
 
     embedder = TransformerEmbedder(bert, store=tmp_path / "store")
-    with forwards(bert, end), pytest.raises(MemoryError, match="single text of 14 tokens.*Lower max_length") as caught:
+    with forwards(bert, end), pytest.raises(MemoryError, match="single text of 14 tokens.*lower max_length") as caught:
         embedder.transform(TEXTS)
     assert isinstance(caught.value.__cause__, torch.OutOfMemoryError)
 
