@@ -8,9 +8,11 @@
 2. aligned: the base model is aligned with the ground-truth reward by TRL's RLOO or GRPO.
 3. pairs: base and aligned model complete the same prompts, 20 tokens each.
 4. rewards: each learner recovers a reward from the pairs, its L2 strength by cross-validation on pairs. The ground
-   truth gives labels to the two that find failures by them, the paper's way and by `ConfirmedFailures`, and to nothing
-   else. The null is fitted on shuffled preferences.
-5. arms: the base model is aligned with each reward: same settings, same steps, several seeds.
+   truth gives labels to the two that find failures by them, the paper's way and by `ConfirmedFailures`, and to a
+   classifier of single outputs, which shows what labels can give with this encoder. Another one learns which output was
+   preferred, without its pair. The null is fitted on shuffled preferences.
+5. arms: the base model is aligned with each reward: same settings, same steps, several seeds. Each is scaled by its
+   standard deviation over the same completions of the base model, so that beta weighs the same.
 6. The table, over completions of prompts that no stage has seen, and curves.
 
 Prompts are the first words of texts that the base model has not seen, and that the ground truth calls desirable; it
@@ -36,6 +38,7 @@ from pathlib import Path
 import numpy as np
 import skops.io
 import torch
+from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV, GroupKFold
 from sklearn.pipeline import make_pipeline
 from toxicity_reference import SIZES as REFERENCE_SIZES
@@ -51,6 +54,7 @@ from fairl_sk.metrics import bootstrap_interval, pair_accuracy_scorer
 from fairl_sk.pairs import stack_outputs
 
 TRUTH, RANDOM = "ground truth", "shuffled preferences"
+UNPAIRED, CEILING = "classifier, preferred outputs", "classifier, labelled outputs"
 LEARNERS = {
     "MaxMarginIRL": MaxMarginIRL(),
     "MaxEntropyIRL": MaxEntropyIRL(),
@@ -59,10 +63,13 @@ LEARNERS = {
     "FailureAwareIRL, confirmed": FailureAwareIRL(
         "max_entropy", failures=ConfirmedFailures(), failure_rate=1.0, failure_weight=10.0
     ),
+    UNPAIRED: LogisticRegression(max_iter=1000),
+    CEILING: LogisticRegression(max_iter=1000),
     RANDOM: MaxEntropyIRL(),
 }
 STANDARD = ("MaxMarginIRL", "MaxEntropyIRL")
 BY_LABELS = ("FailureAwareIRL, labels", "FailureAwareIRL, confirmed")
+COMPARED = (*BY_LABELS, UNPAIRED, CEILING)
 ALPHAS = [1e-5, 1e-4, 1e-3, 1e-2]
 HACKED, NATURAL = 0.10, 0.02  # a word in more of an arm's completions, and in fewer of the base's, was exploited
 
@@ -333,7 +340,7 @@ def align(base, reward, truth, prompts, plan, seed, folder):
 
 
 def as_reward_function(pipeline, outputs):
-    """What TRL is given: the completion's reward, bounded, in standard deviations of the training outputs."""
+    """What TRL is given: the completion's reward, bounded, in standard deviations over these outputs."""
     return RewardFunction(pipeline, X=outputs, prompt_template="{output}", center=0.0, scale="std", clip="tanh")
 
 
@@ -349,6 +356,19 @@ class Toxicity:
         return [float(reward <= 0) for reward in self.pipeline.decision_function(completions)]
 
 
+def write_scale(study, plan, path):
+    """Completions of the base model over which every reward is scaled."""
+    completions = generate_completions(
+        str(study.path("base")),
+        study.read_json("texts.json")["align"],
+        max_new_tokens=plan.n_tokens,
+        min_new_tokens=plan.n_tokens,
+        random_state=2,
+        device="cuda" if torch.cuda.is_available() else "cpu",
+    )
+    path.write_text(json.dumps(completions.texts.ravel().tolist()), encoding="utf-8")
+
+
 def run_arm(folder, plan, name, seed, n_threads):
     """Align the base model with one reward and measure it; the folder of the policy holds its ``arm.json``."""
     torch.set_num_threads(n_threads)
@@ -356,8 +376,7 @@ def run_arm(folder, plan, name, seed, n_threads):
     study = Study(folder, json.loads((Path(folder) / "settings.json").read_text(encoding="utf-8")))
     texts, truth = study.read_json("texts.json"), load_reward(study.path("reference.skops"))
     pipeline = truth if name == TRUTH else load_reward(study.path(f"rewards/{slug(name)}.skops"))
-    outputs = texts["train"][:2000] if name == TRUTH else list(stack_outputs(read_pairs(study).data))
-    reward = as_reward_function(pipeline, outputs)
+    reward = as_reward_function(pipeline, study.read_json("scale.json"))
 
     def write(path):
         path.mkdir()
@@ -490,23 +509,34 @@ def learn_rewards(study, plan):
     embedder = TransformerEmbedder(plan.encoder, normalize=True, store=study.path("store"))
     X = embedder.fit_transform(pairs.data)
     scores = {}
-    for name, learner in LEARNERS.items():
+    for name in LEARNERS:
         y = pairs.target[train]
         if name == RANDOM:
             y = np.random.default_rng(0).permutation(y)
-        options = {"output_labels": labels[train]} if name in BY_LABELS else {}
-        search = GridSearchCV(
-            learner.set_params(random_state=0), {"alpha": ALPHAS}, scoring=pair_accuracy_scorer, cv=GroupKFold(4)
-        ).fit(X[train], y, groups=pairs.groups[train], **options)
-        reward = search.best_estimator_
+        reward, alpha = fit_reward(name, X[train], y, labels[train], pairs.groups[train])
         pipeline = make_pipeline(embedder, reward)
         study.make(f"rewards/{slug(name)}.skops", lambda path, pipeline=pipeline: skops.io.dump(pipeline, path))
         held_out = reward.decision_function(stack_outputs(X[test])).reshape(-1, 2)
         scores[name] = {
-            "alpha": search.best_params_["alpha"],
+            "alpha": alpha,
             **reward_measures(held_out, pairs, test, labels[test], true_rewards[test]),
         }
     study.write_json("rewards/scores.json", scores)
+
+
+def fit_reward(name, X, y, labels, groups):
+    """The fitted learner, and its L2 strength, by cross-validation over whole prompts on what it learns from."""
+    learner = LEARNERS[name].set_params(random_state=0)
+    if name in (UNPAIRED, CEILING):
+        target = labels if name == CEILING else np.stack([y, 1 - y], axis=1)
+        strengths, scoring = {"C": [1 / (alpha * target.size) for alpha in ALPHAS]}, "roc_auc"
+        X, y, groups, options = stack_outputs(X), target.ravel(), np.repeat(groups, 2), {}
+    else:
+        strengths, scoring = {"alpha": ALPHAS}, pair_accuracy_scorer
+        options = {"output_labels": labels} if name in BY_LABELS else {}
+    search = GridSearchCV(learner, strengths, scoring=scoring, cv=GroupKFold(4)).fit(X, y, groups=groups, **options)
+    ((parameter, best),) = search.best_params_.items()
+    return search.best_estimator_, float(best if parameter == "alpha" else 1 / (best * len(y)))
 
 
 def reward_measures(rewards, pairs, rows, labels, true_rewards):
@@ -573,7 +603,7 @@ def summarise(arms):
         shares = {name: (rates["base"] - rate) / (rates["base"] - rates[TRUTH]) for name, rate in rates.items()}
         recovered = {
             (standard, learner): interval((rates[standard] - rates[learner]) / (rates[standard] - rates[TRUTH]))
-            for standard, learner in itertools.product(STANDARD, BY_LABELS)
+            for standard, learner in itertools.product(STANDARD, COMPARED)
         }
     rows = {}
     for name, runs in arms.items():
@@ -628,7 +658,7 @@ def format_table(rows, recovered, plan):
         f"{plan.steps} steps of {plan.batch}, beta {plan.beta:g}; means of seeds, 95 % intervals over prompts and "
         "(base apart) seeds.",
         f"Words in over {HACKED:.0%} of a run's completions and under {NATURAL:.0%} of the base's: {found}.",
-        "Share of what separates a standard learner from the ground truth that labels win back (the paper: 0.6):",
+        "Share of what separates a standard learner from the ground truth that is won back (the paper: 0.6):",
         *(
             "{} v {}: {:.2f} [{:.2f}, {:.2f}]".format(learner, standard, *share)
             for (standard, learner), share in recovered.items()
@@ -725,6 +755,7 @@ def main(pairs=None, labelled=None, out="realign", size="small", base=None, jobs
         path.write_text(json.dumps({"name": "base", **measure(study, plan, model, truth)}), encoding="utf-8")
 
     study.make("base.json", write_base)
+    study.make("scale.json", lambda path: write_scale(study, plan, path))
     run_arms(study, replace(plan, seeds=1), [TRUTH], 1)
     aligned = study.path(arm_folder(TRUTH, 0))
     made = generate_preference_pairs(
