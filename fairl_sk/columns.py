@@ -276,6 +276,11 @@ class Fold:
     squares : ndarray of shape (n_pairs,)
         Squared lengths of the differences.
     products : PairProducts
+
+    Attributes
+    ----------
+    even_weight : float or None
+        The weight of all rows that have one, if it is the same.
     """
 
     def __init__(self, rows, sign, sample_weight, squares, products):
@@ -292,7 +297,10 @@ class Fold:
         self.weight = torch.from_numpy(self.sample_weight * (len(rows) / self.total_weight)).to(products.X)
         # the new number of each row that can be sampled
         self.position = np.full(len(sign), -1)
-        self.position[rows] = np.where(self.sample_weight > 0, np.arange(len(rows)), -1)
+        positive = self.sample_weight > 0
+        self.position[rows] = np.where(positive, np.arange(len(rows)), -1)
+        first = self.sample_weight[positive][0]
+        self.even_weight = first if (self.sample_weight[positive] == first).all() else None
 
 
 @dataclass
@@ -602,6 +610,7 @@ class _FailureBlock:
             self.sampling[i, : c.n_iter] = samples[: c.n_iter]
         sizes = np.bincount([c.fold for c in columns], minlength=len(owner.folds))
         self.margins = {f: X.new_empty(size, len(owner.folds[f].rows)) for f, size in enumerate(sizes) if size}
+        self.by_margin = np.array([type(c.curriculum["detector"]) is MarginFailures for c in columns])
         self.labels = {}
 
     def round(self, t):
@@ -619,18 +628,19 @@ class _FailureBlock:
         self.theta = torch.where(going[:, None], stepped, self.theta)
 
     def _margins(self, t, sampling):
-        """Weights of R of the columns that sample, scaled, and their margins, an array for each."""
+        """Weights of R of the columns that sample, scaled, and their margins, an array for each fold."""
         base = torch.stack([self.paths[i].at(t) for i in sampling])
         weights = (base + self.theta[torch.from_numpy(sampling).to(base.device)]) / self.scale[sampling]
         folds = np.array([self.columns[i].fold for i in sampling])
         asked = {f: weights[np.flatnonzero(folds == f)] for f in np.unique(folds).tolist()}
         out = {f: self.margins[f][: len(block)] for f, block in asked.items()}
         self.owner.products.margins(asked, out)
-        return weights, [row for f in asked for row in out[f].numpy(force=True)]
+        return weights, {f: block.numpy(force=True) for f, block in out.items()}
 
     def _slopes(self, t, sampling, weights, margins):
         """Rows that any column sampled, and the slopes of all columns there, (n_columns, n_rows)."""
         samples = self._samples(t, sampling, weights, margins)
+        margins = [row for block in margins.values() for row in block]
         folds = [self.owner.folds[self.columns[i].fold] for i in sampling]
         rows = [fold.rows[sample] for fold, (sample, _) in zip(folds, samples, strict=True)]
         place = np.zeros(len(self.owner._sign), dtype=np.intp)
@@ -668,25 +678,40 @@ class _FailureBlock:
     def _samples(self, t, sampling, weights, margins):
         """Sampled failures of each column and their weights."""
         order = KeyOrder(self.owner._keys, t)
-        orders = {f: order.of_rows(self.owner.folds[f].position) for f in self.margins}
-        rewards = _Rewards(self, sampling, weights)
-        result = []
-        for number, i in enumerate(sampling):
-            column, fold = self.columns[i], self.owner.folds[self.columns[i].fold]
-            curriculum = column.curriculum
-            state = Round(
-                index=t,
-                progress=t / max(column.estimator.max_iter - 1, 1),
-                threshold=curriculum["thresholds"][t],
-                margins=margins[number],
-                rewards=lambda number=number: rewards.of(number),
-                output_labels=self._labels_of(i),
-            )
-            failures = find_failures(curriculum["detector"], state)
-            budget = curriculum["rates"][t] * fold.total_weight
-            sample = orders[column.fold].sample(failures, fold.sample_weight, budget)
-            result.append((sample, sampled_weights(failures, sample, fold.sample_weight)))
+        rewards, folds = _Rewards(self, sampling, weights), np.array([self.columns[i].fold for i in sampling])
+        result = [None] * len(sampling)
+        for f, block in margins.items():
+            fold, numbers = self.owner.folds[f], np.flatnonzero(folds == f)
+            own = order.of_rows(fold.position)
+            by_margin = self.by_margin[sampling[numbers]] & (fold.even_weight is not None)
+            for number, sample in self._samples_by_margin(t, own, fold, block, numbers, sampling, by_margin):
+                result[number] = sample, np.full(len(sample), len(fold.rows) / max(len(sample), 1))
+            for number in numbers[~by_margin]:
+                column = self.columns[sampling[number]]
+                state = Round(
+                    index=t,
+                    progress=t / max(column.estimator.max_iter - 1, 1),
+                    threshold=column.curriculum["thresholds"][t],
+                    margins=block[number - numbers[0]],
+                    rewards=lambda number=number: rewards.of(number),
+                    output_labels=self._labels_of(sampling[number]),
+                )
+                failures = find_failures(column.curriculum["detector"], state)
+                budget = column.curriculum["rates"][t] * fold.total_weight
+                sample = own.sample(failures, fold.sample_weight, budget)
+                result[number] = sample, sampled_weights(failures, sample, fold.sample_weight)
         return result
+
+    def _samples_by_margin(self, t, order, fold, block, numbers, sampling, chosen):
+        """The same for the chosen columns of a fold, whose failures are those by margin: all at once."""
+        if not chosen.any():
+            return []
+        settings = [self.columns[i].curriculum for i in sampling[numbers[chosen]]]
+        thresholds = np.array([s["thresholds"][t] for s in settings])
+        budgets = np.array([s["rates"][t] for s in settings]) * fold.total_weight
+        margins = block if chosen.all() else block[chosen]
+        samples = order.sample_each(margins, thresholds, fold.even_weight, budgets)
+        return zip(numbers[chosen], samples, strict=True)
 
     def _labels_of(self, i):
         """Labels of the (preferred, other) outputs of a column's training pairs."""

@@ -216,6 +216,20 @@ def test_a_sample_in_the_order_of_the_keys_is_the_sample(rng, weights):
             np.testing.assert_array_equal(np.sort(found), np.sort(expected))
 
 
+@pytest.mark.parametrize("weight", [1.0, 0.3])
+def test_samples_of_many_rewards_are_those_of_each(rng, weight):
+    keys = rng.integers(0, 2000, size=3000).astype(np.uint64)  # copies of pairs
+    margins = rng.normal(size=(6, 3000)).astype(np.float32)
+    thresholds = np.array([-9.0, -2.0, 0.1, np.float64(margins[3, 5]), np.nextafter(margins[4, 5], -1.0), 9.0])
+    order, weights = KeyOrder(keys, 3), np.full(3000, weight)
+    for shares in ([0.0] * 6, [0.01] * 6, [0.0, 0.01, 0.2, 0.001, 0.5, 0.001], [1.0] * 6):
+        budgets = np.array(shares) * weights.sum()
+        found = order.sample_each(margins, thresholds, weight, budgets)
+        for sample, own, threshold, budget in zip(found, margins, thresholds, budgets, strict=True):
+            expected = sample_failures(own <= threshold, keys, 3, weights, budget)
+            np.testing.assert_array_equal(np.sort(sample), np.sort(expected))
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_cpu_is_gpu(preferences):
     X, y = preferences.data, preferences.target
