@@ -72,9 +72,12 @@ from tqdm.auto import tqdm
 from fairl_sk import (
     ExponentialSchedule,
     FailureAwareIRL,
+    FailureAwareIRLCV,
     LinearSchedule,
     MaxEntropyIRL,
+    MaxEntropyIRLCV,
     MaxMarginIRL,
+    MaxMarginIRLCV,
     TransformerEmbedder,
 )
 from fairl_sk.datasets import load_preferences, make_detox_preferences, make_preferences
@@ -150,6 +153,7 @@ LEARNERS = {
     "confirmed, max_entropy": ours(FailureAwareIRL, labels=True, objective="max_entropy", **PAPER | CONFIRMED),
     "logistic regression, T->NT x 5": logistic("differences", labels=True, confirmed_weight=5.0),
 }
+SEARCHES = {MaxMarginIRL: MaxMarginIRLCV, MaxEntropyIRL: MaxEntropyIRLCV, FailureAwareIRL: FailureAwareIRLCV}
 UNTUNED_ALPHA = 1e-3
 # What the others are compared with besides the best standard learner; all of it is in summary.json.
 BASELINES = ("MaxMarginIRL, untuned", "logistic regression, outputs", "logistic regression, T->NT x 5")
@@ -553,18 +557,41 @@ def fit(learner, alpha, seed, X, y, labels):
 
 
 def choose_alpha(learner, alphas, n_folds, seed, sample):
-    """The alpha of the highest pair accuracy on held-out groups, of equal ones the largest; and that accuracy."""
-    X, y, labels = sample.X_train, sample.y_train, sample.labels_train
-    folds = list(GroupKFold(n_folds).split(X, y, sample.groups))
+    """The alpha of the highest pair accuracy on held-out groups, of equal ones the largest; and that accuracy.
+
+    The package's own learners with linear heads are searched by the package, the others fit by fit.
+    """
+    alphas = sorted(alphas, reverse=True)
+    folds = list(GroupKFold(n_folds).split(sample.X_train, sample.y_train, sample.groups))
+    estimator = learner.make(alphas[0], len(sample.X_train), seed)
+    searched = type(estimator) in SEARCHES and len(estimator.hidden_layer_sizes) == 0
+    scores = search_scores(learner, estimator, alphas, folds, sample) if searched else None
     best = None, -np.inf
-    for alpha in sorted(alphas, reverse=True):
-        n_right = 0.0
-        for train, test in folds:
-            fitted = fit(learner, alpha, seed, X[train], y[train], labels[train])
-            n_right += len(test) * pair_accuracy(y[test], fitted.margins(X[test]))
-        if n_right / len(X) > best[1] + 1e-12:
-            best = alpha, n_right / len(X)
+    for number, alpha in enumerate(alphas):
+        by_fold = scores[number] if searched else fit_scores(learner, alpha, seed, folds, sample)
+        accuracy = np.average(by_fold, weights=[len(test) for _, test in folds])
+        if accuracy > best[1] + 1e-12:
+            best = alpha, float(accuracy)
     return best
+
+
+def fit_scores(learner, alpha, seed, folds, sample):
+    """Pair accuracy of each fold."""
+    X, y, labels = sample.X_train, sample.y_train, sample.labels_train
+    fits = [fit(learner, alpha, seed, X[train], y[train], labels[train]) for train, _ in folds]
+    return [pair_accuracy(y[test], own.margins(X[test])) for own, (_, test) in zip(fits, folds, strict=True)]
+
+
+def search_scores(learner, estimator, alphas, folds, sample):
+    """Pair accuracy (n_alphas, n_folds), by the search that trains all candidates together."""
+    params = {name: value for name, value in estimator.get_params(deep=False).items() if name != "warm_start"}
+    search = SEARCHES[type(estimator)](**params | {"alpha": alphas}, cv=folds, refit=False, error_score="raise")
+    options = {"output_labels": sample.labels_train} if learner.labels else {}
+    results = search.fit(sample.X_train, sample.y_train, **options).cv_results_
+    weight = params.get("failure_weight")  # the search adds candidates of weight 0, which are other learners
+    own = [i for i, found in enumerate(results["params"]) if found.get("failure_weight", weight) is weight]
+    assert [results["params"][i]["alpha"] for i in own] == alphas
+    return np.stack([results[f"split{fold}_test_score"][own] for fold in range(len(folds))], axis=1)
 
 
 def measure(fitted, sample):

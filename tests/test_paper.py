@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats
 from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GroupKFold
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 
@@ -142,6 +143,17 @@ def test_differences_are_paired_by_seed(paper):
     assert difference - half == pytest.approx(test.confidence_interval().low)
     assert not paper.is_clear([difference, half]) and paper.is_clear([0.1, 0.0])
     assert "(+0.100 ± 0.248)" in paper.format_cell(cell, ["STARC"])
+
+
+@pytest.mark.parametrize("name", ["MaxMarginIRL", "MaxEntropyIRL", "paper, max_margin", "labels, max_entropy"])
+def test_the_search_chooses_as_fit_by_fit(paper, name):
+    plan = paper.SIZES["smoke"]
+    sample = paper.synthetic_sample(plan, "linear, 80 pairs, noise 0.3", 0)
+    folds = list(GroupKFold(3).split(sample.X_train, sample.y_train, sample.groups))
+    learner, alphas = paper.LEARNERS[name], [1.0, 1e-1, 1e-2]
+    found = paper.search_scores(learner, learner.make(1.0, 80, 0), alphas, folds, sample)
+    np.testing.assert_allclose(found, [paper.fit_scores(learner, alpha, 0, folds, sample) for alpha in alphas])
+    assert paper.choose_alpha(learner, alphas, 3, 0, sample)[0] in alphas
 
 
 def test_equal_accuracy_takes_the_stronger_alpha(paper):
