@@ -92,7 +92,7 @@ class Plan:
     reference: str
     learning_rate: float = 3e-4
     algorithm: str = "rloo"
-    beta: float = 0.05
+    beta: float = 0.1  # at 0.05 the ground truth itself is exploited: "things" in 14 % of the completions
     n_tokens: int = 20
     encoder: str = "minilm"
 
