@@ -139,17 +139,20 @@ def compare(search, peer, params):
 
 def draw(rows, path):
     """Seconds a candidate as candidates are added, and both limits."""
-    import matplotlib.pyplot as plt
+    from matplotlib.figure import Figure
 
-    figure, axes = plt.subplots(figsize=(6.4, 4.0), layout="constrained")
+    figure = Figure(figsize=(6.4, 4.4), layout="constrained")
+    axes = figure.subplots()
     number = [row["candidates"] for row in rows]
     axes.plot(number, [row["seconds"] / row["candidates"] for row in rows], "o-", label="FailureAwareIRLCV")
     axes.plot(number, [row["memory"] for row in rows], "--", label="limit: each candidate reads the features")
     axes.plot(number, [row["arithmetic"] for row in rows], ":", label="limit: one matrix product a round")
     axes.set(xscale="log", yscale="log", xlabel="candidates", ylabel=f"seconds a candidate ({N_FOLDS} folds)")
-    axes.legend()
+    axes.set_xticks(number, map(str, number))
+    axes.set_xticks([], minor=True)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside lower center", ncols=2, frameon=False)
     figure.savefig(path, dpi=150)
-    plt.close(figure)
 
 
 def _verdict(reached):
