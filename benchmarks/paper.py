@@ -55,11 +55,11 @@ import torch
 from realign import Study, load_reward, slug
 from scipy.special import expit
 from scipy.stats import t as student
-from sklearn.base import BaseEstimator
+from sklearn.base import BaseEstimator, clone
 from sklearn.decomposition import TruncatedSVD
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import precision_score, recall_score, roc_auc_score
 from sklearn.model_selection import GroupKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.svm import LinearSVC
@@ -70,7 +70,6 @@ from toxicity_reference import train as train_reference
 from tqdm.auto import tqdm
 
 from fairl_sk import (
-    ExponentialSchedule,
     FailureAwareIRL,
     FailureAwareIRLCV,
     LinearSchedule,
@@ -81,7 +80,14 @@ from fairl_sk import (
     TransformerEmbedder,
 )
 from fairl_sk.datasets import load_preferences, make_detox_preferences, make_preferences
-from fairl_sk.failures import ConfirmedFailures
+from fairl_sk.failures import (
+    ConfirmedFailures,
+    CrossFittedFailures,
+    DisagreementFailures,
+    FewLabelFailures,
+    NoiseAwareFailures,
+    OutputSignFailures,
+)
 from fairl_sk.irl import separating_threshold
 from fairl_sk.metrics import output_auc_score, output_f1_score, pair_accuracy, starc_distance
 from fairl_sk.pairs import stack_outputs
@@ -95,20 +101,22 @@ class Learner:
     """A way to learn a reward from pairs, and how it takes part."""
 
     make: Callable  # (alpha, n_rows, seed) -> estimator
-    reads: str = "pairs"  # "pairs", or what scikit-learn's estimators get: "differences", "outputs"
+    reads: str = "pairs"  # "pairs", with their "groups", or what scikit-learn gets: "differences", "outputs"
     labels: bool = False  # knows the ground-truth labels of the training outputs
     standard: bool = False  # one of those that the others have to beat
     tuned: bool = True  # False: alpha is the package's default
     confirmed_weight: float = 1.0  # weight of pairs of kind T->NT, of which only labels tell
+    n_labels: int | None = None  # so many of the labels are known, None: all
+    alpha_of: str | None = None  # the learner whose alpha this one takes; None: it chooses its own
 
 
-def ours(estimator_class, *, labels=False, standard=False, tuned=True, **params):
-    """One of this package's estimators."""
+def ours(estimator_class, *, labels=False, standard=False, tuned=True, n_labels=None, alpha_of=None, **params):
+    """One of this package's estimators; a class or ``FailureAwareIRL.paper``."""
 
     def make(alpha, n_rows, seed):
         return estimator_class(alpha=alpha, random_state=seed, **params)
 
-    return Learner(make, labels=labels, standard=standard, tuned=tuned)
+    return Learner(make, labels=labels, standard=standard, tuned=tuned, n_labels=n_labels, alpha_of=alpha_of)
 
 
 def logistic(reads, **options):
@@ -117,22 +125,45 @@ def logistic(reads, **options):
     return Learner(lambda alpha, n, seed: LogisticRegression(C=1 / (2 * alpha * n), **settings), reads, **options)
 
 
+def search_learner(alpha, n_rows, seed):
+    """The package's own search, on pairs: alpha, whether single outputs count, and whether failures do."""
+    return FailureAwareIRLCV(
+        alpha=[1e-1, 1e-2, 1e-3, 1e-4],
+        pointwise_weight=[0.0, 1.0],
+        failure_weight=[1.0],
+        cv=GroupKFold(3),
+        random_state=seed,
+    )
+
+
 def linear_svm(alpha, n_rows, seed):
     """scikit-learn's own, with its squared hinge: the plain one is `MaxMarginIRL`."""
     return LinearSVC(C=1 / (2 * alpha * n_rows), fit_intercept=False, max_iter=10_000, random_state=seed)
 
 
-# The paper's settings by name, whatever the package's defaults become.
-PAPER = {
-    "margin_fail": 2.0,
-    "temperature_fail": 0.5,
-    "failure_threshold": LinearSchedule(0.0, 1.0),
-    "failure_weight": ExponentialSchedule(10.0, 5.0),
-    "failure_rate": LinearSchedule(0.2, 0.0),
-    "failures": "margin",
-    "alpha_fail": 1e-3,
-}
+PAPER = FailureAwareIRL.paper
 CONFIRMED = {"failures": ConfirmedFailures(), "failure_rate": 1.0, "failure_weight": 10.0}  # as in realign.py
+# Detectors that need no labels, with the paper's settings otherwise, at the alpha that the paper's detector chose.
+DETECTORS = {
+    "output sign": OutputSignFailures(),
+    "cross-fitted": CrossFittedFailures(),
+    "disagreement": DisagreementFailures(n_members=5),
+    "noise-aware": NoiseAwareFailures(n_members=5),
+}
+OBJECTIVES = ("max_margin", "max_entropy")
+
+
+def with_detectors():
+    """The paper's learner in both objectives with each detector of the package."""
+    learners = {}
+    for objective in OBJECTIVES:
+        same = {"objective": objective, "alpha_of": f"paper, {objective}"}
+        for name, detector in DETECTORS.items():
+            learners[f"{name}, {objective}"] = ours(PAPER, failures=detector, **same)
+        few = {"failures": FewLabelFailures(), "labels": True, "n_labels": 100}
+        learners[f"100 labels, {objective}"] = ours(PAPER, **few, **same)
+    return learners
+
 
 LEARNERS = {
     "MaxMarginIRL": ours(MaxMarginIRL, standard=True),
@@ -143,14 +174,14 @@ LEARNERS = {
     "logistic regression, outputs": logistic("outputs"),
     "Bradley-Terry MLP": ours(MaxEntropyIRL, hidden_layer_sizes=(64,), max_iter=30),
     "FailureAwareIRL()": ours(FailureAwareIRL),
-    "paper, max_margin": ours(FailureAwareIRL, objective="max_margin", **PAPER),
-    "paper, max_entropy": ours(FailureAwareIRL, objective="max_entropy", **PAPER),
-    "labels, max_margin": ours(FailureAwareIRL, labels=True, objective="max_margin", **PAPER | {"failures": "labels"}),
-    "labels, max_entropy": ours(
-        FailureAwareIRL, labels=True, objective="max_entropy", **PAPER | {"failures": "labels"}
-    ),
-    "confirmed, max_margin": ours(FailureAwareIRL, labels=True, objective="max_margin", **PAPER | CONFIRMED),
-    "confirmed, max_entropy": ours(FailureAwareIRL, labels=True, objective="max_entropy", **PAPER | CONFIRMED),
+    "FailureAwareIRL('max_entropy')": ours(FailureAwareIRL, objective="max_entropy"),
+    "FailureAwareIRL(failure_weight=0)": ours(FailureAwareIRL, failure_weight=0.0),
+    "FailureAwareIRLCV": Learner(search_learner, reads="groups", tuned=False),
+    **{f"paper, {objective}": ours(PAPER, objective=objective) for objective in OBJECTIVES},
+    **with_detectors(),
+    "FailureAwareIRL, labels": ours(FailureAwareIRL, labels=True, failures=ConfirmedFailures(), pointwise_weight=3.0),
+    **{f"labels, {o}": ours(PAPER, labels=True, objective=o, failures="labels") for o in OBJECTIVES},
+    **{f"confirmed, {o}": ours(PAPER, labels=True, objective=o, **CONFIRMED) for o in OBJECTIVES},
     "logistic regression, T->NT x 5": logistic("differences", labels=True, confirmed_weight=5.0),
 }
 SEARCHES = {MaxMarginIRL: MaxMarginIRLCV, MaxEntropyIRL: MaxEntropyIRLCV, FailureAwareIRL: FailureAwareIRLCV}
@@ -205,8 +236,8 @@ def learner_of(task, rounds=None):
     learner = LEARNERS.get(task.learner)
     if task.regime == "ablations":
         objective, changes = ablation_names()[task.learner]
-        learner = ours(FailureAwareIRL, objective=objective, **PAPER | ABLATED | changes)
-    if rounds is None or learner.reads != "pairs":
+        learner = ours(PAPER, objective=objective, **ABLATED | changes)
+    if rounds is None or learner.reads not in ("pairs", "groups"):
         return learner
 
     def make(*args):
@@ -524,7 +555,7 @@ class Fitted(NamedTuple):
 
     def margins(self, X):
         """R(first) - R(second) of pairs."""
-        if self.reads == "pairs":
+        if self.reads in ("pairs", "groups"):
             return self.estimator.decision_function(X)
         if self.reads == "differences":
             return (X[:, 0] - X[:, 1]) @ self.estimator.coef_[0]
@@ -532,16 +563,18 @@ class Fitted(NamedTuple):
 
     def chance(self, X):
         """Probability that the first output is preferred; without one of its own, the logistic of the margin."""
-        return self.estimator.predict_proba(X)[:, 1] if self.reads == "pairs" else expit(self.margins(X))
+        return self.estimator.predict_proba(X)[:, 1] if self.reads in ("pairs", "groups") else expit(self.margins(X))
 
 
-def fit(learner, alpha, seed, X, y, labels):
+def fit(learner, alpha, seed, X, y, labels, groups=None):
     """Fit a learner on pairs (n_pairs, 2, n_features); ``labels`` (n_pairs, 2) reach it only if it is marked so."""
     n_rows = len(X) * (2 if learner.reads == "outputs" else 1)
     estimator = learner.make(alpha, n_rows, seed)
     if learner.reads == "pairs":
-        options = {"output_labels": labels} if learner.labels else {}
+        options = {"output_labels": known_labels(learner, labels, seed)} if learner.labels else {}
         return Fitted(estimator.fit(X, y, **options), "pairs")
+    if learner.reads == "groups":
+        return Fitted(estimator.fit(X, y, groups=groups), "groups")
     chosen = np.stack([y == 1, y == 0], axis=1)
     if learner.reads == "outputs":
         return Fitted(estimator.fit(stack_outputs(X), chosen.ravel()), "outputs")
@@ -554,6 +587,16 @@ def fit(learner, alpha, seed, X, y, labels):
     positive = labels == 1 if learner.labels else chosen  # as the package's estimators set it
     offset = -separating_threshold(rewards.ravel(), positive.ravel(), np.ones(rewards.size))
     return Fitted(estimator, "differences", offset)
+
+
+def known_labels(learner, labels, seed):
+    """The labels that the learner is given: all, or some, NaN for the others."""
+    if learner.n_labels is None:
+        return labels
+    known = np.random.default_rng(seed).permutation(labels.size)[: learner.n_labels]
+    few = np.full(labels.size, np.nan)
+    few[known] = labels.ravel()[known]
+    return few.reshape(labels.shape)
 
 
 def choose_alpha(learner, alphas, n_folds, seed, sample):
@@ -609,8 +652,7 @@ def measure(fitted, sample):
         "correlation": correlation(rewards, sample.truth),
     }
     if sample.flipped is not None and sample.flipped.any():
-        against = -fitted.margins(sample.X_train) * np.where(sample.y_train == 1, 1, -1)
-        scores["flipped AUC"] = roc_auc_score(sample.flipped, against)
+        scores |= noise_scores(fitted, sample)
     if sample.transfer is not None:
         outputs, truth = sample.transfer
         rewards, labels = fitted.rewards(outputs), (truth > 0).astype(int)
@@ -618,6 +660,21 @@ def measure(fitted, sample):
         scores["transfer label AUC"] = output_auc_score(labels, rewards)
         scores["transfer STARC"] = starc_distance(rewards, truth)
     return {name: float(value) for name, value in scores.items()}
+
+
+def noise_scores(fitted, sample):
+    """How well flipped training pairs are found: by the detector that looks for them, else by their margin alone."""
+    detector = getattr(fitted.estimator, "failures", None)
+    if not isinstance(detector, NoiseAwareFailures):
+        against = -fitted.margins(sample.X_train) * np.where(sample.y_train == 1, 1, -1)
+        return {"flipped AUC": roc_auc_score(sample.flipped, against)}
+    own = clone(detector).fit(sample.X_train, sample.y_train, seed=fitted.estimator.random_state)
+    suspected = own.noise_probability_ > detector.confidence
+    return {
+        "flipped AUC": roc_auc_score(sample.flipped, own.noise_probability_),
+        "flag precision": precision_score(sample.flipped, suspected, zero_division=0.0),
+        "flag recall": recall_score(sample.flipped, suspected),
+    }
 
 
 def correlation(rewards, truth):
@@ -643,7 +700,10 @@ def alpha_source(task, plan):
         source, _, cell = task.cell.partition(", ")
         objective, _ = ablation_names()[task.learner]
         return Task(source, cell, task.seed, _OBJECTIVES[objective])
-    if task.regime in plan.choose_once and task.seed > 0 and LEARNERS[task.learner].tuned:
+    learner, once = LEARNERS[task.learner], task.regime in plan.choose_once
+    if learner.alpha_of:
+        return task._replace(learner=learner.alpha_of, seed=0 if once else task.seed)
+    if once and task.seed > 0 and learner.tuned:
         return task._replace(seed=0)
     return None
 
@@ -667,7 +727,7 @@ def definition(task):
     """What is fitted, in words: a line of the results that says otherwise is of an earlier definition."""
     learner = learner_of(task)
     params = sorted(learner.make(1.0, 1, task.seed).get_params().items(), key=str)
-    role = learner.reads, learner.labels, learner.tuned, learner.confirmed_weight
+    role = learner.reads, learner.labels, learner.tuned, learner.confirmed_weight, learner.n_labels, learner.alpha_of
     return re.sub(r"\s+", " ", f"{params} {role}")
 
 
@@ -687,7 +747,7 @@ def run_task(folder, plan, task, alpha=None):
                 alpha, accuracy = choose_alpha(learner, plan.alphas, plan.folds, task.seed, sample)
                 record |= {"alpha": alpha, "cv accuracy": accuracy}
             chosen = time.perf_counter()
-            fitted = fit(learner, alpha, task.seed, sample.X_train, sample.y_train, sample.labels_train)
+            fitted = fit(learner, alpha, task.seed, sample.X_train, sample.y_train, sample.labels_train, sample.groups)
             record |= {"cv seconds": chosen - start, "fit seconds": time.perf_counter() - chosen}
             record["scores"] = measure(fitted, sample)
         except ValueError as error:
@@ -892,6 +952,10 @@ def format_signs(cells):
             values = np.array(row["by seed"]["correlation"] if row else [np.nan])
             flips = row["by seed"].get("flipped AUC") if row else None
             found = "" if flips is None else f"; {np.mean(flips):.3f}"
+            if row and "flag recall" in row["by seed"]:
+                found += " ({:.2f}, {:.2f})".format(
+                    *(row["mean"][f"flag {name}"][0] for name in ("precision", "recall"))
+                )
             figures.append(f"{values.min():+.3f}, {(values < 0).sum()} of {len(values)}{found}")
         lines.append(f"| {name} | " + " | ".join(figures) + " |")
     return "\n".join(lines)
@@ -913,7 +977,8 @@ def format_tables(summary, plan):
         if regime == "a":
             parts += [
                 "### Sign: lowest correlation with the truth, seeds on which it is below 0; AUC of the training margin "
-                "as a flag of flipped pairs",
+                "as a flag of flipped pairs (noise-aware: of the probability that it gives; in brackets precision and "
+                "recall of its flag)",
                 format_signs(summary[regime]),
             ]
     return "\n\n".join(parts) + "\n"

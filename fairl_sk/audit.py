@@ -35,6 +35,7 @@ from sklearn.utils import Bunch
 
 from . import __version__
 from .datasets import make_detox_preferences
+from .identify import ambiguity
 from .irl import FailureAwareIRL, MaxEntropyIRL, MaxMarginIRL
 from .metrics import (
     BootstrapInterval,
@@ -51,6 +52,7 @@ from .metrics import (
 )
 from .pairs import PairTransformer, preference_sign, stack_outputs
 from .plot import HistoryDisplay, MarginDisplay
+from .uncertainty import LaplaceReward
 
 __all__ = ["audit", "load_pipeline", "prepare_folder", "write_audit"]
 
@@ -63,6 +65,11 @@ HARDEST = ("index", "margin", "preferred", "other"), ("index", "margin", "output
 MIN_TEST_GROUPS = 2  # a bootstrap over groups needs as many
 MIN_SUBTYPE_GROUPS = 5  # one draw of groups in 150 has none of 5
 OUTPUT_LABELS = {"pairs": "chosen v rejected", "outputs": "desirable v undesirable"}
+UNDECIDED = 2.0  # a margin within so many standard deviations of 0 may have either sign
+N_LEAST_KNOWN = 8  # outputs to list
+MOST_FEATURES = 1024  # a posterior takes time as their square
+MOST_PAIRS = 20_000  # for the ranges of outputs
+PROFILE = 1.92  # half the 95 % quantile of chi squared: the log-likelihood that a range may cost
 SHORTCUT = 0.05  # a null whose score is surely this far from 1/2 is worth a warning
 SHORTCUTS = {
     "pair_accuracy": "orders {:.1%} of the pairs",
@@ -118,6 +125,8 @@ def audit(
     result : Bunch
         ``table`` (a row a reward: dicts of `BootstrapInterval` by measure), ``kinds`` (a row a kind of pair, where
         labels are known), ``subtypes`` (a row a sub-type of undesirable outputs, where they are known),
+        ``left_open`` (how many held-out pairs are undecided, and the outputs whose reward is least known, by
+        `LaplaceReward`),
         ``failures`` (the hardest, by `FailureAwareIRL`), ``pipelines`` (fitted, by name),
         ``margins`` (held out, by name) and ``settings``.
 
@@ -169,6 +178,7 @@ def audit(
         table=table,
         kinds=_kinds_table(data, test, margins),
         subtypes=_subtypes_table(data, test, {name: rewards[name] for name in learners}, intervals),
+        left_open=_left_open(learners["MaxEntropyIRL"], X_train, y_train, X_test, data, test),
         failures=_hardest(margins[FAILURE_AWARE], data, test, n_failures),
         pipelines={name: Pipeline([("features", features), ("irl", learner)]) for name, learner in learners.items()},
         margins=margins,
@@ -325,13 +335,20 @@ def _nulls(data, test):
 def _shuffled(learner, X_train, y_train, X_test, random_state):
     """Rewards learned from shuffled labels, one for each of several shuffles."""
     learner = sklearn.clone(learner).set_params(verbose=0)
-    with warnings.catch_warnings():  # shuffled labels contradict each other and fit badly: that is their point
-        warnings.filterwarnings("ignore", message=".*contradict another pair")
-        warnings.simplefilter("ignore", ConvergenceWarning)
+    with _quiet():  # shuffled labels contradict each other and fit badly: that is their point
         return [
             shuffled_labels_null(learner, X_train, y_train, X_test=X_test, random_state=random_state + shuffle)
             for shuffle in range(N_SHUFFLES)
         ]
+
+
+@contextmanager
+def _quiet():
+    """Without the warnings of a fit that is not the first on these pairs."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*contradict another pair")
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        yield
 
 
 def _measures(rewards, data, test):
@@ -439,6 +456,93 @@ def _hardest(margins, data, test, n_failures):
     return rows
 
 
+def _left_open(learner, X_train, y_train, X_test, data, test):
+    """How many held-out pairs are undecided, and the held-out outputs whose reward is least known."""
+    n_features = X_train.shape[-1]
+    if n_features > MOST_FEATURES:
+        return {"left_out": f"{n_features} features, of which a posterior takes long (at most {MOST_FEATURES} here)"}
+    with _quiet():  # what is left of the gap is part of the standard deviations
+        reward = LaplaceReward(sklearn.clone(learner).set_params(verbose=0, tol=1e-6)).fit(X_train, y_train)
+    outputs = stack_outputs(X_test) if X_test.ndim == 3 else X_test
+    rewards, std = reward.decision_function(outputs, return_std=True)
+    rewards = rewards - reward.decision_function(reward.centre_[None])
+    spread = float(rewards.std())
+    if not spread > 0:
+        return {"left_out": "the reward is the same for all held-out outputs"}
+    texts = data.data[test].ravel()
+    _, distinct = np.unique(texts.astype(str), return_index=True)
+    least = distinct[np.argsort(-std[distinct], kind="stable")[:N_LEAST_KNOWN]]
+    ranges, searched = _ranges(reward, X_train, y_train, outputs[least])
+    rows = [
+        {
+            **_place(row, data, test),
+            "output": _shortened(texts[row]),
+            "reward": float(rewards[row]) / spread,
+            "std": float(std[row]) / spread,
+            "low": None if ends is None else float(ends[0]) / spread,
+            "high": None if ends is None else float(ends[1]) / spread,
+        }
+        for row, ends in zip(least, ranges, strict=True)
+    ]
+    return {
+        "left_out": None,
+        "alpha": reward.alpha_,
+        "pairs": _undecided(reward, X_test, data.target[test]) if X_test.ndim == 3 else None,
+        "outputs": rows,
+        "ranges": searched,
+    }
+
+
+def _undecided(reward, X_test, y_test):
+    """Held-out pairs whose margin may have either sign, and the share ordered as preferred of them and of the rest."""
+    margins, std = reward.decision_function(X_test, return_std=True)
+    undecided = np.abs(margins) <= UNDECIDED * std
+    signed = margins * preference_sign(y_test, len(y_test))
+    return {
+        "undecided": int(undecided.sum()),
+        "share": float(undecided.mean()),
+        "undecided_accuracy": _accuracy(signed[undecided]),
+        "decided_accuracy": _accuracy(signed[~undecided]),
+    }
+
+
+def _ranges(reward, X_train, y_train, outputs):
+    """The range of each output's reward, less that of the mean training output, by `ambiguity`; and what was done."""
+    if X_train.ndim == 2:
+        return [None] * len(outputs), "none: only pairs limit a reward"
+    if len(X_train) > MOST_PAIRS:
+        return [None] * len(outputs), f"none: {len(X_train)} training pairs, of which ranges take long"
+    # with their mirror images their mean, which `ambiguity` subtracts, is that of the training outputs
+    mirrored = np.concatenate([outputs, 2 * reward.centre_ - outputs])
+    try:
+        found = ambiguity(
+            reward.estimator_,
+            X_train,
+            y_train,
+            outputs=mirrored,
+            max_outputs=len(mirrored),
+            tolerance=PROFILE / (len(X_train) * np.log(2)),
+        )
+    except ValueError as error:
+        return [None] * len(outputs), f"none: {error}"
+    unit = np.std(mirrored @ reward.coef_)
+    ends = np.stack([found.low, found.high], axis=1)[: len(outputs)] * unit
+    return list(ends), (
+        f"by ambiguity, over rewards of the same mean margin whose log-likelihood with the penalty is at most "
+        f"{PROFILE} lower, in the directions of these outputs"
+    )
+
+
+def _place(row, data, test):
+    """The row of the data that a held-out output is from and, of a pair, its side."""
+    sources = data.get("source_index", np.arange(len(data.data)))
+    if data.data.ndim == 1:
+        return {"index": int(sources[test[row]])}
+    pair, side = divmod(int(row), 2)
+    first = preference_sign(data.target, len(data.target))[test[pair]] > 0
+    return {"index": int(sources[test[pair]]), "side": "preferred" if first == (side == 0) else "other"}
+
+
 def _shortened(text, width=80):
     text = " ".join(text.split())
     return text if len(text) <= width else f"{text[: width - 3]}..."
@@ -527,7 +631,40 @@ def format_audit(result):
         rows = [[k["subtype"], f"{k['outputs']}", *(_cell(k[name]) for name in names)] for k in result.subtypes]
         lines += ["", "Held-out toxic outputs by sub-type, AUC of telling them from the non-toxic ones:", ""]
         lines += _aligned([["sub-type", "outputs", *names], *rows])
-    return "\n".join(lines)
+    return "\n".join([*lines, "", *_open_lines(result.left_open, settings["rows_are"])])
+
+
+def _open_lines(left_open, rows_are):
+    """What the pairs leave open, by row numbers: texts may be offensive, and stand in the JSON."""
+    if left_open["left_out"] is not None:
+        return [f"What the {rows_are} leave open: not computed, {left_open['left_out']}."]
+    lines = [
+        f"What the {rows_are} leave open, by the standard deviations of MaxEntropyIRL's reward (LaplaceReward; alpha "
+        f"{left_open['alpha']:.2g}, by evidence):",
+        "",
+    ]
+    if left_open["pairs"] is not None:
+        pairs = left_open["pairs"]
+        lines += [
+            f"{pairs['undecided']} held-out pairs ({pairs['share']:.1%}) are undecided, with margins within "
+            f"{UNDECIDED:g} standard deviations of 0. Ordered as preferred: {_share(pairs['undecided_accuracy'])} of "
+            f"these, {_share(pairs['decided_accuracy'])} of the others.",
+            "",
+        ]
+    names = [name for name in ("side", "reward", "std", "low", "high") if left_open["outputs"][0].get(name) is not None]
+    cells = [
+        [f"{row['index']}", *(row[name] if name == "side" else f"{row[name]:.2f}" for name in names)]
+        for row in left_open["outputs"]
+    ]
+    return [
+        *lines,
+        "Held-out outputs whose reward is least known, in standard deviations of held-out rewards from the mean "
+        "training output:",
+        "",
+        *_aligned([["row", *names], *cells]),
+        "",
+        f"Range (low, high): {left_open['ranges']}.",
+    ]
 
 
 def _reference_line(reference):
@@ -679,6 +816,7 @@ def write_audit(result, folder):
             "table": [_plain(row) for row in result.table],
             "kinds": result.kinds,
             "subtypes": [_plain(row) for row in result.subtypes],
+            "left_open": result.left_open,
             "failures": result.failures,
             "settings": result.settings,
         }

@@ -21,15 +21,16 @@ import numpy as np
 import torch
 
 from .failures import KeyOrder, MarginFailures, Round, find_failures, pair_keys, sampled_weights
-from .irl import _WORTH_THREADS, checked_scale, preferred_first, squared_lengths
+from .irl import _WORTH_THREADS, centred_outputs, checked_scale, preferred_first, squared_lengths
 from .net import (
     BasePath,
     DualBundle,
     DualPathLoss,
+    PairRows,
+    StackedRows,
     base_direction,
     export_linear,
     failure_slopes,
-    margins_along,
     take_failure_step,
     torch_device,
 )
@@ -340,7 +341,7 @@ class Column:
     def base_key(self):
         """What decides on the base path."""
         settings = self.estimator._loss_settings(1.0)
-        names = ("objective", "required", "alpha")
+        names = ("objective", "required", "alpha", "pointwise_weight")
         return (self.fold, *(settings[n] for n in names), self.estimator.tol, self.estimator.max_iter)
 
     @property
@@ -387,7 +388,7 @@ class Columns:
     def __init__(self, X, sign, sample_weight, trains, *, seed, device, memory):
         self.products = PairProducts(X, sign, trains, torch_device(device))
         self.memory = memory
-        self._sign, self._trains = sign, trains
+        self._X, self._sign, self._sample_weight, self._trains = X, sign, sample_weight, trains
         squares = np.concatenate(
             [
                 squared_lengths(self.products.differences(rows)[:, : X.shape[-1]].numpy(force=True))
@@ -423,15 +424,19 @@ class Columns:
     def _base_blocks(self, candidates):
         """Candidates whose base paths fit into the memory together."""
         rows, width = max(len(fold.rows) for fold in self.folds), self.products.width
-        # three vectors of the pairs, L-BFGS's memory, the bundle in float64, and the weights of some rounds
-        size = (3 * rows + 2 * BasePath.memory * width + 50 * width) * self.products.X.element_size()
-        size += DualBundle.size * width * 8
-        known: set = set()
+
+        def size(column):
+            # three vectors of the rows, L-BFGS's memory, the bundle in float64, and the weights of some rounds
+            vectors = 3 * rows * (3 if self._counts_outputs(column.estimator._loss_settings(1.0)) else 1)
+            values = vectors + 2 * BasePath.memory * width + 50 * width
+            return values * self.products.X.element_size() + DualBundle.size * width * 8
+
+        known: dict = {}
         sizes = []
         for columns in candidates:
-            keys = {column.base_key for column in columns} - known
-            known |= keys
-            sizes.append(len(keys) * size)
+            fresh = {column.base_key: size(column) for column in columns if column.base_key not in known}
+            known |= fresh
+            sizes.append(sum(fresh.values()))
         return _even_ranges(0, sizes, self.memory)
 
     def _failure_blocks(self, group, candidates):
@@ -448,21 +453,32 @@ class Columns:
 
     # --------------------------------------------------------------------------------------- base paths
 
+    def _counts_outputs(self, settings):
+        """Whether single outputs count in a base path of these settings."""
+        return self.products.X.ndim == 3 and settings["pointwise_weight"] > 0
+
     def _run_base(self, columns, after_round):
         """Trajectories of the columns' base paths, by their key."""
         representatives = {c.base_key: c for c in columns}
         entries = []
         for key, column in representatives.items():
-            fold = self.folds[column.fold]
-            theta = self.products.X.new_zeros(self.products.width)
-            margins = self.products.X.new_zeros(len(fold.rows))
+            fold, width = self.folds[column.fold], self.products.width
+            settings = column.estimator._loss_settings(fold.scale)
+            stacked = self._counts_outputs(settings)
+            theta = self.products.X.new_zeros(width + stacked)  # a threshold, too
+            margins = self.products.X.new_zeros((3 if stacked else 1) * len(fold.rows))
             path = BasePath(theta, margins, column.estimator.tol, column.estimator.max_iter)
-            loss = DualPathLoss(**column.estimator._loss_settings(fold.scale))
-            entries.append((path, loss, column.fold, _Trajectory([theta.clone()]), key))
-        hinge = [entry for entry in entries if entry[1].objective == "max_margin"]
-        for f in sorted({entry[2] for entry in hinge}):
-            self._run_alone(f, [entry for entry in hinge if entry[2] == f], after_round)
-        smooth = [entry for entry in entries if entry[1].objective != "max_margin"]
+            entries.append((path, DualPathLoss(**settings), column.fold, _Trajectory([theta[:width].clone()]), key))
+        smooth, alone = [], {}
+        for entry in entries:
+            path, loss, f, *_ = entry
+            stacked = len(path.theta) > self.products.width
+            if stacked or loss.objective == "max_margin":
+                alone.setdefault((f, stacked), []).append(entry)
+            else:
+                smooth.append(entry)
+        for f, stacked in sorted(alone):
+            self._run_alone(f, stacked, alone[f, stacked], after_round)
         n_rounds = max((entry[0].n_rounds for entry in smooth), default=0)
         for t in range(n_rounds):
             moving = [entry for entry in smooth if not entry[0].resting and t < entry[0].n_rounds]
@@ -474,34 +490,35 @@ class Columns:
             trajectory.gap = float(path.gap)
         return {key: trajectory for *_, trajectory, key in entries}
 
-    def _run_alone(self, f, entries, after_round):
+    def _run_alone(self, f, stacked, entries, after_round):
         """Base paths of one fold one by one, as single fits run them, to the last bit.
 
         Near the hinge's corners a path multiplies rounding by up to ten thousand: with products that round otherwise,
-        two float32 fits of the same rows would differ by up to 1 % of their weights.
+        two float32 fits of the same rows would differ by up to 1 % of their weights. Paths in which single outputs
+        count, ``stacked``, read outputs, not differences.
         """
-        differences, weight = self._fold_differences(f)
-        torch.set_num_threads(1 if differences.numel() < _WORTH_THREADS else self._threads)  # as a single fit
+        features, weight = self._fold_outputs(f) if stacked else self._fold_differences(f), self._fold_weight(f)
+        torch.set_num_threads(1 if features.numel() < _WORTH_THREADS else self._threads)  # as a single fit
         try:
             for path, loss, _, trajectory, _ in entries:
-                still = torch.zeros_like(path.theta)
+                rows = (StackedRows if stacked else PairRows)(features, weight, loss)
+                still = path.theta.new_zeros(self.products.width)
                 for t in range(path.n_rounds):
-                    direction = base_direction(path, differences, weight, loss)
+                    direction = base_direction(path, rows)
                     if direction is None:
                         trajectory.rested = t
                         break
-                    along = margins_along(differences, direction, still)[0].contiguous()
-                    path.advance(direction, along, weight, loss)
-                    trajectory.weights.append(path.theta.clone())
+                    along, _ = rows.along(direction, still)
+                    path.advance(direction, along, rows.weight, rows.loss)
+                    trajectory.weights.append(path.theta[: self.products.width].clone())
                 after_round()
         finally:
             torch.set_num_threads(1)
 
     def _fold_differences(self, f):
-        """Signed and scaled differences of a fold's training pairs, and their weights, in the order of the rows."""
+        """Signed and scaled differences of a fold's training pairs, in the order of the rows."""
         fold, products = self.folds[f], self.products
         rows = torch.from_numpy(self._trains[f]).to(products.X.device)
-        order = np.argsort(fold.rows)[np.searchsorted(np.sort(fold.rows), self._trains[f])]
         differences = products.X.new_empty(len(rows), products.width)
         for begin in range(0, len(rows), products.step):
             piece = rows[begin : begin + products.step]
@@ -509,7 +526,19 @@ class Columns:
                 products.differences(piece), products.sign[piece, None], out=differences[begin : begin + len(piece)]
             )
         differences /= fold.scale
-        return differences, fold.weight[torch.from_numpy(order).to(rows.device)]
+        return differences
+
+    def _fold_outputs(self, f):
+        """Centred and scaled outputs of a fold's training pairs, in the order of the rows."""
+        outputs = centred_outputs(self._X, self._sign, self._sample_weight, self._trains[f])
+        outputs /= outputs.dtype.type(self.folds[f].scale)
+        return torch.from_numpy(outputs).to(self.products.X.device)
+
+    def _fold_weight(self, f):
+        """Weights of a fold's training pairs, in the order of the rows."""
+        rows, train = self.folds[f].rows, self._trains[f]
+        order = np.argsort(rows)[np.searchsorted(np.sort(rows), train)]
+        return self.folds[f].weight[torch.from_numpy(order).to(self.products.X.device)]
 
     def _base_round(self, t, entries):
         slopes = [path.slopes(self.folds[f].weight, loss) for path, loss, f, *_ in entries]

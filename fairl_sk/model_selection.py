@@ -387,12 +387,18 @@ class _Search:
 
 def _trainers(estimators):
     """How the candidates are trained: all that can together, then the others one by one."""
-    together = [i for i, e in enumerate(estimators) if len(e.hidden_layer_sizes) == 0 and e.batch_size == "auto"]
+    together = [i for i, e in enumerate(estimators) if _trains_together(e)]
     alone = [i for i in range(len(estimators)) if i not in set(together)]
     if together:
         yield lambda search: _train_together(search, together)
     if alone:
         yield lambda search: _train_alone(search, alone)
+
+
+def _trains_together(estimator):
+    """Whether heads are linear, batches full, and the failures do not ask for a fit on each fold's pairs."""
+    fits_detector = hasattr(getattr(estimator, "failures", None), "fit")
+    return len(estimator.hidden_layer_sizes) == 0 and estimator.batch_size == "auto" and not fits_detector
 
 
 def _train_alone(search, numbers):
@@ -716,9 +722,10 @@ _SEARCH_NOTES = """A parameter is a grid if it is a list, a tuple, a range or an
     fixed. A combination that no fit takes (``margin_fail`` not above ``margin``) is a failed fit; a value that no
     combination makes valid is an error.
 
-    Linear heads on the full batch train together, in memory for the features and two fifths more; the last fit, of the
-    best candidate, takes what a fit takes. ``random_state=None`` is drawn once for all of them. Candidates with hidden
-    layers or a ``batch_size`` are fitted one by one.
+    Linear heads on the full batch train together, in memory for the features and two fifths more (once more for one
+    fold's outputs where ``pointwise_weight`` is not 0); the last fit, of the best candidate, takes what a fit takes.
+    ``random_state=None`` is drawn once for all of them. Candidates with hidden layers, a ``batch_size``, or a detector
+    that is fitted, are fitted one by one.
 
     An interrupt while candidates train leaves ``cv_results_`` with those that are finished, and says so."""
 
@@ -910,7 +917,7 @@ class FailureAwareIRLCV(_IRLCV):
     Parameters
     ----------
     objective, margin, margin_fail, temperature, temperature_fail, failure_threshold, failure_weight, failure_rate, \
-failures, alpha_fail, alpha, hidden_layer_sizes, max_iter, tol, batch_size, learning_rate
+failures, alpha_fail, pointwise_weight, alpha, hidden_layer_sizes, max_iter, tol, batch_size, learning_rate
         Those of `FailureAwareIRL`, or lists of values to try: numbers, schedules, detectors.
     device, random_state, verbose
         Those of `FailureAwareIRL`; ``verbose`` also shows the progress of the search.
@@ -952,6 +959,7 @@ failures, alpha_fail, alpha, hidden_layer_sizes, max_iter, tol, batch_size, lear
         failure_rate=None,
         failures="margin",
         alpha_fail=1e-3,
+        pointwise_weight=0.0,
         alpha=1e-3,
         hidden_layer_sizes=(),
         max_iter=100,
@@ -977,6 +985,7 @@ failures, alpha_fail, alpha, hidden_layer_sizes, max_iter, tol, batch_size, lear
         self.failure_rate = failure_rate
         self.failures = failures
         self.alpha_fail = alpha_fail
+        self.pointwise_weight = pointwise_weight
         self.alpha = alpha
         self.hidden_layer_sizes = hidden_layer_sizes
         self.max_iter = max_iter

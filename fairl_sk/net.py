@@ -57,10 +57,13 @@ class DualPath(nn.Module):
     dtype : torch.dtype
     start : pair of lists of arrays, default=None
         Weights of the base and of the failure head to start from, as `import_heads` gives them.
+    with_outputs : bool, default=False
+        Whether `forward` also gives what each output of a pair gets from the base head.
     """
 
-    def __init__(self, n_features, hidden_layer_sizes, seed, dtype, start=None):
+    def __init__(self, n_features, hidden_layer_sizes, seed, dtype, start=None, with_outputs=False):
         super().__init__()
+        self.with_outputs = with_outputs
         generator = torch.Generator().manual_seed(seed)
         self.base = _head(n_features, hidden_layer_sizes, generator, dtype)
         self.failure = _head(n_features, hidden_layer_sizes, generator, dtype)
@@ -73,11 +76,15 @@ class DualPath(nn.Module):
                     parameter.data.copy_(torch.from_numpy(np.asarray(array)))
 
     def forward(self, X):
-        """R_D and R_F differences of each row: of features (n, 2, d), (n, 1, d), or of differences (n, d)."""
+        """R_D and R_F differences of each row: of features (n, 2, d), (n, 1, d), or of differences (n, d).
+
+        With ``with_outputs``, pairs (n, 2, d) give R_D of the outputs (n, 2) as a third.
+        """
         rewards = [head(X)[..., 0] for head in (self.base, self.failure)]
         if X.ndim == 2:
             return tuple(rewards)
-        return tuple(r[:, 0] - r[:, 1] if r.shape[1] == 2 else r[:, 0] for r in rewards)
+        differences = tuple(r[:, 0] - r[:, 1] if r.shape[1] == 2 else r[:, 0] for r in rewards)
+        return (*differences, rewards[0]) if self.with_outputs and X.shape[1] == 2 else differences
 
 
 def _head(n_features, hidden_layer_sizes, generator, dtype):
@@ -147,20 +154,35 @@ class DualPathLoss(nn.Module):
         M and M_fail, or tau and tau_fail.
     alpha, alpha_fail : float
         L2 strengths, for weights that act on scaled features.
+    pointwise_weight : float, default=0.0
+        Weight of the loss of single outputs, for predictions that hold them.
 
     Attributes
     ----------
     failure_weight : float
         lambda_t, which the curriculum sets in every round.
+    threshold : Parameter
+        What preferred outputs should lie above and others below; Adam learns it, where single outputs count.
     """
 
-    def __init__(self, objective, required, required_fail, alpha, alpha_fail):
+    def __init__(self, objective, required, required_fail, alpha, alpha_fail, pointwise_weight=0.0):
         super().__init__()
         self.loss = {"max_margin": hinge_loss, "max_entropy": logistic_loss}[objective]
         self.objective = objective
         self.required, self.required_fail = required, required_fail
         self.alpha, self.alpha_fail = alpha, alpha_fail
         self.failure_weight = 0.0
+        self.pointwise_weight = pointwise_weight
+        if pointwise_weight > 0:
+            self.threshold = nn.Parameter(torch.zeros(()))
+
+    @property
+    def stretch(self):
+        """What an output's distance from the threshold is multiplied by, and its loss divided by.
+
+        The hinge asks an output for half of a pair's margin: two outputs that have it give the pair all of it.
+        """
+        return 2.0 if self.objective == "max_margin" else 1.0
 
     def forward(self, predictions, targets):
         """Mean losses of a batch, without penalties.
@@ -168,16 +190,24 @@ class DualPathLoss(nn.Module):
         Parameters
         ----------
         predictions : pair of Tensor of shape (n,)
-            Differences of R_D and of R_F.
+            Differences of R_D and of R_F; then R_D of both outputs, of shape (n, 2), where single outputs count.
         targets : Tensor of shape (n, 3)
             Weight, weight as a sampled failure, and +1 or -1 for the preferred side; weights have mean 1.
         """
-        base, failure = (targets[:, 2] * difference for difference in predictions)
+        base, failure = (targets[:, 2] * difference for difference in predictions[:2])
         loss = (targets[:, 0] * self.loss(base, self.required)[0]).mean()
         if self.failure_weight > 0:  # the base path is held fixed in this term
             failing = self.loss(base.detach() + failure, self.required_fail)[0]
             loss = loss + self.failure_weight * (targets[:, 1] * failing).mean()
+        if len(predictions) > 2:
+            loss = loss + self.pointwise_weight * self._of_outputs(predictions[2], targets)
         return loss
+
+    def _of_outputs(self, rewards, targets):
+        """Mean loss of single outputs, of rewards (n, 2)."""
+        above = targets[:, 2, None] * (rewards - self.threshold)
+        margins = self.stretch * torch.stack([above[:, 0], -above[:, 1]])
+        return (targets[:, 0] * self.loss(margins, self.required)[0]).mean() / self.stretch
 
 
 # ------------------------------------------------------------------------------------------------ iterator
@@ -227,6 +257,8 @@ class BasePath:
     which is free because the margins along a direction p are :math:`\Delta + s D p`. The hinge's corner is rounded at
     first and sharpened over the rounds. The slopes of the loss are a feasible point of the dual, so that every round
     knows its duality gap; once it is below ``tol`` the base path rests.
+
+    With single outputs in the objective, "pairs" here are all rows of `StackedRows`.
 
     Parameters
     ----------
@@ -373,19 +405,101 @@ def take_failure_step(theta, gradient, lr, alpha_fail):
     return theta.sub_(lr * gradient).mul_(1 / (1 + 2 * lr * alpha_fail))
 
 
-def margins_along(differences, first, second):
-    """Margins along two directions (n_features,), as a Tensor of shape (2, n_pairs), in one pass."""
-    return nn.functional.linear(differences, torch.stack([first, second])).T
+class PairRows:
+    """The rows of the base path's problem: the differences of pairs, or outputs with their bias.
+
+    Parameters
+    ----------
+    differences : Tensor of shape (n_pairs, n_features)
+    weight : Tensor of shape (n_pairs,)
+        Of mean 1.
+    loss : DualPathLoss
+
+    Attributes
+    ----------
+    n_rows, width : int
+        Numbers of margins and of weights of the base path.
+    """
+
+    def __init__(self, differences, weight, loss):
+        self.differences, self.weight, self.loss = differences, weight, loss
+        self.n_rows, self.width = differences.shape
+
+    def along(self, base, failure):
+        """Margins of all rows along a direction (width,), and of pairs along one (n_features,), in one pass."""
+        both = nn.functional.linear(self.differences, torch.stack([base, failure])).T
+        return both[0].contiguous(), both[1]
+
+    def sum(self, values):
+        """Sum of all rows, (width,), by values (n_rows,)."""
+        return _weighted_sum(values, self.differences)
+
+    def sum_of_pairs(self, values, pairs):
+        """Sum of the differences of some pairs, (n_features,), by values (n_chosen,)."""
+        return _weighted_sum(values, self.differences, pairs)
 
 
-def base_direction(path, differences, weight, loss):
-    """Direction of a `BasePath`'s next step, (n_features,), in one pass; None if it now rests."""
-    slopes = path.slopes(weight, loss)
-    return path.descend(_weighted_sum(slopes, differences) / len(differences), slopes, weight, loss)
+class StackedRows:
+    r"""The rows of the base path's problem where single outputs count, outputs and pairs, by products with outputs.
+
+    With c the pointwise weight over the loss's ``stretch`` f, the problem of the pairs and of the outputs is that of
+    3 n rows, times 1 + c: of the preferred outputs, f (h, 1); of the others, -f (h, 1); and of the pairs, (d, 0). The
+    constant behind the features learns minus the threshold.
+
+    Parameters
+    ----------
+    outputs : Tensor of shape (n_pairs, 2, n_features)
+        Preferred and other outputs, around their mean.
+    weight, loss
+        Those of the pairs, as in `PairRows`.
+
+    Attributes
+    ----------
+    weight, loss
+        Those of the rows: weights of mean 1, and the penalty that goes with them.
+    n_rows, width : int
+        As in `PairRows`.
+    """
+
+    def __init__(self, outputs, weight, loss):
+        self.outputs, self.stretch = outputs, loss.stretch
+        self.n_rows, self.width = 3 * len(outputs), outputs.shape[2] + 1
+        share = loss.pointwise_weight / loss.stretch
+        self.weight = torch.cat([share / 2 * weight, share / 2 * weight, weight]) * (3 / (1 + share))
+        self.loss = DualPathLoss(
+            loss.objective, loss.required, loss.required_fail, loss.alpha / (1 + share), loss.alpha_fail
+        )
+
+    def along(self, base, failure):
+        """Margins of all rows along a direction (width,), and of pairs along one (n_features,), in one pass."""
+        weights = torch.stack([base[:-1], failure])
+        rewards = nn.functional.linear(self.outputs.flatten(0, 1), weights).T.reshape(2, -1, 2)
+        pairs = rewards[..., 0] - rewards[..., 1]
+        above = self.stretch * (rewards[0] + base[-1])
+        return torch.cat([above[:, 0], -above[:, 1], pairs[0]]), pairs[1]
+
+    def sum(self, values):
+        """Sum of all rows, (width,), by values (n_rows,)."""
+        first, second, pairs = values.view(3, -1)
+        first, second = self.stretch * first, self.stretch * second
+        of_outputs = torch.stack([pairs + first, -pairs - second], dim=1)
+        total = _weighted_sum(of_outputs.flatten(), self.outputs.flatten(0, 1))
+        return torch.cat([total, (first - second).sum()[None]])
+
+    def sum_of_pairs(self, values, pairs):
+        """Sum of the differences of some pairs, (n_features,), by values (n_chosen,)."""
+        rows, values = torch.stack([2 * pairs, 2 * pairs + 1], dim=1), torch.stack([values, -values], dim=1)
+        return _weighted_sum(values.flatten(), self.outputs.flatten(0, 1), rows.flatten())
+
+
+def base_direction(path, rows):
+    """Direction of a `BasePath`'s next step, (width,), in one pass; None if it now rests."""
+    slopes = path.slopes(rows.weight, rows.loss)
+    return path.descend(rows.sum(slopes) / rows.n_rows, slopes, rows.weight, rows.loss)
 
 
 class LinearSolver(torch.optim.Optimizer):
-    r"""One step a round for linear heads on the full batch, in two passes over the differences.
+    r"""One step a round for linear heads on the full batch, in two passes over the features.
 
     The base path takes the step of a `BasePath`, the failure path a gradient step on its term.
 
@@ -411,7 +525,7 @@ class LinearSolver(torch.optim.Optimizer):
     def __init__(self, params, lr, tol, n_rounds):
         super().__init__(params, {"lr": lr})
         self.tol, self.n_rounds = tol, n_rounds
-        self.margins = self._base_path = None
+        self.margins = self._base_path = self._rows = None
 
     @property
     def gap(self):
@@ -421,35 +535,45 @@ class LinearSolver(torch.optim.Optimizer):
     def resting(self):
         return self._base_path is not None and self._base_path.resting
 
-    def start(self, differences):
-        """Margins of the first round."""
-        if self.margins is None:
-            base, failure = (group["params"][0].detach() for group in self.param_groups[:2])
-            self.margins = margins_along(differences, base[0], failure[0]).contiguous()
-            self._base_path = BasePath(base[0], self.margins[0], self.tol, self.n_rounds)
+    def start(self, features, targets, loss):
+        """Margins of the first round, of differences (n, d) or of the (preferred, other) outputs (n, 2, d)."""
+        if self.margins is not None:
+            return
+        base, failure = (group["params"][0] for group in self.param_groups[:2])
+        theta = base.detach()[0]
+        if features.ndim == 2:
+            self._rows = PairRows(features, targets[:, 0], loss)
+        else:
+            self._rows = StackedRows(features, targets[:, 0], loss)
+            theta = torch.cat([theta, theta.new_zeros(1)])  # the threshold is no part of the reward
+            base.data = theta[None, :-1]
+        # the base path's margins end with those of the pairs, behind which the failure path's stand
+        margins = torch.cat(self._rows.along(theta, failure.detach()[0]))
+        self.margins = margins[-2 * len(features) :].view(2, -1)
+        self._base_path = BasePath(theta, margins[: self._rows.n_rows], self.tol, self.n_rounds)
 
     @torch.no_grad()
     def step(self, closure):
-        """Take one round; ``closure()`` gives the differences (n, d), the targets (n, 3) and the loss."""
-        differences, targets, loss = closure()
-        self.start(differences)
-        path, weight = self._base_path, targets[:, 0]
+        """Take one round; ``closure()`` gives the features as in `start`, the targets (n, 3) and the loss."""
+        features, targets, loss = closure()
+        self.start(features, targets, loss)
+        path, rows = self._base_path, self._rows
         failure, lr = self.param_groups[1]["params"][0], self.param_groups[1]["lr"]
-        direction = None if self.resting else base_direction(path, differences, weight, loss)
-        take_failure_step(failure, self._failure_gradient(differences, targets, loss), lr, loss.alpha_fail)
-        moving = torch.zeros_like(failure[0]) if direction is None else direction
-        along, self.margins[1] = margins_along(differences, moving, failure[0])
+        direction = None if self.resting else base_direction(path, rows)
+        take_failure_step(failure, self._failure_gradient(failure, targets, loss), lr, loss.alpha_fail)
+        moving = torch.zeros_like(path.theta) if direction is None else direction
+        along, self.margins[1] = rows.along(moving, failure[0])
         if direction is not None:
-            path.advance(direction, along.contiguous(), weight, loss)
+            path.advance(direction, along, rows.weight, rows.loss)
 
-    def _failure_gradient(self, differences, targets, loss):
+    def _failure_gradient(self, failure, targets, loss):
         """Gradient (1, n_features) of the failure term: it reads the sampled failures only."""
         if loss.failure_weight == 0:
-            return torch.zeros_like(differences[:1])
-        rows = targets[:, 1].nonzero()[:, 0]
-        total = self.margins[0][rows] + self.margins[1][rows]
-        slopes = failure_slopes(loss, total, targets[rows, 1], loss.failure_weight, loss.required_fail)
-        return _weighted_sum(slopes, differences, rows)[None] / len(differences)
+            return torch.zeros_like(failure)
+        pairs = targets[:, 1].nonzero()[:, 0]
+        total = self.margins[0][pairs] + self.margins[1][pairs]
+        slopes = failure_slopes(loss, total, targets[pairs, 1], loss.failure_weight, loss.required_fail)
+        return self._rows.sum_of_pairs(slopes, pairs)[None] / len(targets)
 
 
 def _weighted_sum(weights, differences, rows=None, bag=1024):
@@ -575,9 +699,9 @@ class DualPathNet(NeuralNet):
     def margins(self, dataset):
         """Differences of R_D and R_F in favour of the preferred side, (2, n_pairs), on all pairs."""
         if self.solver is not None:
-            self.solver.start(dataset.X)
+            self.solver.start(dataset.X, dataset.y, self.criterion_)
             return self.solver.margins
-        parts = [torch.stack(self.module_(part)) for part in dataset.X.split(8192)]
+        parts = [torch.stack(self.module_(part)[:2]) for part in dataset.X.split(8192)]
         return torch.cat(parts, dim=1) * dataset.y[:, 2]
 
 

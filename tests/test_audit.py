@@ -31,7 +31,14 @@ from test_rewards import save_checkpoint, save_classifier, save_tokenizer, tiny
 
 import fairl_sk.audit
 import fairl_sk.encoder
-from fairl_sk import FailureAwareIRL, MaxEntropyIRL, MaxMarginIRL, PairTransformer, TransformerEmbedder
+from fairl_sk import (
+    FailureAwareIRL,
+    LaplaceReward,
+    MaxEntropyIRL,
+    MaxMarginIRL,
+    PairTransformer,
+    TransformerEmbedder,
+)
 from fairl_sk.__main__ import main
 from fairl_sk.audit import (
     KINDS,
@@ -320,6 +327,78 @@ def test_any_number_of_components(n_components):
     small = make_detox_preferences(60, hard=0.0, random_state=0)
     result = audit(small, n_components=n_components, n_resamples=10)
     assert result.pipelines["MaxMarginIRL"]["irl"].n_features_in_ <= n_components
+
+
+# ------------------------------------------------------------------------------------------ what the pairs leave open
+
+
+def test_undecided_pairs_are_those_with_margins_near_0(corpus, result):
+    found = result.left_open
+    train, test = held_out(corpus, result.settings["test_rows"])
+    features = result.pipelines["MaxEntropyIRL"]["features"]
+    X, X_test = features.transform(corpus.data[train]), features.transform(corpus.data[test])
+    reward = LaplaceReward(MaxEntropyIRL(random_state=0, tol=1e-6)).fit(X, corpus.target[train])
+    margins, std = reward.decision_function(X_test, return_std=True)
+    undecided = np.abs(margins) <= 2 * std
+    right = (margins > 0) == corpus.target[test]
+    pairs = found["pairs"]
+    # features of training rows come from fit_transform, whose last digits differ
+    close = functools.partial(pytest.approx, rel=0.02)
+    assert pairs["undecided"] == close(undecided.sum()) and pairs["share"] == pairs["undecided"] / len(test)
+    assert pairs["undecided_accuracy"] == close(right[undecided].mean())
+    assert pairs["decided_accuracy"] == close(right[~undecided].mean())
+    assert pairs["decided_accuracy"] > pairs["undecided_accuracy"]
+    assert found["alpha"] == close(reward.alpha_)
+
+    outputs = features.transform(stack_outputs(corpus.data[test]))
+    rewards, std = reward.decision_function(outputs, return_std=True)
+    unit = rewards.std()
+    listed = found["outputs"]
+    assert len(listed) == fairl_sk.audit.N_LEAST_KNOWN
+    assert listed[0]["std"] == close(std.max() / unit)
+    assert [row["std"] for row in listed] == sorted((row["std"] for row in listed), reverse=True)
+    assert len({row["output"] for row in listed}) == len(listed)  # each text once
+    for row in listed:
+        assert row["index"] in test and row["side"] in ("preferred", "other") and len(row["output"]) <= 80
+        text = corpus.data[row["index"]][int((corpus.target[row["index"]] == 1) != (row["side"] == "preferred"))]
+        assert text.startswith(row["output"].removesuffix("..."))
+        (reward_of_it,), (std_of_it,) = reward.decision_function(features.transform([text]), return_std=True)
+        centre = reward.decision_function(reward.centre_[None])[0]
+        assert row["reward"] == pytest.approx((reward_of_it - centre) / unit, abs=0.02)
+        assert row["std"] == close(std_of_it / unit)
+        assert row["low"] < row["reward"] < row["high"]
+        assert (row["high"] - row["low"]) / (2 * 1.96 * row["std"]) == pytest.approx(1, abs=0.5)
+
+
+def test_what_is_left_open_is_reported_by_row_numbers(result, tmp_path):
+    text = format_audit(result)
+    pairs = result.left_open["pairs"]
+    assert "What the pairs leave open" in text
+    assert f"{pairs['undecided']} held-out pairs ({pairs['share']:.1%}) are undecided" in text
+    for row in result.left_open["outputs"]:
+        assert any(line.split()[:2] == [f"{row['index']}", row["side"]] for line in text.splitlines())
+        assert row["output"] not in text
+    write_audit(result, tmp_path)
+    assert json.loads((tmp_path / "table.json").read_text(encoding="utf-8"))["left_open"] == result.left_open
+
+
+def test_outputs_alone_have_no_undecided_pairs_and_no_ranges(unpaired):
+    result = audit(unpaired, **SMALL)
+    assert result.left_open["pairs"] is None
+    assert all(row["low"] is row["high"] is None and "side" not in row for row in result.left_open["outputs"])
+    text = format_audit(result)
+    assert "What the outputs leave open" in text and "undecided" not in text
+    assert "Range (low, high): none: only pairs limit a reward." in text
+
+
+def test_what_is_too_large_is_left_out_and_said_to_be(corpus, monkeypatch):
+    monkeypatch.setattr(fairl_sk.audit, "MOST_PAIRS", 100)
+    result = audit(corpus, **SMALL)
+    assert all(row["low"] is None and row["std"] > 0 for row in result.left_open["outputs"])
+    assert "training pairs, of which ranges take long" in format_audit(result)
+    monkeypatch.setattr(fairl_sk.audit, "MOST_FEATURES", 10)
+    text = format_audit(audit(corpus, **SMALL))
+    assert "leave open: not computed, 24 features, of which a posterior takes long (at most 10 here)." in text
 
 
 # ---------------------------------------------------------------------------------------------------- reporting

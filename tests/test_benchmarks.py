@@ -33,6 +33,7 @@ def test_every_benchmark_is_tested():
         "paradetox",
         "realign",
         "toxicity_reference",
+        "uncertainty",
     }
     assert {path.stem for path in BENCHMARKS.glob("*.py")} == names
 
@@ -156,6 +157,20 @@ def test_bench_search(capsys, tmp_path, monkeypatch):
     assert (tmp_path / "a.png").stat().st_size > 1000
     assert json.loads((tmp_path / "search.json").read_text(encoding="utf-8"))["grid"] == grid
     assert len(module.candidates_of(module.make_grid(60))) == 61
+
+
+def test_uncertainty(capsys, tmp_path):
+    module = load("uncertainty")
+    rows = module.main(size="smoke", picture=tmp_path / "curves.png", out=tmp_path / "rows.json")
+    shown = capsys.readouterr().out
+    assert [row["learner"] for row in rows] == list(module.LEARNERS) * len(module.BESIDES)
+    for row in rows:
+        assert all(0 <= value <= 1 for value in row["curve"])
+        assert f"{row['coverage']['0.95']:.1%}" in shown
+        if row["data"] == "logistic":
+            assert row["coverage"]["0.68"] > 0.4 and row["coverage"]["0.95"] > 0.8
+    assert (tmp_path / "curves.png").stat().st_size > 10_000
+    assert json.loads((tmp_path / "rows.json").read_text(encoding="utf-8"))[0]["pairs"] == 200
 
 
 def test_bench_encoder(capsys, tmp_path):

@@ -24,7 +24,7 @@ from fairl_sk import (
 )
 from fairl_sk.columns import PairProducts, _even_ranges
 from fairl_sk.datasets import make_preferences
-from fairl_sk.failures import KeyOrder, MarginFailures, sample_failures
+from fairl_sk.failures import FewLabelFailures, KeyOrder, MarginFailures, NoiseAwareFailures, sample_failures
 from fairl_sk.metrics import output_auc_scorer, output_f1_scorer, pair_accuracy_scorer
 from fairl_sk.pairs import stack_outputs
 
@@ -75,6 +75,40 @@ def test_equal_to_grid_search(n_pairs, n_features, seed, objective):
             coef = alone.fit(X[train], y[train]).coef_
             difference = np.linalg.norm(search.coef_path_[number, fold] - coef) / np.linalg.norm(coef)
             assert difference < 1e-4
+
+
+@pytest.mark.parametrize("objective", ["max_margin", "max_entropy"])
+def test_single_outputs_in_the_grid(preferences, objective):
+    X, y = preferences.data.astype(np.float32) + 1, preferences.target
+    options = {"pointwise_weight": [0.0, 0.7], "failure_weight": [1.0], "scoring": output_auc_scorer, "cv": 3}
+    search = FailureAwareIRLCV(objective, **options, random_state=0).fit(X, y)
+    assert len(search.cv_results_["params"]) == 4  # a standard learner for either
+    peer = GridSearchCV(FailureAwareIRL(objective, random_state=0), grid_of(search), cv=3, scoring=output_auc_scorer)
+    assert_equal(search, peer.fit(X, y), X, y)
+
+
+@pytest.mark.parametrize("objective", ["max_margin", "max_entropy"])
+def test_single_outputs_with_weights_and_rows_in_any_order(preferences, rng, objective):
+    X, y = preferences.data + 1, preferences.target
+    weight = rng.uniform(0.5, 2.0, size=500) * (np.arange(500) % 9 > 0)
+    rows = rng.permutation(500)
+    cv = [(rows[:300], rows[300:]), (rows[200:], rows[:200])]
+    search = FailureAwareIRLCV(objective, pointwise_weight=[0.0, 0.7], refit=False, cv=cv, random_state=0)
+    search.fit(X, y, sample_weight=weight)
+    for number, candidate in enumerate(search.cv_results_["params"]):
+        for fold, (train, _) in enumerate(cv):
+            alone = FailureAwareIRL(objective, random_state=0).set_params(**candidate)
+            coef = alone.fit(X[train], y[train], sample_weight=weight[train]).coef_
+            np.testing.assert_allclose(search.coef_path_[number, fold], coef, rtol=1e-6, atol=1e-9)
+
+
+def test_single_outputs_in_the_grid_where_rows_are_outputs(preferences):
+    X = stack_outputs(preferences.data) + 0.5
+    y = (preferences.reference_reward.ravel() > 0.5).astype(int)
+    search = FailureAwareIRLCV(pointwise_weight=[0.0, 0.7], max_iter=20, cv=2, tol=1e-2, random_state=0).fit(X, y)
+    standard, failure_aware = search.coef_path_.reshape(2, 2, 2, -1)
+    np.testing.assert_allclose(standard[0], standard[1])
+    np.testing.assert_allclose(failure_aware[0], failure_aware[1])
 
 
 @pytest.mark.parametrize(
@@ -165,6 +199,22 @@ def test_hidden_layers_and_batches_are_fitted_one_by_one(preferences):
     assert (np.isnan(search.coef_path_).all(axis=(1, 2)) == hidden).all()
     one = MaxEntropyIRLCV(hidden_layer_sizes=[4], cv=2, **options).fit(X, y)  # a list of widths is one setting
     assert len(one.cv_results_["params"]) == 1
+
+
+def test_detectors_that_are_fitted_are_fitted_on_each_fold(preferences):
+    X, y = preferences.data[:200], preferences.target[:200]
+    options = {"alpha": 0.1, "max_iter": 30, "random_state": 0}
+    detectors = ["margin", NoiseAwareFailures(n_members=2), NoiseAwareFailures(n_members=2, confidence=0.1)]
+    search = FailureAwareIRLCV(failures=detectors, cv=3, **options).fit(X, y)
+    peer = GridSearchCV(FailureAwareIRL(**options), grid_of(search), cv=3).fit(X, y)
+    assert_equal(search, peer, X, y)
+    assert len(search.cv_results_["params"]) == 4
+    labels = np.where(preferences.reference_reward[:200] > 0, 1.0, 0.0)
+    labels[100:] = np.nan
+    search = FailureAwareIRLCV(failures=FewLabelFailures(), failure_weight=[1.0, 5.0], cv=3, **options)
+    peer = clone(search).fit(X, y, output_labels=labels).best_estimator_
+    alone = clone(peer).fit(X, y, output_labels=labels)
+    np.testing.assert_array_equal(alone.coef_, peer.coef_)
 
 
 def test_pairs_without_labels_and_read_only_arrays(preferences):

@@ -11,7 +11,9 @@ from fairl_sk.net import (
     DualPath,
     DualPathLoss,
     LinearSolver,
+    PairRows,
     SliceIterator,
+    StackedRows,
     _root_of_increasing,
     export_heads,
     head_reward,
@@ -171,6 +173,54 @@ def test_root_of_increasing():
     # no curvature where it starts, as with a hinge whose corner lies further on
     found = _root_of_increasing(lambda s: (max(-1.0, s - 5), float(s > 4)), tolerance=1e-6, newton=True)
     assert found == pytest.approx(5)
+
+
+# ------------------------------------------------------------------------------------- single outputs and pairs
+
+
+@pytest.fixture
+def outputs():
+    """Outputs of 30 pairs, their targets, and a direction of the base and of the failure path."""
+    generator = torch.Generator().manual_seed(1)
+    X, directions = (torch.randn(*shape, dtype=torch.float64, generator=generator) for shape in ((30, 2, 5), (2, 6)))
+    targets = torch.rand(30, 3, dtype=torch.float64, generator=generator) + 0.1
+    targets[:, 0] /= targets[:, 0].mean()
+    targets[:, 2] = 1
+    return X, targets, directions[0], directions[1, :5]
+
+
+@pytest.mark.parametrize(("objective", "stretch"), [("max_margin", 2.0), ("max_entropy", 1.0)])
+def test_stacked_rows_are_outputs_and_pairs_one_below_the_other(outputs, objective, stretch):
+    X, targets, base, failure = outputs
+    rows = StackedRows(X, targets[:, 0], DualPathLoss(objective, 1.0, 2.0, 0.1, 0.1, 0.7))
+    above = torch.cat([X, torch.ones(30, 2, 1)], dim=2)
+    explicit = torch.cat([stretch * above[:, 0], -stretch * above[:, 1], above[:, 0] - above[:, 1]])
+    differences = explicit[60:, :5]
+    assert (rows.n_rows, rows.width) == explicit.shape
+    along, of_failure = rows.along(base, failure)
+    torch.testing.assert_close(along, explicit @ base)
+    torch.testing.assert_close(of_failure, differences @ failure)
+    torch.testing.assert_close(rows.sum(along), along @ explicit)
+    pairs = torch.tensor([3, 7, 8])
+    expected = PairRows(differences, targets[:, 0], None).sum_of_pairs(along[pairs], pairs)
+    torch.testing.assert_close(rows.sum_of_pairs(along[pairs], pairs), expected)
+    assert rows.weight.mean() == pytest.approx(1)
+
+
+@pytest.mark.parametrize("objective", ["max_margin", "max_entropy"])
+def test_stacked_rows_have_the_loss_of_a_batch(outputs, objective):
+    """Up to the common factor: the value, and the penalty against it."""
+    X, targets, base, _ = outputs
+    loss, module = DualPathLoss(objective, 1.0, 2.0, 0.1, 0.1, 0.7), a_module(with_outputs=True)
+    module.base[0].weight.data = base[None, :-1]
+    loss.threshold.data = -base[-1]
+    rows = StackedRows(X, targets[:, 0], loss)
+    stacked = (rows.weight * rows.loss.loss(rows.along(base, base[:-1])[0], 1.0)[0]).mean()
+    expected = loss(module(X), targets)
+    torch.testing.assert_close(stacked * loss.alpha / rows.loss.alpha, expected)
+    flipped = targets.clone()
+    flipped[:, 2] = -1
+    torch.testing.assert_close(loss(module(X.flip(1)), flipped), expected)
 
 
 # ------------------------------------------------------------------------------------------------ curriculum
