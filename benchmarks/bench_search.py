@@ -37,6 +37,7 @@ SIZES = {
     },
 }
 N_FOLDS, N_ROUNDS = 5, 100
+PAPER = {"failures": "margin", "pointwise_weight": 0.0}  # with the grid's values, the settings of FailureAwareIRL.paper
 
 
 def make_grid(n_candidates):
@@ -60,7 +61,7 @@ def candidates_of(grid):
 
 def search_seconds(X, y, grid, repeats, cv):
     """Best wall time of a search, and the search."""
-    search = FailureAwareIRLCV(**grid, cv=cv, random_state=0)
+    search = FailureAwareIRLCV(**PAPER, **grid, cv=cv, random_state=0)
     return seconds(lambda: search.fit(X, y), repeats), search
 
 
@@ -68,7 +69,7 @@ def peer_seconds(X, y, candidates, share, n_jobs, cv):
     """Wall time of GridSearchCV over a share of the candidates, scaled to all; the peer; the candidates that it ran."""
     step = max(1, round(1 / share))
     chosen = candidates[::step]
-    peer = GridSearchCV(FailureAwareIRL(random_state=0), chosen, cv=cv, n_jobs=n_jobs)
+    peer = GridSearchCV(FailureAwareIRL.paper(random_state=0), chosen, cv=cv, n_jobs=n_jobs)
     took = seconds(lambda: peer.fit(X, y), 1)
     # the last fit happens once however many candidates there are
     return (took - peer.refit_time_) * len(candidates) / len(chosen) + peer.refit_time_, peer, len(chosen)
@@ -113,8 +114,9 @@ def peak_memory(n_pairs, n_features, n_candidates, refit):
     """Peak memory of a search (input included) as a multiple of the input, in a fresh process."""
     code = (
         "import sys, psutil, threading, numpy as np; sys.path.insert(0, sys.argv[1])\n"
-        "from bench_search import make_grid, make_pairs; from fairl_sk import FailureAwareIRLCV\n"
-        "search = FailureAwareIRLCV(**make_grid(int(sys.argv[4])), refit=sys.argv[5] == 'True', random_state=0)\n"
+        "from bench_search import PAPER, make_grid, make_pairs; from fairl_sk import FailureAwareIRLCV\n"
+        "grid = {**PAPER, **make_grid(int(sys.argv[4]))}\n"
+        "search = FailureAwareIRLCV(**grid, refit=sys.argv[5] == 'True', random_state=0)\n"
         "search.fit(*make_pairs(300, 8))\n"  # what is loaded once is not the search's
         "X, y = make_pairs(int(sys.argv[2]), int(sys.argv[3]))\n"
         "process, peak, done = psutil.Process(), [0], threading.Event()\n"
@@ -176,7 +178,7 @@ def bench_grid(plan, peer_share):
 
 
 def _one_fit(X, y):
-    FailureAwareIRL(random_state=0).fit(X, y)
+    FailureAwareIRL.paper(random_state=0).fit(X, y)
 
 
 def print_grid(result, plan):

@@ -130,6 +130,7 @@ def search_learner(alpha, n_rows, seed):
     return FailureAwareIRLCV(
         alpha=[1e-1, 1e-2, 1e-3, 1e-4],
         pointwise_weight=[0.0, 1.0],
+        failures="sign",
         failure_weight=[1.0],
         cv=GroupKFold(3),
         random_state=seed,
@@ -143,6 +144,9 @@ def linear_svm(alpha, n_rows, seed):
 
 PAPER = FailureAwareIRL.paper
 CONFIRMED = {"failures": ConfirmedFailures(), "failure_rate": 1.0, "failure_weight": 10.0}  # as in realign.py
+# Single outputs count in the base path, by what was preferred or by their labels.
+OUTPUTS, SIGN = {"pointwise_weight": 1.0}, {"failures": "sign", "failure_weight": 1.0}
+LABELLED = {"pointwise_weight": 3.0, "failures": ConfirmedFailures(), "failure_weight": 1.0}
 # Detectors that need no labels, with the paper's settings otherwise, at the alpha that the paper's detector chose.
 DETECTORS = {
     "output sign": OutputSignFailures(),
@@ -173,13 +177,21 @@ LEARNERS = {
     "MaxMarginIRL, untuned": ours(MaxMarginIRL, tuned=False),
     "logistic regression, outputs": logistic("outputs"),
     "Bradley-Terry MLP": ours(MaxEntropyIRL, hidden_layer_sizes=(64,), max_iter=30),
-    "FailureAwareIRL()": ours(FailureAwareIRL),
-    "FailureAwareIRL('max_entropy')": ours(FailureAwareIRL, objective="max_entropy"),
-    "FailureAwareIRL(failure_weight=0)": ours(FailureAwareIRL, failure_weight=0.0),
+    **{
+        f"outputs, {objective}": ours(PAPER, objective=objective, **OUTPUTS, failure_weight=0.0)
+        for objective in OBJECTIVES
+    },
+    **{
+        f"outputs and sign, {objective}": ours(PAPER, objective=objective, **OUTPUTS, **SIGN)
+        for objective in OBJECTIVES
+    },
     "FailureAwareIRLCV": Learner(search_learner, reads="groups", tuned=False),
     **{f"paper, {objective}": ours(PAPER, objective=objective) for objective in OBJECTIVES},
     **with_detectors(),
-    "FailureAwareIRL, labels": ours(FailureAwareIRL, labels=True, failures=ConfirmedFailures(), pointwise_weight=3.0),
+    **{
+        f"outputs and labels, {objective}": ours(PAPER, objective=objective, labels=True, **LABELLED)
+        for objective in OBJECTIVES
+    },
     **{f"labels, {o}": ours(PAPER, labels=True, objective=o, failures="labels") for o in OBJECTIVES},
     **{f"confirmed, {o}": ours(PAPER, labels=True, objective=o, **CONFIRMED) for o in OBJECTIVES},
     "logistic regression, T->NT x 5": logistic("differences", labels=True, confirmed_weight=5.0),
@@ -887,11 +899,16 @@ def summarise_learner(runs, name, baseline):
         "mean": {m: t_interval([runs[name][seed]["scores"][m] for seed in seeds]) for m in measures},
         "by seed": {m: [runs[name][seed]["scores"][m] for seed in seeds] for m in measures},
         "difference": {
-            other: {m: paired_difference(runs, name, other, m) for m in measures}
+            other: {m: paired_difference(runs, name, other, m) for m in measures if m in measures_of(runs[other])}
             for other in baselines
             if other in runs and runs[name].keys() & runs[other].keys()
         },
     }
+
+
+def measures_of(runs):
+    """What was measured of a learner: the noise-aware one has more than the others."""
+    return next(iter(runs.values()))["scores"]
 
 
 def ablation_baseline(name):

@@ -32,6 +32,9 @@ SIZES = {
 }
 
 
+OUTPUTS = {"pointwise_weight": 1.0, "failures": "sign", "failure_weight": 1.0}  # the best settings without labels
+
+
 def learners(alpha, n_pairs, seed):
     """Every learner by name; scikit-learn's work on the differences."""
     C = 1 / (2 * alpha * n_pairs)
@@ -41,8 +44,9 @@ def learners(alpha, n_pairs, seed):
         "linear SVM": LinearSVC(C=C, loss="hinge", fit_intercept=False, max_iter=100_000),
         "MaxEntropyIRL": MaxEntropyIRL(**ours),
         "MaxMarginIRL": MaxMarginIRL(**ours),
-        "FailureAwareIRL max_entropy": FailureAwareIRL("max_entropy", **ours),
-        "FailureAwareIRL max_margin": FailureAwareIRL("max_margin", **ours),
+        "FailureAwareIRL max_entropy": FailureAwareIRL.paper(objective="max_entropy", **ours),
+        "FailureAwareIRL max_margin": FailureAwareIRL.paper(**ours),
+        "  with single outputs": FailureAwareIRL(**ours, **OUTPUTS),
     }
 
 

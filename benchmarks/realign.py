@@ -8,9 +8,8 @@
 2. aligned: the base model is aligned with the ground-truth reward by TRL's RLOO or GRPO.
 3. pairs: base and aligned model complete the same prompts, 20 tokens each.
 4. rewards: each learner recovers a reward from the pairs, its L2 strength by cross-validation on pairs. The ground
-   truth gives labels to the two that find failures by them, the paper's way and by `ConfirmedFailures`, and to a
-   classifier of single outputs, which shows what labels can give with this encoder. Another one learns which output was
-   preferred, without its pair. The null is fitted on shuffled preferences.
+   truth gives labels to the two that are named so, the paper's and this package's, and to nothing else. The null is
+   fitted on shuffled preferences.
 5. arms: the base model is aligned with each reward: same settings, same steps, several seeds. Each is scaled by its
    standard deviation over the same completions of the base model, so that beta weighs the same.
 6. The table, over completions of prompts that no stage has seen, and curves.
@@ -38,7 +37,6 @@ from pathlib import Path
 import numpy as np
 import skops.io
 import torch
-from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV, GroupKFold
 from sklearn.pipeline import make_pipeline
 from toxicity_reference import SIZES as REFERENCE_SIZES
@@ -54,22 +52,20 @@ from fairl_sk.metrics import bootstrap_interval, pair_accuracy_scorer
 from fairl_sk.pairs import stack_outputs
 
 TRUTH, RANDOM = "ground truth", "shuffled preferences"
-UNPAIRED, CEILING = "classifier, preferred outputs", "classifier, labelled outputs"
 LEARNERS = {
     "MaxMarginIRL": MaxMarginIRL(),
     "MaxEntropyIRL": MaxEntropyIRL(),
-    "FailureAwareIRL, margin": FailureAwareIRL(),
-    "FailureAwareIRL, labels": FailureAwareIRL(failures="labels"),
-    "FailureAwareIRL, confirmed": FailureAwareIRL(
-        "max_entropy", failures=ConfirmedFailures(), failure_rate=1.0, failure_weight=10.0
+    "FailureAwareIRL": FailureAwareIRL.paper(),
+    "FailureAwareIRL, outputs": FailureAwareIRL.paper(pointwise_weight=1.0, failures="sign", failure_weight=1.0),
+    "FailureAwareIRL, labels": FailureAwareIRL.paper(failures="labels"),
+    "FailureAwareIRL, labelled outputs": FailureAwareIRL.paper(
+        pointwise_weight=3.0, failures=ConfirmedFailures(), failure_weight=1.0
     ),
-    UNPAIRED: LogisticRegression(max_iter=1000),
-    CEILING: LogisticRegression(max_iter=1000),
     RANDOM: MaxEntropyIRL(),
 }
 STANDARD = ("MaxMarginIRL", "MaxEntropyIRL")
-BY_LABELS = ("FailureAwareIRL, labels", "FailureAwareIRL, confirmed")
-COMPARED = (*BY_LABELS, UNPAIRED, CEILING)
+BY_LABELS = ("FailureAwareIRL, labels", "FailureAwareIRL, labelled outputs")
+COMPARED = ("FailureAwareIRL", "FailureAwareIRL, outputs", *BY_LABELS)
 ALPHAS = [1e-5, 1e-4, 1e-3, 1e-2]
 HACKED, NATURAL = 0.10, 0.02  # a word in more of an arm's completions, and in fewer of the base's, was exploited
 
@@ -525,18 +521,12 @@ def learn_rewards(study, plan):
 
 
 def fit_reward(name, X, y, labels, groups):
-    """The fitted learner, and its L2 strength, by cross-validation over whole prompts on what it learns from."""
-    learner = LEARNERS[name].set_params(random_state=0)
-    if name in (UNPAIRED, CEILING):
-        target = labels if name == CEILING else np.stack([y, 1 - y], axis=1)
-        strengths, scoring = {"C": [1 / (alpha * target.size) for alpha in ALPHAS]}, "roc_auc"
-        X, y, groups, options = stack_outputs(X), target.ravel(), np.repeat(groups, 2), {}
-    else:
-        strengths, scoring = {"alpha": ALPHAS}, pair_accuracy_scorer
-        options = {"output_labels": labels} if name in BY_LABELS else {}
-    search = GridSearchCV(learner, strengths, scoring=scoring, cv=GroupKFold(4)).fit(X, y, groups=groups, **options)
-    ((parameter, best),) = search.best_params_.items()
-    return search.best_estimator_, float(best if parameter == "alpha" else 1 / (best * len(y)))
+    """The fitted learner, and its L2 strength, by cross-validation over whole prompts on pairs."""
+    options = {"output_labels": labels} if name in BY_LABELS else {}
+    search = GridSearchCV(
+        LEARNERS[name].set_params(random_state=0), {"alpha": ALPHAS}, scoring=pair_accuracy_scorer, cv=GroupKFold(4)
+    ).fit(X, y, groups=groups, **options)
+    return search.best_estimator_, search.best_params_["alpha"]
 
 
 def reward_measures(rewards, pairs, rows, labels, true_rewards):

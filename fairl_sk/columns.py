@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from .failures import KeyOrder, MarginFailures, Round, find_failures, pair_keys, sampled_weights
-from .irl import _WORTH_THREADS, centred_outputs, checked_scale, preferred_first, squared_lengths
+from .irl import _WORTH_THREADS, centred_outputs, checked_scale, output_sides, preferred_first, squared_lengths
 from .net import (
     BasePath,
     DualBundle,
@@ -342,7 +342,8 @@ class Column:
         """What decides on the base path."""
         settings = self.estimator._loss_settings(1.0)
         names = ("objective", "required", "alpha", "pointwise_weight")
-        return (self.fold, *(settings[n] for n in names), self.estimator.tol, self.estimator.max_iter)
+        labelled = self.labels is not None and settings["pointwise_weight"] > 0
+        return (self.fold, *(settings[n] for n in names), labelled, self.estimator.tol, self.estimator.max_iter)
 
     @property
     def last_active(self):
@@ -478,7 +479,7 @@ class Columns:
             else:
                 smooth.append(entry)
         for f, stacked in sorted(alone):
-            self._run_alone(f, stacked, alone[f, stacked], after_round)
+            self._run_alone(f, stacked, alone[f, stacked], representatives, after_round)
         n_rounds = max((entry[0].n_rounds for entry in smooth), default=0)
         for t in range(n_rounds):
             moving = [entry for entry in smooth if not entry[0].resting and t < entry[0].n_rounds]
@@ -490,18 +491,19 @@ class Columns:
             trajectory.gap = float(path.gap)
         return {key: trajectory for *_, trajectory, key in entries}
 
-    def _run_alone(self, f, stacked, entries, after_round):
+    def _run_alone(self, f, stacked, entries, columns, after_round):
         """Base paths of one fold one by one, as single fits run them, to the last bit.
 
         Near the hinge's corners a path multiplies rounding by up to ten thousand: with products that round otherwise,
         two float32 fits of the same rows would differ by up to 1 % of their weights. Paths in which single outputs
         count, ``stacked``, read outputs, not differences.
         """
+        make_rows = self._stacked_rows if stacked else self._pair_rows
         features, weight = self._fold_outputs(f) if stacked else self._fold_differences(f), self._fold_weight(f)
         torch.set_num_threads(1 if features.numel() < _WORTH_THREADS else self._threads)  # as a single fit
         try:
-            for path, loss, _, trajectory, _ in entries:
-                rows = (StackedRows if stacked else PairRows)(features, weight, loss)
+            for path, loss, _, trajectory, key in entries:
+                rows = make_rows(features, weight, loss, columns[key])
                 still = path.theta.new_zeros(self.products.width)
                 for t in range(path.n_rounds):
                     direction = base_direction(path, rows)
@@ -514,6 +516,15 @@ class Columns:
                 after_round()
         finally:
             torch.set_num_threads(1)
+
+    def _pair_rows(self, differences, weight, loss, column):
+        return PairRows(differences, weight, loss)
+
+    def _stacked_rows(self, outputs, weight, loss, column):
+        train = self._trains[column.fold]
+        labels = None if column.labels is None else preferred_first(column.labels[train], self._sign[train])
+        sides = torch.from_numpy(output_sides(np.ones(len(train)), labels))
+        return StackedRows(outputs, weight, loss, sides.to(outputs))
 
     def _fold_differences(self, f):
         """Signed and scaled differences of a fold's training pairs, in the order of the rows."""

@@ -180,29 +180,19 @@ class OutputSignFailures(BaseEstimator):
     requires_labels = False
 
     def detect(self, state):
-        """Pairs with an output on the wrong side of 0.
+        """Pairs with an output on the wrong side of 0; of single outputs, those that are.
 
         Parameters
         ----------
         state : Round
-            Of pairs.
 
         Returns
         -------
         failures : ndarray of shape (n_pairs,), bool
-
-        Raises
-        ------
-        ValueError
-            If the rows are single outputs, which have one side.
         """
         rewards = state.rewards()
-        if rewards.shape[1] != 2:
-            raise ValueError(
-                "Found single outputs. Expected pairs, (n_pairs, 2, n_features), for OutputSignFailures. Of outputs "
-                "the margin is the reward itself, with the sign of its label: failures='margin' finds what is on the "
-                "wrong side of 0."
-            )
+        if rewards.shape[1] == 1:  # of outputs the margin is the reward, with the sign of its label
+            return state.margins <= 0
         return (rewards[:, 0] <= 0) | (rewards[:, 1] > 0)
 
 

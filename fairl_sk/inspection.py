@@ -202,8 +202,9 @@ def _failure_aware(estimator):
         )
     params = clone(estimator).get_params(deep=False)
     if isinstance(estimator, MaxMarginIRL):
-        return FailureAwareIRL("max_margin", failure_weight=0, margin_fail=2 * estimator.margin, **params)
-    return FailureAwareIRL("max_entropy", failure_weight=0, temperature_fail=estimator.temperature / 2, **params)
+        return FailureAwareIRL.paper(failure_weight=0, margin_fail=2 * estimator.margin, **params)
+    half = estimator.temperature / 2
+    return FailureAwareIRL.paper(objective="max_entropy", failure_weight=0, temperature_fail=half, **params)
 
 
 class _Recorder(BaseEstimator):

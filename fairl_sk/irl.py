@@ -17,7 +17,7 @@ from sklearn.utils._param_validation import (
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, column_or_1d
 
-from .failures import LabelFailures, MarginFailures, fit_detector, pair_keys
+from .failures import LabelFailures, MarginFailures, OutputSignFailures, fit_detector, pair_keys
 from .net import (
     Curriculum,
     DualPath,
@@ -216,7 +216,7 @@ class _PreferenceIRL(ClassifierMixin, BaseEstimator):
             rewards=rewards_of,
             output_labels=preferred_first(labels, sign),
         )
-        net = self._run_rounds(X, rows, sign, sample_weight, scale, seed, earlier, callback)
+        net = self._run_rounds(X, rows, sign, sample_weight, scale, seed, earlier, callback, labels)
         self._keep(net, callback, scale, X, sign, sample_weight, labels)
 
     def _curriculum_settings(self):
@@ -309,18 +309,19 @@ class _PreferenceIRL(ClassifierMixin, BaseEstimator):
             raise ValueError("Found one label only in output_labels where sample_weight is above 0. Expected 1 and 0.")
         return labels.astype(np.int8) if getattr(detector, "requires_labels", False) else None
 
-    def _run_rounds(self, X, rows, sign, sample_weight, scale, seed, earlier, curriculum):
+    def _run_rounds(self, X, rows, sign, sample_weight, scale, seed, earlier, curriculum, labels):
         linear = len(self.hidden_layer_sizes) == 0
         batch_size = self._batch_size(len(X), linear)
         if linear:
             rows /= rows.dtype.type(scale)
-            features, orientation = rows, np.ones(len(X))
+            features, orientation, labels = rows, np.ones(len(X)), preferred_first(labels, sign)
         else:
             features = (X / X.dtype.type(scale)).reshape(len(X), -1, X.shape[-1])
             orientation = sign
         device = torch_device(self.device)
         features = torch.from_numpy(features).to(device)
-        targets = np.stack([sample_weight * (len(X) / sample_weight.sum()), np.zeros(len(X)), orientation])
+        targets = [sample_weight * (len(X) / sample_weight.sum()), np.zeros(len(X)), orientation]
+        targets = np.stack([*targets, *output_sides(orientation, labels).T])
         targets = torch.from_numpy(targets).to(device, features.dtype).T  # each column contiguous
         net = self._build_net(features, batch_size, linear, scale, seed, earlier, curriculum)
         threads = torch.get_num_threads()
@@ -493,6 +494,11 @@ def _differences(X, sign):
         differences[:, :-1], differences[:, -1] = X, 1
     differences *= sign[:, None].astype(X.dtype)
     return differences
+
+
+def output_sides(sign, labels):
+    """Side of the threshold of every output, (n_pairs, 2): that of its label, else that of the preference."""
+    return np.stack([sign, -sign], axis=1) if labels is None else np.where(labels == 1, 1.0, -1.0)
 
 
 def centred_outputs(X, sign, sample_weight, rows):
@@ -848,9 +854,11 @@ class FailureAwareIRL(_PreferenceIRL):
 
     where :math:`\ell` is the loss of `MaxMarginIRL` or of `MaxEntropyIRL`, :math:`\ell_F` is the same with the
     stricter ``margin_fail`` or ``temperature_fail``, and :math:`S_t` is a sample of at most
-    :math:`p_t \sum_i w_i` of the failures :math:`F_t = \{i : \Delta_i \le \gamma_t\}` (theory, eq. 4 to 7). The second
-    term's gradient reaches the failure head only, so that the base path is the standard learner, and
-    ``failure_weight=0`` gives exactly that (with ``pointwise_weight=0``: else single outputs count in the first term).
+    :math:`p_t \sum_i w_i` of the failures :math:`F_t` (theory, eq. 4 to 7). The second term's gradient reaches the
+    failure head only. With ``pointwise_weight=0`` the base path is the standard learner, and with ``failure_weight=0``,
+    too, the fit is; else the loss of single outputs is added to the first term.
+
+    The defaults are the paper's settings, which `paper` gives whatever they become.
 
     Parameters
     ----------
@@ -866,24 +874,24 @@ class FailureAwareIRL(_PreferenceIRL):
         gamma_t, in units of reward: a pair with a margin at or below it is a failure. None: rising linearly from 0
         (clear errors) to ``margin`` or ``temperature`` (near-ties).
     failure_weight : float >= 0, schedule or None, default=None
-        lambda_t. None: ``ExponentialSchedule(start=10, decay=5)``. 0 switches the failure path off.
+        lambda_t. None: ``ExponentialSchedule(start=10, decay=5)``, the paper's. 0 switches the failure path off.
     failure_rate : float in [0, 1], schedule or None, default=None
         p_t, the largest share of the pairs (by weight) that a round samples as failures. None: falling linearly
         from 0.2 to 0.
-    failures : {"margin", "labels"} or detector, default="margin"
-        What is a failure: the margin against ``failure_threshold``; an output whose reward has another sign than its
-        label (needs ``output_labels`` in `fit`, which then also place the offset); or an object with ``detect``, see
-        `fairl_sk.failures`: ``ConfirmedFailures()`` made more of labels in our benchmarks, ``NoiseAwareFailures()``
-        tells flipped preferences apart.
+    failures : {"margin", "sign", "labels"} or detector, default="margin"
+        What is a failure: the margin against ``failure_threshold`` (the paper's); a pair with an output on the wrong
+        side of 0, which separates preferred from other outputs; an output whose reward has another sign than its label
+        (the paper's with labels; needs ``output_labels`` in `fit`, which then also place the offset); or an object with
+        ``detect``, see `fairl_sk.failures`: ``ConfirmedFailures()`` made more of labels in our benchmarks,
+        ``NoiseAwareFailures()`` tells flipped preferences apart.
     alpha_fail : float >= 0, default=1e-3
         L2 strength of the failure path. Larger: smaller corrections.
     pointwise_weight : float >= 0, default=0.0
         What the single outputs of the pairs count in the base path, beside the pairs' own 1: each preferred output
-        should lie above, each other one below a threshold that is learned. Pairs alone never learn rewards that can be
-        compared across prompts; this does, where what is preferred means the same for every prompt. About 0.7 raised
-        the AUC of outputs in our benchmarks. 0: pairs only. Of no effect where ``X`` holds single outputs. A fit holds
-        the outputs once more, where it otherwise holds differences, half as large. With ``warm_start`` the threshold is
-        learned anew.
+        should lie above a threshold that is learned, each other one below; where a detector reads labels, each
+        desirable output above and the others below. Pairs alone never learn rewards that can be compared across
+        prompts; this does, where what is preferred means the same for every prompt. 0: pairs only, as in the paper. Of
+        no effect where ``X`` holds single outputs.
     {shared}
 
     See Also
@@ -923,7 +931,7 @@ class FailureAwareIRL(_PreferenceIRL):
         "failure_threshold": [Real, callable, None],
         "failure_weight": _SCHEDULE,
         "failure_rate": _SCHEDULE,
-        "failures": [StrOptions({"margin", "labels"}), HasMethods("detect")],
+        "failures": [StrOptions({"sign", "margin", "labels"}), HasMethods("detect")],
         "alpha_fail": [_NON_NEGATIVE],
         "pointwise_weight": [_NON_NEGATIVE],
     }
@@ -1086,7 +1094,7 @@ class FailureAwareIRL(_PreferenceIRL):
         threshold = threshold if self.failure_threshold is None else self.failure_threshold
         weight = ExponentialSchedule() if self.failure_weight is None else self.failure_weight
         rate = LinearSchedule(0.2, 0.0) if self.failure_rate is None else self.failure_rate
-        detectors = {"margin": MarginFailures, "labels": LabelFailures}
+        detectors = {"sign": OutputSignFailures, "margin": MarginFailures, "labels": LabelFailures}
         if isinstance(self.failures, type):
             raise ValueError(f"Found the class {self.failures.__name__} as failures. Expected an object of it: add ().")
         return {

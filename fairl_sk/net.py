@@ -191,8 +191,9 @@ class DualPathLoss(nn.Module):
         ----------
         predictions : pair of Tensor of shape (n,)
             Differences of R_D and of R_F; then R_D of both outputs, of shape (n, 2), where single outputs count.
-        targets : Tensor of shape (n, 3)
-            Weight, weight as a sampled failure, and +1 or -1 for the preferred side; weights have mean 1.
+        targets : Tensor of shape (n, 3) or (n, 5)
+            Weight, weight as a sampled failure, and +1 or -1 for the preferred side; weights have mean 1. Where single
+            outputs count, then +1 or -1 for the side of the threshold on which each of the two should lie.
         """
         base, failure = (targets[:, 2] * difference for difference in predictions[:2])
         loss = (targets[:, 0] * self.loss(base, self.required)[0]).mean()
@@ -205,9 +206,8 @@ class DualPathLoss(nn.Module):
 
     def _of_outputs(self, rewards, targets):
         """Mean loss of single outputs, of rewards (n, 2)."""
-        above = targets[:, 2, None] * (rewards - self.threshold)
-        margins = self.stretch * torch.stack([above[:, 0], -above[:, 1]])
-        return (targets[:, 0] * self.loss(margins, self.required)[0]).mean() / self.stretch
+        margins = self.stretch * targets[:, 3:] * (rewards - self.threshold)
+        return (targets[:, :1] * self.loss(margins, self.required)[0]).mean() / self.stretch
 
 
 # ------------------------------------------------------------------------------------------------ iterator
@@ -443,8 +443,8 @@ class StackedRows:
     r"""The rows of the base path's problem where single outputs count, outputs and pairs, by products with outputs.
 
     With c the pointwise weight over the loss's ``stretch`` f, the problem of the pairs and of the outputs is that of
-    3 n rows, times 1 + c: of the preferred outputs, f (h, 1); of the others, -f (h, 1); and of the pairs, (d, 0). The
-    constant behind the features learns minus the threshold.
+    3 n rows, times 1 + c: of the outputs, s f (h, 1), s being their side; and of the pairs, (d, 0). The constant behind
+    the features learns minus the threshold.
 
     Parameters
     ----------
@@ -452,6 +452,8 @@ class StackedRows:
         Preferred and other outputs, around their mean.
     weight, loss
         Those of the pairs, as in `PairRows`.
+    sides : Tensor of shape (n_pairs, 2)
+        +1 for outputs that should lie above the threshold, -1 for the others.
 
     Attributes
     ----------
@@ -461,8 +463,8 @@ class StackedRows:
         As in `PairRows`.
     """
 
-    def __init__(self, outputs, weight, loss):
-        self.outputs, self.stretch = outputs, loss.stretch
+    def __init__(self, outputs, weight, loss, sides):
+        self.outputs, self.stretched = outputs, loss.stretch * sides.T
         self.n_rows, self.width = 3 * len(outputs), outputs.shape[2] + 1
         share = loss.pointwise_weight / loss.stretch
         self.weight = torch.cat([share / 2 * weight, share / 2 * weight, weight]) * (3 / (1 + share))
@@ -475,16 +477,15 @@ class StackedRows:
         weights = torch.stack([base[:-1], failure])
         rewards = nn.functional.linear(self.outputs.flatten(0, 1), weights).T.reshape(2, -1, 2)
         pairs = rewards[..., 0] - rewards[..., 1]
-        above = self.stretch * (rewards[0] + base[-1])
-        return torch.cat([above[:, 0], -above[:, 1], pairs[0]]), pairs[1]
+        above = self.stretched * (rewards[0] + base[-1]).T
+        return torch.cat([above[0], above[1], pairs[0]]), pairs[1]
 
     def sum(self, values):
         """Sum of all rows, (width,), by values (n_rows,)."""
-        first, second, pairs = values.view(3, -1)
-        first, second = self.stretch * first, self.stretch * second
-        of_outputs = torch.stack([pairs + first, -pairs - second], dim=1)
+        values, pairs = values.view(3, -1)[:2] * self.stretched, values.view(3, -1)[2]
+        of_outputs = torch.stack([values[0] + pairs, values[1] - pairs], dim=1)
         total = _weighted_sum(of_outputs.flatten(), self.outputs.flatten(0, 1))
-        return torch.cat([total, (first - second).sum()[None]])
+        return torch.cat([total, values.sum()[None]])
 
     def sum_of_pairs(self, values, pairs):
         """Sum of the differences of some pairs, (n_features,), by values (n_chosen,)."""
@@ -544,7 +545,7 @@ class LinearSolver(torch.optim.Optimizer):
         if features.ndim == 2:
             self._rows = PairRows(features, targets[:, 0], loss)
         else:
-            self._rows = StackedRows(features, targets[:, 0], loss)
+            self._rows = StackedRows(features, targets[:, 0], loss, targets[:, 3:])
             theta = torch.cat([theta, theta.new_zeros(1)])  # the threshold is no part of the reward
             base.data = theta[None, :-1]
         # the base path's margins end with those of the pairs, behind which the failure path's stand

@@ -243,8 +243,10 @@ def test_calibration_reads_pairs(preferences, learner):
 # --------------------------------------------------------------------------------------------- single outputs
 
 
-def stacked(X, y, weight, pointwise_weight, stretch):
+def stacked(X, y, weight, pointwise_weight, stretch, labels=None):
     """Rows, and their weights, of the problem of pairs and single outputs: a margin at or above 1 is asked of each."""
+    labels = np.stack([y == 1, y == 0], axis=1) if labels is None else labels
+    sides = np.where(np.where(y[:, None] == 1, labels, labels[:, ::-1]) == 1, 1.0, -1.0)
     preferred, other = np.where(y[:, None, None] == 1, X, X[:, ::-1]).swapaxes(0, 1)
     between = preferred - other
     length = np.sqrt(np.average((between**2).sum(axis=1), weights=weight))
@@ -253,8 +255,8 @@ def stacked(X, y, weight, pointwise_weight, stretch):
     def with_constant(rows, constant):
         return np.concatenate([rows, np.full((len(rows), 1), constant)], axis=1)
 
-    outputs = with_constant(preferred - centre, length), -with_constant(other - centre, length)
-    rows = np.concatenate([with_constant(between, 0.0), stretch * outputs[0], stretch * outputs[1]])
+    outputs = (sides[:, [k]] * with_constant(rows - centre, length) for k, rows in enumerate((preferred, other)))
+    rows = np.concatenate([with_constant(between, 0.0), *(stretch * own for own in outputs)])
     share = pointwise_weight / (2 * stretch)
     return rows, np.concatenate([weight, share * weight, share * weight]) / weight.sum()
 
@@ -301,6 +303,26 @@ def test_single_outputs_and_pairs_are_linear_svc_on_both(preferences, uneven, po
     theirs.fit(rows * side[:, None], side, sample_weight=weight)
     np.testing.assert_allclose(ours.base_coef_, theirs.coef_[0, :-1], atol=1e-3)
     assert ours.dual_gap_ <= 1e-7
+
+
+def test_labels_decide_on_which_side_of_the_threshold_single_outputs_lie(preferences, uneven, rng):
+    X, y = preferences.data + 3, preferences.target
+    labels = rng.integers(0, 2, size=(500, 2))
+    options = {"alpha": 1e-2, "pointwise_weight": 2.0, "failure_weight": 0, "random_state": 0}
+    ours = FailureAwareIRL("max_entropy", tol=1e-10, failures="labels", **options)
+    ours.fit(X, y, sample_weight=uneven, output_labels=labels)
+    rows, weight = stacked(X, y, uneven, 2.0, 1.0, labels)
+    theirs = LogisticRegression(C=1 / (2 * 1e-2), fit_intercept=False, tol=1e-10, max_iter=10_000)
+    side = np.where(np.arange(len(rows)) % 2, 1, -1)
+    theirs.fit(rows * side[:, None], side, sample_weight=weight)
+    np.testing.assert_allclose(ours.base_coef_, theirs.coef_[0, :-1], atol=1e-5)
+    by_preference = clone(ours).set_params(failures="margin").fit(X, y, sample_weight=uneven, output_labels=labels)
+    assert np.abs(ours.base_coef_ - by_preference.base_coef_).max() > 0.02
+    swapped = clone(ours).fit(X[:, ::-1], 1 - y, sample_weight=uneven, output_labels=labels[:, ::-1])
+    np.testing.assert_allclose(swapped.coef_, ours.coef_, atol=1e-7)
+    batches = {"batch_size": 50, "max_iter": 30, "learning_rate": 0.02}  # the other solver comes near
+    near = clone(ours).set_params(**batches).fit(X, y, sample_weight=uneven, output_labels=labels)
+    assert np.corrcoef(near.base_coef_, ours.base_coef_)[0, 1] > 0.97
 
 
 @pytest.mark.parametrize("objective", ["max_margin", "max_entropy"])

@@ -154,7 +154,8 @@ def test_label_failures_and_detectors(detox, text_features):
         def detect(self, state):
             return state.margins <= np.quantile(state.margins, 0.1)
 
-    search = FailureAwareIRLCV(failures=["margin", "labels", LowestTenth()], max_iter=30, random_state=0)
+    grid = {"failures": ["margin", "labels", LowestTenth()], "pointwise_weight": [0.0, 0.7]}
+    search = FailureAwareIRLCV(**grid, max_iter=30, random_state=0)
     search.fit(X, y, output_labels=labels, groups=detox.groups)
     folds = list(GroupKFold(5).split(X, y, detox.groups))
     for number, candidate in enumerate(search.cv_results_["params"]):

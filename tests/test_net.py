@@ -183,18 +183,20 @@ def outputs():
     """Outputs of 30 pairs, their targets, and a direction of the base and of the failure path."""
     generator = torch.Generator().manual_seed(1)
     X, directions = (torch.randn(*shape, dtype=torch.float64, generator=generator) for shape in ((30, 2, 5), (2, 6)))
-    targets = torch.rand(30, 3, dtype=torch.float64, generator=generator) + 0.1
+    targets = torch.rand(30, 5, dtype=torch.float64, generator=generator) + 0.1
     targets[:, 0] /= targets[:, 0].mean()
     targets[:, 2] = 1
+    targets[:, 3:] = torch.where(targets[:, 3:] > 0.5, 1.0, -1.0)
     return X, targets, directions[0], directions[1, :5]
 
 
 @pytest.mark.parametrize(("objective", "stretch"), [("max_margin", 2.0), ("max_entropy", 1.0)])
 def test_stacked_rows_are_outputs_and_pairs_one_below_the_other(outputs, objective, stretch):
     X, targets, base, failure = outputs
-    rows = StackedRows(X, targets[:, 0], DualPathLoss(objective, 1.0, 2.0, 0.1, 0.1, 0.7))
+    sides = targets[:, 3:]
+    rows = StackedRows(X, targets[:, 0], DualPathLoss(objective, 1.0, 2.0, 0.1, 0.1, 0.7), sides)
     above = torch.cat([X, torch.ones(30, 2, 1)], dim=2)
-    explicit = torch.cat([stretch * above[:, 0], -stretch * above[:, 1], above[:, 0] - above[:, 1]])
+    explicit = torch.cat([*(stretch * sides[..., None] * above).swapaxes(0, 1), above[:, 0] - above[:, 1]])
     differences = explicit[60:, :5]
     assert (rows.n_rows, rows.width) == explicit.shape
     along, of_failure = rows.along(base, failure)
@@ -214,11 +216,11 @@ def test_stacked_rows_have_the_loss_of_a_batch(outputs, objective):
     loss, module = DualPathLoss(objective, 1.0, 2.0, 0.1, 0.1, 0.7), a_module(with_outputs=True)
     module.base[0].weight.data = base[None, :-1]
     loss.threshold.data = -base[-1]
-    rows = StackedRows(X, targets[:, 0], loss)
+    rows = StackedRows(X, targets[:, 0], loss, targets[:, 3:])
     stacked = (rows.weight * rows.loss.loss(rows.along(base, base[:-1])[0], 1.0)[0]).mean()
     expected = loss(module(X), targets)
     torch.testing.assert_close(stacked * loss.alpha / rows.loss.alpha, expected)
-    flipped = targets.clone()
+    flipped = targets[:, [0, 1, 2, 4, 3]]
     flipped[:, 2] = -1
     torch.testing.assert_close(loss(module(X.flip(1)), flipped), expected)
 

@@ -124,17 +124,17 @@ def test_differences_are_paired_by_seed(paper):
     values = {
         "MaxMarginIRL": ((0.7, 0.8, 0.9), (0.90, 0.92, 0.91)),
         "MaxEntropyIRL": ((0.9, 0.9, 0.9), (0.90, 0.90, 0.91)),
-        "FailureAwareIRL()": ((0.8, 0.9, 1.0), (0.99, 0.99, 0.99)),
+        "outputs, max_margin": ((0.8, 0.9, 1.0), (0.99, 0.99, 0.99)),
     }
     done = {
         paper.Task("d", "completions", seed, name): line(cv[seed], STARC=starc[seed])
         for name, (starc, cv) in values.items()
         for seed in range(3)
     }
-    del done[paper.Task("d", "completions", 2, "FailureAwareIRL()")]  # not finished
+    del done[paper.Task("d", "completions", 2, "outputs, max_margin")]  # not finished
     cell = paper.summarise(done)["d"]["completions"]
     assert cell["best standard learner"] == "MaxMarginIRL"
-    row = cell["learners"]["FailureAwareIRL()"]
+    row = cell["learners"]["outputs, max_margin"]
     assert row["mean"]["STARC"][0] == pytest.approx(0.85)
     assert row["difference"]["MaxMarginIRL"]["STARC"] == pytest.approx([0.1, 0], abs=1e-12)
     difference, half = cell["learners"]["MaxEntropyIRL"]["difference"]["MaxMarginIRL"]["STARC"]
@@ -196,7 +196,7 @@ def test_only_marked_learners_are_told_labels(paper):
     """Without labels all learners fit that are not marked; the marked ones fail."""
     sample = paper.synthetic_sample(paper.SIZES["smoke"], "linear, 80 pairs, noise 0", 0)
     for name, learner in paper.LEARNERS.items():
-        call = (learner, 0.1, 0, sample.X_train, sample.y_train, None)
+        call = (learner, 0.1, 0, sample.X_train, sample.y_train, None, sample.groups)
         if learner.labels:
             with pytest.raises((ValueError, TypeError, AttributeError)):
                 paper.fit(*call)
