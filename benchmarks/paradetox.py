@@ -32,9 +32,6 @@ SIZES = {
 }
 
 
-OUTPUTS = {"pointwise_weight": 1.0, "failures": "sign", "failure_weight": 1.0}  # the best settings without labels
-
-
 def learners(alpha, n_pairs, seed):
     """Every learner by name; scikit-learn's work on the differences."""
     C = 1 / (2 * alpha * n_pairs)
@@ -46,7 +43,6 @@ def learners(alpha, n_pairs, seed):
         "MaxMarginIRL": MaxMarginIRL(**ours),
         "FailureAwareIRL max_entropy": FailureAwareIRL.paper(objective="max_entropy", **ours),
         "FailureAwareIRL max_margin": FailureAwareIRL.paper(**ours),
-        "  with single outputs": FailureAwareIRL(**ours, **OUTPUTS),
     }
 
 

@@ -326,6 +326,8 @@ class Column:
         Rounds that a single fit would run.
     gap : float
         Duality gap of the base path.
+    error : Exception or None
+        What the detector raised: the column then rests, and the others go on.
     """
 
     estimator: object
@@ -336,6 +338,7 @@ class Column:
     failure: np.ndarray | None = None
     n_iter: int = 0
     gap: float = np.nan
+    error: Exception | None = None
 
     @property
     def base_key(self):
@@ -732,11 +735,16 @@ class _FailureBlock:
                     index=t,
                     progress=t / max(column.estimator.max_iter - 1, 1),
                     threshold=column.curriculum["thresholds"][t],
-                    margins=block[number - numbers[0]],
+                    margins=block[number - numbers[0]].copy(),  # the block is written anew, a detector may keep them
                     rewards=lambda number=number: rewards.of(number),
                     output_labels=self._labels_of(sampling[number]),
                 )
-                failures = find_failures(column.curriculum["detector"], state)
+                try:
+                    failures = find_failures(column.curriculum["detector"], state)
+                except Exception as error:  # of the user's detector: this fit fails, the others go on
+                    column.error = error
+                    self.sampling[sampling[number], t:] = False
+                    failures = np.zeros(len(fold.rows), dtype=bool)
                 budget = column.curriculum["rates"][t] * fold.total_weight
                 sample = own.sample(failures, fold.sample_weight, budget)
                 result[number] = sample, sampled_weights(failures, sample, fold.sample_weight)

@@ -133,20 +133,31 @@ class _IRLCV(ClassifierMixin, BaseEstimator):
         data = _Data(self, estimators[0], X, y, sample_weight, output_labels)
         routed = self._routed(sample_weight, output_labels, groups)
         splits = self._splits(data, groups, routed["splitter"])
-        scorer = check_scoring(estimators[0], scoring=self.scoring)
+        scorer = check_scoring(estimators[0], scoring=self.scoring, raise_exc=self.error_score == "raise")
         results = _Results(self, params, estimators, len(splits))
         progress = _Progress(self, estimators)
         try:
-            for train in _trainers(estimators):
+            for train in _trainers(estimators, splits):
                 train(_Search(self, estimators, data, splits, scorer, routed["scorer"], results, progress))
         except KeyboardInterrupt:
             self._keep_finished(results)
             raise
         finally:
             progress.close()
-        self._keep(results, splits)
-        if self.refit:
+        self._keep(results)
+        if not self.refit:
+            return
+        try:
             self._refit(X, y, sample_weight, output_labels, estimators[self.best_index_])
+        except KeyboardInterrupt:
+            self._interrupted = True
+            warnings.warn(
+                "Interrupted in the last fit. The results are kept, but there is no best_estimator_: fit "
+                f"{self._estimator_class.__name__}(**search.best_params_) with what else you passed.",
+                UserWarning,
+                stacklevel=4,
+            )
+            raise
 
     def _keep_finished(self, results):
         """After an interrupt: what is finished, and no best estimator."""
@@ -156,30 +167,35 @@ class _IRLCV(ClassifierMixin, BaseEstimator):
         self._interrupted = True
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            self.cv_results_ = results.table()
-        self.n_splits_ = results.n_splits
-        best = finished[np.argmax(results.mean(results.choice)[finished])]
+            self._keep_table(results)
+        best = ""
+        if results.choice in results.names:
+            mean = results.mean(results.choice)[finished]
+            best = f"; the best of them is {results.params[finished[np.argmax(np.nan_to_num(mean, nan=-np.inf))]]}"
         warnings.warn(
             f"Interrupted with {len(finished)} of {len(results.params)} candidates finished. They are kept in "
-            f"cv_results_, where the others have the score NaN; the best of them is {results.params[best]}. There is "
-            "no best_estimator_: fit again, with the candidates that you still want.",
+            f"cv_results_, where the others have the score NaN{best}. There is no best_estimator_: fit again, with the "
+            "candidates that you still want.",
             UserWarning,
             stacklevel=5,
         )
 
-    def _keep(self, results, splits):
-        results.warn_of_failures()
+    def _keep_table(self, results):
         self.cv_results_ = results.table()
-        self.n_splits_ = len(splits)
+        self.n_splits_ = results.n_splits
         self.multimetric_ = results.names != ["score"]
         self.coef_path_ = results.coef_path
+
+    def _keep(self, results):
+        results.warn_of_failures()
+        self._keep_table(results)
         if results.choice is None:
             return
         mean = results.mean(results.choice)
         if not np.isfinite(mean).any():
             raise ValueError(
-                f"None of the {len(mean)} candidates has a finite mean {results.choice} on {len(splits)} folds. See "
-                "the warnings above for the first errors; with error_score='raise' they are raised. A scorer that "
+                f"None of the {len(mean)} candidates has a finite mean {results.choice} on {results.n_splits} folds. "
+                "See the warnings above for the first errors; with error_score='raise' they are raised. A scorer that "
                 "needs two classes needs test folds with two."
             )
         self.best_index_ = int(results.best(self.one_standard_error))
@@ -218,6 +234,12 @@ class _IRLCV(ClassifierMixin, BaseEstimator):
             _check_candidate(estimator, candidate)
         if not isinstance(self.one_standard_error, (bool, np.bool_)):
             raise ValueError(f"Found one_standard_error={self.one_standard_error!r}. Expected True or False.")
+        if not isinstance(self.refit, (bool, np.bool_, str)):
+            raise ValueError(
+                f"Found refit={self.refit!r}. Expected True, False, or the name of the score that chooses."
+            )
+        if isinstance(self.scoring, (dict, list, tuple, set)):
+            _check_choice(self.refit, list(self.scoring))
         if self.error_score != "raise" and not isinstance(self.error_score, Real):
             raise ValueError(f"Found error_score={self.error_score!r}. Expected a number, NaN for one, or 'raise'.")
         return params, estimators
@@ -240,11 +262,18 @@ class _IRLCV(ClassifierMixin, BaseEstimator):
         cv = check_cv(cv, data.y, classifier=True)
         with warnings.catch_warnings():  # that groups are parted is said by name below
             warnings.filterwarnings("ignore", message="The groups parameter is ignored")
-            splits = [tuple(map(np.asarray, split)) for split in cv.split(data.X, data.y, **splitter_params)]
+            splits = [
+                (_row_numbers(train, len(data.X)), _row_numbers(test, len(data.X)))
+                for train, test in cv.split(data.X, data.y, **splitter_params)
+            ]
+        if not splits:
+            raise ValueError(f"Found no folds in cv={self.cv!r}. Expected at least one; a generator serves one fit.")
+        leaks = False
         for number, (train, test) in enumerate(splits):
             data.check_train(number, len(splits), train)
-            if groups is not None and check_split(train, test, groups).size:
-                break  # one warning, by name, is enough
+            data.check_test(number, len(splits), test, scored_by_weight=self.scoring is None)
+            # one warning, by name, is enough
+            leaks = leaks or (groups is not None and check_split(train, test, groups).size > 0)
         return splits
 
     def _routed(self, sample_weight, output_labels, groups):
@@ -263,8 +292,9 @@ class _IRLCV(ClassifierMixin, BaseEstimator):
         router : sklearn.utils.metadata_routing.MetadataRouter
         """
         router = MetadataRouter(owner=self).add_self_request(self)
-        groups = GroupKFold() if self.cv is None or isinstance(self.cv, (int, np.integer)) else check_cv(self.cv)
-        router.add(splitter=groups, method_mapping=MethodMapping().add(caller="fit", callee="split"))
+        # an iterable is not read here: a generator would be used up
+        splitter = GroupKFold() if self.cv is None or isinstance(self.cv, (int, np.integer)) else self.cv
+        router.add(splitter=splitter, method_mapping=MethodMapping().add(caller="fit", callee="split"))
         if self.scoring is None:  # accuracy, which counts sample weights without being asked
             return router
         scorer = check_scoring(self._estimator_class(), scoring=self.scoring)
@@ -321,6 +351,12 @@ def _group_folds(n_splits, groups):
     return GroupKFold(n_splits)
 
 
+def _row_numbers(rows, n_rows):
+    """Numbers of the rows of a fold, given as numbers, also negative ones, or as a mask."""
+    rows = np.asarray(rows)
+    return np.arange(n_rows)[rows if rows.size else rows.astype(np.intp)]
+
+
 class _Data:
     """The rows of a search, checked as a fit checks them."""
 
@@ -338,13 +374,25 @@ class _Data:
         """Refuse a fold that leaves nothing to learn."""
         counted = train[self.sample_weight[train] > 0]
         if len(train) < 2 or not len(counted):
-            raise ValueError(f"Fold {number} of {n_splits} has {len(counted)} training rows. Expected at least 2.")
+            raise ValueError(
+                f"Fold {number} of {n_splits} has {len(train)} training rows, {len(counted)} with a sample_weight "
+                "above 0. Expected at least 2, and 1 with weight."
+            )
         if self.y is not None and len(np.unique(self.sign[counted])) < 2:
             side = self.classes[int(self.sign[counted[0]] > 0)]
             raise ValueError(
                 f"Fold {number} of {n_splits} holds one class only among its {len(train)} training rows: {side!r}. "
                 "Expected two: take fewer folds, folds that keep the classes' shares (StratifiedKFold, or "
                 "StratifiedGroupKFold with groups), or shuffle the sides of the pairs with fairl_sk.make_pairs."
+            )
+
+    def check_test(self, number, n_splits, test, *, scored_by_weight):
+        """Refuse a fold that leaves nothing to score."""
+        if not len(test):
+            raise ValueError(f"Fold {number} of {n_splits} has no test row. Expected at least one.")
+        if scored_by_weight and not self.sample_weight[test].any():
+            raise ValueError(
+                f"Fold {number} of {n_splits} has no test row whose sample_weight is above 0. Expected at least one."
             )
 
     def metadata(self, estimator, rows):
@@ -363,10 +411,11 @@ class _Search:
         self.scorer, self.scorer_params = scorer, scorer_params
         self.results, self.progress = results, progress
 
-    def fail(self, number, fold, error):
+    def fail(self, number, fold, error, name=None):
+        """A failed fit, or a failed score, of this name or all of them."""
         if self.search.error_score == "raise":
             raise error
-        self.results.fail(number, fold, error, self.search.error_score)
+        self.results.fail(number, fold, error, self.search.error_score, name)
 
     def score(self, number, fold, estimator, X=None):
         """Scores of a fitted estimator on the fold's test rows; ``X`` are these rows, if they are at hand."""
@@ -382,12 +431,22 @@ class _Search:
         except Exception as error:
             self.fail(number, fold, error)
             return
+        if isinstance(scores, dict):
+            for name, message in scores.items():
+                if isinstance(message, str):  # of several scores one that failed, as its traceback
+                    error = RuntimeError(f"{name}: {message.strip().splitlines()[-1]}")
+                    self.fail(number, fold, error, name)
+            scores = {name: np.nan if isinstance(value, str) else value for name, value in scores.items()}
         self.results.add_scores(number, fold, scores, time.perf_counter() - start)
 
 
-def _trainers(estimators):
-    """How the candidates are trained: all that can together, then the others one by one."""
-    together = [i for i, e in enumerate(estimators) if _trains_together(e)]
+def _trainers(estimators, splits):
+    """How the candidates are trained: all that can together, then the others one by one.
+
+    Folds that train on a row more than once, as a bootstrap's, ask for fits one by one: columns count a row once.
+    """
+    repeats = any(len(np.unique(train)) < len(train) for train, _ in splits)
+    together = [i for i, e in enumerate(estimators) if _trains_together(e) and not repeats]
     alone = [i for i in range(len(estimators)) if i not in set(together)]
     if together:
         yield lambda search: _train_together(search, together)
@@ -432,7 +491,9 @@ def _train_together(search, numbers):
             continue
         labels = _labels_of(estimators[number], data, curriculum["detector"], search.splits)
         folds = range(len(search.splits))
-        candidates.append([Column(estimators[number], fold, curriculum, labels) for fold in folds])
+        # a detector may remember earlier rounds: each fit has its own, as it has its own clone of the estimator
+        own = [curriculum | {"detector": clone(curriculum["detector"], safe=False)} for _ in folds]
+        candidates.append([Column(estimators[number], fold, own[fold], labels) for fold in folds])
         kept.append(number)
     if not kept:
         return
@@ -474,6 +535,9 @@ def _score_fold(search, columns, members, fold, seconds):
     """Make estimators of the columns of a fold, and score them."""
     fitted = []
     for number, column in members:
+        if column.error is not None:
+            search.fail(number, fold, column.error)
+            continue
         estimator = column.estimator = clone(column.estimator)
         learned = estimator._set_heads(columns.heads(column))
         if not np.isfinite(estimator.coef_).all():
@@ -505,8 +569,6 @@ def _score_accuracy(search, columns, fitted, fold):
     decisions = columns.products.decisions(test, weights, [c.estimator.intercept_ for _, c in fitted])
     correct = (decisions > 0) == (search.data.sign[test] > 0)
     weight = search.data.sample_weight[test] if search.data.weighted else np.ones(len(test))
-    if not weight.any():
-        raise ValueError(f"Fold {fold} has no test row whose sample_weight is above 0. Expected at least one.")
     seconds = (time.perf_counter() - start) / len(fitted)
     for (number, _), row in zip(fitted, correct, strict=True):
         search.results.add_scores(number, fold, float(np.average(row, weights=weight)), seconds)
@@ -574,8 +636,8 @@ class _Results:
         self.score_time[number, fold] = seconds
         self.done[number, fold] = True
 
-    def fail(self, number, fold, error, error_score):
-        self.errors.append((number, fold, error))
+    def fail(self, number, fold, error, error_score, name=None):
+        self.errors.append((number, fold, error, name))
         self.done[number, fold] = True
         self.error_score = error_score
 
@@ -593,20 +655,15 @@ class _Results:
         if self.names == ["score"]:
             return "score"
         refit = self.search.refit
-        if refit is False:
-            return None
-        if refit not in self.names:
-            raise ValueError(
-                f"Found refit={refit!r} with several scores. Expected the name of the one that chooses, of "
-                f"{self.names}, or False."
-            )
-        return refit
+        _check_choice(refit, self.names)
+        return None if refit is False else refit
 
     def of(self, name):
         """Scores (n_candidates, n_splits), the error score where a fit failed."""
         scores = self.scores.get(name, np.full(self.shape, np.nan)).copy()
-        for number, fold, _ in self.errors:
-            scores[number, fold] = self.error_score
+        for number, fold, _, failed in self.errors:
+            if failed in (None, name):
+                scores[number, fold] = self.error_score
         return scores
 
     def mean(self, name):
@@ -643,19 +700,28 @@ class _Results:
                     f"{np.isnan(mean).sum()} of {len(mean)} candidates have no finite mean {name} and rank last; the "
                     f"first is {self.params[int(np.isnan(mean).argmax())]}.",
                     UserWarning,
-                    stacklevel=6,
+                    stacklevel=7,
                 )
         return table
 
     def warn_of_failures(self):
         if self.errors:
-            number, fold, error = self.errors[0]
+            number, fold, error, _ = self.errors[0]
             warnings.warn(
                 f"{len(self.errors)} of {self.done.size} fits or scores failed; their score is {self.error_score}. The "
                 f"first, fold {fold} of {self.params[number]}: {type(error).__name__}: {error}",
                 FitFailedWarning,
                 stacklevel=6,
             )
+
+
+def _check_choice(refit, names):
+    """Refuse a search by several scores in which none chooses, unless nothing is to be chosen."""
+    if refit is not False and refit not in names:
+        raise ValueError(
+            f"Found refit={refit!r} with several scores. Expected the name of the one that chooses, of {names}, or "
+            "False."
+        )
 
 
 def _masked_column(values):
@@ -725,7 +791,7 @@ _SEARCH_NOTES = """A parameter is a grid if it is a list, a tuple, a range or an
     Linear heads on the full batch train together, in memory for the features and two fifths more (once more for one
     fold's outputs where ``pointwise_weight`` is not 0); the last fit, of the best candidate, takes what a fit takes.
     ``random_state=None`` is drawn once for all of them. Candidates with hidden layers, a ``batch_size``, or a detector
-    that is fitted, are fitted one by one.
+    that is fitted, and all where a fold trains on a row more than once, are fitted one by one.
 
     An interrupt while candidates train leaves ``cv_results_`` with those that are finished, and says so."""
 

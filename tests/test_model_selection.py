@@ -289,6 +289,61 @@ def test_cpu_is_gpu(preferences):
     np.testing.assert_allclose(on_gpu.coef_path_, search.fit(X, y).coef_path_, atol=1e-6)
 
 
+class RunningMean(MarginFailures):
+    """Remembers earlier rounds, as a user's detector may."""
+
+    def __init__(self):
+        self.kept = None
+
+    def detect(self, state):
+        self.kept = state.margins if self.kept is None else 0.9 * self.kept + 0.1 * state.margins
+        return self.kept <= 0.2
+
+
+class Broken(MarginFailures):
+    def detect(self, state):
+        raise ValueError("no detector")
+
+
+def test_detectors_that_remember_are_each_fits_own(preferences):
+    X, y, cv = preferences.data[:120], preferences.target[:120], KFold(2)
+    options = {"max_iter": 30, "tol": 1e-2, "random_state": 0}
+    search = FailureAwareIRLCV(failures=[RunningMean()], failure_weight=[5.0], cv=cv, **options).fit(X, y)
+    for fold, (train, _) in enumerate(cv.split(X)):
+        alone = clone(FailureAwareIRL(failures=RunningMean(), failure_weight=5.0, **options)).fit(X[train], y[train])
+        np.testing.assert_allclose(search.coef_path_[1, fold], alone.coef_, rtol=1e-6)
+
+
+def test_a_detector_that_raises_fails_its_candidate_only(preferences):
+    options = {"failure_weight": [1.0], "cv": 2, "max_iter": 20, "tol": 1e-2, "random_state": 0}
+    search = FailureAwareIRLCV(failures=["margin", Broken()], **options)
+    with pytest.warns(FitFailedWarning, match="2 of 6 fits.*no detector"), pytest.warns(UserWarning, match="1 of 3"):
+        search.fit(preferences.data, preferences.target)
+    assert np.isfinite(search.cv_results_["mean_test_score"]).tolist() == [True, True, False]
+
+
+@pytest.mark.parametrize("objective", ["max_margin", "max_entropy"])
+def test_folds_that_train_on_a_row_twice(preferences, rng, objective):
+    X, y = preferences.data[:120], preferences.target[:120]
+    train, test = rng.integers(0, 80, size=80), np.arange(80, 120)
+    options = {"max_iter": 20, "tol": 1e-2, "random_state": 0}
+    search = FailureAwareIRLCV(objective, failure_weight=[1.0], cv=[(train, test)], **options).fit(X, y)
+    alone = FailureAwareIRL(objective, failure_weight=1.0, **options).fit(X[train], y[train])
+    np.testing.assert_array_equal(search.coef_path_[1, 0], alone.coef_)
+
+
+def test_folds_as_masks_negative_numbers_and_a_generator(preferences):
+    X, y, rows = preferences.data[:120], preferences.target[:120], np.arange(120)
+    search = MaxEntropyIRLCV(alpha=[1e-2], refit=False)
+    expected = clone(search).set_params(cv=[(rows[:80], rows[80:])]).fit(X, y).coef_path_
+    for fold in ((rows < 80, rows >= 80), (rows[:80] - 120, rows[80:] - 120)):
+        np.testing.assert_array_equal(clone(search).set_params(cv=[fold]).fit(X, y).coef_path_, expected)
+    once = clone(search).set_params(cv=(split for split in [(rows[:80], rows[80:])]))
+    np.testing.assert_array_equal(once.fit(X, y).coef_path_, expected)
+    with pytest.raises(ValueError, match="Found no folds .* a generator serves one fit"):
+        once.fit(X, y)
+
+
 # ------------------------------------------------------------------------------------------------ the choice
 
 
@@ -389,6 +444,18 @@ BAD = {
         {},
         "needs the labels of the outputs.*output_labels",
     ),
+    "one class in a fold behind one that parts groups": (
+        {"cv": [(np.arange(400), np.arange(400, 500)), (np.arange(250, 500), np.arange(250))]},
+        {"y": np.arange(500) // 250, "groups": np.arange(500) % 9},
+        "Fold 1 of 2 holds one class only",
+    ),
+    "no test rows": ({"cv": [(np.arange(500), [])]}, {}, "Fold 0 of 1 has no test row"),
+    "no weight in a test": (
+        {"cv": KFold(2)},
+        {"sample_weight": np.arange(500) // 250},
+        "Fold 0 of 2 has no test row whose sample_weight is above 0",
+    ),
+    "refit that is a function": ({"refit": lambda results: 0}, {}, "refit=<function.*the name of the score"),
     "error score": ({"error_score": "skip"}, {}, "error_score='skip'. Expected a number, NaN for one, or 'raise'"),
 }
 
@@ -400,6 +467,7 @@ def test_bad_input_is_named_and_changes_nothing(preferences, case):
     arguments = {"X": preferences.data, "y": preferences.target, **arguments}
     with warnings.catch_warnings(), pytest.raises((ValueError, TypeError), match=f"(?s){message}"):
         warnings.simplefilter("ignore", FitFailedWarning)
+        warnings.filterwarnings("ignore", message="The split leaks")
         search.fit(**arguments)
     assert not [name for name in vars(search) if name.endswith("_")]
 
@@ -459,6 +527,21 @@ def test_a_scorer_that_gives_nan_or_raises_for_one_candidate(preferences):
         clone(search).set_params(scoring=make_scorer(lambda y_true, y_pred: np.nan)).fit(X, y)
 
 
+def test_one_of_several_scores_that_fails(preferences):
+    def broken(estimator, X, y):
+        raise RuntimeError("no score")
+
+    scoring = {"accuracy": pair_accuracy_scorer, "broken": broken}
+    search = MaxEntropyIRLCV(alpha=[1e-2, 1e-3], scoring=scoring, refit="accuracy", cv=2, random_state=0)
+    with (
+        pytest.warns(FitFailedWarning, match="broken: RuntimeError: no score"),
+        pytest.warns(UserWarning, match="no fin"),
+    ):
+        search.fit(preferences.data, preferences.target)
+    assert np.isnan(search.cv_results_["mean_test_broken"]).all()
+    assert np.isfinite(search.cv_results_["mean_test_accuracy"]).all()
+
+
 def test_searches_without_a_best_estimator(preferences):
     search = MaxEntropyIRLCV(alpha=[1e-3, 1e-2], refit=False, random_state=0)
     with pytest.raises(NotFittedError):
@@ -512,6 +595,19 @@ def test_an_interrupt_before_anything_is_finished_changes_nothing(preferences, m
     with pytest.raises(KeyboardInterrupt):
         search.fit(preferences.data, preferences.target)
     assert not [name for name in vars(search) if name.endswith("_")]
+
+
+def test_an_interrupt_of_the_last_fit_keeps_the_results(preferences, monkeypatch):
+    def interrupted(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    search = MaxEntropyIRLCV(alpha=[1e-2, 1e-1], cv=2, random_state=0)
+    monkeypatch.setattr(MaxEntropyIRL, "fit", interrupted)
+    with pytest.raises(KeyboardInterrupt), pytest.warns(UserWarning, match="Interrupted in the last fit"):
+        search.fit(preferences.data, preferences.target)
+    assert search.best_params_["alpha"] in (1e-2, 1e-1)
+    assert search.coef_path_.shape == (2, 2, 8)
+    assert not hasattr(search, "best_estimator_")
 
 
 def test_progress(preferences, capsys):

@@ -145,7 +145,10 @@ def test_differences_are_paired_by_seed(paper):
     assert "(+0.100 ± 0.248)" in paper.format_cell(cell, ["STARC"])
 
 
-@pytest.mark.parametrize("name", ["MaxMarginIRL", "MaxEntropyIRL", "paper, max_margin", "labels, max_entropy"])
+@pytest.mark.parametrize(
+    "name",
+    ["MaxMarginIRL", "MaxEntropyIRL", "paper, max_margin", "labels, max_entropy", "outputs and sign, max_margin"],
+)
 def test_the_search_chooses_as_fit_by_fit(paper, name):
     plan = paper.SIZES["smoke"]
     sample = paper.synthetic_sample(plan, "linear, 80 pairs, noise 0.3", 0)
