@@ -152,6 +152,8 @@ def test_bench_search(capsys, tmp_path, monkeypatch):
     assert f"{grid['search'] / grid['one fit']:.1f} times one fit" in shown
     assert grid["largest difference"] < 1e-5
     assert grid["search"] < grid["GridSearchCV(n_jobs=1)"]
+    assert [row["learner"] for row in results["alphas"]] == ["MaxMarginIRL", "MaxEntropyIRL"]
+    assert all(row["difference"] <= 1e-5 for row in results["alphas"])
     assert [row["candidates"] for row in results["candidates"]] == [3, 7]
     assert results["memory"]["search"] > 1
     assert (tmp_path / "a.png").stat().st_size > 1000
