@@ -501,12 +501,12 @@ class Columns:
         two float32 fits of the same rows would differ by up to 1 % of their weights. Paths in which single outputs
         count, ``stacked``, read outputs, not differences.
         """
-        make_rows = self._stacked_rows if stacked else self._pair_rows
         features, weight = self._fold_outputs(f) if stacked else self._fold_differences(f), self._fold_weight(f)
         torch.set_num_threads(1 if features.numel() < _WORTH_THREADS else self._threads)  # as a single fit
         try:
             for path, loss, _, trajectory, key in entries:
-                rows = make_rows(features, weight, loss, columns[key])
+                sides = (self._sides(columns[key]),) if stacked else ()
+                rows = (StackedRows if stacked else PairRows)(features, weight, loss, *sides)
                 still = path.theta.new_zeros(self.products.width)
                 for t in range(path.n_rounds):
                     direction = base_direction(path, rows)
@@ -520,14 +520,11 @@ class Columns:
         finally:
             torch.set_num_threads(1)
 
-    def _pair_rows(self, differences, weight, loss, column):
-        return PairRows(differences, weight, loss)
-
-    def _stacked_rows(self, outputs, weight, loss, column):
+    def _sides(self, column):
+        """Side of the threshold of every output of a fold's training pairs, in the order of the rows."""
         train = self._trains[column.fold]
         labels = None if column.labels is None else preferred_first(column.labels[train], self._sign[train])
-        sides = torch.from_numpy(output_sides(np.ones(len(train)), labels))
-        return StackedRows(outputs, weight, loss, sides.to(outputs))
+        return torch.from_numpy(output_sides(np.ones(len(train)), labels)).to(self.products.X)
 
     def _fold_differences(self, f):
         """Signed and scaled differences of a fold's training pairs, in the order of the rows."""

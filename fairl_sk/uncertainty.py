@@ -310,8 +310,8 @@ class LaplaceReward(ClassifierMixin, BaseEstimator):
         -------
         y : ndarray of shape (n_samples,) or (n_pairs,)
         """
-        preferred = self.decision_function(X) > 0
-        return self.classes_[preferred.astype(int)]
+        check_is_fitted(self)
+        return self.estimator_.predict(X)
 
     def predict_proba(self, X):
         r"""Probability of each class: of pairs its mean over the rewards that the pairs allow.
@@ -407,7 +407,7 @@ class _Posterior:
 
         With H the Hessian at the mode m, log evidence = -loss(m) - rho/2 |m|^2 + d/2 log rho - 1/2 log det H. The loss
         and the prior are flat at m; H depends on rho by itself and by m, with dm/drho = -H^-1 m. MacKay's update
-        leaves the latter out: in our runs of 300 pairs its precisions were larger by up to a factor of two.
+        leaves the latter out, and with few pairs its precisions are too large.
         """
         precision = np.exp(log_precision)
         self._climb(precision, tol=1e-9)
