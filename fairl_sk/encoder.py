@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 import warnings
+from bisect import bisect_left
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import lru_cache
@@ -95,7 +96,8 @@ class TransformerEmbedder(
     device : {"cpu", "cuda", "auto"} or str, default="cpu"
         Where the model runs. "auto": a GPU if there is one.
     batch_tokens : int or None, default=None
-        Tokens in a batch, padding included. None: 1,024 on a CPU, 65,536 on a GPU. Halved where memory ends.
+        Tokens in a batch, padding included. None: 1,024 on a CPU (fewer where few texts
+        would leave a thread without work), 65,536 on a GPU. Halved where memory ends.
     store : str, path-like or None, default=None
         Folder of the embedding store, shared by folds, candidates, processes and runs: what lies there is not embedded
         again. None: only within a call.
@@ -394,7 +396,7 @@ class TransformerEmbedder(
         _check_vocabulary(module, tokens, source.path)
         _warn_of_truncation(n_cut + np.count_nonzero(tokens.cut), n_texts, settings)
         sink.cut = tokens.cut
-        budget = self.batch_tokens or default_budget(device)
+        budget = self.batch_tokens or default_budget(device, tokens.lengths)
         with tqdm(total=len(texts), desc="Embedding", unit="text", disable=not self.verbose) as bar:
             options = {} if self.layer == -1 else {"output_hidden_states": True}
             for rows, vectors in _run_batches(module, tokens, self._pool, budget, device, **options):
@@ -640,9 +642,19 @@ def _in_order(threads, run, batches, ahead):
             future.cancel()
 
 
-def default_budget(device):
-    """Tokens of a batch, padding included, unless the user names another number."""
-    return 1024 if device.type == "cpu" else 65536
+def default_budget(device, lengths):
+    """Tokens of a batch, padding included, unless the user names another number.
+
+    On a CPU 1024, and fewer where that leaves a thread without a batch: the least at which each has but one.
+    """
+    if device.type != "cpu":
+        return 65536
+    lengths, n_threads = np.sort(lengths)[::-1], torch.get_num_threads()
+
+    def fits(budget):
+        return sum(1 for _ in _batches(lengths, np.arange(len(lengths)), budget)) <= n_threads
+
+    return bisect_left(range(1024), True, lo=256, key=fits)
 
 
 def _smaller_budget(error, budget, longest):

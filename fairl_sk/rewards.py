@@ -225,7 +225,7 @@ class _TransformerReward(_TextReward):
         tokens = _Tokens(loaded.tokenizer, list(texts), {**cut, "special_tokens": True})
         _check_vocabulary(loaded.model, tokens, self._model_name())
         _warn_of_truncation(tokens.cut.sum(), len(texts), cut)
-        budget = 1 if loaded.alone else self.batch_tokens or default_budget(device)
+        budget = 1 if loaded.alone else self.batch_tokens or default_budget(device, tokens.lengths)
         with tqdm(total=len(texts), desc=type(self).__name__, unit="text", disable=not self.verbose) as bar:
             for rows, logits in _run_batches(loaded.module, tokens, loaded.pool, budget, device):
                 yield rows, logits
@@ -404,7 +404,7 @@ class ClassifierReward(_TransformerReward):
         Branch, tag or commit of a model on the hub. `describe` returns the commit that was read.
     batch_tokens : int or None, default=None
         Most tokens in a batch, padding included, but at least one text; halved where memory ends. It changes rewards by
-        rounding only. None: 1,024 on a CPU, 65,536 on a GPU.
+        rounding only. None: as of `TransformerEmbedder`.
     max_length : int, default=None
         Tokens of a text that are read, special ones included. None: all that the model can read.
     truncation_side : {"left", "right"}, default="right"

@@ -204,6 +204,23 @@ def test_an_embedding_does_not_depend_on_its_batch(models, kind, pooling, layer)
     assert_close([embedder.transform([text])[0] for text in texts], whole)
 
 
+@pytest.mark.parametrize(
+    ("n_threads", "n_texts", "n_batches"), [(1, 80, 2), (2, 80, 2), (3, 80, 3), (2, 10, 1), (3, 300, 5)]
+)
+def test_few_texts_are_shared_by_all_threads_of_a_cpu(n_threads, n_texts, n_batches):
+    """A trainer asks for the rewards of 64 completions: more than a batch, not two."""
+    lengths, n_before = np.random.default_rng(0).integers(12, 18, n_texts), torch.get_num_threads()
+    torch.set_num_threads(n_threads)
+    try:
+        budget = encoder.default_budget(torch.device("cpu"), lengths)
+    finally:
+        torch.set_num_threads(n_before)
+    batches = list(encoder._batches(lengths, np.argsort(-lengths), budget))
+    assert len(batches) == n_batches
+    assert budget in (256, 1024) or 256 < budget <= lengths.sum() / n_batches * 1.2
+    assert encoder.default_budget(torch.device("cuda"), lengths) == 65536
+
+
 def test_batches_hold_distinct_texts_of_like_length_up_to_the_budget(bert):
     texts = [" ".join(WORDS[:n]) for n in (3, 9, 1, 14, 6, 2, 12, 4)]
     with forwards(bert) as shapes:
