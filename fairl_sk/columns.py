@@ -3,18 +3,13 @@
 A *column* is one fit: the settings of one candidate on the training rows of one fold. All columns go through the rounds
 together, and what they have in common is formed once: the margins of all columns are one matrix product of the
 differences with their weights, and all gradients are one product the other way. What is a column's own, the state of
-its solver and its curriculum, is the code that a single fit runs (`BasePath`, the detectors, `failure_slopes`), on
+its solver and its curriculum, is the code that a single fit runs (`BasePath`, the detectors, the losses), on
 arrays of the rows of its fold. A column hence makes the same steps as a single fit, but for rounding.
 
 The base path does not depend on the failures. It runs first, once for all columns that share its settings and fold, and
 leaves the weights of every round; the failure paths follow them.
-
-The differences are never stored: they are formed from the features in parts that stay in the cache.
 """
 
-import contextlib
-import warnings
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,239 +25,10 @@ from .net import (
     StackedRows,
     base_direction,
     export_linear,
-    failure_slopes,
     take_failure_step,
     torch_device,
 )
-
-
-@dataclass
-class Part:
-    """Rows that are in the training rows of the same folds, which are read together.
-
-    Parameters
-    ----------
-    rows : Tensor of shape (n_rows,), int
-    folds : list of int
-        The folds that train on them.
-    starts : list of int
-        Where the rows begin among the training rows of each of these folds.
-    """
-
-    rows: torch.Tensor
-    folds: list
-    starts: list
-
-
-class PairProducts:
-    """Products of the differences of pairs with the weights of many columns, by the rows of folds.
-
-    Parameters
-    ----------
-    X : ndarray of shape (n_pairs, 2, n_features) or (n_samples, n_features)
-        Features; those of outputs get a constant feature behind them, the bias.
-    sign : ndarray of shape (n_pairs,)
-        +1 where the first side is preferred, else -1.
-    trains : list of ndarray of int
-        The training rows of every fold.
-    device : torch.device
-
-    Attributes
-    ----------
-    rows : list of ndarray of int
-        The training rows of every fold, in the order of all vectors here.
-    width : int
-        Length of a column's weights.
-    """
-
-    part_bytes = 2**20  # of the features that are read at a time: they and their differences stay in the cache
-
-    def __init__(self, X, sign, trains, device):
-        with warnings.catch_warnings():  # an array of another process may be read-only: it is only read
-            warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-            self.X = torch.from_numpy(X).to(device)
-        self.sign = torch.from_numpy(sign).to(self.X)
-        self.n_features = X.shape[-1]
-        self.width = self.n_features + (X.ndim == 2)
-        part_bytes = self.part_bytes * (1 if self.X.device.type == "cpu" else 64)
-        self.step = min(len(X), max(64, int(part_bytes // X[:1].nbytes)))
-        self._readers = [_Reader(self.X, self.step, self.width)]
-        self.parts, self.rows = self._parts(trains)
-
-    @contextlib.contextmanager
-    def threads(self, number):
-        """Within it, so many threads share the pieces, each with products of its own.
-
-        Threads that split each small product would wait for each other after every one, and on a machine with other
-        work far longer than the product takes.
-        """
-        number = number if self.X.device.type == "cpu" else 1
-        threads, readers = torch.get_num_threads(), self._readers
-        torch.set_num_threads(1)
-        try:
-            with ThreadPoolExecutor(number) as self._pool:
-                self._readers = [*readers, *(_Reader(self.X, self.step, self.width) for _ in range(number - 1))]
-                yield
-        finally:
-            self._readers, self._pool = readers, None
-            torch.set_num_threads(threads)
-
-    def _shared(self, work, pieces):
-        """Results of ``work(reader, pieces)`` on as many equal shares of the pieces as there are threads."""
-        size = max(1, -(-len(pieces) // len(self._readers)))
-        shares = [pieces[begin : begin + size] for begin in range(0, len(pieces), size)]
-        if len(shares) <= 1:
-            return [work(self._readers[0], share) for share in shares]
-        return list(self._pool.map(work, self._readers[: len(shares)], shares))  # in this order, hence the same bits
-
-    def _parts(self, trains):
-        """Rows by the folds that train on them, and the training rows of every fold in that order."""
-        member = np.zeros((len(self.X), len(trains)), dtype=bool)
-        for fold, rows in enumerate(trains):
-            member[rows, fold] = True
-        packed = np.packbits(member, axis=1)
-        _, first, kind = np.unique(packed, axis=0, return_index=True, return_inverse=True)
-        parts, lengths = [], [0] * len(trains)
-        rows_of: list[list] = [[np.empty(0, dtype=np.intp)] for _ in trains]
-        for number, example in enumerate(first):
-            folds = np.flatnonzero(member[example]).tolist()
-            if not folds:
-                continue
-            rows = np.flatnonzero(kind.ravel() == number)
-            parts.append(Part(torch.from_numpy(rows).to(self.X.device), folds, [lengths[f] for f in folds]))
-            for f in folds:
-                lengths[f] += len(rows)
-                rows_of[f].append(rows)
-        return parts, [np.concatenate(rows) for rows in rows_of]
-
-    def differences(self, rows):
-        """First minus second output of at most ``step`` rows, (n_rows, width); valid until the next call."""
-        return self._readers[0].differences(rows)
-
-    def _pieces(self, folds):
-        """Pieces of the parts, for the folds that are asked for: rows, and where each of the folds has them."""
-        pieces = []
-        for part in self.parts:
-            asked = [(f, start) for f, start in zip(part.folds, part.starts, strict=True) if f in folds]
-            for begin in range(0, len(part.rows) if asked else 0, self.step):
-                rows = part.rows[begin : begin + self.step]
-                pieces.append((rows, [(f, slice(start + begin, start + begin + len(rows))) for f, start in asked]))
-        return pieces
-
-    def margins(self, weights, out):
-        """Margins of the training pairs of every fold, in favour of the preferred side.
-
-        Parameters
-        ----------
-        weights : dict of Tensor of shape (n_columns, width)
-            Of some folds, by their number.
-        out : dict of Tensor of shape (n_columns, n_rows)
-            Where the margins are written.
-        """
-        pieces = self._pieces(weights)
-        stacked = {folds: torch.cat([weights[f] for f in folds]) for folds in {_folds_of(p) for _, p in pieces}}
-
-        def work(reader, pieces):
-            for rows, places in pieces:
-                product = reader.product(stacked[_folds_of(places)], rows)
-                sign = self.sign[rows]
-                for (f, place), block in zip(places, product.split([len(weights[f]) for f, _ in places]), strict=True):
-                    torch.mul(block, sign, out=out[f][:, place])
-
-        self._shared(work, pieces)
-
-    def sums(self, values):
-        """Sums of the signed differences of every fold's training pairs, weighted.
-
-        Parameters
-        ----------
-        values : dict of Tensor of shape (n_columns, n_rows)
-            Of some folds, by their number.
-
-        Returns
-        -------
-        sums : dict of Tensor of shape (n_columns, width)
-        """
-
-        def work(reader, pieces):
-            result = {f: self.X.new_zeros(len(block), self.width) for f, block in values.items()}
-            for rows, places in pieces:
-                stacked = torch.cat([values[f][:, place] for f, place in places]) * self.sign[rows]
-                product = stacked @ reader.differences(rows)
-                for (f, _), block in zip(places, product.split([len(values[f]) for f, _ in places]), strict=True):
-                    result[f] += block
-            return result
-
-        first, *others = self._shared(work, self._pieces(values))
-        for other in others:
-            for f, block in other.items():
-                first[f] += block
-        return first
-
-    def sums_of_rows(self, rows, values):
-        """Sums (n_columns, width) of the signed differences of some rows, by weights (n_columns, n_rows)."""
-        rows = torch.from_numpy(rows).to(self.X.device)
-
-        def work(reader, begins):
-            result = self.X.new_zeros(len(values), self.width)
-            for begin in begins:
-                piece = rows[begin : begin + self.step]
-                weights = values[:, begin : begin + len(piece)] * self.sign[piece]
-                result.addmm_(weights, reader.differences(piece))
-            return result
-
-        return sum(self._shared(work, range(0, len(rows), self.step)), start=self.X.new_zeros(len(values), self.width))
-
-    def decisions(self, rows, weights, intercepts):
-        """R(first) - R(second) of pairs, or R of outputs, (n_columns, n_rows), for weights (n_columns, n_features)."""
-        rows, weights = torch.from_numpy(rows).to(self.X.device), torch.from_numpy(weights).to(self.X)
-        parts = [weights @ self.differences(piece)[:, : self.n_features].T for piece in rows.split(self.step)]
-        decisions = torch.cat(parts, dim=1).numpy(force=True)
-        if self.X.ndim == 2:
-            decisions += np.array(intercepts, dtype=decisions.dtype)[:, None]
-        return decisions
-
-    def rewards(self, rows, weights):
-        """Rewards (n_columns, n_rows, 2) of the pairs, or (n_columns, n_rows) of outputs, without their bias."""
-        rows = torch.from_numpy(rows).to(self.X.device)
-        weights = weights[:, : self.n_features]
-        parts = [
-            torch.tensordot(weights, self.X[piece], dims=([1], [self.X.ndim - 1])) for piece in rows.split(self.step)
-        ]
-        return torch.cat(parts, dim=1).numpy(force=True)
-
-
-class _Reader:
-    """Forms differences and products of some rows at a time, in the same room each time.
-
-    New arrays each time would cost as much as the reading. What a call returns is valid until the next.
-    """
-
-    def __init__(self, X, step, width):
-        self.X = X
-        self._read = X.new_empty(step, *X.shape[1:])
-        self._differences = X.new_ones(step, width)
-        self._room = X.new_empty(0)
-
-    def differences(self, rows):
-        """First minus second output, (n_rows, width); of outputs, with the constant behind them."""
-        X = torch.index_select(self.X, 0, rows, out=self._read[: len(rows)])
-        differences = self._differences[: len(rows)]
-        if X.ndim == 3:
-            return torch.sub(X[:, 0], X[:, 1], out=differences)
-        differences[:, :-1] = X
-        return differences
-
-    def product(self, weights, rows):
-        """Differences of the rewards of some rows, (n_columns, n_rows), for weights (n_columns, width)."""
-        size = len(weights) * len(rows)
-        if self._room.numel() < size:
-            self._room = self.X.new_empty(len(weights) * len(self._read))
-        return torch.mm(weights, self.differences(rows).T, out=self._room[:size].view(len(weights), len(rows)))
-
-
-def _folds_of(places):
-    return tuple(f for f, _ in places)
+from .products import PairProducts
 
 
 class Fold:
@@ -447,10 +213,14 @@ class Columns:
         """Candidates of a group whose failure paths fit into the memory together."""
         rows, width = max(len(fold.rows) for fold in self.folds), self.products.width
 
-        def size(column):  # the margins, the slopes of sampled failures, some weights; rewards where they are read
+        def size(column):
+            if column.last_active < 0:
+                return 0
+            if _is_by_margin(column, self.folds[column.fold]):
+                return _MarginReader.size(self.products) * self.products.X.element_size()
+            # the margins, the slopes of sampled failures, some weights; rewards where they are read
             reads_rewards = not isinstance(column.curriculum["detector"], MarginFailures)
-            values = (1.4 + 4 * reads_rewards) * rows + 4 * width
-            return values * self.products.X.element_size() * (column.last_active >= 0)
+            return ((1.4 + 4 * reads_rewards) * rows + 4 * width) * self.products.X.element_size()
 
         sizes = [sum(map(size, candidates[number])) for number in group]
         return _even_ranges(group.start, sizes, self.memory)
@@ -648,115 +418,107 @@ class _FailureBlock:
         for i, c in enumerate(columns):
             samples = c.curriculum["weights"] * c.curriculum["rates"] > 0
             self.sampling[i, : c.n_iter] = samples[: c.n_iter]
-        sizes = np.bincount([c.fold for c in columns], minlength=len(owner.folds))
+        self.fold = np.array([c.fold for c in columns])
+        self.by_margin = np.array([_is_by_margin(c, f) for c, f in zip(columns, folds, strict=True)])
+        sizes = np.bincount(self.fold[~self.by_margin], minlength=len(owner.folds))
         self.margins = {f: X.new_empty(size, len(owner.folds[f].rows)) for f, size in enumerate(sizes) if size}
-        self.by_margin = np.array([type(c.curriculum["detector"]) is MarginFailures for c in columns])
         self.labels = {}
+        self.reader = _MarginReader(owner, max(1, np.count_nonzero(self.by_margin)))
 
     def round(self, t):
         """One round of every column that has not come to its end."""
-        owner = self.owner
-        sampling = np.flatnonzero(self.sampling[:, t])
         gradients = torch.zeros_like(self.theta)
-        if len(sampling):
-            weights, margins = self._margins(t, sampling)
-            rows, values = self._slopes(t, sampling, weights, margins)
-            chosen = torch.from_numpy(sampling).to(self.theta.device)
-            gradients[chosen] = owner.products.sums_of_rows(rows, values) / self.scale[chosen] / self.n_rows[chosen]
+        if self.sampling[:, t].any():
+            order = KeyOrder(self.owner._keys, t)
+            for chosen, sums in ((self.by_margin, self._sums_by_margin), (~self.by_margin, self._sums)):
+                numbers = np.flatnonzero(chosen & self.sampling[:, t])
+                if len(numbers):
+                    own = torch.from_numpy(numbers).to(self.theta.device)
+                    base = torch.stack([self.paths[i].at(t) for i in numbers])
+                    weights = (base + self.theta[own]) / self.scale[own]
+                    gradients[own] = sums(t, order, numbers, weights) / self.scale[own] / self.n_rows[own]
         stepped = take_failure_step(self.theta.clone(), gradients, self.lr, self.alpha_fail)
         going = torch.from_numpy(self.n_iter > t).to(stepped.device)
         self.theta = torch.where(going[:, None], stepped, self.theta)
 
-    def _margins(self, t, sampling):
-        """Weights of R of the columns that sample, scaled, and their margins, an array for each fold."""
-        base = torch.stack([self.paths[i].at(t) for i in sampling])
-        weights = (base + self.theta[torch.from_numpy(sampling).to(base.device)]) / self.scale[sampling]
-        folds = np.array([self.columns[i].fold for i in sampling])
-        asked = {f: weights[np.flatnonzero(folds == f)] for f in np.unique(folds).tolist()}
+    def _sums_by_margin(self, t, order, numbers, weights):
+        """Sums of the weighted slopes times the differences of failures by margin, (n_columns, width)."""
+        columns, device = [self.columns[i] for i in numbers], self.theta.device
+        folds = [self.owner.folds[c.fold] for c in columns]
+        curricula = [c.curriculum for c in columns]
+        thresholds = np.array([c["thresholds"][t] for c in curricula])
+        budgets = np.array([c["rates"][t] * f.total_weight for c, f in zip(curricula, folds, strict=True)])
+        even = np.array([f.even_weight for f in folds])
+        sums, n_sampled = self.reader.sums(
+            order,
+            self.fold[numbers],
+            weights,
+            _rounded_down(thresholds, weights.numpy(force=True).dtype),
+            (budgets * (1 + 1e-9) / even).astype(int),
+            lambda margins, own: self._slopes(margins, numbers[own.numpy(force=True)]),
+        )
+        share = np.array([c["weights"][t] * len(f.rows) for c, f in zip(curricula, folds, strict=True)])
+        return sums * (torch.from_numpy(share).to(device) / n_sampled.clamp(min=1)).to(sums)[:, None]
+
+    def _sums(self, t, order, numbers, weights):
+        """The same for failures of any detector, which reads the margins of all training pairs."""
+        asked = {f: weights[np.flatnonzero(self.fold[numbers] == f)] for f in np.unique(self.fold[numbers]).tolist()}
         out = {f: self.margins[f][: len(block)] for f, block in asked.items()}
         self.owner.products.margins(asked, out)
-        return weights, {f: block.numpy(force=True) for f, block in out.items()}
+        margins = {f: block.numpy(force=True) for f, block in out.items()}
+        samples = self._samples(t, order, numbers, weights, margins)
+        return self.owner.products.sums_of_rows(*self._sampled_slopes(t, numbers, margins, samples))
 
-    def _slopes(self, t, sampling, weights, margins):
-        """Rows that any column sampled, and the slopes of all columns there, (n_columns, n_rows)."""
-        samples = self._samples(t, sampling, weights, margins)
+    def _sampled_slopes(self, t, numbers, margins, samples):
+        """Rows that any column sampled, and the weighted slopes of all columns there, (n_columns, n_rows)."""
         margins = [row for block in margins.values() for row in block]
-        folds = [self.owner.folds[self.columns[i].fold] for i in sampling]
-        rows = [fold.rows[sample] for fold, (sample, _) in zip(folds, samples, strict=True)]
-        place = np.zeros(len(self.owner._sign), dtype=np.intp)
-        for found in rows:
-            place[found] = 1
-        union = np.flatnonzero(place)
-        place[union] = np.arange(len(union))
-        counts = np.array([len(found) for found in rows])
-        values = self.theta.new_zeros(len(sampling), len(union))
-        column = np.repeat(np.arange(len(sampling)), counts)
-        slopes = self._loss_slopes(
-            np.concatenate([m[sample] for m, (sample, _) in zip(margins, samples, strict=True)]),
-            np.concatenate([w for _, w in samples]),
-            np.array([self.columns[i].curriculum["weights"][t] for i in sampling])[column],
-            sampling[column],
-        )
-        at = torch.from_numpy(column * len(union) + place[np.concatenate(rows)]).to(values.device)
-        values.view(-1)[at] = slopes
+        rows = [self.owner.folds[self.fold[i]].rows[sample] for i, (sample, _) in zip(numbers, samples, strict=True)]
+        union = np.unique(np.concatenate(rows))
+        values = self.theta.new_zeros(len(numbers), len(union))
+        for value, i, own, found, (sample, weight) in zip(values, numbers, margins, rows, samples, strict=True):
+            at = torch.from_numpy(np.searchsorted(union, found)).to(values.device)
+            weight = torch.from_numpy(weight * self.columns[i].curriculum["weights"][t]).to(values)
+            value[at] = weight * self._slopes(torch.from_numpy(own[sample]).to(values)[None], np.array([i]))[0]
         return union, values
 
-    def _loss_slopes(self, margins, weights, failure_weight, column):
-        margins, weights, failure_weight = (
-            torch.from_numpy(a).to(self.theta) for a in (margins, weights, failure_weight)
-        )
-        required = self.required_fail[torch.from_numpy(column).to(self.theta.device)]
-        if len(self.losses) == 1:
-            (loss,) = self.losses.values()
-            return failure_slopes(loss, margins, weights, failure_weight, required)
+    def _slopes(self, margins, numbers):
+        """Slopes (n_columns, n_rows) of the columns' failure losses in the margins."""
+        required = self.required_fail[torch.from_numpy(numbers).to(margins.device), None]
+        objectives = self.objectives[numbers]
+        if (objectives == objectives[0]).all():
+            return self.losses[objectives[0]].loss(margins, required)[1]
         result = torch.empty_like(margins)
         for name, loss in self.losses.items():
-            own = torch.from_numpy(self.objectives[column] == name).to(margins.device)
-            result[own] = failure_slopes(loss, margins[own], weights[own], failure_weight[own], required[own])
+            own = torch.from_numpy(objectives == name).to(margins.device)
+            result[own] = loss.loss(margins[own], required[own])[1]
         return result
 
-    def _samples(self, t, sampling, weights, margins):
+    def _samples(self, t, order, numbers, weights, margins):
         """Sampled failures of each column and their weights."""
-        order = KeyOrder(self.owner._keys, t)
-        rewards, folds = _Rewards(self, sampling, weights), np.array([self.columns[i].fold for i in sampling])
-        result = [None] * len(sampling)
+        rewards, result = _Rewards(self, numbers, weights), []
         for f, block in margins.items():
-            fold, numbers = self.owner.folds[f], np.flatnonzero(folds == f)
+            fold = self.owner.folds[f]
             own = order.of_rows(fold.position)
-            by_margin = self.by_margin[sampling[numbers]] & (fold.even_weight is not None)
-            for number, sample in self._samples_by_margin(t, own, fold, block, numbers, sampling, by_margin):
-                result[number] = sample, np.full(len(sample), len(fold.rows) / max(len(sample), 1))
-            for number in numbers[~by_margin]:
-                column = self.columns[sampling[number]]
+            for i, column_margins in zip(numbers[self.fold[numbers] == f], block, strict=True):
+                column, number = self.columns[i], len(result)
                 state = Round(
                     index=t,
                     progress=t / max(column.estimator.max_iter - 1, 1),
                     threshold=column.curriculum["thresholds"][t],
-                    margins=block[number - numbers[0]].copy(),  # the block is written anew, a detector may keep them
+                    margins=column_margins.copy(),  # the block is written anew, a detector may keep them
                     rewards=lambda number=number: rewards.of(number),
-                    output_labels=self._labels_of(sampling[number]),
+                    output_labels=self._labels_of(i),
                 )
                 try:
                     failures = find_failures(column.curriculum["detector"], state)
                 except Exception as error:  # of the user's detector: this fit fails, the others go on
                     column.error = error
-                    self.sampling[sampling[number], t:] = False
+                    self.sampling[i, t:] = False
                     failures = np.zeros(len(fold.rows), dtype=bool)
                 budget = column.curriculum["rates"][t] * fold.total_weight
                 sample = own.sample(failures, fold.sample_weight, budget)
-                result[number] = sample, sampled_weights(failures, sample, fold.sample_weight)
+                result.append((sample, sampled_weights(failures, sample, fold.sample_weight)))
         return result
-
-    def _samples_by_margin(self, t, order, fold, block, numbers, sampling, chosen):
-        """The same for the chosen columns of a fold, whose failures are those by margin: all at once."""
-        if not chosen.any():
-            return []
-        settings = [self.columns[i].curriculum for i in sampling[numbers[chosen]]]
-        thresholds = np.array([s["thresholds"][t] for s in settings])
-        budgets = np.array([s["rates"][t] for s in settings]) * fold.total_weight
-        margins = block if chosen.all() else block[chosen]
-        samples = order.sample_each(margins, thresholds, fold.even_weight, budgets)
-        return zip(numbers[chosen], samples, strict=True)
 
     def _labels_of(self, i):
         """Labels of the (preferred, other) outputs of a column's training pairs."""
@@ -767,6 +529,164 @@ class _FailureBlock:
             fold = self.owner.folds[column.fold]
             self.labels[column.fold] = preferred_first(column.labels[fold.rows], fold.sign)
         return self.labels[column.fold]
+
+
+class _MarginReader:
+    """Samples failures by margin of many columns, and reads no more pairs than fill the samples.
+
+    The pairs are read in the order of their keys: one chunk gives the margins of all columns that still look for
+    failures, and, while its differences are at hand, what the sampled failures add to the gradients.
+
+    Parameters
+    ----------
+    owner : Columns
+    n_columns : int
+        The most columns that take part.
+    """
+
+    pieces_in_chunk = 6
+
+    def __init__(self, owner, n_columns):
+        self.products, self.n_columns = owner.products, n_columns
+        trains_on = np.zeros((len(self.products.parts), len(owner.folds)), dtype=bool)
+        for number, part in enumerate(self.products.parts):
+            trains_on[number, part.folds] = True
+        self.trains_on = trains_on
+        self.position = np.where(
+            (self.products.part_of >= 0) & (owner._sample_weight > 0), np.arange(len(owner._X)), -1
+        )
+        self._make_room(0)
+
+    @classmethod
+    def size(cls, products):
+        """Values that the reading takes for each column."""
+        return 2 * min(cls.pieces_in_chunk * products.step, len(products.X)) + 4 * products.width
+
+    def _make_room(self, n_rows):
+        self._differences = self.products.X.new_ones(n_rows, self.products.width)
+        self._margins = self.products.X.new_empty(n_rows * self.n_columns)
+
+    def sums(self, order, folds, weights, limits, n_most, slopes):
+        """Sums of slope times difference over the sampled failures of each column.
+
+        Parameters
+        ----------
+        order : KeyOrder
+            The pairs in the order of this round's keys.
+        folds : ndarray of shape (n_columns,), int
+        weights : Tensor of shape (n_columns, width)
+            Of R, in the units of the features.
+        limits : ndarray of shape (n_columns,)
+            A margin at or below it is a failure.
+        n_most : ndarray of shape (n_columns,), int
+            Failures in a sample, at most.
+        slopes : callable, (margins (n_some, n_rows), columns (n_some,)) -> Tensor of shape (n_some, n_rows)
+
+        Returns
+        -------
+        sums : Tensor of shape (n_columns, width)
+        n_sampled : Tensor of shape (n_columns,), int
+        """
+        device = weights.device
+        limits, n_most = torch.from_numpy(limits).to(device), torch.from_numpy(n_most).to(device)
+        sums, n_sampled = torch.zeros_like(weights), torch.zeros_like(n_most)
+        left, order = torch.nonzero(n_most)[:, 0], order.of_rows(self.position)
+        for rows, first in order.chunks(self.pieces_in_chunk * self.products.step):
+            if not len(left):
+                break
+            pieces = self._pieces(rows, left, folds)
+            self.products.shared(lambda reader, some: self._read(reader, some, weights, limits), pieces)
+            found = torch.zeros_like(n_most)
+            for piece in pieces:
+                found.index_add_(0, piece.columns, piece.failing.sum(dim=1))
+            full = found > n_most - n_sampled
+            self._cut(pieces, torch.nonzero(full)[:, 0], n_most - n_sampled, found, torch.from_numpy(first).to(device))
+            for part in self.products.shared(lambda _, some: self._add(some, weights, slopes), pieces):
+                sums += part
+            n_sampled += found
+            left = left[~full[left] & (n_sampled < n_most)[left]]
+        return sums, n_sampled
+
+    def _pieces(self, rows, left, folds):
+        """Pieces of a chunk: rows of one part, and the columns that train on them."""
+        if len(rows) > len(self._differences):
+            self._make_room(len(rows))
+        part_of, own_folds, begin, pieces = self.products.part_of[rows], folds[left.numpy(force=True)], 0, []
+        for part in np.unique(part_of):
+            columns = left[torch.from_numpy(self.trains_on[part][own_folds]).to(left.device)]
+            ranks = np.flatnonzero(part_of == part)
+            for start in range(0, len(ranks) if len(columns) else 0, self.products.step):
+                some = ranks[start : start + self.products.step]
+                end = begin + len(some)
+                room = self._margins[begin * self.n_columns :][: len(columns) * len(some)]
+                pieces.append(
+                    _Piece(
+                        torch.from_numpy(some).to(left.device),
+                        torch.from_numpy(rows[some]).to(left.device),
+                        columns,
+                        self._differences[begin:end],
+                        room.view(len(columns), len(some)),
+                    )
+                )
+                begin = end
+        return pieces
+
+    def _read(self, reader, pieces, weights, limits):
+        """Differences, margins and failures of pieces."""
+        for piece in pieces:
+            differences = reader.differences(piece.rows, out=piece.differences)
+            torch.mm(weights[piece.columns], differences.T, out=piece.margins)
+            piece.margins.mul_(self.products.sign[piece.rows])
+            piece.failing = piece.margins <= limits[piece.columns, None]
+
+    def _cut(self, pieces, full, n_left, found, first):
+        """Leave as many failures as are due to columns whose samples are full, and no part of the copies of a pair."""
+        if not len(full):
+            return
+        number = torch.full_like(found, -1)
+        number[full] = torch.arange(len(full), device=full.device)
+        failing = torch.zeros(len(full), len(first), dtype=torch.bool, device=full.device)
+        for piece in pieces:
+            at = number[piece.columns]
+            failing[at[at >= 0][:, None], piece.ranks] = piece.failing[at >= 0]
+        counts = failing.cumsum(dim=1, dtype=torch.int32)
+        end = first[(counts <= n_left[full, None]).sum(dim=1)]  # of the first failure too many: its first copy
+        found[full] = torch.where(end > 0, counts.gather(1, (end - 1).clamp(min=0)[:, None])[:, 0], 0).to(found.dtype)
+        for piece in pieces:
+            at = number[piece.columns]
+            piece.failing[at >= 0] &= piece.ranks < end[at[at >= 0], None]
+
+    def _add(self, pieces, weights, slopes):
+        sums = torch.zeros_like(weights)
+        for piece in pieces:
+            values = slopes(piece.margins, piece.columns).mul_(piece.failing).mul_(self.products.sign[piece.rows])
+            sums.index_add_(0, piece.columns, values @ piece.differences)
+        return sums
+
+
+@dataclass
+class _Piece:
+    """Rows of a chunk that the same columns read: their ranks in it, their differences, margins and failures."""
+
+    ranks: torch.Tensor
+    rows: torch.Tensor
+    columns: torch.Tensor
+    differences: torch.Tensor
+    margins: torch.Tensor
+    failing: torch.Tensor | None = None
+
+
+def _is_by_margin(column, fold):
+    """Whether the failures of a column are those by margin, of pairs that all weigh the same."""
+    return type(column.curriculum["detector"]) is MarginFailures and fold.even_weight is not None
+
+
+def _rounded_down(thresholds, dtype):
+    """Thresholds in the margins' precision, which are as good to compare with."""
+    limits = thresholds.astype(dtype)
+    above = limits > thresholds
+    limits[above] = np.nextafter(limits[above], -np.inf, dtype=dtype)
+    return limits
 
 
 class _Rewards:

@@ -957,44 +957,27 @@ class KeyOrder:
             end -= 1
         return sample[:end]
 
-    def sample_each(self, margins, thresholds, weight, budgets):
-        """What `sample` gives for the failures by margin of many rewards, where all pairs weigh the same.
+    def chunks(self, size):
+        """The order in chunks, of at least so many pairs where they last, none of which parts the copies of a pair.
 
         Parameters
         ----------
-        margins : ndarray of shape (n_rewards, n_pairs)
-        thresholds : ndarray of shape (n_rewards,)
-            A margin at or below it is a failure.
-        weight : float
-            Sample weight of every pair in the order.
-        budgets : ndarray of shape (n_rewards,)
-            See `sample_failures`.
+        size : int
 
-        Returns
-        -------
-        samples : list of ndarray of int
+        Yields
+        ------
+        rows : ndarray of int
+            The pairs.
+        first : ndarray of int, one longer
+            Rank in the chunk of the first copy of each, and the chunk's length.
         """
-        n_rows, n_most = len(self.rows), (budgets * (1 + 1e-9) / weight).astype(int)
-        limits = thresholds.astype(margins.dtype)  # rounded down: as good to compare with, in the margins' precision
-        limits[limits > thresholds] = np.nextafter(limits[limits > thresholds], -np.inf, dtype=margins.dtype)
-        samples, left = [None] * len(margins), np.arange(len(margins))
-        size = min(n_rows, 64 + 4 * int(n_most.max()))
-        while len(left):
-            rows = self.rows[:size]
-            read = np.take(margins if len(left) == len(margins) else margins[left], rows, axis=1)
-            which, found = np.nonzero(read <= limits[left, None])
-            begins = np.searchsorted(which, np.arange(len(left) + 1))
-            for number, begin, end in zip(left, begins[:-1], begins[1:], strict=True):
-                if end - begin > n_most[number]:
-                    last = begin + n_most[number]
-                    while last > begin and self.keys[found[last - 1]] == self.keys[found[begin + n_most[number]]]:
-                        last -= 1  # not a part of the copies of one pair
-                    samples[number] = rows[found[begin:last]]
-                elif size == n_rows:
-                    samples[number] = rows[found[begin:end]]
-            left = np.array([number for number in left if samples[number] is None], dtype=np.intp)
-            size = min(4 * size, n_rows)
-        return samples
+        begin = 0
+        while begin < len(self.rows):
+            last = self.keys[min(begin + size, len(self.rows)) - 1]
+            end = int(np.searchsorted(self.keys, last, side="right"))
+            keys = self.keys[begin:end]
+            yield self.rows[begin:end], np.append(np.searchsorted(keys, keys), len(keys))
+            begin = end
 
     def _total(self, sample_weight):
         """Sum of the weights, which is formed once for all samples by the same weights."""

@@ -1110,7 +1110,9 @@ failures, alpha_fail, pointwise_weight, alpha, hidden_layer_sizes, max_iter, tol
         others = [name for name in grid if name not in _OF_FAILURES]
 
         def base_of(candidate):
-            return [candidate[name] for name in others]
+            detector = candidate.get("failures", template.failures)
+            reads_labels = detector == "labels" or getattr(detector, "requires_labels", False)
+            return [reads_labels, *(candidate[name] for name in others)]
 
         def is_standard(candidate):
             weight = candidate.get("failure_weight", template.failure_weight)

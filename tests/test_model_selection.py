@@ -22,7 +22,7 @@ from fairl_sk import (
     MaxMarginIRL,
     MaxMarginIRLCV,
 )
-from fairl_sk.columns import PairProducts, _even_ranges
+from fairl_sk.columns import Columns, PairProducts, _even_ranges, _MarginReader
 from fairl_sk.datasets import make_preferences
 from fairl_sk.failures import FewLabelFailures, KeyOrder, MarginFailures, NoiseAwareFailures, sample_failures
 from fairl_sk.metrics import output_auc_scorer, output_f1_scorer, pair_accuracy_scorer
@@ -267,18 +267,50 @@ def test_a_sample_in_the_order_of_the_keys_is_the_sample(rng, weights):
             np.testing.assert_array_equal(np.sort(found), np.sort(expected))
 
 
+def test_chunks_of_the_order_part_no_copies(rng):
+    keys = rng.integers(0, 300, size=500).astype(np.uint64)
+    order = KeyOrder(keys, 3)
+    for size in (1, 7, 100, 500, 600):
+        rows, firsts = zip(*order.chunks(size), strict=True)
+        np.testing.assert_array_equal(np.concatenate(rows), order.rows)
+        assert all(len(chunk) >= min(size, 500) for chunk in rows[:-1])
+        for chunk, first in zip(rows, firsts, strict=True):
+            np.testing.assert_array_equal(keys[chunk], keys[chunk[first[:-1]]])
+            assert len(np.unique(first[:-1])) == len(np.unique(keys[chunk])) and first[-1] == len(chunk)
+        assert len(np.unique(keys)) == sum(len(np.unique(keys[chunk])) for chunk in rows)
+
+
+@pytest.mark.parametrize("shape", ["pairs", "outputs"])
 @pytest.mark.parametrize("weight", [1.0, 0.3])
-def test_samples_of_many_rewards_are_those_of_each(rng, weight):
-    keys = rng.integers(0, 2000, size=3000).astype(np.uint64)  # copies of pairs
-    margins = rng.normal(size=(6, 3000)).astype(np.float32)
-    thresholds = np.array([-9.0, -2.0, 0.1, np.float64(margins[3, 5]), np.nextafter(margins[4, 5], -1.0), 9.0])
-    order, weights = KeyOrder(keys, 3), np.full(3000, weight)
-    for shares in ([0.0] * 6, [0.01] * 6, [0.0, 0.01, 0.2, 0.001, 0.5, 0.001], [1.0] * 6):
-        budgets = np.array(shares) * weights.sum()
-        found = order.sample_each(margins, thresholds, weight, budgets)
-        for sample, own, threshold, budget in zip(found, margins, thresholds, budgets, strict=True):
-            expected = sample_failures(own <= threshold, keys, 3, weights, budget)
-            np.testing.assert_array_equal(np.sort(sample), np.sort(expected))
+def test_sums_over_sampled_failures_are_those_of_each_column(rng, monkeypatch, weight, shape):
+    """In chunks of the order of keys, and no further than the samples need: the same samples, the same sums."""
+    monkeypatch.setattr(PairProducts, "part_bytes", 4_000)
+    distinct = rng.normal(size=(600, 2, 3) if shape == "pairs" else (600, 3)).astype(np.float32)
+    X, sign = distinct[rng.integers(0, 600, size=1500)], np.ones(1500, dtype=np.float32)  # copies of pairs
+    sign[rng.random(1500) < 0.5] = -1
+    sample_weight = np.where(rng.random(1500) < 0.9, weight, 0.0)
+    trains = [np.flatnonzero(rng.random(1500) < share) for share in (0.9, 0.8, 0.1)]
+    owner = Columns(X, sign, sample_weight, trains, seed=0, device="cpu", memory=10**9)
+    folds, width = np.repeat([0, 1, 2], 3), owner.products.width
+    weights = torch.from_numpy(rng.normal(size=(9, width)).astype(np.float32))
+    limits = np.tile([-9.0, 0.3, 9.0], 3).astype(np.float32)
+    reader, order = _MarginReader(owner, 9), KeyOrder(owner._keys, 5)
+    differences = X[:, 0] - X[:, 1] if shape == "pairs" else np.column_stack([X, np.ones(1500, dtype=np.float32)])
+    differences *= sign[:, None]
+    for shares in (np.full(9, 0.002), np.linspace(0, 0.5, 9), np.ones(9)):
+        totals = np.array([sample_weight[trains[f]].sum() for f in folds])
+        n_most = (shares * totals * (1 + 1e-9) / weight).astype(int)
+        sums, n_sampled = reader.sums(order, folds, weights, limits, n_most, lambda margins, own: -(margins**2))
+        for i, f in enumerate(folds):
+            own = owner.folds[f].rows
+            margins = differences[own] @ weights[i].numpy()
+            budget = shares[i] * totals[i]
+            sample = sample_failures(margins <= limits[i], owner._keys[own], 5, sample_weight[own], budget)
+            sample = sample[sample_weight[own][sample] > 0]
+            assert n_sampled[i] == len(sample)
+            expected = -(margins[sample] ** 2) @ differences[own][sample]
+            np.testing.assert_allclose(sums[i].numpy(), expected, rtol=1e-3, atol=1e-3)
+        assert shares[1] == 0.002 or n_sampled.max() > 300
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -361,6 +393,11 @@ def test_the_standard_learner_is_always_among_the_candidates(preferences):
     found, search = weights(alpha=[1e-3, 1e-2], alpha_fail=[1e-3, 1e-2])
     assert found == [0, 0, None, None, None, None]
     assert [candidate["alpha"] for candidate in search.cv_results_["params"][:2]] == [1e-3, 1e-2]
+    labels = (np.random.default_rng(0).random((len(X), 2)) < 0.5).astype(int)  # which place the offset, too
+    options = {"pointwise_weight": 1.0, "failures": ["margin", "labels", "sign"]}
+    found = FailureAwareIRLCV(random_state=0, cv=2, tol=1e-2, **options).fit(X, y, output_labels=labels)
+    found = [(c["failure_weight"], c["failures"]) for c in found.cv_results_["params"]]
+    assert found == [(0, "margin"), (0, "labels"), (None, "margin"), (None, "labels"), (None, "sign")]
     standard = MaxMarginIRLCV(alpha=[1e-3, 1e-2], cv=2, tol=1e-2, random_state=0).fit(X, y)
     np.testing.assert_array_equal(search.coef_path_[:2], standard.coef_path_)
 
