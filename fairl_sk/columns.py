@@ -544,7 +544,7 @@ class _MarginReader:
         The most columns that take part.
     """
 
-    pieces_in_chunk = 6
+    rows_in_chunk = 2048  # enough for a matrix product's full speed, and few beside what the samples need
 
     def __init__(self, owner, n_columns):
         self.products, self.n_columns = owner.products, n_columns
@@ -560,7 +560,7 @@ class _MarginReader:
     @classmethod
     def size(cls, products):
         """Values that the reading takes for each column."""
-        return 2 * min(cls.pieces_in_chunk * products.step, len(products.X)) + 4 * products.width
+        return 2 * min(cls.rows_in_chunk, len(products.X)) + 4 * products.width
 
     def _make_room(self, n_rows):
         self._differences = self.products.X.new_ones(n_rows, self.products.width)
@@ -591,7 +591,7 @@ class _MarginReader:
         limits, n_most = torch.from_numpy(limits).to(device), torch.from_numpy(n_most).to(device)
         sums, n_sampled = torch.zeros_like(weights), torch.zeros_like(n_most)
         left, order = torch.nonzero(n_most)[:, 0], order.of_rows(self.position)
-        for rows, first in order.chunks(self.pieces_in_chunk * self.products.step):
+        for rows, first in order.chunks(self.rows_in_chunk):
             if not len(left):
                 break
             pieces = self._pieces(rows, left, folds)
