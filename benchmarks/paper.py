@@ -85,6 +85,7 @@ from fairl_sk.failures import (
     CrossFittedFailures,
     DisagreementFailures,
     FewLabelFailures,
+    NearTieFailures,
     NoiseAwareFailures,
     OutputSignFailures,
 )
@@ -130,8 +131,6 @@ def search_learner(alpha, n_rows, seed):
     return FailureAwareIRLCV(
         alpha=[1e-1, 1e-2, 1e-3, 1e-4],
         pointwise_weight=[0.0, 1.0],
-        failures="sign",
-        failure_weight=[1.0],
         cv=GroupKFold(3),
         random_state=seed,
     )
@@ -147,8 +146,10 @@ CONFIRMED = {"failures": ConfirmedFailures(), "failure_rate": 1.0, "failure_weig
 # Single outputs count in the base path, by what was preferred or by their labels.
 OUTPUTS, SIGN = {"pointwise_weight": 1.0}, {"failures": "sign", "failure_weight": 1.0}
 LABELLED = {"pointwise_weight": 3.0, "failures": ConfirmedFailures(), "failure_weight": 1.0}
+NEAR_TIES = {**OUTPUTS, "failures": "near_ties"}  # with max-entropy the package's defaults, but for alpha
 # Detectors that need no labels, with the paper's settings otherwise, at the alpha that the paper's detector chose.
 DETECTORS = {
+    "near ties": NearTieFailures(),
     "output sign": OutputSignFailures(),
     "cross-fitted": CrossFittedFailures(),
     "disagreement": DisagreementFailures(n_members=5),
@@ -185,6 +186,10 @@ LEARNERS = {
         f"outputs and sign, {objective}": ours(PAPER, objective=objective, **OUTPUTS, **SIGN)
         for objective in OBJECTIVES
     },
+    **{
+        f"outputs and near ties, {objective}": ours(PAPER, objective=objective, **NEAR_TIES) for objective in OBJECTIVES
+    },
+    "FailureAwareIRL, untuned": ours(FailureAwareIRL, tuned=False),
     "FailureAwareIRLCV": Learner(search_learner, reads="groups", tuned=False),
     **{f"paper, {objective}": ours(PAPER, objective=objective) for objective in OBJECTIVES},
     **with_detectors(),
@@ -210,7 +215,8 @@ def _ablation(objective="max_margin", **changes):
 
 # By what is changed: name of the variant -> objective and parameters. Each is compared with the same objective's OFF.
 ABLATIONS = {
-    "failure path": {OFF: _ablation(failure_weight=0.0), "on (the paper)": _ablation()},
+    "failure path": {OFF: _ablation(failure_weight=0.0), "margin (the paper)": _ablation()}
+    | {"near ties": _ablation(failures="near_ties"), "sign": _ablation(failures="sign")},
     "failure weight $\\lambda$": {
         **{f"{weight:g}": _ablation(failure_weight=weight) for weight in (1.0, 5.0, 10.0, 20.0)},
         "10, decaying": _ablation(),

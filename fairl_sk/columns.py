@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from .failures import KeyOrder, MarginFailures, Round, find_failures, pair_keys, sampled_weights
+from .failures import KeyOrder, MarginFailures, NearTieFailures, Round, find_failures, pair_keys, sampled_weights
 from .irl import _WORTH_THREADS, centred_outputs, checked_scale, output_sides, preferred_first, squared_lengths
 from .net import (
     BasePath,
@@ -219,7 +219,7 @@ class Columns:
             if _is_by_margin(column, self.folds[column.fold]):
                 return _MarginReader.size(self.products) * self.products.X.element_size()
             # the margins, the slopes of sampled failures, some weights; rewards where they are read
-            reads_rewards = not isinstance(column.curriculum["detector"], MarginFailures)
+            reads_rewards = not isinstance(column.curriculum["detector"], (MarginFailures, NearTieFailures))
             return ((1.4 + 4 * reads_rewards) * rows + 4 * width) * self.products.X.element_size()
 
         sizes = [sum(map(size, candidates[number])) for number in group]
@@ -453,7 +453,7 @@ class _FailureBlock:
             order,
             self.fold[numbers],
             weights,
-            _rounded_down(thresholds, weights.numpy(force=True).dtype),
+            _limits(thresholds, [c["detector"] for c in curricula], weights.numpy(force=True).dtype),
             (budgets * (1 + 1e-9) / even).astype(int),
             lambda margins, own: self._slopes(margins, numbers[own.numpy(force=True)]),
         )
@@ -576,8 +576,8 @@ class _MarginReader:
         folds : ndarray of shape (n_columns,), int
         weights : Tensor of shape (n_columns, width)
             Of R, in the units of the features.
-        limits : ndarray of shape (n_columns,)
-            A margin at or below it is a failure.
+        limits : ndarray of shape (2, n_columns)
+            The least and the largest margin of a failure.
         n_most : ndarray of shape (n_columns,), int
             Failures in a sample, at most.
         slopes : callable, (margins (n_some, n_rows), columns (n_some,)) -> Tensor of shape (n_some, n_rows)
@@ -637,7 +637,10 @@ class _MarginReader:
             differences = reader.differences(piece.rows, out=piece.differences)
             torch.mm(weights[piece.columns], differences.T, out=piece.margins)
             piece.margins.mul_(self.products.sign[piece.rows])
-            piece.failing = piece.margins <= limits[piece.columns, None]
+            lower, upper = limits[:, piece.columns, None]
+            piece.failing = piece.margins <= upper
+            if torch.isfinite(lower).any():
+                piece.failing &= piece.margins >= lower
 
     def _cut(self, pieces, full, n_left, found, first):
         """Leave as many failures as are due to columns whose samples are full, and no part of the copies of a pair."""
@@ -677,16 +680,17 @@ class _Piece:
 
 
 def _is_by_margin(column, fold):
-    """Whether the failures of a column are those by margin, of pairs that all weigh the same."""
-    return type(column.curriculum["detector"]) is MarginFailures and fold.even_weight is not None
+    """Whether the failures of a column are those with margins in an interval, of pairs that all weigh the same."""
+    return type(column.curriculum["detector"]) in (MarginFailures, NearTieFailures) and fold.even_weight is not None
 
 
-def _rounded_down(thresholds, dtype):
-    """Thresholds in the margins' precision, which are as good to compare with."""
-    limits = thresholds.astype(dtype)
-    above = limits > thresholds
-    limits[above] = np.nextafter(limits[above], -np.inf, dtype=dtype)
-    return limits
+def _limits(thresholds, detectors, dtype):
+    """Bounds (2, n_columns) of the margins of failures, in the margins' precision and as good to compare with."""
+    upper = thresholds.astype(dtype)
+    above = upper > thresholds
+    upper[above] = np.nextafter(upper[above], -np.inf, dtype=dtype)
+    near_ties = np.array([isinstance(detector, NearTieFailures) for detector in detectors])
+    return np.stack([np.where(near_ties, -upper, -np.inf).astype(dtype), upper])
 
 
 class _Rewards:

@@ -31,6 +31,7 @@ __all__ = [
     "FewLabelFailures",
     "LabelFailures",
     "MarginFailures",
+    "NearTieFailures",
     "NoiseAwareFailures",
     "OutputSignFailures",
     "Round",
@@ -97,6 +98,35 @@ class MarginFailures(BaseEstimator):
         failures : ndarray of shape (n_pairs,), bool
         """
         return state.margins <= state.threshold
+
+
+class NearTieFailures(BaseEstimator):
+    r"""Failures by ambiguity, :math:`F_t = \{i : |\Delta_i| \le \gamma_t\}`: pairs that are nearly tied.
+
+    What the reward clearly contradicts is no failure here: in noise, most of it is flipped preferences, and to weight
+    it up is to learn them. The base path goes on counting it as any other pair.
+
+    Examples
+    --------
+    >>> state = Round(0, 0.0, 0.5, np.array([-1.0, -0.2, 0.2, 3.0]), None, None)
+    >>> NearTieFailures().detect(state)
+    array([False,  True,  True, False])
+    """
+
+    requires_labels = False
+
+    def detect(self, state):
+        """Pairs whose margin is at most the threshold away from 0.
+
+        Parameters
+        ----------
+        state : Round
+
+        Returns
+        -------
+        failures : ndarray of shape (n_pairs,), bool
+        """
+        return np.abs(state.margins) <= state.threshold
 
 
 class LabelFailures(BaseEstimator):

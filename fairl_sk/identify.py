@@ -16,7 +16,9 @@ from sklearn.pipeline import Pipeline
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
-from .pairs import check_pairs, preference_sign
+from .failures import Round, find_failures
+from .irl import preferred_first
+from .pairs import check_pairs, preference_sign, stack_outputs
 
 __all__ = ["Ambiguity", "Ball", "FeasibleRewards", "Slack", "VolumeRatio", "ambiguity"]
 
@@ -228,9 +230,8 @@ class FeasibleRewards:
         X, y
             Pairs, as for ``fit``.
         failures : array-like of shape (n_pairs,), bool, default=None
-            Which pairs get ``margin_fail``. None: of a `FailureAwareIRL`, those that are failures at the end of the
-            curriculum, with a margin at or below the last failure threshold; of other estimators none. An all-False
-            mask gives the standard set.
+            Which pairs get ``margin_fail``. None: of a `FailureAwareIRL`, those that its detector finds with the fitted
+            reward at the end of the curriculum; of other estimators none. An all-False mask gives the standard set.
         bound : float > 0, default=None
             None: twice the largest weight of the fitted reward.
 
@@ -243,8 +244,8 @@ class FeasibleRewards:
         NotFittedError
             Before ``fit``.
         ValueError
-            For an estimator without linear heads, without required margins, or whose failures are not found by margin
-            (pass ``failures`` then); and as `from_pairs`.
+            For an estimator without linear heads, without required margins, or whose detector needs labels or a fit of
+            its own (pass ``failures`` then); and as `from_pairs`.
         """
         estimator, transform = _split_pipeline(estimator)
         theta = _linear_weights(estimator)
@@ -253,8 +254,9 @@ class FeasibleRewards:
                 f"Found {type(estimator).__name__} with a max-entropy objective, which has no required margins. "
                 "Expected a max-margin one: use from_pairs with a margin of your own, or ambiguity, which takes both."
             )
-        differences = _oriented_differences(transform(X), y, n_features=len(theta))
-        failures = _failures_of(estimator, differences @ theta, failures)
+        X = transform(X)
+        differences = _oriented_differences(X, y, n_features=len(theta))
+        failures = _failures_of(estimator, X, y, differences @ theta, failures)
         required = np.where(failures, getattr(estimator, "margin_fail", estimator.margin), estimator.margin)
         return cls(differences, required, _default_bound(theta) if bound is None else bound)
 
@@ -797,6 +799,9 @@ def ambiguity(
 
     Notes
     -----
+    P is of the pairs alone, also where single outputs counted in the fit (``pointwise_weight``): what they say narrows
+    no range here.
+
     With a max-entropy objective the loss is minus one n-th of the log-likelihood. Near ``tolerance = 1.92 / (n_pairs *
     log(2))`` and a small ``alpha``, a range is the profile-likelihood interval at 95 % of that output's reward.
 
@@ -822,7 +827,7 @@ def ambiguity(
     alpha = _check_alpha(estimator, alpha)
     X = transform(X)
     differences = _oriented_differences(X, y, n_features=len(theta))
-    loss = _losses(estimator, _failures_of(estimator, differences @ theta, failures))
+    loss = _losses(estimator, _failures_of(estimator, X, y, differences @ theta, failures))
     features = _flat_outputs(X if outputs is None else transform(outputs), len(theta))
     centred = features - features.mean(axis=0)
     unit = _unit_of(centred @ theta)
@@ -1081,16 +1086,29 @@ def _objective(estimator):
     return getattr(estimator, "objective", "max_margin" if hasattr(estimator, "margin") else "max_entropy")
 
 
-def _failures_of(estimator, margins, failures):
-    """The mask that was given or, of a failure-aware estimator, the pairs at or below its last threshold."""
+def _failures_of(estimator, X, y, margins, failures):
+    """The mask that was given or, of a failure-aware estimator, what its detector finds at the end of a fit."""
     if failures is not None or not hasattr(estimator, "failures"):
         return _check_failures(failures, len(margins))
-    if estimator.failures != "margin":
+    curriculum = estimator._schedules()
+    detector = curriculum["detector"]
+    if hasattr(detector, "fit") or getattr(detector, "requires_labels", False):
         raise ValueError(
-            f"Found an estimator with failures={estimator.failures!r}, which are not found by margin. Expected the "
-            "mask: pass failures, shape (n_pairs,), bool (all False for the standard set)."
+            f"Found an estimator with failures={estimator.failures!r}, which need labels, or a fit of their own. "
+            "Expected the mask: pass failures, shape (n_pairs,), bool (all False for the standard set)."
         )
-    return margins <= estimator.history_[-1]["failure_threshold"]
+    X = check_pairs(X)
+    sign = preference_sign(y, len(X))
+    t = estimator.n_iter_ - 1
+    last = Round(
+        index=t,
+        progress=t / max(estimator.max_iter - 1, 1),
+        threshold=curriculum["thresholds"][t],
+        margins=margins,
+        rewards=lambda: preferred_first(estimator.decision_function(stack_outputs(X)).reshape(-1, 2), sign),
+        output_labels=None,
+    )
+    return find_failures(detector, last) > 0
 
 
 def _check_alpha(estimator, alpha):

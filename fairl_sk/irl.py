@@ -17,7 +17,7 @@ from sklearn.utils._param_validation import (
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, column_or_1d
 
-from .failures import LabelFailures, MarginFailures, OutputSignFailures, fit_detector, pair_keys
+from .failures import LabelFailures, MarginFailures, NearTieFailures, OutputSignFailures, fit_detector, pair_keys
 from .net import (
     Curriculum,
     DualPath,
@@ -840,6 +840,14 @@ class MaxEntropyIRL(_PreferenceIRL):
         return _no_curriculum(self.max_iter)
 
 
+_DETECTORS = {
+    "near_ties": NearTieFailures,
+    "margin": MarginFailures,
+    "sign": OutputSignFailures,
+    "labels": LabelFailures,
+}
+
+
 @_document
 class FailureAwareIRL(_PreferenceIRL):
     r"""Failure-aware IRL: a second head corrects the pairs that the reward gets wrong or nearly ties.
@@ -858,12 +866,14 @@ class FailureAwareIRL(_PreferenceIRL):
     failure head only. With ``pointwise_weight=0`` the base path is the standard learner, and with ``failure_weight=0``,
     too, the fit is; else the loss of single outputs is added to the first term.
 
-    The defaults are the paper's settings, which `paper` gives whatever they become.
+    The defaults are what did best without labels in our benchmarks: failures are the pairs that are nearly tied, single
+    outputs count as much as pairs, and the objective is max-entropy. The paper's settings are `paper`. Where labels of
+    the outputs are at hand, they are worth more: ``failures=ConfirmedFailures(), pointwise_weight=3``.
 
     Parameters
     ----------
-    objective : {"max_margin", "max_entropy"}, default="max_margin"
-        Loss of a margin.
+    objective : {"max_entropy", "max_margin"}, default="max_entropy"
+        Loss of a margin. The parameters of the other one are of no effect.
     margin, margin_fail : float > 0, default=1.0, 2.0
         Required margins M of all pairs and M_fail > M of sampled failures, in units of reward ("max_margin"). A larger
         ``margin_fail`` pulls failures further apart.
@@ -871,22 +881,23 @@ class FailureAwareIRL(_PreferenceIRL):
         Temperatures tau of all pairs and tau_fail < tau of sampled failures, in units of reward ("max_entropy"). A
         smaller ``temperature_fail`` punishes a failure harder. ``temperature`` is also the scale of `predict_proba`.
     failure_threshold : float, schedule or None, default=None
-        gamma_t, in units of reward: a pair with a margin at or below it is a failure. None: rising linearly from 0
-        (clear errors) to ``margin`` or ``temperature`` (near-ties).
+        gamma_t, in units of reward: how large the margin of a failure can be. None: rising linearly from 0 to
+        ``margin`` or ``temperature``.
     failure_weight : float >= 0, schedule or None, default=None
         lambda_t. None: ``ExponentialSchedule(start=10, decay=5)``, the paper's. 0 switches the failure path off.
     failure_rate : float in [0, 1], schedule or None, default=None
         p_t, the largest share of the pairs (by weight) that a round samples as failures. None: falling linearly
         from 0.2 to 0.
-    failures : {"margin", "sign", "labels"} or detector, default="margin"
-        What is a failure: the margin against ``failure_threshold`` (the paper's); a pair with an output on the wrong
-        side of 0, which separates preferred from other outputs; an output whose reward has another sign than its label
-        (the paper's with labels; needs ``output_labels`` in `fit`, which then also place the offset); or an object with
-        ``detect``, see `fairl_sk.failures`: ``ConfirmedFailures()`` made more of labels in our benchmarks,
-        ``NoiseAwareFailures()`` tells flipped preferences apart.
+    failures : {"near_ties", "margin", "sign", "labels"} or detector, default="near_ties"
+        What is a failure: a margin at most ``failure_threshold`` away from 0, hence an undecided pair; one at or below
+        it (the paper's), hence also a pair that is clearly contradicted, as flipped preferences are; a pair with an
+        output on the wrong side of 0, which separates preferred from other outputs; an output whose reward has another
+        sign than its label (the paper's with labels; needs ``output_labels`` in `fit`, which then also place the
+        offset); or an object with ``detect``, see `fairl_sk.failures`: ``ConfirmedFailures()`` made more of labels in
+        our benchmarks.
     alpha_fail : float >= 0, default=1e-3
         L2 strength of the failure path. Larger: smaller corrections.
-    pointwise_weight : float >= 0, default=0.0
+    pointwise_weight : float >= 0, default=1.0
         What the single outputs of the pairs count in the base path, beside the pairs' own 1: each preferred output
         should lie above a threshold that is learned, each other one below; where a detector reads labels, each
         desirable output above and the others below. Pairs alone never learn rewards that can be compared across
@@ -931,14 +942,14 @@ class FailureAwareIRL(_PreferenceIRL):
         "failure_threshold": [Real, callable, None],
         "failure_weight": _SCHEDULE,
         "failure_rate": _SCHEDULE,
-        "failures": [StrOptions({"sign", "margin", "labels"}), HasMethods("detect")],
+        "failures": [StrOptions(set(_DETECTORS)), HasMethods("detect")],
         "alpha_fail": [_NON_NEGATIVE],
         "pointwise_weight": [_NON_NEGATIVE],
     }
 
     def __init__(
         self,
-        objective="max_margin",
+        objective="max_entropy",
         *,
         margin=1.0,
         margin_fail=2.0,
@@ -947,9 +958,9 @@ class FailureAwareIRL(_PreferenceIRL):
         failure_threshold=None,
         failure_weight=None,
         failure_rate=None,
-        failures="margin",
+        failures="near_ties",
         alpha_fail=1e-3,
-        pointwise_weight=0.0,
+        pointwise_weight=1.0,
         alpha=1e-3,
         hidden_layer_sizes=(),
         max_iter=100,
@@ -1094,11 +1105,10 @@ class FailureAwareIRL(_PreferenceIRL):
         threshold = threshold if self.failure_threshold is None else self.failure_threshold
         weight = ExponentialSchedule() if self.failure_weight is None else self.failure_weight
         rate = LinearSchedule(0.2, 0.0) if self.failure_rate is None else self.failure_rate
-        detectors = {"sign": OutputSignFailures, "margin": MarginFailures, "labels": LabelFailures}
         if isinstance(self.failures, type):
             raise ValueError(f"Found the class {self.failures.__name__} as failures. Expected an object of it: add ().")
         return {
-            "detector": detectors[self.failures]() if isinstance(self.failures, str) else self.failures,
+            "detector": _DETECTORS[self.failures]() if isinstance(self.failures, str) else self.failures,
             "thresholds": schedule_values(threshold, self.max_iter, name="failure_threshold"),
             "weights": schedule_values(weight, self.max_iter, name="failure_weight", minimum=0),
             "rates": schedule_values(rate, self.max_iter, name="failure_rate", minimum=0, maximum=1),

@@ -977,8 +977,9 @@ class MaxEntropyIRLCV(_IRLCV):
 class FailureAwareIRLCV(_IRLCV):
     """`FailureAwareIRL` that chooses its parameters, and whether to be failure-aware at all, by cross-validation.
 
-    For every setting of the base path the standard learner, ``failure_weight=0``, is among the candidates, before the
-    others, so that it is also taken where scores are equal.
+    For every setting of the base path the learner without failures, ``failure_weight=0``, is among the candidates,
+    before the others, so that it is also taken where scores are equal. With ``pointwise_weight=0`` it is the standard
+    learner: ``pointwise_weight=[0, 1]`` lets the folds choose whether single outputs count, too.
 
     Parameters
     ----------
@@ -1014,7 +1015,7 @@ failures, alpha_fail, pointwise_weight, alpha, hidden_layer_sizes, max_iter, tol
 
     def __init__(
         self,
-        objective="max_margin",
+        objective="max_entropy",
         *,
         margin=1.0,
         margin_fail=2.0,
@@ -1023,9 +1024,9 @@ failures, alpha_fail, pointwise_weight, alpha, hidden_layer_sizes, max_iter, tol
         failure_threshold=None,
         failure_weight=None,
         failure_rate=None,
-        failures="margin",
+        failures="near_ties",
         alpha_fail=1e-3,
-        pointwise_weight=0.0,
+        pointwise_weight=1.0,
         alpha=1e-3,
         hidden_layer_sizes=(),
         max_iter=100,

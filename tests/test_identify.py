@@ -20,6 +20,7 @@ from sklearn.preprocessing import StandardScaler
 from fairl_sk import FailureAwareIRL, MaxEntropyIRL, MaxMarginIRL, PairTransformer, identify
 from fairl_sk.datasets import make_preferences
 from fairl_sk.identify import FeasibleRewards, ambiguity
+from fairl_sk.pairs import stack_outputs
 
 few = settings(deadline=None, derandomize=True, database=None, max_examples=30)
 
@@ -367,7 +368,7 @@ def test_pairs_with_sides_and_labels_turned_give_the_same_set(preferences):
 
 def test_the_set_of_an_estimator(preferences):
     X, y = preferences.data, preferences.target
-    aware = FailureAwareIRL(random_state=0).fit(X, y)
+    aware = FailureAwareIRL.paper(random_state=0).fit(X, y)
     rewards = FeasibleRewards.from_estimator(aware, X, y)
     margins = aware.decision_function(X) * np.where(y == 1, 1, -1)
     threshold = aware.history_[-1]["failure_threshold"]
@@ -381,6 +382,15 @@ def test_the_set_of_an_estimator(preferences):
     assert relaxed.chebyshev().radius > 0
     standard = FeasibleRewards.from_estimator(aware, X, y, failures=np.zeros(len(X), dtype=bool), bound=7.0)
     assert (set(standard.required), standard.bound) == ({1.0}, 7.0)
+    for name in ("near_ties", "sign"):
+        aware.set_params(failures=name).fit(X, y)
+        margins = aware.decision_function(X) * np.where(y == 1, 1, -1)
+        preferred, other = np.where(
+            y == 1, (of := aware.decision_function(stack_outputs(X)).reshape(-1, 2)).T, of.T[::-1]
+        )
+        failing = {"near_ties": np.abs(margins) <= threshold, "sign": (preferred <= 0) | (other > 0)}[name]
+        rewards = FeasibleRewards.from_estimator(aware, X, y)
+        np.testing.assert_array_equal(rewards.required[clear], np.where(failing, 2.0, 1.0)[clear])
     plain = FeasibleRewards.from_estimator(MaxMarginIRL(margin=3.0).fit(X, y), X, y)
     assert set(plain.required) == {3.0}
 
@@ -603,7 +613,7 @@ def test_ranges_do_not_depend_on_the_unit_of_the_features(noisy):
 def test_estimators_that_have_no_answer_are_refused(noisy):
     X, y = noisy.data, noisy.target
     deep = MaxMarginIRL(hidden_layer_sizes=(4,), max_iter=2, random_state=0).fit(X, y)
-    labels = FailureAwareIRL(failures="labels", random_state=0)
+    labels = FailureAwareIRL("max_margin", failures="labels", random_state=0)
     labels.fit(X, y, output_labels=np.stack([y, 1 - y], axis=1))
     linear = MaxMarginIRL(random_state=0).fit(X, y)
     for ask in (ambiguity, FeasibleRewards.from_estimator):

@@ -16,8 +16,9 @@ from sklearn.svm import LinearSVC
 
 from fairl_sk import ExponentialSchedule, FailureAwareIRL, LinearSchedule, MaxEntropyIRL, MaxMarginIRL
 from fairl_sk.datasets import make_preferences
-from fairl_sk.failures import MarginFailures
+from fairl_sk.failures import MarginFailures, NearTieFailures
 from fairl_sk.irl import separating_threshold
+from fairl_sk.metrics import starc_distance
 from fairl_sk.net import Curriculum
 from fairl_sk.pairs import stack_outputs
 
@@ -78,10 +79,10 @@ def test_temperature_and_margin_set_the_unit(preferences):
 
 @pytest.mark.parametrize("objective", ["max_margin", "max_entropy"])
 @pytest.mark.parametrize("heads", [{}, HIDDEN], ids=["linear", "hidden"])
-def test_failure_weight_0_is_the_standard_estimator(preferences, objective, heads):
+def test_failure_weight_0_of_pairs_alone_is_the_standard_estimator(preferences, objective, heads):
     X, y = preferences.data, preferences.target
     standard = {"max_margin": MaxMarginIRL, "max_entropy": MaxEntropyIRL}[objective](random_state=0, **heads)
-    ours = FailureAwareIRL(objective, failure_weight=0, random_state=0, **heads)
+    ours = FailureAwareIRL(objective, failure_weight=0, pointwise_weight=0, random_state=0, **heads)
     np.testing.assert_array_equal(ours.fit(X, y).decision_function(X), standard.fit(X, y).decision_function(X))
     assert ours.n_iter_ == standard.n_iter_
     assert ours.intercept_ == standard.intercept_
@@ -91,7 +92,7 @@ def test_failure_weight_0_is_the_standard_estimator(preferences, objective, head
 def test_the_base_path_of_the_failure_aware_learner_is_the_standard_learner(preferences, objective):
     X, y = preferences.data, preferences.target
     standard = {"max_margin": MaxMarginIRL, "max_entropy": MaxEntropyIRL}[objective](random_state=0).fit(X, y)
-    ours = FailureAwareIRL(objective, random_state=0).fit(X, y)
+    ours = FailureAwareIRL(objective, pointwise_weight=0, random_state=0).fit(X, y)
     np.testing.assert_allclose(ours.base_coef_, standard.coef_, atol=1e-12)
     np.testing.assert_allclose(ours.coef_, ours.base_coef_ + ours.failure_coef_)
     assert np.linalg.norm(ours.failure_coef_) > 0.01 * np.linalg.norm(ours.base_coef_)
@@ -288,7 +289,7 @@ def test_single_outputs_and_pairs_are_logistic_regression_on_both(preferences, u
     theirs.fit(rows * side[:, None], side, sample_weight=weight)
     np.testing.assert_allclose(ours.base_coef_, theirs.coef_[0, :-1], atol=1e-5)
     assert np.abs(theirs.coef_[0, -1]) > 1e-4  # the threshold is there
-    pairs_only = FailureAwareIRL("max_entropy", tol=1e-10, alpha=alpha, random_state=0).fit(X, y, sample_weight=uneven)
+    pairs_only = clone(ours).set_params(pointwise_weight=0).fit(X, y, sample_weight=uneven)
     assert np.abs(ours.base_coef_ - pairs_only.base_coef_).max() > 0.02
 
 
@@ -296,7 +297,7 @@ def test_single_outputs_and_pairs_are_logistic_regression_on_both(preferences, u
 def test_single_outputs_and_pairs_are_linear_svc_on_both(preferences, uneven, pointwise_weight, alpha):
     X, y = preferences.data + 3, preferences.target
     options = {"alpha": alpha, "pointwise_weight": pointwise_weight, "failure_weight": 0, "random_state": 0}
-    ours = FailureAwareIRL(tol=1e-7, max_iter=1000, **options).fit(X, y, sample_weight=uneven)
+    ours = FailureAwareIRL("max_margin", tol=1e-7, max_iter=1000, **options).fit(X, y, sample_weight=uneven)
     rows, weight = stacked(X, y, uneven, pointwise_weight, 2.0)
     theirs = LinearSVC(loss="hinge", C=1 / (2 * alpha), fit_intercept=False, tol=1e-8, max_iter=10**6)
     side = np.where(np.arange(len(rows)) % 2, 1, -1)
@@ -425,8 +426,31 @@ def test_the_settings_of_the_paper(preferences):
         ).fit(X, y)
         np.testing.assert_array_equal(paper.coef_, plain.coef_)
         assert paper.history_ == plain.history_
-        np.testing.assert_array_equal(paper.coef_, FailureAwareIRL(objective, random_state=0).fit(X, y).coef_)
     assert FailureAwareIRL.paper(margin_fail=3.0).margin_fail == 3.0
+
+
+def test_the_defaults_are_near_ties_and_single_outputs_in_the_schedules_of_the_paper(preferences):
+    X, y = preferences.data, preferences.target
+    named = {"objective": "max_entropy", "failures": NearTieFailures(), "pointwise_weight": 1.0}
+    default = FailureAwareIRL(random_state=0).fit(X, y)
+    np.testing.assert_array_equal(default.coef_, FailureAwareIRL.paper(**named, random_state=0).fit(X, y).coef_)
+
+
+def test_with_flipped_preferences_near_ties_find_a_better_reward_and_keep_its_sign():
+    """What the detector is for: most of what a reward contradicts is noise then, of near-ties only half."""
+    distances = []
+    for seed in range(5):
+        noisy = make_preferences(2000, 20, noise=0.3, random_state=seed)
+        learners = [MaxEntropyIRL(random_state=0)]
+        for name in ("margin", "near_ties"):
+            for weight in (0.0, 1.0):
+                learners.append(FailureAwareIRL(failures=name, pointwise_weight=weight, random_state=0))
+        outputs, truth = stack_outputs(noisy.data), noisy.reference_reward.ravel()
+        rewards = [learner.fit(noisy.data, noisy.target).decision_function(outputs) for learner in learners]
+        assert min(np.corrcoef(own, truth)[0, 1] for own in rewards) > 0.8
+        distances.append([starc_distance(own, truth) for own in rewards])
+    standard, *by_margin, pairs_only, default = np.mean(distances, axis=0)
+    assert max(pairs_only, default) < 0.9 * min(standard, *by_margin)
 
 
 # ------------------------------------------------------------------------------------- what the reward recovers
@@ -510,7 +534,7 @@ def test_separating_threshold():
 
 
 def test_history_has_a_row_a_round_and_follows_the_schedules(preferences):
-    fitted = FailureAwareIRL(random_state=0).fit(preferences.data, preferences.target)
+    fitted = FailureAwareIRL.paper(random_state=0).fit(preferences.data, preferences.target)
     rows = fitted.history_
     assert len(rows) == fitted.n_iter_ == 99  # the last round may sample nothing: p = 0
     assert [row["round"] for row in rows] == list(range(99))
@@ -678,7 +702,11 @@ BAD_FITS = {
     "outputs too small": (lambda X, y: (X[:, 0] * 1e-170, y), {}, "too small"),
     "negative weights": (lambda X, y: (X, y, -np.ones(len(X))), {}, "[Nn]egative"),
     "no weight": (lambda X, y: (X, y, np.zeros(len(X))), {}, "weights must contain at least one non-zero"),
-    "margin_fail": (lambda X, y: (X, y), {"margin": 2.0}, "margin_fail=2.0 and margin=2.0.*margin_fail > margin"),
+    "margin_fail": (
+        lambda X, y: (X, y),
+        {"objective": "max_margin", "margin": 2.0},
+        "margin_fail=2.0 and margin=2.0.*margin_fail > margin",
+    ),
     "temperature_fail": (
         lambda X, y: (X, y),
         {"objective": "max_entropy", "temperature_fail": 3.0},
@@ -771,7 +799,7 @@ def test_small_features_are_not_called_identical(preferences):
         ("failure_weight__decay", r"failure_weight=None.*pass failure_weight=ExponentialSchedule\(\) first"),
         ("failure_threshold__stop", r"failure_threshold=None.*pass failure_threshold=LinearSchedule\("),
         ("failure_rate__start", r"failure_rate=None.*pass failure_rate=LinearSchedule\("),
-        ("failures__share", "failures='margin'.*your detector's class"),
+        ("failures__share", "failures='near_ties'.*your detector's class"),
     ],
 )
 def test_parameters_of_what_is_not_there(address, remedy):

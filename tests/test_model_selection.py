@@ -293,7 +293,7 @@ def test_sums_over_sampled_failures_are_those_of_each_column(rng, monkeypatch, w
     owner = Columns(X, sign, sample_weight, trains, seed=0, device="cpu", memory=10**9)
     folds, width = np.repeat([0, 1, 2], 3), owner.products.width
     weights = torch.from_numpy(rng.normal(size=(9, width)).astype(np.float32))
-    limits = np.tile([-9.0, 0.3, 9.0], 3).astype(np.float32)
+    limits = np.tile([[-np.inf, -np.inf, -0.5], [-9.0, 0.3, 0.5]], 3).astype(np.float32)
     reader, order = _MarginReader(owner, 9), KeyOrder(owner._keys, 5)
     differences = X[:, 0] - X[:, 1] if shape == "pairs" else np.column_stack([X, np.ones(1500, dtype=np.float32)])
     differences *= sign[:, None]
@@ -305,12 +305,13 @@ def test_sums_over_sampled_failures_are_those_of_each_column(rng, monkeypatch, w
             own = owner.folds[f].rows
             margins = differences[own] @ weights[i].numpy()
             budget = shares[i] * totals[i]
-            sample = sample_failures(margins <= limits[i], owner._keys[own], 5, sample_weight[own], budget)
+            failures = (margins >= limits[0, i]) & (margins <= limits[1, i])
+            sample = sample_failures(failures, owner._keys[own], 5, sample_weight[own], budget)
             sample = sample[sample_weight[own][sample] > 0]
             assert n_sampled[i] == len(sample)
             expected = -(margins[sample] ** 2) @ differences[own][sample]
             np.testing.assert_allclose(sums[i].numpy(), expected, rtol=1e-3, atol=1e-3)
-        assert shares[1] == 0.002 or n_sampled.max() > 300
+        assert shares[1] == 0.002 or n_sampled.max() > 200
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

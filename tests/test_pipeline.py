@@ -105,6 +105,7 @@ def test_two_jobs_give_the_results_of_one(detox, pipeline):
 
 
 def test_an_impossible_candidate_fails_alone(detox, pipeline):
+    pipeline = clone(pipeline).set_params(irl__objective="max_margin")
     grid = {"irl__margin_fail": [0.5, 2.0]}
     found = GridSearchCV(pipeline, grid, scoring=output_auc_scorer, cv=GroupKFold(3), error_score=np.nan)
     with pytest.warns(sklearn.exceptions.FitFailedWarning, match="margin_fail=0.5 and margin=1.0"):
