@@ -279,7 +279,7 @@ class Plan:
     n_records: int | None  # toxic comments of c, with all rewrites
     n_completions: int | None  # pairs of d
     n_features: int  # of a
-    synthetic: tuple  # (pairs, noise) of the cells of a
+    synthetic: tuple  # (shape of the reward, pairs, noise) of the cells of a
     betas: tuple
     encoder: str
     reference: str
@@ -299,7 +299,7 @@ SIZES = {
         n_records=200,
         n_completions=200,
         n_features=6,
-        synthetic=((80, 0.3),),
+        synthetic=(("linear", 80, 0.3), ("ReLU", 80, 0.3)),
         betas=(3,),
         encoder="svd",
         reference="smoke",
@@ -316,7 +316,11 @@ SIZES = {
         n_records=3000,
         n_completions=4000,
         n_features=30,
-        synthetic=(*((2000, noise) for noise in NOISE), (300, 0.2), (20_000, 0.2)),
+        synthetic=(
+            *(("linear", 2000, noise) for noise in NOISE),
+            *(("linear", n_pairs, 0.2) for n_pairs in (300, 20_000)),
+            *(("ReLU", 2000, noise) for noise in (0.0, 0.2, 0.4)),
+        ),
         betas=(1, 3, 8),
         encoder="minilm",
         reference="small",
@@ -330,7 +334,7 @@ SIZES = {
         n_records=None,
         n_completions=None,
         n_features=30,
-        synthetic=tuple(itertools.product((300, 2000, 20_000), NOISE)),
+        synthetic=tuple(itertools.product(("linear", "ReLU"), (300, 2000, 20_000), NOISE)),
         betas=(1, 3, 8),
         encoder="minilm",
         reference="small",
@@ -350,8 +354,7 @@ REGIMES = {
 def cells_of(regime, plan):
     """The settings of a regime, by name."""
     if regime == "a":
-        shapes = itertools.product(("linear", "ReLU"), plan.synthetic)
-        return [f"{shape}, {n_pairs} pairs, noise {noise:g}" for shape, (n_pairs, noise) in shapes]
+        return [f"{shape}, {n_pairs} pairs, noise {noise:g}" for shape, n_pairs, noise in plan.synthetic]
     if regime == "ablations":
         return [f"{source}, {cell}" for source, cell in ablation_cells(plan).items()]
     return {"b": [f"beta {beta}" for beta in plan.betas], "c": ["ParaDetox"], "d": ["completions"]}[regime]
@@ -954,6 +957,28 @@ def format_cell(cell, measures):
     return "\n".join(lines)
 
 
+OVERVIEW = {
+    "paper": "paper, max_margin",
+    "defaults, tuned": "outputs and near ties, max_entropy",
+    "FailureAwareIRLCV": "FailureAwareIRLCV",
+    "paper, labels": "labels, max_margin",
+    "outputs and labels": "outputs and labels, max_margin",
+}
+
+
+def format_overview(summary, measures=("label F1", "STARC")):
+    """Markdown: a row a cell, the best standard learner and the differences of those in OVERVIEW to it."""
+    lines = ["| pairs | measure | best standard | " + " | ".join(OVERVIEW) + " |", "|---" * (len(OVERVIEW) + 3) + "|"]
+    for regime in [regime for regime in summary if regime != "ablations"]:
+        for (name, cell), measure in itertools.product(summary[regime].items(), measures):
+            best = cell["best standard learner"]
+            differences = [cell["learners"][own]["difference"][best][measure] for own in OVERVIEW.values()]
+            mean = cell["learners"][best]["mean"][measure][0]
+            shown = " | ".join(map(format_difference, differences))
+            lines.append(f"| {regime}. {name} | {measure} | {mean:.3f} | {shown} |")
+    return "\n".join(lines)
+
+
 def format_ablations(cell, measures=("output AUC", "label AUC", "STARC")):
     """Markdown rows: the mean, and the difference to the failure path off."""
     lines = ["| changed | " + " | ".join(measures) + " |", "|---" * (len(measures) + 1) + "|"]
@@ -990,6 +1015,8 @@ def format_tables(summary, plan):
         f"Mean over {plan.seeds} seeds ± half a 95 % t-interval; in brackets the paired difference to the best "
         "standard learner, in bold where its interval leaves out 0. STARC and calibration error: less is better."
     ]
+    if set(summary) - {"ablations"}:
+        parts += ["## Overview: differences to the best standard learner", format_overview(summary)]
     for regime in [regime for regime in REGIMES if regime in summary]:
         parts.append(f"## {regime}. {REGIMES[regime]}" if len(regime) == 1 else f"## {REGIMES[regime]}")
         for name, cell in summary[regime].items():

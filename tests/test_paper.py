@@ -74,6 +74,11 @@ def test_tables_say_what_the_summary_holds(paper, smoke, capsys):
                     figures.append(figure)
                 role = " (best standard)" if name == best else " (labels)" if paper.LEARNERS[name].labels else ""
                 assert f"| {name}{role} | " + " | ".join(figures) + " |" in tables
+    (cell,) = summary["c"].values()
+    best = cell["best standard learner"]
+    found = [paper.format_difference(cell["learners"][n]["difference"][best]["STARC"]) for n in paper.OVERVIEW.values()]
+    mean = cell["learners"][best]["mean"]["STARC"][0]
+    assert f"| c. ParaDetox | STARC | {mean:.3f} | " + " | ".join(found) + " |" in tables
 
 
 def test_a_second_run_goes_on(paper, smoke, monkeypatch):
