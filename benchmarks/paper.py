@@ -11,7 +11,8 @@ c. ParaDetox: rewrites over toxic comments, R* as in b. Each reward is then meas
 d. Base and aligned: completions of a language model before and after alignment, the folder that realign.py wrote (its
    pairs.jsonl and reference.skops), else the package's own corpus.
 ablations. The paper's learner with one thing changed, on one cell each of b and c. The gradient of the failure term
-   into both heads, and a failure head of another form than the base head, are not here: the estimator has neither.
+   into both heads, and a failure head of another form than the base head, are not here: the estimator has neither; both
+   heads with hidden layers are.
 
 Texts of b and c are normalised: lower-case words only, no links and no user names. A text of b or c is desirable where
 R* > 0, in d where its reference says so, in a where the true reward is above 0.
@@ -236,6 +237,11 @@ ABLATIONS = {
     "failure rate p": {
         **{f"{rate:g}": _ablation(failure_rate=rate) for rate in (0.05, 0.2, 0.5, 1.0)},
         "0.2 to 0": _ablation(),
+    },
+    "64 hidden units": {
+        "failures off": _ablation(hidden_layer_sizes=(64,), failure_weight=0.0),
+        "margin": _ablation(hidden_layer_sizes=(64,)),
+        "near ties": _ablation(hidden_layer_sizes=(64,), failures="near_ties"),
     },
     "rounds": {f"{rounds}": _ablation(max_iter=rounds) for rounds in (10, 30, 100, 300)},
 }
@@ -979,6 +985,23 @@ def format_overview(summary, measures=("label F1", "STARC")):
     return "\n".join(lines)
 
 
+def format_counts(summary, measures=("output F1", "output AUC", "label F1", "label AUC", "STARC")):
+    """Markdown: how often, over cells and measures, each learner is clearly better or worse than the best standard."""
+    better, worse = Counter(), Counter()
+    cells = [cell for regime in summary if regime != "ablations" for cell in summary[regime].values()]
+    for cell, measure in itertools.product(cells, measures):
+        best = cell["best standard learner"]
+        for name, row in cell["learners"].items():
+            difference = row["difference"][best][measure]
+            if name != best and is_clear(difference):
+                count = better if (difference[0] > 0) != (measure in LESS_IS_BETTER) else worse
+                count[name] += 1
+    lines = [f"| learner | clearly better, of {len(cells) * len(measures)} | clearly worse |", "|---|---|---|"]
+    for name, learner in LEARNERS.items():
+        lines.append(f"| {name}{' (labels)' if learner.labels else ''} | {better[name]} | {worse[name]} |")
+    return "\n".join(lines)
+
+
 def format_ablations(cell, measures=("output AUC", "label AUC", "STARC")):
     """Markdown rows: the mean, and the difference to the failure path off."""
     lines = ["| changed | " + " | ".join(measures) + " |", "|---" * (len(measures) + 1) + "|"]
@@ -1016,7 +1039,11 @@ def format_tables(summary, plan):
         "standard learner, in bold where its interval leaves out 0. STARC and calibration error: less is better."
     ]
     if set(summary) - {"ablations"}:
-        parts += ["## Overview: differences to the best standard learner", format_overview(summary)]
+        parts += [
+            "## Overview: differences to the best standard learner",
+            format_overview(summary),
+            format_counts(summary),
+        ]
     for regime in [regime for regime in REGIMES if regime in summary]:
         parts.append(f"## {regime}. {REGIMES[regime]}" if len(regime) == 1 else f"## {REGIMES[regime]}")
         for name, cell in summary[regime].items():
@@ -1071,6 +1098,37 @@ def plot_forest(cells, measures, path, title):
     figure.savefig(path, dpi=130)
 
 
+def plot_overview(summary, path):
+    """STARC's difference to the best standard learner in per cent of that: a row a cell, a colour a learner."""
+    from matplotlib.figure import Figure
+
+    cells = {
+        f"{regime}. {name}": cell
+        for regime in summary
+        if regime != "ablations"
+        for name, cell in summary[regime].items()
+    }
+    figure = Figure(figsize=(8, 1.5 + 0.5 * len(cells)), layout="constrained")
+    axes = figure.subplots()
+    axes.axvline(0, color="0.4", lw=1)
+    for number, (shown, learner) in enumerate(OVERVIEW.items()):
+        rows = []
+        for row, cell in enumerate(cells.values()):
+            best = cell["best standard learner"]
+            mean, half = cell["learners"][learner]["difference"][best]["STARC"]
+            size = cell["learners"][best]["mean"]["STARC"][0] / 100
+            rows.append((row + 0.15 * (number - (len(OVERVIEW) - 1) / 2), mean / size, half / size))
+        y, x, half = np.array(rows).T
+        axes.errorbar(x, y, xerr=half, fmt="o", ms=4, lw=1, color=_COLOURS[number], label=shown)
+    for row in range(1, len(cells), 2):
+        axes.axhspan(row - 0.5, row + 0.5, color="0.95", zorder=0)
+    axes.set(yticks=range(len(cells)), yticklabels=cells, ylim=(len(cells) - 0.5, -0.5))
+    axes.set_xlabel("STARC, difference to the best standard learner in % of it (less is better)")
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside lower center", ncols=3, frameon=False)
+    figure.savefig(path, dpi=130)
+
+
 def plot_ablations(cells, path, measures=("output AUC", "label AUC", "STARC")):
     """Differences to the failure path off: a column for what is changed, a row a measure, a colour a cell."""
     from matplotlib.figure import Figure
@@ -1104,6 +1162,9 @@ def draw(summary, study):
     """All pictures; returns their paths."""
     paths = []
     title = "Paired difference to the best standard learner"
+    if set(summary) - {"ablations"}:
+        paths.append(study.path("overview.png"))
+        plot_overview(summary, paths[-1])
     for regime, cells in summary.items():
         if regime == "ablations":
             paths.append(study.path("ablations.png"))

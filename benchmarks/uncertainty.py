@@ -40,7 +40,7 @@ LEARNERS = {
     "MaxEntropyIRL": (MaxEntropyIRL, "evidence"),
     "MaxEntropyIRL, alpha": (MaxEntropyIRL, "alpha"),
     "MaxMarginIRL": (MaxMarginIRL, "evidence"),
-    "FailureAwareIRL": (FailureAwareIRL, "evidence"),
+    "FailureAwareIRL": (FailureAwareIRL.paper, "evidence"),
 }
 MODES = list(LEARNERS)[:2]
 BESIDES = {"logistic": {}, "features / 10": {"unit": 0.1}, "a tenth flipped": {"noise": 0.1}}

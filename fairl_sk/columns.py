@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from .failures import KeyOrder, MarginFailures, NearTieFailures, Round, find_failures, pair_keys, sampled_weights
+from .failures import MarginFailures, NearTieFailures, Round, find_failures
 from .irl import _WORTH_THREADS, centred_outputs, checked_scale, output_sides, preferred_first, squared_lengths
 from .net import (
     BasePath,
@@ -29,6 +29,7 @@ from .net import (
     torch_device,
 )
 from .products import PairProducts
+from .sampling import KeyOrder, pair_keys, sampled_weights
 
 
 class Fold:

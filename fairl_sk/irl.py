@@ -17,7 +17,7 @@ from sklearn.utils._param_validation import (
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, column_or_1d
 
-from .failures import LabelFailures, MarginFailures, NearTieFailures, OutputSignFailures, fit_detector, pair_keys
+from .failures import LabelFailures, MarginFailures, NearTieFailures, OutputSignFailures, fit_detector
 from .net import (
     Curriculum,
     DualPath,
@@ -34,6 +34,7 @@ from .net import (
 )
 from .objective import ExponentialSchedule, LinearSchedule, schedule_values
 from .pairs import TIES_REMEDY, check_pairs, distinct_labels, preference_sign
+from .sampling import pair_keys
 
 __all__ = ["FailureAwareIRL", "MaxEntropyIRL", "MaxMarginIRL"]
 

@@ -12,8 +12,9 @@ from skorch.callbacks import Callback
 from torch import nn
 from tqdm.auto import tqdm
 
-from .failures import Round, find_failures, sample_failures, sampled_weights
+from .failures import Round, find_failures
 from .objective import hinge_loss, logistic_loss
+from .sampling import sample_failures, sampled_weights
 
 
 def torch_device(name):
@@ -654,13 +655,15 @@ def _root_of_increasing(derivatives, *, tolerance, newton, n_trials=20):
     for _ in range(n_trials):
         value, slope = derivatives(point)
         if abs(value) <= tolerance:
-            break
+            return point
         low, high = (low, point) if value > 0 else (point, high)
         guess = point - value / slope if slope > 0 else np.nan
         if not low < guess < high:
             guess = (low + high) / 2 if high < np.inf else 2 * point
         point = guess
-    return point
+    return (
+        low or point
+    )  # the last point known to lie before the root, which rounding hides where little is left to gain
 
 
 # ----------------------------------------------------------------------------------------------------- net

@@ -19,16 +19,15 @@ from fairl_sk.failures import (
     FewLabelFailures,
     LabelFailures,
     MarginFailures,
+    NearTieFailures,
     NoiseAwareFailures,
     OutputSignFailures,
     Round,
     _bradley_terry,
     _DistinctPairs,
-    content_keys,
     find_failures,
-    pair_keys,
-    sample_failures,
 )
+from fairl_sk.sampling import content_keys, pair_keys, sample_failures
 
 
 def a_round(margins, rewards=None, labels=None, threshold=0.0):
@@ -38,6 +37,11 @@ def a_round(margins, rewards=None, labels=None, threshold=0.0):
 def test_failures_by_margin_are_at_or_below_the_threshold():
     state = a_round([-1.0, 0.5, 0.5000001, 2.0], threshold=0.5)
     assert MarginFailures().detect(state).tolist() == [True, True, False, False]
+
+
+def test_near_ties_are_within_the_threshold_either_way_round():
+    state = a_round([-2.0, -0.5000001, -0.5, 0.0, 0.5, 0.5000001], threshold=0.5)
+    assert NearTieFailures().detect(state).tolist() == [False, False, True, True, True, False]
 
 
 def test_failures_by_label_have_an_output_on_the_wrong_side():

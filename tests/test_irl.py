@@ -453,6 +453,17 @@ def test_with_flipped_preferences_near_ties_find_a_better_reward_and_keep_its_si
     assert max(pairs_only, default) < 0.9 * min(standard, *by_margin)
 
 
+def test_rounds_beyond_the_optimum_keep_it():
+    """With tol=0 rounds go on where nothing is left to gain, and rounding decides on the slope along a direction."""
+    data = make_preferences(150, 4, noise=0.1, random_state=0)
+    for alpha in (1e-9, 0):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            fitted = MaxMarginIRL(alpha=alpha, tol=0, random_state=0).fit(data.data, data.target)
+        losses = np.array([row["loss_base"] for row in fitted.history_])
+        assert losses[-1] < losses.min() + 0.01
+
+
 # ------------------------------------------------------------------------------------- what the reward recovers
 
 

@@ -24,9 +24,10 @@ from fairl_sk import (
 )
 from fairl_sk.columns import Columns, PairProducts, _even_ranges, _MarginReader
 from fairl_sk.datasets import make_preferences
-from fairl_sk.failures import FewLabelFailures, KeyOrder, MarginFailures, NoiseAwareFailures, sample_failures
+from fairl_sk.failures import FewLabelFailures, MarginFailures, NoiseAwareFailures
 from fairl_sk.metrics import output_auc_scorer, output_f1_scorer, pair_accuracy_scorer
 from fairl_sk.pairs import stack_outputs
+from fairl_sk.sampling import KeyOrder, sample_failures
 
 GRID = {
     "failure_weight": [ExponentialSchedule(5.0, 2.0), 1.0],
