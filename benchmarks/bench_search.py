@@ -54,7 +54,8 @@ SIZES = {
     },
 }
 N_FOLDS, N_ROUNDS = 5, 100
-PAPER = {"failures": "margin", "pointwise_weight": 0.0}  # with the grid's values, the settings of FailureAwareIRL.paper
+# With the grid's values, the settings of FailureAwareIRL.paper.
+PAPER = {"objective": "max_margin", "failures": "margin", "pointwise_weight": 0.0}
 
 
 def make_grid(n_candidates):

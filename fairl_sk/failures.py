@@ -321,7 +321,7 @@ class CrossFittedFailures(_CrossFitted):
     >>> from fairl_sk import FailureAwareIRL
     >>> from fairl_sk.datasets import make_preferences
     >>> data = make_preferences(200, 5, noise=0.1, random_state=0)
-    >>> reward = FailureAwareIRL(failures=CrossFittedFailures(), alpha=0.01, random_state=0)
+    >>> reward = FailureAwareIRL.paper(failures=CrossFittedFailures(), alpha=0.01, random_state=0)
     >>> reward.fit(data.data, data.target).score(data.data, data.target) > 0.85
     True
     """

@@ -869,7 +869,8 @@ class FailureAwareIRL(_PreferenceIRL):
 
     The defaults are what did best without labels in our benchmarks: failures are the pairs that are nearly tied, single
     outputs count as much as pairs, and the objective is max-entropy. The paper's settings are `paper`. Where labels of
-    the outputs are at hand, they are worth more: ``failures=ConfirmedFailures(), pointwise_weight=3``.
+    the outputs are at hand, they are worth more: ``failures=ConfirmedFailures(), failure_weight=1,
+    pointwise_weight=3``.
 
     Parameters
     ----------

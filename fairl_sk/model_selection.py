@@ -434,8 +434,7 @@ class _Search:
         if isinstance(scores, dict):
             for name, message in scores.items():
                 if isinstance(message, str):  # of several scores one that failed, as its traceback
-                    error = RuntimeError(f"{name}: {message.strip().splitlines()[-1]}")
-                    self.fail(number, fold, error, name)
+                    self.fail(number, fold, RuntimeError(f"{name}: {message.strip().splitlines()[-1]}"), name)
             scores = {name: np.nan if isinstance(value, str) else value for name, value in scores.items()}
         self.results.add_scores(number, fold, scores, time.perf_counter() - start)
 

@@ -322,7 +322,7 @@ def frozen(learner, data, n_features=4):
         (lambda data: LaplaceReward(LaplaceReward()), "Found LaplaceReward as estimator"),
         (lambda data: LaplaceReward(frozen(MaxEntropyIRL(), data, 3)), "rows of 4 features and a frozen .* of 3"),
         (lambda data: LaplaceReward(MaxMarginIRL(), prior="alpha"), "penalty is no prior of log-odds"),
-        (lambda data: LaplaceReward(FailureAwareIRL(), prior="alpha"), "penalty is no prior of log-odds"),
+        (lambda data: LaplaceReward(FailureAwareIRL("max_margin"), prior="alpha"), "penalty is no prior of log-odds"),
         (lambda data: LaplaceReward(MaxEntropyIRL(alpha=0), prior="alpha"), "alpha=0, which is no prior"),
         (lambda data: LaplaceReward(prior="none"), "The 'prior' parameter"),
         (lambda data: LaplaceReward(prior=0.0), "The 'prior' parameter"),
