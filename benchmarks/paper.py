@@ -1153,7 +1153,15 @@ def plot_ablations(cells, path, measures=("output AUC", "label AUC", "STARC")):
             axis.set_title(group, fontsize="medium")
         if column == 0:
             axis.set_ylabel(measure + ("\n(less is better)" if measure in LESS_IS_BETTER else ""), fontsize="medium")
-    figure.suptitle("Difference to the same learner with the failure path off", fontsize="medium")
+    for row, measure in zip(axes, measures, strict=True):  # one wide interval would leave no room for the others
+        differences = [
+            next(iter(v["difference"].values()))[measure] for c in cells.values() for v in c["learners"].values()
+        ]
+        limit = 1.1 * np.quantile(np.nansum(np.abs(differences), axis=1), 0.94) or 1.0  # one seed has no interval
+        row[0].set_ylim(-limit, limit)
+    figure.suptitle(
+        "Difference to the same objective with the failure path off (longer bars are cut)", fontsize="medium"
+    )
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
     figure.savefig(path, dpi=130)
 
