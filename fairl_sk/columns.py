@@ -553,9 +553,10 @@ class _MarginReader:
         for number, part in enumerate(self.products.parts):
             trains_on[number, part.folds] = True
         self.trains_on = trains_on
-        self.position = np.where(
-            (self.products.part_of >= 0) & (owner._sample_weight > 0), np.arange(len(owner._X)), -1
-        )
+        self.parted = self.products.part_of is not None  # else rows are read for all columns, and masked
+        self.member = torch.from_numpy(self.products.member.T.copy()).to(self.products.X.device)
+        used = self.products.member.any(axis=1) & (owner._sample_weight > 0)
+        self.position = np.where(used, np.arange(len(owner._X)), -1)
         self._make_room(0)
 
     @classmethod
@@ -592,11 +593,12 @@ class _MarginReader:
         limits, n_most = torch.from_numpy(limits).to(device), torch.from_numpy(n_most).to(device)
         sums, n_sampled = torch.zeros_like(weights), torch.zeros_like(n_most)
         left, order = torch.nonzero(n_most)[:, 0], order.of_rows(self.position)
+        fold_of = torch.from_numpy(folds).to(device)
         for rows, first in order.chunks(self.rows_in_chunk):
             if not len(left):
                 break
             pieces = self._pieces(rows, left, folds)
-            self.products.shared(lambda reader, some: self._read(reader, some, weights, limits), pieces)
+            self.products.shared(lambda reader, some: self._read(reader, some, weights, limits, fold_of), pieces)
             found = torch.zeros_like(n_most)
             for piece in pieces:
                 found.index_add_(0, piece.columns, piece.failing.sum(dim=1))
@@ -609,12 +611,13 @@ class _MarginReader:
         return sums, n_sampled
 
     def _pieces(self, rows, left, folds):
-        """Pieces of a chunk: rows of one part, and the columns that train on them."""
+        """Pieces of a chunk: rows of one part and the columns that train on them; without parts, of all columns."""
         if len(rows) > len(self._differences):
             self._make_room(len(rows))
-        part_of, own_folds, begin, pieces = self.products.part_of[rows], folds[left.numpy(force=True)], 0, []
+        parted, own_folds, begin, pieces = self.parted, folds[left.numpy(force=True)], 0, []
+        part_of = self.products.part_of[rows] if parted else np.zeros(len(rows), dtype=int)
         for part in np.unique(part_of):
-            columns = left[torch.from_numpy(self.trains_on[part][own_folds]).to(left.device)]
+            columns = left[torch.from_numpy(self.trains_on[part][own_folds]).to(left.device)] if parted else left
             ranks = np.flatnonzero(part_of == part)
             for start in range(0, len(ranks) if len(columns) else 0, self.products.step):
                 some = ranks[start : start + self.products.step]
@@ -632,7 +635,7 @@ class _MarginReader:
                 begin = end
         return pieces
 
-    def _read(self, reader, pieces, weights, limits):
+    def _read(self, reader, pieces, weights, limits, folds):
         """Differences, margins and failures of pieces."""
         for piece in pieces:
             differences = reader.differences(piece.rows, out=piece.differences)
@@ -642,6 +645,8 @@ class _MarginReader:
             piece.failing = piece.margins <= upper
             if torch.isfinite(lower).any():
                 piece.failing &= piece.margins >= lower
+            if not self.parted:
+                piece.failing &= self.member[:, piece.rows][folds[piece.columns]]
 
     def _cut(self, pieces, full, n_left, found, first):
         """Leave as many failures as are due to columns whose samples are full, and no part of the copies of a pair."""

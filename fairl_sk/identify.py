@@ -231,7 +231,8 @@ class FeasibleRewards:
             Pairs, as for ``fit``.
         failures : array-like of shape (n_pairs,), bool, default=None
             Which pairs get ``margin_fail``. None: of a `FailureAwareIRL`, those that its detector finds with the fitted
-            reward at the end of the curriculum; of other estimators none. An all-False mask gives the standard set.
+            reward at the end of the curriculum, if it sampled any; of other estimators none. An all-False mask gives
+            the standard set.
         bound : float > 0, default=None
             None: twice the largest weight of the fitted reward.
 
@@ -252,7 +253,8 @@ class FeasibleRewards:
         if _objective(estimator) != "max_margin":
             raise ValueError(
                 f"Found {type(estimator).__name__} with a max-entropy objective, which has no required margins. "
-                "Expected a max-margin one: use from_pairs with a margin of your own, or ambiguity, which takes both."
+                "Expected a max-margin one: fit with objective='max_margin', use from_pairs with a margin of your own, "
+                "or ambiguity, which takes both."
             )
         X = transform(X)
         differences = _oriented_differences(X, y, n_features=len(theta))
@@ -1090,20 +1092,20 @@ def _failures_of(estimator, X, y, margins, failures):
     """The mask that was given or, of a failure-aware estimator, what its detector finds at the end of a fit."""
     if failures is not None or not hasattr(estimator, "failures"):
         return _check_failures(failures, len(margins))
-    curriculum = estimator._schedules()
-    detector = curriculum["detector"]
+    detector = estimator._schedules()["detector"]
     if hasattr(detector, "fit") or getattr(detector, "requires_labels", False):
         raise ValueError(
             f"Found an estimator with failures={estimator.failures!r}, which need labels, or a fit of their own. "
             "Expected the mask: pass failures, shape (n_pairs,), bool (all False for the standard set)."
         )
     X = check_pairs(X)
+    if not any(row["n_sampled"] for row in estimator.history_):  # it learned from none
+        return np.zeros(len(X), dtype=bool)
     sign = preference_sign(y, len(X))
-    t = estimator.n_iter_ - 1
     last = Round(
-        index=t,
-        progress=t / max(estimator.max_iter - 1, 1),
-        threshold=curriculum["thresholds"][t],
+        index=len(estimator.history_) - 1,
+        progress=1.0,
+        threshold=estimator.history_[-1]["failure_threshold"],
         margins=margins,
         rewards=lambda: preferred_first(estimator.decision_function(stack_outputs(X)).reshape(-1, 2), sign),
         output_labels=None,

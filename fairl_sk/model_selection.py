@@ -1,6 +1,6 @@
 """Searches in the convention of ``LassoCV``: an estimator whose parameters may be lists, at the cost of a few fits.
 
-For users who choose ``margin_fail``, ``failure_weight`` or ``alpha`` by cross-validation. The linear fits of all
+For users who choose ``temperature_fail``, ``failure_weight`` or ``alpha`` by cross-validation. The linear fits of all
 candidates and folds go through their rounds together (`fairl_sk.columns`), each as if it were alone, so that the result
 is that of ``GridSearchCV`` over the plain estimator. Heads with hidden layers, and batches, are fitted one by one.
 """
@@ -1003,7 +1003,7 @@ failures, alpha_fail, pointwise_weight, alpha, hidden_layer_sizes, max_iter, tol
     >>> from fairl_sk.datasets import make_preferences
     >>> data = make_preferences(300, 5, noise=0.1, random_state=0)
     >>> search = FailureAwareIRLCV(
-    ...     margin_fail=[1.5, 3.0], failure_weight=[ExponentialSchedule(3.0), 1.0], random_state=0
+    ...     temperature_fail=[0.3, 0.6], failure_weight=[ExponentialSchedule(3.0), 1.0], random_state=0
     ... )
     >>> search = search.fit(data.data, data.target, groups=data.groups)
     >>> len(search.cv_results_["params"])
@@ -1107,6 +1107,7 @@ failures, alpha_fail, pointwise_weight, alpha, hidden_layer_sizes, max_iter, tol
 
     def _with_standard(self, params, grid, template):
         """All candidates and, for every setting of the base path that has none yet, one of failure weight 0."""
+        _warn_of_unread(params, grid, template)
         others = [name for name in grid if name not in _OF_FAILURES]
 
         def base_of(candidate):
@@ -1128,6 +1129,22 @@ failures, alpha_fail, pointwise_weight, alpha, hidden_layer_sizes, max_iter, tol
                 valid = [other for other in alike if _is_strict(template, other)] or alike
                 standard.append({**valid[0], "failure_weight": 0})
         return standard + rest
+
+
+def _warn_of_unread(params, grid, template):
+    """Say which values make no difference, as no candidate's objective reads them."""
+    objectives = {candidate.get("objective", template.objective) for candidate in params}
+    for name, objective in {
+        "margin": "max_margin",
+        "margin_fail": "max_margin",
+        "temperature_fail": "max_entropy",
+    }.items():
+        if len(grid.get(name, ())) > 1 and objective not in objectives:
+            warnings.warn(
+                f"The {len(grid[name])} values of {name} make no difference: only objective={objective!r} reads it.",
+                UserWarning,
+                stacklevel=5,
+            )
 
 
 def _is_strict(template, candidate):

@@ -648,7 +648,7 @@ class DualBundle:
 
 def _root_of_increasing(derivatives, *, tolerance, newton, n_trials=20):
     """Root of an increasing function on (0, inf), given (value, slope) at a point; starts at 1 or a Newton step."""
-    low, high, point = 0.0, np.inf, 1.0
+    low, high, point, best = 0.0, np.inf, 1.0, (np.inf, 0.0)
     if newton:
         value, slope = derivatives(0.0)
         point = -value / slope if slope > 0 else 1.0
@@ -656,14 +656,13 @@ def _root_of_increasing(derivatives, *, tolerance, newton, n_trials=20):
         value, slope = derivatives(point)
         if abs(value) <= tolerance:
             return point
+        best = min(best, (abs(value), point))
         low, high = (low, point) if value > 0 else (point, high)
         guess = point - value / slope if slope > 0 else np.nan
         if not low < guess < high:
             guess = (low + high) / 2 if high < np.inf else 2 * point
         point = guess
-    return (
-        low or point
-    )  # the last point known to lie before the root, which rounding hides where little is left to gain
+    return best[1]  # of what was looked at: where little is left to gain, rounding hides the root
 
 
 # ----------------------------------------------------------------------------------------------------- net

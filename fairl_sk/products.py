@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+_LEAST_PART = 64  # rows of a part on the average, below which its products are mostly overhead
+
 
 @dataclass
 class Part:
@@ -47,8 +49,11 @@ class PairProducts:
     ----------
     rows : list of ndarray of int
         The training rows of every fold, in the order of all vectors here.
-    part_of : ndarray of shape (n_pairs,), int
-        The part of every row; -1 if no fold trains on it.
+    member : ndarray of shape (n_pairs, n_folds), bool
+        Which folds train on which rows.
+    part_of : ndarray of shape (n_pairs,), int, or None
+        The part of every row, -1 if no fold trains on it; None where folds overlap so variously that parts would be
+        tiny: then each fold is a part, and rows are in many.
     width : int
         Length of a column's weights.
     """
@@ -98,8 +103,12 @@ class PairProducts:
         member = np.zeros((len(self.X), len(trains)), dtype=bool)
         for fold, rows in enumerate(trains):
             member[rows, fold] = True
+        self.member = member
         packed = np.packbits(member, axis=1)
         _, first, kind = np.unique(packed, axis=0, return_index=True, return_inverse=True)
+        if len(first) * _LEAST_PART > len(self.X) and len(first) > len(trains):
+            self.part_of, rows = None, [np.flatnonzero(member[:, fold]) for fold in range(len(trains))]
+            return [Part(torch.from_numpy(own).to(self.X.device), [f], [0]) for f, own in enumerate(rows)], rows
         parts, lengths = [], [0] * len(trains)
         self.part_of = np.full(len(self.X), -1)
         rows_of: list[list] = [[np.empty(0, dtype=np.intp)] for _ in trains]

@@ -582,6 +582,17 @@ def test_more_pairs_more_tolerance_and_stricter_failures(noisy):
     assert not np.allclose(strict.high, plain.high)
 
 
+def test_failures_are_those_of_the_fit(noisy):
+    """Whatever the parameters say by now; and none, where none was sampled."""
+    X, y, options = noisy.data, noisy.target, {"max_outputs": 5, "random_state": 0}
+    aware = FailureAwareIRL(random_state=0).fit(X, y)
+    before = ambiguity(aware, X, y, **options)
+    np.testing.assert_array_equal(ambiguity(aware.set_params(max_iter=10), X, y, **options).high, before.high)
+    standard = FailureAwareIRL(failure_weight=0, random_state=0).fit(X, y)
+    none = ambiguity(standard, X, y, failures=np.zeros(len(X), dtype=bool), **options)
+    np.testing.assert_array_equal(ambiguity(standard, X, y, **options).high, none.high)
+
+
 def test_fewer_directions_give_lower_bounds(noisy):
     reward = MaxMarginIRL(random_state=0).fit(noisy.data, noisy.target)
     full = ambiguity(reward, noisy.data, noisy.target, max_outputs=8, random_state=0)

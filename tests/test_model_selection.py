@@ -22,9 +22,9 @@ from fairl_sk import (
     MaxMarginIRL,
     MaxMarginIRLCV,
 )
-from fairl_sk.columns import Columns, PairProducts, _even_ranges, _MarginReader
+from fairl_sk.columns import Columns, PairProducts, _even_ranges, _limits, _MarginReader
 from fairl_sk.datasets import make_preferences
-from fairl_sk.failures import FewLabelFailures, MarginFailures, NoiseAwareFailures
+from fairl_sk.failures import FewLabelFailures, MarginFailures, NearTieFailures, NoiseAwareFailures
 from fairl_sk.metrics import output_auc_scorer, output_f1_scorer, pair_accuracy_scorer
 from fairl_sk.pairs import stack_outputs
 from fairl_sk.sampling import KeyOrder, sample_failures
@@ -41,15 +41,15 @@ def grid_of(search):
     return [{name: [value] for name, value in candidate.items()} for candidate in search.cv_results_["params"]]
 
 
-def assert_equal(search, peer, X, y):
+def assert_equal(search, peer, X, y, atol=1e-5):
     """The same choice, scores and best reward; the same columns of results."""
     assert set(search.cv_results_) == set(peer.cv_results_)
     assert search.best_params_ == peer.best_params_
     assert search.best_index_ == peer.best_index_
-    assert search.best_score_ == pytest.approx(peer.best_score_, abs=1e-5)
+    assert search.best_score_ == pytest.approx(peer.best_score_, abs=atol)
     for name, values in peer.cv_results_.items():
         if "test" in name:
-            np.testing.assert_allclose(search.cv_results_[name], values, atol=1e-5, err_msg=name)
+            np.testing.assert_allclose(search.cv_results_[name], values, atol=atol, err_msg=name)
         if name.startswith("param_"):
             assert search.cv_results_[name].tolist() == values.tolist()
     np.testing.assert_array_equal(search.decision_function(X), peer.decision_function(X))
@@ -123,7 +123,7 @@ def test_the_standard_learners(preferences, search, plain):
     X, y = preferences.data, preferences.target
     search.set_params(random_state=0).fit(X, y)
     peer = GridSearchCV(plain.set_params(random_state=0), grid_of(search)).fit(X, y)
-    assert_equal(search, peer, X, y)
+    assert_equal(search, peer, X, y, atol=4e-5)  # an AUC moves by so much where two outputs change places
 
 
 def test_outputs_and_their_offset(preferences):
@@ -215,6 +215,49 @@ def test_detectors_and_objectives_side_by_side(preferences, rows):
     assert_equal(search, peer, X, y)
     paths = {tuple(path.ravel()) for path in np.round(search.coef_path_, 9)}
     assert len(paths) == len(search.cv_results_["params"]) == 8
+
+
+def test_overlapping_folds_are_not_cut_into_tiny_parts(preferences):
+    """Twenty random splits leave hardly two rows with the same folds."""
+    X, y, cv = preferences.data, preferences.target, ShuffleSplit(20, test_size=0.3, random_state=0)
+    grid = {"objective": ["max_margin", "max_entropy"], "alpha": 0.1, "failure_weight": [1.0]}
+    search = FailureAwareIRLCV(**grid, cv=cv, random_state=0).fit(X, y)
+    trains = [train for train, _ in cv.split(X)]
+    owner = Columns(X, np.ones(len(X)), np.ones(len(X)), trains, seed=0, device="cpu", memory=10**9)
+    assert len(owner.products.parts) == 20 and owner.products.part_of is None
+    peer = GridSearchCV(FailureAwareIRL(alpha=0.1, random_state=0), grid_of(search), cv=cv)
+    assert_equal(search, peer.fit(X, y), X, y)
+
+
+def test_threads_share_the_work_and_change_nothing(preferences, monkeypatch):
+    X, y, n_before = preferences.data, preferences.target, torch.get_num_threads()
+    search = FailureAwareIRLCV(alpha=[0.1, 0.01], failures=["near_ties", "sign"], random_state=0)
+    alone = clone(search).fit(X, y)
+    monkeypatch.setattr("fairl_sk.columns._WORTH_THREADS", 1)
+    monkeypatch.setattr(PairProducts, "part_bytes", 10_000)
+    shares = []
+    shared = PairProducts.shared
+    monkeypatch.setattr(
+        PairProducts, "shared", lambda self, *args: shares.append(len(self._readers)) or shared(self, *args)
+    )
+    torch.set_num_threads(2)
+    try:
+        search.fit(X, y)
+    finally:
+        torch.set_num_threads(n_before)
+    assert max(shares) == 2
+    np.testing.assert_allclose(search.coef_path_, alone.coef_path_, rtol=1e-9, atol=1e-12)
+
+
+def test_thresholds_are_compared_in_the_precision_of_the_margins(rng):
+    margins = rng.normal(size=1000).astype(np.float32)
+    own = np.float64(np.abs(margins[5]))
+    thresholds = np.array([own, np.nextafter(own, 0), np.nextafter(own, 9), -0.1, 0.3])
+    lower, upper = _limits(np.tile(thresholds, 2), [MarginFailures()] * 5 + [NearTieFailures()] * 5, np.float32)
+    assert lower.dtype == upper.dtype == np.float32
+    for i, threshold in enumerate(np.tile(thresholds, 2)):
+        expected = (margins if i < 5 else np.abs(margins)) <= threshold
+        np.testing.assert_array_equal((lower[i] <= margins) & (margins <= upper[i]), expected)
 
 
 def test_detectors_that_are_fitted_are_fitted_on_each_fold(preferences):
@@ -539,6 +582,18 @@ def test_a_failed_search_leaves_the_last_one(preferences):
     with pytest.raises(ValueError, match="NaN"):
         search.fit(np.where(X > 1, np.nan, X), y)
     np.testing.assert_array_equal(search.decision_function(X), before)
+
+
+def test_values_that_no_objective_reads_are_named(preferences):
+    X, y = preferences.data[:100], preferences.target[:100]
+    options = {"max_iter": 2, "tol": 1.0, "cv": 2, "random_state": 0}
+    for objective, name in (("max_entropy", "margin_fail"), ("max_margin", "temperature_fail")):
+        search = FailureAwareIRLCV(objective, **{name: [0.3, 3.0]}, **options, error_score=0.0)
+        with pytest.warns(UserWarning, match=f"2 values of {name} make no difference: only objective="):
+            search.fit(X, y)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        FailureAwareIRLCV(["max_margin", "max_entropy"], margin_fail=[2.0, 3.0], **options).fit(X, y)
 
 
 def test_a_combination_that_no_fit_takes_is_a_failed_fit(preferences):
