@@ -85,7 +85,7 @@ def test_single_outputs_in_the_grid(preferences, objective):
     search = FailureAwareIRLCV(objective, **options, random_state=0).fit(X, y)
     assert len(search.cv_results_["params"]) == 4  # a standard learner for either
     peer = GridSearchCV(FailureAwareIRL(objective, random_state=0), grid_of(search), cv=3, scoring=output_auc_scorer)
-    assert_equal(search, peer.fit(X, y), X, y)
+    assert_equal(search, peer.fit(X, y), X, y, atol=4e-5)  # an AUC moves so far where two outputs change places
 
 
 @pytest.mark.parametrize("objective", ["max_margin", "max_entropy"])
@@ -123,7 +123,7 @@ def test_the_standard_learners(preferences, search, plain):
     X, y = preferences.data, preferences.target
     search.set_params(random_state=0).fit(X, y)
     peer = GridSearchCV(plain.set_params(random_state=0), grid_of(search)).fit(X, y)
-    assert_equal(search, peer, X, y, atol=4e-5)  # an AUC moves by so much where two outputs change places
+    assert_equal(search, peer, X, y)
 
 
 def test_outputs_and_their_offset(preferences):
