@@ -205,7 +205,8 @@ LEARNERS = {
 SEARCHES = {MaxMarginIRL: MaxMarginIRLCV, MaxEntropyIRL: MaxEntropyIRLCV, FailureAwareIRL: FailureAwareIRLCV}
 UNTUNED_ALPHA = 1e-3
 # What the others are compared with besides the best standard learner; all of it is in summary.json.
-BASELINES = ("MaxMarginIRL, untuned", "logistic regression, outputs", "logistic regression, T->NT x 5")
+UNTUNED = "MaxMarginIRL, untuned"
+BASELINES = (UNTUNED, "logistic regression, outputs", "logistic regression, T->NT x 5")
 
 OFF = "off"
 
@@ -1002,6 +1003,22 @@ def format_counts(summary, measures=("output F1", "output AUC", "label F1", "lab
     return "\n".join(lines)
 
 
+def format_untuned(summary, names=("FailureAwareIRL, untuned", "FailureAwareIRLCV", "outputs and labels, max_margin")):
+    """Markdown: label F1 and AUC, a star where clear, and STARC in per cent, against the untuned standard learner."""
+    lines = ["| pairs | untuned: F1, AUC, STARC | " + " | ".join(names) + " |", "|---" * (len(names) + 2) + "|"]
+    for regime in [regime for regime in summary if regime != "ablations"]:
+        for cell_name, cell in summary[regime].items():
+            mean = cell["learners"][UNTUNED]["mean"]
+            figures = [", ".join(f"{mean[measure][0]:.3f}" for measure in ("label F1", "label AUC", "STARC"))]
+            for name in names:
+                difference = cell["learners"][name]["difference"][UNTUNED]
+                shown = [f"{difference[m][0]:+.3f}" + "*" * is_clear(difference[m]) for m in ("label F1", "label AUC")]
+                share = f"{100 * difference['STARC'][0] / mean['STARC'][0]:+.0f} %"
+                figures.append(", ".join([*shown, f"**{share}**" if is_clear(difference["STARC"]) else share]))
+            lines.append(f"| {regime}. {cell_name} | " + " | ".join(figures) + " |")
+    return "\n".join(lines)
+
+
 def format_ablations(cell, measures=("output AUC", "label AUC", "STARC")):
     """Markdown rows: the mean, and the difference to the failure path off."""
     lines = ["| changed | " + " | ".join(measures) + " |", "|---" * (len(measures) + 1) + "|"]
@@ -1044,6 +1061,7 @@ def format_tables(summary, plan):
             format_overview(summary),
             format_counts(summary),
         ]
+        parts += ["## Against the untuned standard learner: label F1, label AUC, STARC in %", format_untuned(summary)]
     for regime in [regime for regime in REGIMES if regime in summary]:
         parts.append(f"## {regime}. {REGIMES[regime]}" if len(regime) == 1 else f"## {REGIMES[regime]}")
         for name, cell in summary[regime].items():

@@ -96,8 +96,8 @@ class TransformerEmbedder(
     device : {"cpu", "cuda", "auto"} or str, default="cpu"
         Where the model runs. "auto": a GPU if there is one.
     batch_tokens : int or None, default=None
-        Tokens in a batch, padding included. None: 1,024 on a CPU (fewer where few texts
-        would leave a thread without work), 65,536 on a GPU. Halved where memory ends.
+        Tokens in a batch, padding included. None: 1,024 on a CPU (fewer where few texts would leave a thread without
+        work), 65,536 on a GPU. Halved where memory ends.
     store : str, path-like or None, default=None
         Folder of the embedding store, shared by folds, candidates, processes and runs: what lies there is not embedded
         again. None: only within a call.
@@ -650,6 +650,8 @@ def default_budget(device, lengths):
     if device.type != "cpu":
         return 65536
     lengths, n_threads = np.sort(lengths)[::-1], torch.get_num_threads()
+    if lengths.sum() > 1024 * n_threads:
+        return 1024
 
     def fits(budget):
         return sum(1 for _ in _batches(lengths, np.arange(len(lengths)), budget)) <= n_threads

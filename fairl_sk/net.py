@@ -390,10 +390,7 @@ class BasePath:
 
 
 def failure_slopes(loss, margins, weights, failure_weight, required_fail):
-    """Slopes (n_sampled,) of the failure term in the margins of the sampled failures, whose weights have mean 1.
-
-    Failure weight and required margin or temperature are numbers, or one for each of the sampled failures.
-    """
+    """Slopes (n_sampled,) of the failure term in the margins of the sampled failures, whose weights have mean 1."""
     return failure_weight * weights * loss.loss(margins, required_fail)[1]
 
 

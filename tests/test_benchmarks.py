@@ -155,7 +155,8 @@ def test_bench_search(capsys, tmp_path, monkeypatch):
     assert grid["largest difference"] < 1e-5
     assert grid["search"] < grid["GridSearchCV(n_jobs=1)"]
     assert [row["learner"] for row in results["alphas"]] == ["MaxMarginIRL", "MaxEntropyIRL"]
-    assert all(row["difference"] <= 1e-5 for row in results["alphas"])
+    assert all(row["difference"] <= 1e-5 for row in [*results["alphas"], results["overlap"]])
+    assert f"20 random splits, 200 pairs x 32, 4 candidates: {results['overlap']['search']:.3f} s" in shown
     assert [row["candidates"] for row in results["candidates"]] == [3, 7]
     assert results["memory"]["search"] > 1
     assert (tmp_path / "a.png").stat().st_size > 1000

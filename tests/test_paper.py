@@ -79,6 +79,10 @@ def test_tables_say_what_the_summary_holds(paper, smoke, capsys):
     found = [paper.format_difference(cell["learners"][n]["difference"][best]["STARC"]) for n in paper.OVERVIEW.values()]
     mean = cell["learners"][best]["mean"]["STARC"][0]
     assert f"| c. ParaDetox | STARC | {mean:.3f} | " + " | ".join(found) + " |" in tables
+    row = cell["learners"]["FailureAwareIRLCV"]["difference"][paper.UNTUNED]["STARC"]
+    share = f"{100 * row[0] / cell['learners'][paper.UNTUNED]['mean']['STARC'][0]:+.0f} %"
+    (line,) = [line for line in paper.format_untuned(summary).splitlines() if line.startswith("| c. ParaDetox")]
+    assert share in line.split(" | ")[3] and line in tables
     row = {"difference": {"best": {"label F1": (0.2, 0.1), "STARC": (0.2, 0.1), "label AUC": (0.1, 0.2)}}}
     cell = {"best standard learner": "best", "learners": {"FailureAwareIRLCV": row}}
     counts = paper.format_counts({"a": {"one": cell, "two": cell}}, ("label F1", "STARC", "label AUC"))
