@@ -747,8 +747,10 @@ def _linear(estimator):
     name = type(estimator).__name__
     coef, intercept = getattr(estimator, "coef_", None), getattr(estimator, "intercept_", None)
     if coef is None or intercept is None:
-        layers = getattr(estimator, "hidden_layer_sizes", ())
-        reason = f"hidden_layer_sizes={layers!r}" if len(layers) else "it has no coef_ and intercept_"
+        names = ("hidden_layer_sizes", "failure_hidden_layer_sizes")
+        layers = {name: getattr(estimator, name, None) or () for name in names}
+        reason = ", ".join(f"{name}={sizes!r}" for name, sizes in layers.items() if len(sizes))
+        reason = reason or "it has no coef_ and intercept_"
         raise ValueError(f"{name} is not linear ({reason}), and only linear rewards are exported. {_INSTEAD}")
     coef, intercept = np.asarray(coef, dtype=np.float64), np.asarray(intercept, dtype=np.float64)
     if coef.ndim > 2 or (coef.ndim == 2 and len(coef) > 1) or intercept.size != 1:

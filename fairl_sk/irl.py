@@ -23,9 +23,11 @@ from .net import (
     DualPath,
     DualPathLoss,
     DualPathNet,
+    JointSolver,
     LinearSolver,
     ProgressBar,
     SliceIterator,
+    SolvedBase,
     converged,
     export_heads,
     head_reward,
@@ -198,7 +200,7 @@ class _PreferenceIRL(ClassifierMixin, BaseEstimator):
         labels = None if getattr(detector, "partial_labels", False) else labels  # a few labels place no offset
         rows = _differences(X, sign)
         scale = _scale_of(rows, sample_weight, paired=X.ndim == 3)
-        if X.ndim == 3 and len(self.hidden_layer_sizes) == 0 and self._loss_settings(scale)["pointwise_weight"] > 0:
+        if X.ndim == 3 and not self._layers()[0] and self._loss_settings(scale)["pointwise_weight"] > 0:
             del rows  # before there is room for the others
             rows = centred_outputs(X, sign, sample_weight, np.arange(len(X)))
         keys, opposite = pair_keys(X, sign, seed)
@@ -227,26 +229,21 @@ class _PreferenceIRL(ClassifierMixin, BaseEstimator):
     def _check_strictness(self):
         """Refuse constraints of failures that are not stricter; the standard learners have none."""
 
+    def _layers(self):
+        """Widths of the hidden layers of the base and of the failure head."""
+        return tuple(self.hidden_layer_sizes), tuple(self.hidden_layer_sizes)
+
     def _check_layers(self):
-        sizes = self.hidden_layer_sizes
-        if isinstance(sizes, Integral):
-            raise ValueError(
-                f"Found hidden_layer_sizes={sizes}, a number. Expected a sequence with a width for each layer: "
-                f"({sizes},) is one layer of {sizes}, () is none."
-            )
-        if not np.iterable(sizes) or not all(isinstance(size, Integral) and size >= 1 for size in sizes):
-            raise ValueError(
-                f"Found hidden_layer_sizes={sizes!r}. Expected a sequence of whole numbers of at least 1, e.g. (64,)."
-            )
+        _check_sizes("hidden_layer_sizes", self.hidden_layer_sizes)
 
     def _check_start(self, earlier):
-        sizes = [self.n_features_in_, *map(int, self.hidden_layer_sizes)]
-        found = [weight.shape[1] for weight in earlier[0][::2]]
-        if found != sizes:
-            raise ValueError(
-                f"warm_start=True goes on from heads with inputs {found}, but X and hidden_layer_sizes ask for "
-                f"{sizes}. Keep both as they were, or set warm_start=False."
-            )
+        for head, weights, layers in zip(("base", "failure"), earlier, self._layers(), strict=True):
+            sizes, found = [self.n_features_in_, *map(int, layers)], [weight.shape[1] for weight in weights[::2]]
+            if found != sizes:
+                raise ValueError(
+                    f"warm_start=True goes on from heads with inputs {found} ({head} head), but X and the sizes of the "
+                    f"hidden layers ask for {sizes}. Keep both as they were, or set warm_start=False."
+                )
 
     def _check_target(self, X, y):
         """Set ``classes_`` and return +1 or -1 a row."""
@@ -311,20 +308,24 @@ class _PreferenceIRL(ClassifierMixin, BaseEstimator):
         return labels.astype(np.int8) if getattr(detector, "requires_labels", False) else None
 
     def _run_rounds(self, X, rows, sign, sample_weight, scale, seed, earlier, curriculum, labels):
-        linear = len(self.hidden_layer_sizes) == 0
-        batch_size = self._batch_size(len(X), linear)
-        if linear:
-            rows /= rows.dtype.type(scale)
-            features, orientation, labels = rows, np.ones(len(X)), preferred_first(labels, sign)
-        else:
-            features = (X / X.dtype.type(scale)).reshape(len(X), -1, X.shape[-1])
-            orientation = sign
+        base, failure = self._layers()
         device = torch_device(self.device)
+        orientation = side = sign
+        if not base:  # in the order (preferred, other)
+            rows /= rows.dtype.type(scale)
+            labels, side = preferred_first(labels, sign), np.ones(len(X))
+        if base or failure:
+            features = _scaled_outputs(X, scale, constant=not base or not failure)
+        else:
+            features, orientation = rows, side
         features = torch.from_numpy(features).to(device)
         targets = [sample_weight * (len(X) / sample_weight.sum()), np.zeros(len(X)), orientation]
-        targets = np.stack([*targets, *output_sides(orientation, labels).T])
+        targets = np.stack([*targets, *output_sides(side, labels).T])
         targets = torch.from_numpy(targets).to(device, features.dtype).T  # each column contiguous
-        net = self._build_net(features, batch_size, linear, scale, seed, earlier, curriculum)
+        net = self._build_net(features, scale, seed, earlier, curriculum)
+        if not base and failure:
+            rows = torch.from_numpy(rows).to(device)
+            net.solved_base = SolvedBase(net.module_.base, rows, **self._solver_settings(scale, rows.shape[-1]))
         threads = torch.get_num_threads()
         if features.numel() < _WORTH_THREADS:
             torch.set_num_threads(1)
@@ -344,26 +345,29 @@ class _PreferenceIRL(ClassifierMixin, BaseEstimator):
             return n_rows if linear else min(256, n_rows)
         return min(self.batch_size, n_rows)
 
-    def _build_net(self, features, batch_size, linear, scale, seed, earlier, curriculum):
+    def _build_net(self, features, scale, seed, earlier, curriculum):
+        base, failure = self._layers()
+        linear, width = not base and not failure, features.shape[-1]
+        batch_size = self._batch_size(len(features), linear)
         callbacks = [curriculum] + [ProgressBar(self.max_iter, type(self).__name__)] * bool(self.verbose)
-        solver = linear and batch_size == len(features)
-        learning_rate = 0.003 if self.learning_rate == "auto" else self.learning_rate
-        if solver:
-            learning_rate = self._solver_step(scale, biased=features.shape[-1] > self.n_features_in_)
+        if linear and batch_size == len(features):
+            settings = self._solver_settings(scale, width)
             optimizer = {
-                "optimizer": LinearSolver,
-                "optimizer__tol": self.tol,
-                "optimizer__n_rounds": self.max_iter,
+                "optimizer": settings.pop("solver"),
+                **{f"optimizer__{name}": value for name, value in settings.items()},
                 "optimizer__param_groups": [("base.*", {}), ("failure.*", {})],
             }
         else:
-            optimizer = {"optimizer": torch.optim.Adam}
-        width, loss = features.shape[-1], self._loss_settings(scale)
+            learning_rate = 0.003 if self.learning_rate == "auto" else self.learning_rate
+            optimizer = {"optimizer": torch.optim.Adam, "optimizer__lr": learning_rate}
+        loss = self._loss_settings(scale)
         start = None if earlier is None else import_heads(earlier, scale, width)
         net = DualPathNet(
             module=DualPath,
-            module__n_features=width,
-            module__hidden_layer_sizes=tuple(self.hidden_layer_sizes),
+            module__n_features=self.n_features_in_,
+            module__hidden_layer_sizes=base,
+            module__failure_hidden_layer_sizes=failure,
+            module__constant=width > self.n_features_in_,
             module__seed=seed,
             module__dtype=features.dtype,
             module__start=start,
@@ -371,7 +375,6 @@ class _PreferenceIRL(ClassifierMixin, BaseEstimator):
             criterion=DualPathLoss,
             **{f"criterion__{name}": value for name, value in loss.items()},
             **optimizer,
-            lr=learning_rate,
             batch_size=batch_size,
             iterator_train=SliceIterator,
             iterator_train__seed=seed,
@@ -384,6 +387,16 @@ class _PreferenceIRL(ClassifierMixin, BaseEstimator):
         net.curriculum = curriculum
         return net
 
+    def _solver_settings(self, scale, width):
+        """The solver of linear heads of so many inputs, and its settings."""
+        loss = self._loss_settings(scale)
+        return {
+            "solver": JointSolver if loss.get("failure_gradient") == "both" else LinearSolver,
+            "lr": self._solver_step(scale, biased=width > self.n_features_in_),
+            "tol": self.tol,
+            "n_rounds": self.max_iter,
+        }
+
     def _solver_step(self, scale, *, biased):
         """Step size of the failure path under `LinearSolver`."""
         step = 0.1 if self.learning_rate == "auto" else self.learning_rate
@@ -391,13 +404,16 @@ class _PreferenceIRL(ClassifierMixin, BaseEstimator):
         return step / (1 + biased / scale**2)
 
     def _set_heads(self, heads):
-        """Set the learned weights; return the learned bias, which outputs have and pairs do not."""
+        """Set the learned weights; return the learned bias that ``coef_`` leaves out, which outputs have."""
         for name in ("coef_", "base_coef_", "failure_coef_"):
             vars(self).pop(name, None)
         self.base_weights_, self.failure_weights_ = heads
-        if len(self.hidden_layer_sizes) == 0:
-            self.base_coef_, self.failure_coef_ = heads[0][0][0], heads[1][0][0]
-            self.coef_ = self.base_coef_ + self.failure_coef_
+        for name, weights in zip(("base_coef_", "failure_coef_"), heads, strict=True):
+            if len(weights) == 2:
+                setattr(self, name, weights[0][0])
+        if any(self._layers()):
+            return 0.0  # the rewards of these heads come with their biases
+        self.coef_ = self.base_coef_ + self.failure_coef_
         return float(heads[0][-1][0] + heads[1][-1][0])
 
     def _keep(self, net, curriculum, scale, X, sign, sample_weight, labels):
@@ -481,7 +497,7 @@ def preferred_first(values, sign):
 def _reward_of(heads, X):
     """Sum of the heads for every output, (n_pairs, 2) or (n_samples,)."""
     flat = X.reshape(-1, X.shape[-1])
-    if len(heads[0]) == 2:  # the sum of linear heads is linear: one pass over X
+    if all(len(head) == 2 for head in heads):  # the sum of linear heads is linear: one pass over X
         heads = [[base + failure for base, failure in zip(*heads, strict=True)]]
     return sum(head_reward(head, flat) for head in heads).reshape(X.shape[:-1])
 
@@ -495,6 +511,18 @@ def _differences(X, sign):
         differences[:, :-1], differences[:, -1] = X, 1
     differences *= sign[:, None].astype(X.dtype)
     return differences
+
+
+def _scaled_outputs(X, scale, *, constant):
+    """Features of the outputs (n, 2, d), or (n, 1, d), in the unit of a fit; of single ones with a constant, if asked.
+
+    The constant is that of `_differences`: linear heads learn their bias by it.
+    """
+    if X.ndim == 3:
+        return X / X.dtype.type(scale)
+    if constant:
+        X = np.concatenate([X, np.ones((len(X), 1), dtype=X.dtype)], axis=1)
+    return (X / X.dtype.type(scale))[:, None]
 
 
 def output_sides(sign, labels):
@@ -590,11 +618,12 @@ _SHARED_PARAMETERS = """alpha : float >= 0, default=1e-3
         A fit that ends at more than ten times of it warns. 0 runs all rounds.
     batch_size : int or "auto", default="auto"
         Pairs in a step. "auto": all for linear heads, 256 with hidden layers. Linear heads with smaller batches, and
-        heads with hidden layers, are trained by Adam and reach no certified optimum.
+        heads with hidden layers, are trained by Adam and reach no certified optimum. Beside a failure head with hidden
+        layers, which it is for then, a linear base head takes all pairs at once.
     learning_rate : float > 0 or "auto", default="auto"
-        Step size of the gradient steps of linear heads' failure path, or of Adam; in units where differences have root
-        mean squared length 1 (of outputs, the bias's constant is counted), so that it does not depend on the features'
-        scale. "auto": 0.1, or 0.003 for Adam.
+        Step size of the gradient steps by which failures move linear heads, or of Adam; in units where differences
+        have root mean squared length 1 (of outputs, the bias's constant is counted), so that it does not depend on the
+        features' scale. "auto": 0.1, or 0.003 for Adam.
     device : {"cpu", "cuda", "auto"} or str, default="cpu"
         Where the rounds run. "auto": a GPU if there is one. Predictions always run on the CPU.
     random_state : int, RandomState or None, default=None
@@ -607,9 +636,9 @@ _SHARED_PARAMETERS = """alpha : float >= 0, default=1e-3
     Attributes
     ----------
     coef_ : ndarray of shape (n_features,)
-        The reward's weights, theta_D + theta_F (linear heads).
+        The reward's weights, theta_D + theta_F (both heads linear).
     base_coef_, failure_coef_ : ndarray of shape (n_features,)
-        theta_D and theta_F (linear heads).
+        theta_D and theta_F (each where that head is linear).
     base_weights_, failure_weights_ : list of ndarray
         The heads' layers, [W, b, W, b, ...].
     intercept_ : float
@@ -626,9 +655,9 @@ _SHARED_PARAMETERS = """alpha : float >= 0, default=1e-3
         Number of rounds that ran.
     dual_gap_ : float
         Duality gap of the base path as last measured, before its last step, as a share of the loss of a constant
-        reward; NaN where Adam trained it. The base path's objective is at most this far from its optimum, as a step
-        only lowers it. Without penalty (``alpha=0``) there is no gap, and it is the gradient's norm as a share of the
-        first one.
+        reward; NaN where Adam trained it or failures moved it. The base path's objective is at most this far from its
+        optimum, as a step only lowers it. Without penalty (``alpha=0``) there is no gap, and it is the gradient's norm
+        as a share of the first one.
     n_features_in_ : int
         Number of features of an output.
     feature_names_in_ : ndarray of shape (n_features,)
@@ -864,8 +893,8 @@ class FailureAwareIRL(_PreferenceIRL):
     where :math:`\ell` is the loss of `MaxMarginIRL` or of `MaxEntropyIRL`, :math:`\ell_F` is the same with the
     stricter ``margin_fail`` or ``temperature_fail``, and :math:`S_t` is a sample of at most
     :math:`p_t \sum_i w_i` of the failures :math:`F_t` (theory, eq. 4 to 7). The second term's gradient reaches the
-    failure head only. With ``pointwise_weight=0`` the base path is the standard learner, and with ``failure_weight=0``,
-    too, the fit is; else the loss of single outputs is added to the first term.
+    failure head only (``failure_gradient``). With ``pointwise_weight=0`` the base path is the standard learner, and
+    with ``failure_weight=0``, too, the fit is; else the loss of single outputs is added to the first term.
 
     The defaults had the largest gains without labels on development splits of our benchmarks: failures are near-ties,
     single outputs count as much as pairs, the objective is max-entropy. Where pairs are clean or few they cost some;
@@ -905,6 +934,14 @@ class FailureAwareIRL(_PreferenceIRL):
         desirable output above and the others below. Pairs alone never learn rewards that can be compared across
         prompts; this does, where what is preferred means the same for every prompt. 0: pairs only, as in the paper. Of
         no effect where ``X`` holds single outputs.
+    failure_hidden_layer_sizes : sequence of int or None, default=None
+        Widths of ReLU layers in the failure head. None: as ``hidden_layer_sizes``; ``(64,)`` beside a linear base head
+        corrects by what no linear reward can, and fits noise more easily; ``()`` is a linear correction. Beside hidden
+        layers a linear base head is what it is without them.
+    failure_gradient : {"failure", "both"}, default="failure"
+        Which heads the gradient of the failures' term moves: the failure head only, so that the base head is that of
+        the learner without failures, or both, as algorithm 1 of the paper may be read: then failures pull at the base
+        head as well, against all pairs.
     {shared}
 
     See Also
@@ -947,6 +984,8 @@ class FailureAwareIRL(_PreferenceIRL):
         "failures": [StrOptions(set(_DETECTORS)), HasMethods("detect")],
         "alpha_fail": [_NON_NEGATIVE],
         "pointwise_weight": [_NON_NEGATIVE],
+        "failure_hidden_layer_sizes": ["array-like", None],
+        "failure_gradient": [StrOptions({"failure", "both"})],
     }
 
     def __init__(
@@ -963,6 +1002,8 @@ class FailureAwareIRL(_PreferenceIRL):
         failures="near_ties",
         alpha_fail=1e-3,
         pointwise_weight=1.0,
+        failure_hidden_layer_sizes=None,
+        failure_gradient="failure",
         alpha=1e-3,
         hidden_layer_sizes=(),
         max_iter=100,
@@ -985,6 +1026,8 @@ class FailureAwareIRL(_PreferenceIRL):
         self.failures = failures
         self.alpha_fail = alpha_fail
         self.pointwise_weight = pointwise_weight
+        self.failure_hidden_layer_sizes = failure_hidden_layer_sizes
+        self.failure_gradient = failure_gradient
         self.alpha = alpha
         self.hidden_layer_sizes = hidden_layer_sizes
         self.max_iter = max_iter
@@ -1001,7 +1044,8 @@ class FailureAwareIRL(_PreferenceIRL):
         """The estimator with the settings of the paper, whatever the defaults are.
 
         What the paper does not give, ``margin_fail``, ``temperature_fail``, the decay of ``failure_weight`` and the L2
-        strengths, is as in our runs of its experiments (theory, "Where this differs from the paper").
+        strengths, is as in our runs of its experiments (theory, "Where this differs from the paper"); so is what it
+        leaves open, that the failures' gradient moves the failure head only.
 
         Parameters
         ----------
@@ -1030,6 +1074,8 @@ class FailureAwareIRL(_PreferenceIRL):
             "failures": "margin",
             "alpha_fail": 1e-3,
             "pointwise_weight": 0.0,
+            "failure_hidden_layer_sizes": None,
+            "failure_gradient": "failure",
             "alpha": 1e-3,
             "max_iter": 100,
         }
@@ -1094,7 +1140,17 @@ class FailureAwareIRL(_PreferenceIRL):
             "alpha": self.alpha / scale**2,
             "alpha_fail": self.alpha_fail / scale**2,
             "pointwise_weight": self.pointwise_weight,
+            "failure_gradient": self.failure_gradient,
         }
+
+    def _layers(self):
+        base, sizes = tuple(self.hidden_layer_sizes), self.failure_hidden_layer_sizes
+        return base, base if sizes is None else tuple(sizes)
+
+    def _check_layers(self):
+        super()._check_layers()
+        if self.failure_hidden_layer_sizes is not None:
+            _check_sizes("failure_hidden_layer_sizes", self.failure_hidden_layer_sizes)
 
     def _required(self):
         if self.objective == "max_margin":
@@ -1137,6 +1193,17 @@ _NESTED = {
     "failure_rate": "LinearSchedule(0.2, 0)",
     "failures": "<an object of your detector's class>",
 }
+
+
+def _check_sizes(name, sizes):
+    """Refuse widths of layers that are none."""
+    if isinstance(sizes, Integral):
+        raise ValueError(
+            f"Found {name}={sizes}, a number. Expected a sequence with a width for each layer: ({sizes},) is one layer "
+            f"of {sizes}, () is none."
+        )
+    if not np.iterable(sizes) or not all(isinstance(size, Integral) and size >= 1 for size in sizes):
+        raise ValueError(f"Found {name}={sizes!r}. Expected a sequence of whole numbers of at least 1, e.g. (64,).")
 
 
 def _standard_loss(objective, required, alpha, scale):

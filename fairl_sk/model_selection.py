@@ -2,7 +2,8 @@
 
 For users who choose ``temperature_fail``, ``failure_weight`` or ``alpha`` by cross-validation. The linear fits of all
 candidates and folds go through their rounds together (`fairl_sk.columns`), each as if it were alone, so that the result
-is that of ``GridSearchCV`` over the plain estimator. Heads with hidden layers, and batches, are fitted one by one.
+is that of ``GridSearchCV`` over the plain estimator. Heads with hidden layers, batches, and base heads that failures
+move, are fitted one by one.
 """
 
 import inspect
@@ -39,7 +40,9 @@ _OF_THE_SEARCH = ("cv", "scoring", "refit", "one_standard_error", "error_score")
 _FIXED = ("device", "random_state", "verbose")
 # Parameters that only the failure path reads: at failure weight 0 they decide on nothing.
 _OF_FAILURES = {"failure_weight", "margin_fail", "temperature_fail", "failure_threshold", "failure_rate", "failures"}
-_OF_FAILURES |= {"alpha_fail"}
+_OF_FAILURES |= {"alpha_fail", "failure_hidden_layer_sizes", "failure_gradient"}
+# Of these, what a learner without failures is best written with: two linear heads train together with others.
+_OF_STANDARD = {"failure_weight": 0, "failure_hidden_layer_sizes": None, "failure_gradient": "failure"}
 
 # Share of the features' bytes that the vectors of all columns may take, and the least that they may.
 _MEMORY_SHARE, _LEAST_MEMORY = 0.4, 2**23
@@ -313,8 +316,8 @@ class _IRLCV(ClassifierMixin, BaseEstimator):
 def _grid_values(name, value):
     """The values of a parameter that is a grid, or None for a single value."""
     is_grid = isinstance(value, (list, tuple, range)) or (isinstance(value, np.ndarray) and value.ndim == 1)
-    if name == "hidden_layer_sizes":  # a sequence itself: only a list of sequences is a grid
-        is_grid = isinstance(value, list) and any(np.iterable(item) for item in value)
+    if name in ("hidden_layer_sizes", "failure_hidden_layer_sizes"):  # sequences: only a list of them is a grid
+        is_grid = isinstance(value, list) and any(np.iterable(item) or item is None for item in value)
     if not is_grid:
         return None
     if name in _FIXED:
@@ -454,9 +457,10 @@ def _trainers(estimators, splits):
 
 
 def _trains_together(estimator):
-    """Whether heads are linear, batches full, and the failures do not ask for a fit on each fold's pairs."""
+    """Whether heads are linear, batches full, failures move one head, and ask for no fit on each fold's pairs."""
     fits_detector = hasattr(getattr(estimator, "failures", None), "fit")
-    return len(estimator.hidden_layer_sizes) == 0 and estimator.batch_size == "auto" and not fits_detector
+    moves_base = getattr(estimator, "failure_gradient", "failure") == "both"
+    return not any(estimator._layers()) and estimator.batch_size == "auto" and not fits_detector and not moves_base
 
 
 def _train_alone(search, numbers):
@@ -783,14 +787,15 @@ _SEARCH_PARAMETERS = """cv : int, splitter or iterable of (train, test), default
         Names of the features, for tables."""
 
 _SEARCH_NOTES = """A parameter is a grid if it is a list, a tuple, a range or an array of one axis;
-    ``hidden_layer_sizes`` if it is a list of sequences. Candidates are all combinations of the grids. All else stays
-    fixed. A combination that no fit takes (``margin_fail`` not above ``margin``) is a failed fit; a value that no
-    combination makes valid is an error.
+    sizes of hidden layers if they are a list of sequences (or None). Candidates are all combinations of the grids. All
+    else stays fixed. A combination that no fit takes (``margin_fail`` not above ``margin``) is a failed fit; a value
+    that no combination makes valid is an error.
 
     Linear heads on the full batch train together, in memory for the features and two fifths more (once more for one
     fold's outputs where ``pointwise_weight`` is not 0); the last fit, of the best candidate, takes what a fit takes.
-    ``random_state=None`` is drawn once for all of them. Candidates with hidden layers, a ``batch_size``, or a detector
-    that is fitted, and all where a fold trains on a row more than once, are fitted one by one.
+    ``random_state=None`` is drawn once for all of them. Candidates with hidden layers, a ``batch_size``, a detector
+    that is fitted, or failures that move both heads, and all where a fold trains on a row more than once, are fitted
+    one by one.
 
     An interrupt while candidates train leaves ``cv_results_`` with those that are finished, and says so."""
 
@@ -983,7 +988,8 @@ class FailureAwareIRLCV(_IRLCV):
     Parameters
     ----------
     objective, margin, margin_fail, temperature, temperature_fail, failure_threshold, failure_weight, failure_rate, \
-failures, alpha_fail, pointwise_weight, alpha, hidden_layer_sizes, max_iter, tol, batch_size, learning_rate
+failures, alpha_fail, pointwise_weight, failure_hidden_layer_sizes, failure_gradient, alpha, hidden_layer_sizes, \
+max_iter, tol, batch_size, learning_rate
         Those of `FailureAwareIRL`, or lists of values to try: numbers, schedules, detectors.
     device, random_state, verbose
         Those of `FailureAwareIRL`; ``verbose`` also shows the progress of the search.
@@ -1026,6 +1032,8 @@ failures, alpha_fail, pointwise_weight, alpha, hidden_layer_sizes, max_iter, tol
         failures="near_ties",
         alpha_fail=1e-3,
         pointwise_weight=1.0,
+        failure_hidden_layer_sizes=None,
+        failure_gradient="failure",
         alpha=1e-3,
         hidden_layer_sizes=(),
         max_iter=100,
@@ -1052,6 +1060,8 @@ failures, alpha_fail, pointwise_weight, alpha, hidden_layer_sizes, max_iter, tol
         self.failures = failures
         self.alpha_fail = alpha_fail
         self.pointwise_weight = pointwise_weight
+        self.failure_hidden_layer_sizes = failure_hidden_layer_sizes
+        self.failure_gradient = failure_gradient
         self.alpha = alpha
         self.hidden_layer_sizes = hidden_layer_sizes
         self.max_iter = max_iter
@@ -1127,7 +1137,8 @@ failures, alpha_fail, pointwise_weight, alpha, hidden_layer_sizes, max_iter, tol
             if base_of(candidate) not in [base_of(known) for known in standard]:
                 alike = [other for other in rest if base_of(other) == base_of(candidate)]
                 valid = [other for other in alike if _is_strict(template, other)] or alike
-                standard.append({**valid[0], "failure_weight": 0})
+                plain = {name: value for name, value in _OF_STANDARD.items() if name in valid[0]}
+                standard.append({**valid[0], **plain})
         return standard + rest
 
 

@@ -2,7 +2,8 @@
 
 Linear heads see only the differences of a pair's features, since a margin is linear in them; heads with hidden
 layers see both outputs. A *round* is one epoch of the net: the curriculum names and samples the failures, then the
-net takes its step. Full-batch linear heads take it with `LinearSolver`, everything else with Adam.
+net takes its step. Full-batch linear heads take it with `LinearSolver`, everything else with Adam; beside a failure
+head with hidden layers, a linear base head takes it with the former and the failure head with the latter.
 """
 
 import numpy as np
@@ -52,7 +53,7 @@ class DualPath(nn.Module):
     ----------
     n_features : int
     hidden_layer_sizes : sequence of int
-        Empty for linear heads.
+        Empty for a linear base head.
     seed : int
         Seed of the start; the global generator is neither read nor moved.
     dtype : torch.dtype
@@ -60,16 +61,34 @@ class DualPath(nn.Module):
         Weights of the base and of the failure head to start from, as `import_heads` gives them.
     with_outputs : bool, default=False
         Whether `forward` also gives what each output of a pair gets from the base head.
+    failure_hidden_layer_sizes : sequence of int, default=None
+        Those of the failure head; None: as the base head.
+    constant : bool, default=False
+        Whether a constant stands behind the features, a bias for linear heads. Hidden layers do not see it: they have
+        biases.
     """
 
-    def __init__(self, n_features, hidden_layer_sizes, seed, dtype, start=None, with_outputs=False):
+    def __init__(
+        self,
+        n_features,
+        hidden_layer_sizes,
+        seed,
+        dtype,
+        start=None,
+        with_outputs=False,
+        failure_hidden_layer_sizes=None,
+        constant=False,
+    ):
         super().__init__()
         self.with_outputs = with_outputs
         generator = torch.Generator().manual_seed(seed)
-        self.base = _head(n_features, hidden_layer_sizes, generator, dtype)
-        self.failure = _head(n_features, hidden_layer_sizes, generator, dtype)
+        failure_sizes = hidden_layer_sizes if failure_hidden_layer_sizes is None else failure_hidden_layer_sizes
+        self.base, self.failure = (
+            _head(n_features + (constant and not len(sizes)), sizes, generator, dtype)
+            for sizes in (hidden_layer_sizes, failure_sizes)
+        )
         nn.init.zeros_(self.failure[-1].weight)  # its bias is zero already
-        if not hidden_layer_sizes:
+        if not len(hidden_layer_sizes):
             nn.init.zeros_(self.base[-1].weight)
         if start is not None:
             for head, arrays in zip((self.base, self.failure), start, strict=True):
@@ -81,7 +100,7 @@ class DualPath(nn.Module):
 
         With ``with_outputs``, pairs (n, 2, d) give R_D of the outputs (n, 2) as a third.
         """
-        rewards = [head(X)[..., 0] for head in (self.base, self.failure)]
+        rewards = [head(X[..., : head[0].in_features])[..., 0] for head in (self.base, self.failure)]
         if X.ndim == 2:
             return tuple(rewards)
         differences = tuple(r[:, 0] - r[:, 1] if r.shape[1] == 2 else r[:, 0] for r in rewards)
@@ -125,7 +144,7 @@ def export_linear(weight, scale, n_features):
 
 
 def import_heads(heads, scale, width):
-    """The inverse of `export_heads`, for a module of ``width`` inputs."""
+    """The inverse of `export_heads`, for a module whose linear heads have ``width`` inputs."""
     result = []
     for arrays in heads:
         first = arrays[0] * scale
@@ -157,6 +176,8 @@ class DualPathLoss(nn.Module):
         L2 strengths, for weights that act on scaled features.
     pointwise_weight : float, default=0.0
         Weight of the loss of single outputs, for predictions that hold them.
+    failure_gradient : {"failure", "both"}, default="failure"
+        The heads that the failure term's gradient reaches.
 
     Attributes
     ----------
@@ -166,7 +187,16 @@ class DualPathLoss(nn.Module):
         What preferred outputs should lie above and others below; Adam learns it, where single outputs count.
     """
 
-    def __init__(self, objective, required, required_fail, alpha, alpha_fail, pointwise_weight=0.0):
+    def __init__(
+        self,
+        objective,
+        required,
+        required_fail,
+        alpha,
+        alpha_fail,
+        pointwise_weight=0.0,
+        failure_gradient="failure",
+    ):
         super().__init__()
         self.loss = {"max_margin": hinge_loss, "max_entropy": logistic_loss}[objective]
         self.objective = objective
@@ -174,6 +204,7 @@ class DualPathLoss(nn.Module):
         self.alpha, self.alpha_fail = alpha, alpha_fail
         self.failure_weight = 0.0
         self.pointwise_weight = pointwise_weight
+        self.failure_gradient = failure_gradient
         if pointwise_weight > 0:
             self.threshold = nn.Parameter(torch.zeros(()))
 
@@ -198,8 +229,9 @@ class DualPathLoss(nn.Module):
         """
         base, failure = (targets[:, 2] * difference for difference in predictions[:2])
         loss = (targets[:, 0] * self.loss(base, self.required)[0]).mean()
-        if self.failure_weight > 0:  # the base path is held fixed in this term
-            failing = self.loss(base.detach() + failure, self.required_fail)[0]
+        if self.failure_weight > 0:
+            fixed = base.detach() if self.failure_gradient == "failure" else base
+            failing = self.loss(fixed + failure, self.required_fail)[0]
             loss = loss + self.failure_weight * (targets[:, 1] * failing).mean()
         if len(predictions) > 2:
             loss = loss + self.pointwise_weight * self._of_outputs(predictions[2], targets)
@@ -293,9 +325,10 @@ class BasePath:
         self._round, self._pairs, self._dual = 0, [], DualBundle()
         self._gradient = self._step = self._first_norm = None
 
-    def slopes(self, weight, loss):
-        """Slope of every pair's loss, weighted, (n_pairs,); ``weight`` has mean 1."""
-        return weight * loss.loss(self.margins, loss.required, *self._corner(loss))[1]
+    def slopes(self, weight, loss, margins=None):
+        """Slope of every pair's loss, weighted, (n_pairs,), at the path's margins or others; ``weight`` has mean 1."""
+        margins = self.margins if margins is None else margins
+        return weight * loss.loss(margins, loss.required, *self._corner(loss))[1]
 
     def descend(self, gradient, slopes, weight, loss):
         """Direction (n_features,) of descent, after the gap has been measured; None if the path now rests.
@@ -417,7 +450,11 @@ class PairRows:
     ----------
     n_rows, width : int
         Numbers of margins and of weights of the base path.
+    unit : float
+        What the problem of the pairs is divided by.
     """
+
+    unit = 1.0
 
     def __init__(self, differences, weight, loss):
         self.differences, self.weight, self.loss = differences, weight, loss
@@ -457,7 +494,7 @@ class StackedRows:
     ----------
     weight, loss
         Those of the rows: weights of mean 1, and the penalty that goes with them.
-    n_rows, width : int
+    n_rows, width, unit
         As in `PairRows`.
     """
 
@@ -465,6 +502,7 @@ class StackedRows:
         self.outputs, self.stretched = outputs, loss.stretch * sides.T
         self.n_rows, self.width = 3 * len(outputs), outputs.shape[2] + 1
         share = loss.pointwise_weight / loss.stretch
+        self.unit = 1 + share
         self.weight = torch.cat([share / 2 * weight, share / 2 * weight, weight]) * (3 / (1 + share))
         self.loss = DualPathLoss(
             loss.objective, loss.required, loss.required_fail, loss.alpha / (1 + share), loss.alpha_fail
@@ -575,6 +613,83 @@ class LinearSolver(torch.optim.Optimizer):
         return self._rows.sum_of_pairs(slopes, pairs)[None] / len(targets)
 
 
+class JointSolver(LinearSolver):
+    r"""`LinearSolver` where the failure term's gradient reaches the base head, too.
+
+    The base head's weights are :math:`\theta_D = \theta + u`: the path of the standard learner, as `LinearSolver` goes
+    it, and a deviation u, which takes gradient steps like the failure path. With L the base path's objective,
+
+    .. math:: u \leftarrow \arg\min_v \langle g_F + \nabla \ell(\theta + u) - \nabla \ell(\theta), v \rangle
+        + \alpha \|v\|^2 + \|v - u\|^2 / (2 \eta) ,
+
+    with :math:`g_F` the gradient of the failure term and :math:`\ell` the mean loss of the base path. Once the path
+    has converged this is a gradient step on the objective of the round; without failures u stays zero. The step of
+    L-BFGS cannot go to the minimum of that objective: it would be fitted to the few pairs of the round's sample.
+
+    Parameters
+    ----------
+    params, lr, tol, n_rounds
+        As in `LinearSolver`; ``lr`` is the step size of u, too.
+
+    Attributes
+    ----------
+    margins
+        As in `LinearSolver`, of all of the base head.
+    gap : float
+        That of the path; NaN once u is not zero.
+    resting : bool
+        Whether the path rests and u is zero.
+    """
+
+    @property
+    def gap(self):
+        return np.nan if self._deviates else super().gap
+
+    @property
+    def resting(self):
+        return super().resting and not self._deviates
+
+    @property
+    def _deviates(self):
+        return self.margins is not None and bool(self._deviation.any())
+
+    def start(self, features, targets, loss):
+        """As in `LinearSolver`; the path and the head part."""
+        if self.margins is not None:
+            return
+        super().start(features, targets, loss)
+        path = self._base_path
+        path.theta, self.margins = path.theta.clone(), self.margins.clone()
+        self._deviation, self._moved = torch.zeros_like(path.theta), torch.zeros_like(path.margins)
+
+    @torch.no_grad()
+    def step(self, closure):
+        """As in `LinearSolver`; path, deviation and failure path all see the margins with which the round starts."""
+        features, targets, loss = closure()
+        self.start(features, targets, loss)
+        base, failure = (group["params"][0] for group in self.param_groups[:2])
+        gradient = self._deviation_gradient(failure, targets, loss)
+        super().step(lambda: (features, targets, loss))
+        take_failure_step(self._deviation, gradient, self.param_groups[0]["lr"], loss.alpha)
+        if self._deviates:
+            self._moved, _ = self._rows.along(self._deviation, torch.zeros_like(failure[0]))
+        path, n_pairs = self._base_path, len(targets)
+        self.margins[0] = path.margins[-n_pairs:] + self._moved[-n_pairs:]
+        base.data.copy_((path.theta + self._deviation)[None, : base.shape[1]])  # a threshold is no part of the head
+
+    def _deviation_gradient(self, failure, targets, loss):
+        """Gradient (width,) of the failure term and of what the deviation has changed of the base path's losses."""
+        path, rows = self._base_path, self._rows
+        gradient = torch.zeros_like(path.theta)
+        if self._deviates:
+            moved = path.slopes(rows.weight, rows.loss, path.margins + self._moved)
+            change = moved - path.slopes(rows.weight, rows.loss)
+            gradient += rows.unit * rows.sum(change) / rows.n_rows
+        pull = self._failure_gradient(failure, targets, loss)[0]
+        gradient[: len(pull)] += pull
+        return gradient
+
+
 def _weighted_sum(weights, differences, rows=None, bag=1024):
     """``weights @ differences[rows]``, without a copy of the rows; in bags, which are summed in parallel."""
     if rows is None:
@@ -665,8 +780,31 @@ def _root_of_increasing(derivatives, *, tolerance, newton, n_trials=20):
 # ----------------------------------------------------------------------------------------------------- net
 
 
+class SolvedBase:
+    """A linear base head's own solver, beside a failure head with hidden layers.
+
+    Parameters
+    ----------
+    head : Sequential
+        The base head, which no other optimizer then trains.
+    rows : Tensor
+        What the solver reads, as in `LinearSolver.start`.
+    solver : subclass of LinearSolver
+    lr, tol, n_rounds
+        The solver's. Its own failure head, a linear one, is of no use here: at step size 0 it stays zero.
+    """
+
+    def __init__(self, head, rows, solver, lr, tol, n_rounds):
+        weight = head[0].weight.requires_grad_(False)
+        self.rows = rows
+        groups = [{"params": [weight]}, {"params": [torch.zeros_like(weight)], "lr": 0.0}]
+        self.solver = solver(groups, lr=lr, tol=tol, n_rounds=n_rounds)
+
+
 class DualPathNet(NeuralNet):
     """skorch's net with `LinearSolver` beside the usual optimizers; data are tensors on the device."""
+
+    solved_base = None
 
     @property
     def _default_callbacks(self):
@@ -674,15 +812,22 @@ class DualPathNet(NeuralNet):
 
     @property
     def solver(self):
-        """The `LinearSolver`, or None where another optimizer trains the heads."""
+        """The `LinearSolver` of both heads or of the base head, or None where another optimizer trains both."""
+        if self.solved_base is not None:
+            return self.solved_base.solver
         return self.optimizer_ if isinstance(self.optimizer_, LinearSolver) else None
 
     def train_step(self, batch, **fit_params):
         """One step of the optimizer: a round of the solver, or skorch's own step on a batch."""
-        if self.solver is None:
+        if not isinstance(self.optimizer_, LinearSolver):
             return super().train_step(batch, **fit_params)
         self.solver.step(lambda: (*batch, self.criterion_))
         return {"loss": batch[1].new_zeros(()), "y_pred": None}
+
+    def on_epoch_end(self, net, dataset_train=None, dataset_valid=None, **kwargs):
+        """The round of a base head that has its own solver: the batches have seen it as the round began."""
+        if self.solved_base is not None:
+            self.solver.step(lambda: (self.solved_base.rows, dataset_train.y, self.criterion_))
 
     def get_loss(self, y_pred, y_true, X=None, training=False):
         """The criterion and the L2 penalties of the weights (not of the biases) of each head."""
@@ -699,10 +844,16 @@ class DualPathNet(NeuralNet):
     def margins(self, dataset):
         """Differences of R_D and R_F in favour of the preferred side, (2, n_pairs), on all pairs."""
         if self.solver is not None:
-            self.solver.start(dataset.X, dataset.y, self.criterion_)
+            rows = dataset.X if self.solved_base is None else self.solved_base.rows
+            self.solver.start(rows, dataset.y, self.criterion_)
+        if isinstance(self.optimizer_, LinearSolver):
             return self.solver.margins
         parts = [torch.stack(self.module_(part)[:2]) for part in dataset.X.split(8192)]
-        return torch.cat(parts, dim=1) * dataset.y[:, 2]
+        margins = torch.cat(parts, dim=1) * dataset.y[:, 2]
+        if self.solver is None:
+            return margins
+        self.solver.margins[1] = margins[1]
+        return self.solver.margins
 
 
 class Curriculum(Callback):

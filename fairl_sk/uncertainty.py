@@ -202,12 +202,13 @@ class LaplaceReward(ClassifierMixin, BaseEstimator):
             )
         if frozen:
             check_is_fitted(learner)
-        layers = getattr(learner, "hidden_layer_sizes", ())
-        if np.size(np.asarray(layers, dtype=object)):
-            raise ValueError(
-                f"Found {type(learner).__name__} with hidden_layer_sizes={layers!r}. Expected linear heads, (): the "
-                f"posterior of other heads' weights is not near to a normal one. {_ENSEMBLE}"
-            )
+        for name in ("hidden_layer_sizes", "failure_hidden_layer_sizes"):
+            layers = getattr(learner, name, None)
+            if layers is not None and np.size(np.asarray(layers, dtype=object)):
+                raise ValueError(
+                    f"Found {type(learner).__name__} with {name}={layers!r}. Expected linear heads, (): the posterior "
+                    f"of other heads' weights is not near to a normal one. {_ENSEMBLE}"
+                )
         return learner, frozen
 
     def _check_target(self, learner, X, y, weight, frozen):

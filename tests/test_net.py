@@ -10,6 +10,7 @@ from fairl_sk.net import (
     Curriculum,
     DualPath,
     DualPathLoss,
+    JointSolver,
     LinearSolver,
     PairRows,
     SliceIterator,
@@ -91,34 +92,73 @@ def test_heads_go_out_and_come_back(hidden, width):
         torch.testing.assert_close(ours, theirs)
 
 
+@pytest.mark.parametrize(("hidden", "failure_hidden"), [((), (4,)), ((4,), ()), ((4,), (3, 2)), ((), ())])
+@pytest.mark.parametrize("width", [5, 6])
+def test_heads_of_two_forms(hidden, failure_hidden, width):
+    """The base head starts as if both were of its form; of a constant behind the features linear heads make a bias."""
+    options = {"failure_hidden_layer_sizes": failure_hidden, "constant": width > 5}
+    module, scale = a_module(5, hidden, **options), 3.0
+    alike = a_module(5, hidden, constant=width > 5)
+    for ours, theirs in zip(module.base.parameters(), alike.base.parameters(), strict=True):
+        assert (ours == theirs).all()
+    for weight in module.parameters():
+        torch.nn.init.normal_(weight)
+    X = np.random.default_rng(0).normal(size=(20, 2, 5))
+    inputs = torch.from_numpy(np.concatenate([X, np.ones((20, 2, width - 5))], axis=2) / scale)
+    heads = export_heads(module, scale, 5)
+    for rewards, weights in zip(module(inputs[:, :1]), heads, strict=True):
+        np.testing.assert_allclose(head_reward(weights, X[:, 0]), rewards.detach().numpy())
+    for differences, weights in zip(module(inputs), heads, strict=True):
+        expected = head_reward(weights, X[:, 0]) - head_reward(weights, X[:, 1])
+        np.testing.assert_allclose(expected, differences.detach().numpy())
+    back = a_module(5, hidden, start=import_heads(heads, scale, width), **options)
+    for ours, theirs in zip(back.parameters(), module.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
 # ------------------------------------------------------------------------------------------------------ loss
 
 
-def test_the_failure_term_reaches_the_failure_head_only():
+@pytest.mark.parametrize("failure_gradient", ["failure", "both"])
+def test_the_heads_that_the_failure_term_reaches(failure_gradient):
     X, targets = torch.randn(30, 5, dtype=torch.float64), torch.ones(30, 3, dtype=torch.float64)
     gradients = {}
     for weight in (0.0, 10.0):
         module = a_module()
-        loss = DualPathLoss("max_entropy", 1.0, 0.5, 0.0, 0.0)
+        loss = DualPathLoss("max_entropy", 1.0, 0.5, 0.0, 0.0, failure_gradient=failure_gradient)
         loss.failure_weight = weight
         loss(module(X), targets).backward()
         gradients[weight] = module.base[0].weight.grad, module.failure[0].weight.grad
-    torch.testing.assert_close(gradients[0.0][0], gradients[10.0][0])
     assert gradients[0.0][1] is None
     assert gradients[10.0][1].norm() > 0
+    pull = gradients[10.0][1] if failure_gradient == "both" else torch.zeros(1, 5, dtype=torch.float64)
+    torch.testing.assert_close(gradients[0.0][0] + pull, gradients[10.0][0])
 
 
 # ---------------------------------------------------------------------------------------------------- solver
 
 
-def solve(objective, differences, targets, n_rounds=200, tol=1e-9, failure_weight=0.0, lr=0.1, alpha_fail=0.0):
-    module = a_module(differences.shape[1])
-    loss = DualPathLoss(objective, 1.0, 2.0 if objective == "max_margin" else 0.5, 1e-2, alpha_fail)
+def solve(
+    objective,
+    features,
+    targets,
+    n_rounds=200,
+    tol=1e-9,
+    failure_weight=0.0,
+    lr=0.1,
+    alpha_fail=0.0,
+    pointwise_weight=0.0,
+    solver=LinearSolver,
+):
+    module = a_module(features.shape[-1])
+    required_fail = 2.0 if objective == "max_margin" else 0.5
+    failure_gradient = "both" if solver is JointSolver else "failure"
+    loss = DualPathLoss(objective, 1.0, required_fail, 1e-2, alpha_fail, pointwise_weight, failure_gradient)
     loss.failure_weight = failure_weight
     groups = [{"params": [module.base[0].weight]}, {"params": [module.failure[0].weight]}]
-    solver = LinearSolver(groups, lr=lr, tol=tol, n_rounds=n_rounds)
+    solver = solver(groups, lr=lr, tol=tol, n_rounds=n_rounds)
     for _ in range(n_rounds):
-        solver.step(lambda: (differences, targets, loss))
+        solver.step(lambda: (features, targets, loss))
     return module, solver, loss
 
 
@@ -164,6 +204,38 @@ def test_a_base_path_at_rest_is_left_alone(problem):
     weight = module.base[0].weight.clone()
     solver.step(lambda: (*problem, DualPathLoss("max_entropy", 1.0, 0.5, 1e-2, 0.0)))
     assert (module.base[0].weight == weight).all()
+
+
+@pytest.mark.parametrize("objective", ["max_margin", "max_entropy"])
+def test_margins_of_a_base_head_that_failures_move_are_kept_up_to_date(problem, objective):
+    options = {"failure_weight": 3.0, "alpha_fail": 0.1, "solver": JointSolver}
+    module, solver, _ = solve(objective, *problem, n_rounds=30, **options)
+    torch.testing.assert_close(solver.margins, torch.stack(module(problem[0])), atol=1e-10, rtol=0)
+    assert np.isnan(solver.gap) and not solver.resting
+
+
+def test_without_failures_the_joint_solver_is_the_other(problem):
+    for objective in ("max_margin", "max_entropy"):
+        (one, joint, _), (other, linear, _) = (
+            solve(objective, *problem, n_rounds=50, tol=1e-6, solver=solver) for solver in (JointSolver, LinearSolver)
+        )
+        assert (one.base[0].weight == other.base[0].weight).all()
+        assert joint.gap == linear.gap and joint.resting == linear.resting
+
+
+def test_the_joint_solver_ends_where_both_gradients_are_zero(problem):
+    """At the minimum of the objective of the round, where the failures and their weight stay the same."""
+    differences, targets = problem
+    options = {"failure_weight": 3.0, "alpha_fail": 0.05, "lr": 0.2, "solver": JointSolver}
+    module, _, loss = solve("max_entropy", differences, targets, n_rounds=800, **options)
+    oriented = targets.clone()
+    oriented[:, 2] = 1
+    total = loss(module(differences), oriented) + loss.alpha * (module.base[0].weight ** 2).sum()
+    (total + loss.alpha_fail * (module.failure[0].weight ** 2).sum()).backward()
+    assert module.base[0].weight.grad.norm() < 1e-5
+    assert module.failure[0].weight.grad.norm() < 1e-5
+    standard, _, _ = solve("max_entropy", differences, targets)
+    assert (module.base[0].weight - standard.base[0].weight).norm() > 0.05
 
 
 def test_root_of_increasing():
@@ -223,6 +295,22 @@ def test_stacked_rows_have_the_loss_of_a_batch(outputs, objective):
     flipped = targets[:, [0, 1, 2, 4, 3]]
     flipped[:, 2] = -1
     torch.testing.assert_close(loss(module(X.flip(1)), flipped), expected)
+
+
+def test_the_joint_solver_where_single_outputs_count(outputs):
+    """The gradients of weights and threshold end at zero, as of pairs alone; the threshold is penalised as a weight."""
+    X, targets, _, _ = outputs
+    X, targets = X - X.mean(dim=(0, 1)), targets.clone()
+    targets[:, 1] = 1
+    options = {"failure_weight": 0.5, "alpha_fail": 0.05, "lr": 0.2, "pointwise_weight": 0.7, "solver": JointSolver}
+    module, solver, loss = solve("max_entropy", X, targets, n_rounds=800, **options)
+    both = a_module(with_outputs=True, start=import_heads(export_heads(module, 1.0, 5), 1.0, 5))
+    loss.threshold.data = -(solver._base_path.theta + solver._deviation)[-1]
+    (loss(both(X), targets) + loss.alpha * ((both.base[0].weight ** 2).sum() + loss.threshold**2)).backward()
+    assert both.base[0].weight.grad.norm() < 1e-5
+    assert abs(loss.threshold.grad) < 1e-5
+    pairs = torch.stack(module(X[:, 0] - X[:, 1]))
+    torch.testing.assert_close(solver.margins, pairs, atol=1e-10, rtol=0)
 
 
 # ------------------------------------------------------------------------------------------------ curriculum
