@@ -5,6 +5,7 @@ import warnings
 
 import numpy as np
 import pytest
+import skops.io
 import torch
 from scipy.optimize import minimize_scalar
 from sklearn.base import clone
@@ -29,10 +30,24 @@ ALL = [
     FailureAwareIRL("max_entropy", random_state=0),
     FailureAwareIRL(pointwise_weight=0.7, random_state=0),
     FailureAwareIRL("max_entropy", pointwise_weight=0.7, random_state=0),
+    FailureAwareIRL("max_margin", failure_gradient="both", random_state=0),
+    FailureAwareIRL("max_entropy", failure_gradient="both", pointwise_weight=0, random_state=0),
 ]
 NAMES = ["margin", "entropy", "fa-margin", "fa-entropy", "pointwise-margin", "pointwise-entropy"]
+NAMES += ["both-margin", "both-entropy"]
 every_learner = pytest.mark.parametrize("learner", ALL, ids=NAMES)
 HIDDEN = {"hidden_layer_sizes": (8,), "max_iter": 5}
+# What is neither two linear heads nor two alike that failures move one of.
+FORMS = {
+    "hidden failure head": {"failure_hidden_layer_sizes": (8, 4)},
+    "hidden failure head, both": {"failure_hidden_layer_sizes": (8,), "failure_gradient": "both"},
+    "linear failure head": {"hidden_layer_sizes": (8,), "failure_hidden_layer_sizes": (), "max_iter": 5},
+    "two sizes": {"hidden_layer_sizes": (8,), "failure_hidden_layer_sizes": (4,), "max_iter": 5},
+    "hidden, both": {"hidden_layer_sizes": (8,), "failure_gradient": "both", "max_iter": 5},
+    "linear, both": {"failure_gradient": "both"},
+    "batches, both": {"batch_size": 50, "failure_gradient": "both", "max_iter": 5},
+}
+every_form = pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
 
 
 def differences(X):
@@ -422,6 +437,8 @@ def test_the_settings_of_the_paper(preferences):
             failure_rate=LinearSchedule(0.2, 0),
             failures="margin",
             pointwise_weight=0.0,
+            failure_hidden_layer_sizes=None,
+            failure_gradient="failure",
             random_state=0,
         ).fit(X, y)
         np.testing.assert_array_equal(paper.coef_, plain.coef_)
@@ -462,6 +479,157 @@ def test_rounds_beyond_the_optimum_keep_it():
             fitted = MaxMarginIRL(alpha=alpha, tol=0, random_state=0).fit(data.data, data.target)
         losses = np.array([row["loss_base"] for row in fitted.history_])
         assert losses[-1] < losses.min() + 0.01
+
+
+# -------------------------------------------------------------------- the failure head, and what failures move
+
+
+@pytest.mark.parametrize(("objective", "pointwise_weight"), [("max_margin", 0.7), ("max_entropy", 0.0)])
+@every_form
+def test_without_failures_the_failure_head_and_its_gradient_decide_on_nothing(
+    preferences, objective, form, pointwise_weight
+):
+    options = {"failure_weight": 0, "pointwise_weight": pointwise_weight, "random_state": 0}
+    plain = {name: value for name, value in form.items() if not name.startswith("failure_")}
+    for X, y in ((preferences.data, preferences.target), outputs_of(preferences)):
+        ours = FailureAwareIRL(objective, **options, **form).fit(X, y)
+        expected = FailureAwareIRL(objective, **options, **plain).fit(X, y)
+        np.testing.assert_allclose(ours.decision_function(X), expected.decision_function(X), atol=1e-12)
+        assert ours.n_iter_ == expected.n_iter_
+        np.testing.assert_equal(ours.dual_gap_, expected.dual_gap_)
+
+
+@pytest.mark.parametrize("objective", ["max_margin", "max_entropy"])
+@pytest.mark.parametrize("pointwise_weight", [0.0, 0.7])
+@pytest.mark.parametrize("failure_layers", [None, (8,)])
+def test_the_base_head_is_moved_by_failures_if_they_are_told_to(
+    preferences, uneven, objective, pointwise_weight, failure_layers
+):
+    options = {"pointwise_weight": pointwise_weight, "max_iter": 50, "tol": 1e-2, "random_state": 0}
+    for X, y in ((preferences.data, preferences.target), outputs_of(preferences)):
+        weight = np.resize(uneven, len(X))
+        without = FailureAwareIRL(objective, failure_weight=0, **options).fit(X, y, sample_weight=weight)
+        same, moved = (
+            FailureAwareIRL(
+                objective,
+                failure_weight=3.0,
+                failure_hidden_layer_sizes=failure_layers,
+                failure_gradient=gradient,
+                **options,
+            ).fit(X, y, sample_weight=weight)
+            for gradient in ("failure", "both")
+        )
+        np.testing.assert_array_equal(same.base_coef_, without.coef_)
+        assert same.dual_gap_ == without.dual_gap_
+        distance = np.linalg.norm(moved.base_coef_ - without.coef_) / np.linalg.norm(without.coef_)
+        assert 0.01 < distance < 0.5
+        assert np.isnan(moved.dual_gap_)
+        assert not np.allclose(same.decision_function(X), without.decision_function(X), rtol=1e-3)
+
+
+@pytest.mark.parametrize("objective", ["max_margin", "max_entropy"])
+@pytest.mark.parametrize("failure_gradient", ["failure", "both"])
+def test_a_failure_head_with_hidden_layers_corrects_what_a_linear_one_cannot(rng, objective, failure_gradient):
+    """The sign of a product of two features, beside a linear reward that the base head knows."""
+    X = rng.normal(size=(3000, 2, 3))
+    reward = X[..., 0] + 1.5 * X[..., 1] * X[..., 2]
+    y = (reward[:, 0] > reward[:, 1]).astype(int)
+    options = {"max_iter": 60, "failure_gradient": failure_gradient, "random_state": 0}
+    without, linear, hidden = (
+        FailureAwareIRL.paper(objective=objective, **options, **changes).fit(X[:2000], y[:2000])
+        for changes in ({"failure_weight": 0}, {}, {"failure_hidden_layer_sizes": (16,)})
+    )
+    wrong = np.flatnonzero(without.predict(X[:2000]) != y[:2000])
+    assert len(wrong) > 400
+    assert linear.score(X[wrong], y[wrong]) < 0.1
+    assert hidden.score(X[wrong], y[wrong]) > 0.6
+    assert linear.score(X[2000:], y[2000:]) < 0.75
+    assert hidden.score(X[2000:], y[2000:]) > 0.9
+
+
+@pytest.mark.parametrize(("objective", "pointwise_weight"), [("max_margin", 0.7), ("max_entropy", 0.0)])
+@every_form
+def test_fits_of_every_form(preferences, uneven, objective, form, pointwise_weight):
+    """Sides swapped, what is saved, what is there afterwards, and where 0 lies."""
+    options = {"pointwise_weight": pointwise_weight, "random_state": 0, "max_iter": 10, "tol": 0.1} | form
+    learner = FailureAwareIRL(objective, **options)
+    X, y = preferences.data, preferences.target
+    fitted = clone(learner).fit(X, y, sample_weight=uneven)
+    assert {name: fitted.get_params()[name] for name in form} == form
+    np.testing.assert_array_equal(fitted.decision_function(X[:, ::-1]), -fitted.decision_function(X))
+    swapped = clone(learner).fit(X[:, ::-1], 1 - y, sample_weight=uneven)
+    np.testing.assert_allclose(swapped.decision_function(X), fitted.decision_function(X), atol=1e-10)
+    for rows, labels in ((X, y), outputs_of(preferences)):
+        fitted = clone(learner).fit(rows, labels)
+        again = clone(fitted).fit(rows, labels)
+        np.testing.assert_array_equal(again.decision_function(rows), fitted.decision_function(rows))
+        layers = fitted._layers()
+        assert [len(fitted.base_weights_), len(fitted.failure_weights_)] == [2 * len(own) + 2 for own in layers]
+        assert hasattr(fitted, "coef_") == (layers == ((), ()))
+        assert [hasattr(fitted, name) for name in ("base_coef_", "failure_coef_")] == [own == () for own in layers]
+        assert [row["round"] for row in fitted.history_] == list(range(fitted.n_iter_))
+        assert np.isfinite([list(row.values()) for row in fitted.history_]).all()
+        assert any(row["n_sampled"] for row in fitted.history_)
+        stored = skops.io.dumps(fitted)
+        for loaded in (
+            pickle.loads(pickle.dumps(fitted)),
+            skops.io.loads(stored, skops.io.get_untrusted_types(data=stored)),
+        ):
+            np.testing.assert_array_equal(loaded.decision_function(rows), fitted.decision_function(rows))
+        outputs = stack_outputs(rows) if rows.ndim == 3 else rows
+        rewards = fitted.decision_function(outputs)
+        high = np.stack([labels == 1, labels == 0], axis=1).ravel() if rows.ndim == 3 else labels == 1
+        best = max((rewards[high] > t).mean() + (rewards[~high] <= t).mean() for t in np.unique(rewards))
+        assert (rewards[high] > 0).mean() + (rewards[~high] <= 0).mean() == pytest.approx(best)
+
+
+def test_failure_heads_of_outputs_learn_a_bias(preferences):
+    """Beside hidden layers, which have biases, a linear head makes one of the constant behind the features."""
+    X, y = outputs_of(preferences)
+    base = FailureAwareIRL(failure_hidden_layer_sizes=(4,), tol=1e-6, random_state=0).fit(X, y)
+    plain = FailureAwareIRL(tol=1e-6, random_state=0).fit(X, y)
+    np.testing.assert_array_equal(base.base_weights_[1], plain.base_weights_[1])
+    assert base.base_weights_[1] != 0
+    failure = FailureAwareIRL(random_state=0, **FORMS["linear failure head"]).fit(X, y)
+    assert failure.failure_weights_[1] != 0
+    assert [weight.shape[1] for weight in failure.base_weights_[::2]] == [8, 8]
+
+
+def test_detectors_and_labels_with_every_form(preferences):
+    X, y = preferences.data, preferences.target
+    labels = (preferences.reference_reward > 0).astype(int)
+    for form in FORMS.values():
+        options = {"failures": "labels", "random_state": 0, "max_iter": 5, "tol": 1.0} | form
+        fitted = FailureAwareIRL(**options).fit(X, y, output_labels=labels)
+        swapped = clone(fitted).fit(X[:, ::-1], 1 - y, output_labels=labels[:, ::-1])
+        np.testing.assert_allclose(swapped.decision_function(X), fitted.decision_function(X), atol=1e-10)
+        other = clone(fitted).set_params(failures="margin").fit(X, y)
+        assert not np.allclose(other.decision_function(X), fitted.decision_function(X), atol=1e-3)
+
+
+@every_form
+def test_warm_start_of_every_form(preferences, form):
+    for X, y in ((preferences.data, preferences.target), outputs_of(preferences)):
+        learner = FailureAwareIRL(warm_start=True, pointwise_weight=0, random_state=0, **form).fit(X, y)
+        margins = learner.decision_function(X)
+        first = learner.history_[0]["loss_base"]
+        again = clone(learner).fit(X, y).set_params(failure_weight=0, max_iter=1, tol=1.0, learning_rate=1e-9).fit(X, y)
+        assert again.history_[0]["loss_base"] < first
+        if "hidden_layer_sizes" in form or "batch_size" in form or form.get("failure_gradient") != "both":
+            np.testing.assert_allclose(again.decision_function(X), margins, atol=0.3)
+        with pytest.raises(
+            ValueError, match=r"goes on from heads with inputs .*\(failure head\).*set warm_start=False"
+        ):
+            learner.set_params(failure_hidden_layer_sizes=(3,)).fit(X, y)
+
+
+def test_small_batches_come_close_where_failures_move_both_heads(preferences):
+    """Adam and the solver minimise the same objective."""
+    X, y = preferences.data, preferences.target
+    options = {"failure_gradient": "both", "failure_weight": 1.0, "failure_rate": 1.0, "alpha": 1e-2, "random_state": 0}
+    full = FailureAwareIRL(**options).fit(X, y)
+    batches = FailureAwareIRL(batch_size=50, learning_rate=0.05, **options).fit(X, y)
+    assert np.corrcoef(batches.decision_function(X), full.decision_function(X))[0, 1] > 0.98
 
 
 # ------------------------------------------------------------------------------------- what the reward recovers
@@ -732,6 +900,22 @@ BAD_FITS = {
     "no layers": (lambda X, y: (X, y), {"hidden_layer_sizes": None}, "hidden_layer_sizes=None. Expected a sequence"),
     "empty layer": (lambda X, y: (X, y), {"hidden_layer_sizes": (8, 0)}, r"hidden_layer_sizes=\(8, 0\).*at least 1"),
     "half a unit": (lambda X, y: (X, y), {"hidden_layer_sizes": (2.5,)}, r"hidden_layer_sizes=\(2.5,\)"),
+    "a number of failure layers": (
+        lambda X, y: (X, y),
+        {"failure_hidden_layer_sizes": 8},
+        r"failure_hidden_layer_sizes=8, a.*\(8,\) is one",
+    ),
+    "failure layers as text": (
+        lambda X, y: (X, y),
+        {"failure_hidden_layer_sizes": "8"},
+        "failure_hidden_layer_sizes='8'. Expected a sequence",
+    ),
+    "empty failure layer": (
+        lambda X, y: (X, y),
+        {"failure_hidden_layer_sizes": (0,)},
+        r"failure_hidden_layer_sizes=\(0,\).*at least 1",
+    ),
+    "failure gradient": (lambda X, y: (X, y), {"failure_gradient": "base"}, "'failure_gradient' parameter.*'base'"),
     "schedule with nan": (lambda X, y: (X, y), {"failure_weight": lambda t: np.nan}, "failure_weight=.*gives nan"),
     "rate above 1": (lambda X, y: (X, y), {"failure_rate": 1.5}, "failure_rate=.*1.5"),
     "negative weight of failures": (lambda X, y: (X, y), {"failure_weight": -1.0}, "failure_weight"),

@@ -204,6 +204,43 @@ def test_hidden_layers_and_batches_are_fitted_one_by_one(preferences):
 
 
 @pytest.mark.parametrize("rows", ["pairs", "outputs"])
+def test_forms_of_the_failure_head_and_its_gradient_in_the_grid(preferences, rows):
+    """One learner without failures for all of them, of two linear heads; the others as they are alone."""
+    X, y = preferences.data[:200], preferences.target[:200]
+    if rows == "outputs":
+        X, y = stack_outputs(X), (preferences.reference_reward[:200].ravel() > 0).astype(int)
+    grid = {"failure_hidden_layer_sizes": [(4,), None], "failure_gradient": ["both", "failure"], "alpha": [0.1, 1.0]}
+    search = FailureAwareIRLCV(**grid, failure_weight=[3.0], max_iter=20, cv=3, random_state=0).fit(X, y)
+    params = search.cv_results_["params"]
+    standard = {"failure_weight": 0, "failure_hidden_layer_sizes": None, "failure_gradient": "failure"}
+    assert params[:2] == [{"alpha": alpha, **standard} for alpha in (0.1, 1.0)]
+    assert len(params) == 2 + 8
+    peer = FailureAwareIRL(max_iter=20, random_state=0)
+    assert_equal(search, GridSearchCV(peer, grid_of(search), cv=3).fit(X, y), X, y)
+    linear = [candidate["failure_hidden_layer_sizes"] is None for candidate in params]
+    assert (np.isfinite(search.coef_path_).all(axis=(1, 2)) == linear).all()
+    paths = search.coef_path_[linear]
+    assert len({tuple(path.ravel()) for path in np.round(paths, 9)}) == 2 + 4
+
+
+def test_forms_of_the_failure_head_without_failures_score_the_same(preferences):
+    X, y = preferences.data[:200], preferences.target[:200]
+    for name, values in {
+        "failure_hidden_layer_sizes": [None, (), (4,)],
+        "failure_gradient": ["failure", "both"],
+    }.items():
+        search = FailureAwareIRLCV(**{name: values}, failure_weight=[0, 0.0], cv=2, random_state=0).fit(X, y)
+        assert len(search.cv_results_["params"]) == 2 * len(values)
+        assert len(set(search.cv_results_["mean_test_score"])) == 1
+    fixed = FailureAwareIRLCV(failure_hidden_layer_sizes=(4,), max_iter=5, tol=1.0, cv=2, random_state=0).fit(X, y)
+    assert fixed.cv_results_["params"][0] == {"failure_weight": 0} and fixed.coef_path_ is None
+    one = FailureAwareIRLCV(failure_hidden_layer_sizes=[4], max_iter=5, tol=1.0, cv=2, random_state=0).fit(X, y)
+    assert len(one.cv_results_["params"]) == 2  # a list of widths is one setting
+    with pytest.raises(ValueError, match=r"grid holds a value that no fit takes.*failure_hidden_layer_sizes=\(0,\)"):
+        FailureAwareIRLCV(failure_hidden_layer_sizes=[(0,), None]).fit(X, y)
+
+
+@pytest.mark.parametrize("rows", ["pairs", "outputs"])
 def test_detectors_and_objectives_side_by_side(preferences, rows):
     X, y = preferences.data[:200], preferences.target[:200]
     if rows == "outputs":

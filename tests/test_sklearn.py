@@ -21,6 +21,8 @@ VARIANTS = [
     FailureAwareIRL("max_entropy"),
     FailureAwareIRL(hidden_layer_sizes=(8,), max_iter=60),
     FailureAwareIRL(batch_size=32),
+    FailureAwareIRL(failure_hidden_layer_sizes=(8,)),
+    FailureAwareIRL(failure_gradient="both"),
     LaplaceReward(MaxMarginIRL(), prior=1.0),
 ]
 

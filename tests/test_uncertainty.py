@@ -317,6 +317,10 @@ def frozen(learner, data, n_features=4):
     ("make", "message"),
     [
         (lambda data: LaplaceReward(MaxEntropyIRL(hidden_layer_sizes=(8,))), r"hidden_layer_sizes=\(8,\).*ensemble"),
+        (
+            lambda data: LaplaceReward(FailureAwareIRL(failure_hidden_layer_sizes=(8,))),
+            r"failure_hidden_layer_sizes=\(8,\).*ensemble",
+        ),
         (lambda data: LaplaceReward(LogisticRegression()), "LogisticRegression as estimator. Expected MaxEntropyIRL"),
         (lambda data: LaplaceReward(make_pipeline(MaxEntropyIRL())), "put LaplaceReward around the last step"),
         (lambda data: LaplaceReward(LaplaceReward()), "Found LaplaceReward as estimator"),
