@@ -20,9 +20,9 @@ def paper():
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(BENCHMARKS)
         module = importlib.import_module("paper")
-        some = ("failure path", "failure head", "gradient of the failures", "rounds")
+        some = ("failure path", "failure head", "gradient", "rounds")
         some += tuple(group for group in module.ABLATIONS if "tau" in group)
-        patch.setattr(module, "ABLATIONS", {group: module.ABLATIONS[group] for group in some})  # 17 of 37
+        patch.setattr(module, "ABLATIONS", {group: module.ABLATIONS[group] for group in some})  # 17 of 39
         yield module
 
 
@@ -120,6 +120,33 @@ def test_a_second_run_goes_on(paper, smoke, monkeypatch):
         assert resumed["a"][again[0].cell]["learners"][name]["by seed"] == row["by seed"]
     with pytest.raises(ValueError, match="other settings .seeds"):
         paper.main(size="smoke", out=out, seeds=3)
+
+
+def test_ablations_alone(paper, monkeypatch, tmp_path):
+    """Their alphas come from fits of b and c; what is the same without failures is compared with the same fit."""
+    some = {"failure path": {paper.OFF: paper.ABLATIONS["failure path"][paper.OFF]}}
+    monkeypatch.setattr(
+        paper, "ABLATIONS", some | {group: paper.ABLATIONS[group] for group in ("failure head", "gradient")}
+    )
+    summary = paper.main(size="smoke", out=tmp_path, only="ablations")
+    assert list(summary) == ["ablations"] and (tmp_path / "ablations.png").exists()
+    tables = (tmp_path / "tables.md").read_text(encoding="utf-8")
+    for cell in summary["ablations"].values():
+        learners = cell["learners"]
+        assert {tuple(row["difference"]) for row in learners.values()} == {("failure path: off",)}
+        linear, default = learners["failure head: linear"], learners["gradient: failure head"]
+        assert linear["by seed"] == default["by seed"]
+        for name in ("failure head: 64 hidden units", "gradient: both heads"):
+            assert learners[name]["by seed"]["STARC"] != default["by seed"]["STARC"] and f"| {name} |" in tables
+    sample = paper.load_sample(str(tmp_path), paper.SIZES["smoke"], "c", "ParaDetox", 0)
+
+    def margins(changes):
+        estimator = paper.ours(paper.PAPER, **changes, failure_weight=0.0).make(0.1, 1, 0)
+        return estimator.fit(sample.X_train, sample.y_train).decision_function(sample.X_train)
+
+    for group in ("failure head", "gradient"):
+        for _, changes in paper.ABLATIONS[group].values():
+            np.testing.assert_allclose(margins(changes), margins({}), atol=1e-6)
 
 
 def test_refusals(paper, tmp_path):
