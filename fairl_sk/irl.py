@@ -371,7 +371,7 @@ class _PreferenceIRL(ClassifierMixin, BaseEstimator):
             module__seed=seed,
             module__dtype=features.dtype,
             module__start=start,
-            module__with_outputs=loss["pointwise_weight"] > 0,
+            module__with_outputs=loss["pointwise_weight"] > 0 and (linear or bool(base)),
             criterion=DualPathLoss,
             **{f"criterion__{name}": value for name, value in loss.items()},
             **optimizer,
