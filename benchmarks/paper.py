@@ -18,13 +18,13 @@ Texts of b and c are normalised: lower-case words only, no links and no user nam
 R* > 0, in d where its reference says so, in a where the true reward is above 0.
 
 Every learner gets its L2 strength by the same cross-validation: the same grid of alpha (``C = 1 / (2 * alpha * n)``
-for scikit-learn's), the same folds of whole groups, pair accuracy, ties to the stronger alpha. No ground truth takes
-part. ``alpha_fail`` keeps its default. The size says whether each seed chooses its own alpha, or the first seed for
-all of them (``choose_once``; at "small" in regime a only). A seed draws the split, the data (a and b), the start and
-the samples of the learner.
+for scikit-learn's), the same folds of whole groups, `pair_log_loss` (which knows no scale), ties to the stronger alpha.
+No ground truth takes part. ``alpha_fail`` keeps its default. Each seed chooses its own alpha, but for the cells of
+``choose_once`` (at "small" the one with 20,000 pairs), where the first seed chooses for all. A seed draws the split,
+the data (a and b), the start and the samples of the learner.
 
 A figure is the mean over seeds with a 95 % t-interval, and so is its difference to the best standard learner, seed by
-seed. Best is the one with the highest pair accuracy in cross-validation, its mean over the seeds that chose an alpha;
+seed. Best is the one with the least loss in cross-validation, its mean over the seeds that chose an alpha;
 ties go to the first in the registry. Seeds share the files, hence an interval speaks of other splits of these texts,
 not of other texts.
 
@@ -91,7 +91,14 @@ from fairl_sk.failures import (
     OutputSignFailures,
 )
 from fairl_sk.irl import separating_threshold
-from fairl_sk.metrics import output_auc_score, output_f1_score, pair_accuracy, starc_distance
+from fairl_sk.metrics import (
+    output_auc_score,
+    output_f1_score,
+    pair_accuracy,
+    pair_log_loss,
+    pair_log_loss_scorer,
+    starc_distance,
+)
 from fairl_sk.pairs import stack_outputs
 from fairl_sk.rewards import EstimatorReward
 
@@ -128,13 +135,8 @@ def logistic(reads, **options):
 
 
 def search_learner(alpha, n_rows, seed):
-    """The package's own search, on pairs: alpha, whether single outputs count, and whether failures do."""
-    return FailureAwareIRLCV(
-        alpha=[1e-1, 1e-2, 1e-3, 1e-4],
-        pointwise_weight=[0.0, 1.0],
-        cv=GroupKFold(3),
-        random_state=seed,
-    )
+    """The package's own search, on pairs: alpha, and whether failures count."""
+    return FailureAwareIRLCV(alpha=list(ALPHAS), cv=GroupKFold(3), scoring=pair_log_loss_scorer, random_state=seed)
 
 
 def linear_svm(alpha, n_rows, seed):
@@ -142,12 +144,13 @@ def linear_svm(alpha, n_rows, seed):
     return LinearSVC(C=1 / (2 * alpha * n_rows), fit_intercept=False, max_iter=10_000, random_state=seed)
 
 
+ALPHAS = (1.0, 3e-1, 1e-1, 3e-2, 1e-2, 3e-3, 1e-3, 3e-4, 1e-4)  # what cross-validation chooses from
 PAPER = FailureAwareIRL.paper
 CONFIRMED = {"failures": ConfirmedFailures(), "failure_rate": 1.0, "failure_weight": 10.0}  # as in realign.py
 # Single outputs count in the base path, by what was preferred or by their labels.
 OUTPUTS, SIGN = {"pointwise_weight": 1.0}, {"failures": "sign", "failure_weight": 1.0}
 LABELLED = {"pointwise_weight": 3.0, "failures": ConfirmedFailures(), "failure_weight": 1.0}
-NEAR_TIES = {**OUTPUTS, "failures": "near_ties"}  # with max-entropy the package's defaults, but for alpha
+ESTIMATED = {"pointwise_weight": "auto"}  # what single outputs count follows from the pairs
 # Detectors that need no labels, with the paper's settings otherwise, at the alpha that the paper's detector chose.
 DETECTORS = {
     "near ties": NearTieFailures(),
@@ -188,8 +191,11 @@ LEARNERS = {
         for objective in OBJECTIVES
     },
     **{
-        f"outputs and near ties, {objective}": ours(PAPER, objective=objective, **NEAR_TIES) for objective in OBJECTIVES
+        f"estimated outputs, {objective}": ours(PAPER, objective=objective, **ESTIMATED, failure_weight=0.0)
+        for objective in OBJECTIVES
     },
+    "FailureAwareIRL, max_margin": ours(FailureAwareIRL, objective="max_margin"),
+    "FailureAwareIRL": ours(FailureAwareIRL),
     "FailureAwareIRL, untuned": ours(FailureAwareIRL, tuned=False),
     "FailureAwareIRLCV": Learner(search_learner, reads="groups", tuned=False),
     **{f"paper, {objective}": ours(PAPER, objective=objective) for objective in OBJECTIVES},
@@ -282,7 +288,8 @@ class Plan:
     """How large everything is."""
 
     seeds: int
-    n_train: int  # pairs of b, c, d
+    n_train: int  # pairs of b and d
+    n_rewrites: int  # of c
     n_test: int
     n_labelled: int | None  # texts of b
     n_records: int | None  # toxic comments of c, with all rewrites
@@ -292,9 +299,9 @@ class Plan:
     betas: tuple
     encoder: str
     reference: str
-    alphas: tuple = (1e-4, 1e-3, 1e-2, 1e-1)
+    alphas: tuple = ALPHAS
     folds: int = 3
-    choose_once: tuple = ()  # regimes where the first seed chooses alpha for all
+    choose_once: tuple = ()  # cells where the first seed chooses alpha for all
     rounds: int | None = None  # most rounds of a fit
 
 
@@ -303,6 +310,7 @@ SIZES = {
     "smoke": Plan(
         seeds=2,
         n_train=80,
+        n_rewrites=80,
         n_test=60,
         n_labelled=240,
         n_records=200,
@@ -314,15 +322,16 @@ SIZES = {
         reference="smoke",
         alphas=(1e-3, 1e-1),
         folds=2,
-        choose_once=("a",),
+        choose_once=("linear, 80 pairs, noise 0.3",),
         rounds=5,
     ),
     "small": Plan(
         seeds=5,
         n_train=2000,
+        n_rewrites=5000,
         n_test=1000,
         n_labelled=6000,
-        n_records=3000,
+        n_records=None,
         n_completions=4000,
         n_features=30,
         synthetic=(
@@ -333,11 +342,12 @@ SIZES = {
         betas=(1, 3, 8),
         encoder="minilm",
         reference="small",
-        choose_once=("a",),
+        choose_once=("linear, 20000 pairs, noise 0.2",),
     ),
     "full": Plan(
         seeds=10,
         n_train=10_000,
+        n_rewrites=10_000,
         n_test=5000,
         n_labelled=None,
         n_records=None,
@@ -493,7 +503,8 @@ def load_sample(folder, plan, regime, cell, seed):
     rng = np.random.default_rng(seed)
     if regime == "b":
         return boltzmann_sample(corpus, float(cell.removeprefix("beta ")), plan, rng)
-    train, test = split_groups(corpus["groups"], plan.n_train, plan.n_test, rng)
+    n_train = plan.n_rewrites if regime == "c" else plan.n_train
+    train, test = split_groups(corpus["groups"], n_train, plan.n_test, rng)
     sample = pair_sample(corpus["X"], corpus["target"], corpus["groups"], corpus["truth"], train, test)
     if regime == "c":
         other = load_corpus(Path(folder) / "b.npz")
@@ -630,7 +641,7 @@ def known_labels(learner, labels, seed):
 
 
 def choose_alpha(learner, alphas, n_folds, seed, sample):
-    """The alpha of the highest pair accuracy on held-out groups, of equal ones the largest; and that accuracy.
+    """The alpha of the least loss on held-out groups, of equal ones the largest; and minus that loss.
 
     The package's own learners with linear heads are searched by the package, the others fit by fit.
     """
@@ -642,23 +653,24 @@ def choose_alpha(learner, alphas, n_folds, seed, sample):
     best = None, -np.inf
     for number, alpha in enumerate(alphas):
         by_fold = scores[number] if searched else fit_scores(learner, alpha, seed, folds, sample)
-        accuracy = np.average(by_fold, weights=[len(test) for _, test in folds])
-        if accuracy > best[1] + 1e-12:
-            best = alpha, float(accuracy)
+        score = np.average(by_fold, weights=[len(test) for _, test in folds])
+        if score > best[1] + 1e-12:
+            best = alpha, float(score)
     return best
 
 
 def fit_scores(learner, alpha, seed, folds, sample):
-    """Pair accuracy of each fold."""
+    """Minus the loss of each fold."""
     X, y, labels = sample.X_train, sample.y_train, sample.labels_train
     fits = [fit(learner, alpha, seed, X[train], y[train], labels[train]) for train, _ in folds]
-    return [pair_accuracy(y[test], own.margins(X[test])) for own, (_, test) in zip(fits, folds, strict=True)]
+    return [-pair_log_loss(y[test], own.margins(X[test])) for own, (_, test) in zip(fits, folds, strict=True)]
 
 
 def search_scores(learner, estimator, alphas, folds, sample):
-    """Pair accuracy (n_alphas, n_folds), by the search that trains all candidates together."""
+    """Minus the loss (n_alphas, n_folds), by the search that trains all candidates together."""
     params = {name: value for name, value in estimator.get_params(deep=False).items() if name != "warm_start"}
-    search = SEARCHES[type(estimator)](**params | {"alpha": alphas}, cv=folds, refit=False, error_score="raise")
+    options = {"cv": folds, "scoring": pair_log_loss_scorer, "refit": False, "error_score": "raise"}
+    search = SEARCHES[type(estimator)](**params | {"alpha": alphas}, **options)
     options = {"output_labels": sample.labels_train} if learner.labels else {}
     results = search.fit(sample.X_train, sample.y_train, **options).cv_results_
     weight = params.get("failure_weight")  # the search adds candidates of weight 0, which are other learners
@@ -730,7 +742,7 @@ def alpha_source(task, plan):
         source, _, cell = task.cell.partition(", ")
         objective, _ = ablation_names()[task.learner]
         return Task(source, cell, task.seed, _OBJECTIVES[objective])
-    learner, once = LEARNERS[task.learner], task.regime in plan.choose_once
+    learner, once = LEARNERS[task.learner], task.cell in plan.choose_once
     if learner.alpha_of:
         return task._replace(learner=learner.alpha_of, seed=0 if once else task.seed)
     if once and task.seed > 0 and learner.tuned:
@@ -764,7 +776,7 @@ def definition(task):
 def run_task(folder, plan, task, alpha=None):
     """Fit, measure, and return the line of the results; a fit that fails leaves its message."""
     torch.set_num_threads(1)
-    record = {**task._asdict(), "alpha": alpha, "cv accuracy": None, "definition": definition(task)}
+    record = {**task._asdict(), "alpha": alpha, "cv score": None, "definition": definition(task)}
     regime, cell = task.cell.split(", ", 1) if task.regime == "ablations" else (task.regime, task.cell)
     sample, learner = load_sample(folder, plan, regime, cell, task.seed), learner_of(task, plan.rounds)
     with threadpool_limits(1), warnings.catch_warnings(record=True) as caught:
@@ -774,8 +786,8 @@ def run_task(folder, plan, task, alpha=None):
                 record["alpha"] = alpha = UNTUNED_ALPHA
             start = time.perf_counter()
             if alpha is None:
-                alpha, accuracy = choose_alpha(learner, plan.alphas, plan.folds, task.seed, sample)
-                record |= {"alpha": alpha, "cv accuracy": accuracy}
+                alpha, score = choose_alpha(learner, plan.alphas, plan.folds, task.seed, sample)
+                record |= {"alpha": alpha, "cv score": score}
             chosen = time.perf_counter()
             fitted = fit(learner, alpha, task.seed, sample.X_train, sample.y_train, sample.labels_train, sample.groups)
             record |= {"cv seconds": chosen - start, "fit seconds": time.perf_counter() - chosen}
@@ -875,13 +887,13 @@ def by_cell(done):
 
 
 def best_standard(runs):
-    """The standard learner of the highest pair accuracy in cross-validation, which is all that may choose it."""
-    accuracy = {}
+    """The standard learner of the least loss in cross-validation, which is all that may choose it."""
+    scores = {}
     for name in [name for name, learner in LEARNERS.items() if learner.standard and name in runs]:
-        chosen = [run["cv accuracy"] for run in runs[name].values() if run["cv accuracy"] is not None]
+        chosen = [run["cv score"] for run in runs[name].values() if run["cv score"] is not None]
         if chosen:
-            accuracy[name] = np.mean(chosen)
-    return max(accuracy, key=accuracy.get) if accuracy else None
+            scores[name] = np.mean(chosen)
+    return max(scores, key=scores.get) if scores else None
 
 
 def paired_difference(runs, name, baseline, measure):
@@ -968,7 +980,7 @@ def format_cell(cell, measures):
 
 OVERVIEW = {
     "paper": "paper, max_margin",
-    "defaults, tuned": "outputs and near ties, max_entropy",
+    "FailureAwareIRL": "FailureAwareIRL",
     "FailureAwareIRLCV": "FailureAwareIRLCV",
     "paper, labels": "labels, max_margin",
     "outputs and labels": "outputs and labels, max_margin",

@@ -14,9 +14,18 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from sklearn.base import clone
 
 from .failures import MarginFailures, NearTieFailures, Round, find_failures
-from .irl import _WORTH_THREADS, centred_outputs, checked_scale, output_sides, preferred_first, squared_lengths
+from .irl import (
+    _WORTH_THREADS,
+    centred_outputs,
+    checked_scale,
+    output_sides,
+    outputs_weight,
+    preferred_first,
+    squared_lengths,
+)
 from .net import (
     BasePath,
     DualBundle,
@@ -107,6 +116,13 @@ class Column:
     gap: float = np.nan
     error: Exception | None = None
 
+    def fresh_estimator(self):
+        """A clone of the estimator, with the weight of single outputs that the fold's pairs decided on."""
+        estimator = clone(self.estimator)
+        if hasattr(self.estimator, "pointwise_weight_"):
+            estimator.pointwise_weight_ = self.estimator.pointwise_weight_
+        return estimator
+
     @property
     def base_key(self):
         """What decides on the base path."""
@@ -168,6 +184,26 @@ class Columns:
         )
         self.folds = [Fold(rows, sign, sample_weight, squares, self.products) for rows in self.products.rows]
         self._keys, _ = pair_keys(X, sign, seed)
+        self._outputs_weights: dict = {}
+
+    def column(self, estimator, fold, curriculum, labels):
+        """The column of a candidate and a fold, settled as its fit would be.
+
+        A detector may remember earlier rounds: each column has its own, as each fit has its own clone of the estimator.
+        """
+        estimator = clone(estimator)
+        curriculum = curriculum | {"detector": clone(curriculum["detector"], safe=False)}
+        curriculum = estimator._settle(curriculum, lambda: self._outputs_weight(fold, labels))
+        return Column(estimator, fold, curriculum, labels)
+
+    def _outputs_weight(self, fold, labels):
+        """What single outputs count on a fold, estimated once for all candidates; all labels are the same ones."""
+        known = fold, labels is None
+        if known not in self._outputs_weights:
+            weight = np.zeros(len(self._X))  # rows of no weight are not read
+            weight[self._trains[fold]] = self._sample_weight[self._trains[fold]]
+            self._outputs_weights[known] = outputs_weight(self._X, self._sign, weight, self._keys, labels)
+        return self._outputs_weights[known]
 
     @torch.no_grad()
     def run(self, candidates, *, after_round=lambda: None, after_block=lambda numbers: None):

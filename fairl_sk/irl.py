@@ -36,6 +36,7 @@ from .net import (
 )
 from .objective import ExponentialSchedule, LinearSchedule, schedule_values
 from .pairs import TIES_REMEDY, check_pairs, distinct_labels, preference_sign
+from .pointwise import estimate_weight
 from .sampling import pair_keys
 
 __all__ = ["FailureAwareIRL", "MaxEntropyIRL", "MaxMarginIRL"]
@@ -198,12 +199,13 @@ class _PreferenceIRL(ClassifierMixin, BaseEstimator):
         detector = fit_detector(curriculum["detector"], X, sign, sample_weight, labels, seed)
         curriculum["detector"] = detector
         labels = None if getattr(detector, "partial_labels", False) else labels  # a few labels place no offset
+        keys, opposite = pair_keys(X, sign, seed)
         rows = _differences(X, sign)
         scale = _scale_of(rows, sample_weight, paired=X.ndim == 3)
+        curriculum = self._settle(curriculum, lambda: outputs_weight(X, sign, sample_weight, keys, labels))
         if X.ndim == 3 and not self._layers()[0] and self._loss_settings(scale)["pointwise_weight"] > 0:
             del rows  # before there is room for the others
             rows = centred_outputs(X, sign, sample_weight, np.arange(len(X)))
-        keys, opposite = pair_keys(X, sign, seed)
         if X.ndim == 3:
             _warn_of_contradictions(keys, opposite, sample_weight)
 
@@ -228,6 +230,10 @@ class _PreferenceIRL(ClassifierMixin, BaseEstimator):
 
     def _check_strictness(self):
         """Refuse constraints of failures that are not stricter; the standard learners have none."""
+
+    def _settle(self, curriculum, estimate):
+        """The curriculum, once the weight of single outputs is set, by ``estimate()`` if need be."""
+        return curriculum
 
     def _layers(self):
         """Widths of the hidden layers of the base and of the failure head."""
@@ -528,6 +534,13 @@ def _scaled_outputs(X, scale, *, constant):
 def output_sides(sign, labels):
     """Side of the threshold of every output, (n_pairs, 2): that of its label, else that of the preference."""
     return np.stack([sign, -sign], axis=1) if labels is None else np.where(labels == 1, 1.0, -1.0)
+
+
+def outputs_weight(X, sign, sample_weight, keys, labels):
+    """What single outputs should count beside the pairs; 0 where they are all there is."""
+    if X.ndim == 2:
+        return 0.0
+    return estimate_weight(X, sign, sample_weight, keys, output_sides(sign, labels))
 
 
 def centred_outputs(X, sign, sample_weight, rows):
@@ -896,10 +909,10 @@ class FailureAwareIRL(_PreferenceIRL):
     failure head only (``failure_gradient``). With ``pointwise_weight=0`` the base path is the standard learner, and
     with ``failure_weight=0``, too, the fit is; else the loss of single outputs is added to the first term.
 
-    The defaults had the largest gains without labels on development splits of our benchmarks: failures are near-ties,
-    single outputs count as much as pairs, the objective is max-entropy. Where pairs are clean or few they cost some;
-    `FailureAwareIRLCV` chooses on the pairs. The paper's settings are `paper`. Where labels of the outputs are at hand,
-    they are worth more: ``failures=ConfirmedFailures(), failure_weight=1, pointwise_weight=3``.
+    The defaults did best without labels on development splits of our benchmarks: failures are near-ties, the objective
+    is max-entropy, and what single outputs count follows from the pairs. The paper's settings are `paper`. Where labels
+    of the outputs are at hand, they are worth more: ``failures=ConfirmedFailures(), failure_weight=1,
+    pointwise_weight=3``.
 
     Parameters
     ----------
@@ -928,12 +941,14 @@ class FailureAwareIRL(_PreferenceIRL):
         our benchmarks.
     alpha_fail : float >= 0, default=1e-3
         L2 strength of the failure path. Larger: smaller corrections.
-    pointwise_weight : float >= 0, default=1.0
+    pointwise_weight : float >= 0 or "auto", default="auto"
         What the single outputs of the pairs count in the base path, beside the pairs' own 1: each preferred output
         should lie above a threshold that is learned, each other one below; where a detector reads labels, each
-        desirable output above and the others below. Pairs alone never learn rewards that can be compared across
-        prompts; this does, where what is preferred means the same for every prompt. 0: pairs only, as in the paper. Of
-        no effect where ``X`` holds single outputs.
+        desirable output above and the others below. Larger: rewards that compare better across prompts, where what is
+        preferred means the same for every prompt. "auto": what the pairs say that it is worth, 0 where both outputs of
+        a pair were drawn alike and only their order tells of the reward, up to about 3 where preferred outputs have a
+        population of their own (theory, "What single outputs count"); ``failure_weight`` is then divided by one more
+        than it. 0: pairs only, as in the paper. Of no effect where ``X`` holds single outputs.
     failure_hidden_layer_sizes : sequence of int or None, default=None
         Widths of ReLU layers in the failure head. None: as ``hidden_layer_sizes``; ``(64,)`` beside a linear base head
         corrects by what no linear reward can, and fits noise more easily; ``()`` is a linear correction. Beside hidden
@@ -943,6 +958,8 @@ class FailureAwareIRL(_PreferenceIRL):
         the learner without failures, or both, as algorithm 1 of the paper may be read: then failures pull at the base
         head as well, against all pairs.
     {shared}
+    pointwise_weight_ : float
+        What single outputs counted beside the pairs.
 
     See Also
     --------
@@ -983,7 +1000,7 @@ class FailureAwareIRL(_PreferenceIRL):
         "failure_rate": _SCHEDULE,
         "failures": [StrOptions(set(_DETECTORS)), HasMethods("detect")],
         "alpha_fail": [_NON_NEGATIVE],
-        "pointwise_weight": [_NON_NEGATIVE],
+        "pointwise_weight": [StrOptions({"auto"}), _NON_NEGATIVE],
         "failure_hidden_layer_sizes": ["array-like", None],
         "failure_gradient": [StrOptions({"failure", "both"})],
     }
@@ -1001,7 +1018,7 @@ class FailureAwareIRL(_PreferenceIRL):
         failure_rate=None,
         failures="near_ties",
         alpha_fail=1e-3,
-        pointwise_weight=1.0,
+        pointwise_weight="auto",
         failure_hidden_layer_sizes=None,
         failure_gradient="failure",
         alpha=1e-3,
@@ -1139,7 +1156,7 @@ class FailureAwareIRL(_PreferenceIRL):
             "required_fail": self._required()[1],
             "alpha": self.alpha / scale**2,
             "alpha_fail": self.alpha_fail / scale**2,
-            "pointwise_weight": self.pointwise_weight,
+            "pointwise_weight": self.pointwise_weight_,
             "failure_gradient": self.failure_gradient,
         }
 
@@ -1151,6 +1168,14 @@ class FailureAwareIRL(_PreferenceIRL):
         super()._check_layers()
         if self.failure_hidden_layer_sizes is not None:
             _check_sizes("failure_hidden_layer_sizes", self.failure_hidden_layer_sizes)
+
+    def _settle(self, curriculum, estimate):
+        if self.pointwise_weight != "auto":
+            self.pointwise_weight_ = float(self.pointwise_weight)
+            return curriculum
+        self.pointwise_weight_ = estimate()
+        # failures are of pairs, which are so much of what is learned from
+        return curriculum | {"weights": curriculum["weights"] / (1 + self.pointwise_weight_)}
 
     def _required(self):
         if self.objective == "max_margin":

@@ -16,6 +16,7 @@ from numbers import Integral
 from typing import NamedTuple
 
 import numpy as np
+from scipy.optimize import minimize_scalar
 from sklearn.base import clone
 from sklearn.exceptions import UndefinedMetricWarning
 from sklearn.model_selection import GroupKFold, KFold
@@ -37,6 +38,8 @@ __all__ = [
     "output_f1_scorer",
     "pair_accuracy",
     "pair_accuracy_scorer",
+    "pair_log_loss",
+    "pair_log_loss_scorer",
     "prompt_only_null",
     "shorter_null",
     "shuffled_labels_null",
@@ -171,6 +174,25 @@ def _prepare_pair_accuracy(y_true, margins):
     oriented = margins * preference_sign(y_true, len(margins))
     credit = (oriented > 0) + 0.5 * (oriented == 0)
     return _Prepared(margins.shape, lambda weights: weights @ credit / weights.sum())
+
+
+def _prepare_pair_log_loss(y_true, margins):
+    margins = _check_rewards(margins, "margins", pairs_allowed=False)
+    oriented = margins * preference_sign(y_true, len(margins))
+    size = np.abs(oriented).max(initial=0.0)
+
+    def evaluate(weights):
+        weights = weights / weights.sum()
+
+        def loss(log_scale):
+            return weights @ np.logaddexp(0, -np.exp(log_scale) * oriented / size)
+
+        if size == 0:
+            return np.log(2)
+        # beyond these scales the loss is that of a constant reward, or that of the sign alone
+        return min(np.log(2), minimize_scalar(loss, bounds=(-10, 10), method="bounded").fun)
+
+    return _Prepared(margins.shape, evaluate)
 
 
 def _prepare_output_f1(y_true, rewards, *, output_labels=None):
@@ -386,6 +408,45 @@ def pair_accuracy(y_true, margins, *, sample_weight=None):
     1.0
     """
     return _prepare_pair_accuracy(y_true, margins)(sample_weight, "sample_weight")
+
+
+def pair_log_loss(y_true, margins, *, sample_weight=None):
+    """Log-loss of the order of pairs, at the scale of the reward that has the least.
+
+    A reward's scale is no part of what is learned from preferences: max-margin sets it by its required margin, the
+    penalty shrinks it. Less is better. Two rewards that order as many pairs rightly differ in it if one of them errs by
+    less, so that a cross-validation on some hundred pairs tells them apart.
+
+    Parameters
+    ----------
+    y_true : array-like of shape (n_pairs,) or None
+        Two classes, the larger meaning that the first output is preferred; None: it always is.
+    margins : array-like of shape (n_pairs,)
+        R(first) - R(second), as ``decision_function`` gives it for pairs.
+    sample_weight : array-like of shape (n_pairs,), default=None
+        Weight of each pair, >= 0.
+
+    Returns
+    -------
+    float
+        The mean of log(1 + exp(-s * margin)), in nats, in favour of the preferred sides and at the best s > 0; at most
+        log 2, which a constant or a turned reward has.
+
+    Raises
+    ------
+    ValueError
+        If shapes disagree, a margin is not finite, or weights are negative or all 0.
+
+    Examples
+    --------
+    >>> from fairl_sk.metrics import pair_log_loss
+    >>> margins = [2.0, 1.0, -0.1, 3.0]
+    >>> round(pair_log_loss(None, margins), 3), round(pair_log_loss(None, [10 * m for m in margins]), 3)
+    (0.226, 0.226)
+    >>> round(pair_log_loss(None, [2.0, 1.0, -0.9, 3.0]), 3)
+    0.432
+    """
+    return _prepare_pair_log_loss(y_true, margins)(sample_weight, "sample_weight")
 
 
 def output_f1_score(y_true, rewards, *, output_labels=None, sample_weight=None):
@@ -1031,18 +1092,21 @@ class _Scorer(_MetadataRequester):
         return repr(self)
 
 
-class _PairAccuracyScorer(_Scorer):
+class _PairScorer(_Scorer):
+    def __init__(self, metric, sign):
+        self.metric, self.sign = metric, sign
+
     def score(self, estimator, X, y=None, *, sample_weight=None):
         if not is_pairs(X):
             raise ValueError(
-                f"Got X of type {type(X).__name__} with single outputs, but pair accuracy is defined for "
-                "pairs only. Score pairs, or use output_f1_scorer or output_auc_scorer."
+                f"Got X of type {type(X).__name__} with single outputs, but {self.metric.__name__.replace('_', ' ')} "
+                "is defined for pairs only. Score pairs, or use output_f1_scorer or output_auc_scorer."
             )
         margins = np.asarray(_decision_function(estimator)(X))
-        return pair_accuracy(_known_signs(estimator, y), margins, sample_weight=sample_weight)
+        return self.sign * self.metric(_known_signs(estimator, y), margins, sample_weight=sample_weight)
 
     def __repr__(self):
-        return "pair_accuracy_scorer"
+        return f"{self.metric.__name__}_scorer"
 
 
 class _OutputScorer(_Scorer):
@@ -1094,8 +1158,11 @@ class _StarcScorer(_Scorer):
         return f"make_starc_scorer({self.reference!r}, groups={self.groups!r}, norm={self.norm!r})"
 
 
-pair_accuracy_scorer = _PairAccuracyScorer()
+pair_accuracy_scorer = _PairScorer(pair_accuracy, 1)
 """Scorer of `pair_accuracy` for ``scoring=``; pairs only. Takes `sample_weight` as metadata."""
+
+pair_log_loss_scorer = _PairScorer(pair_log_loss, -1)
+"""Scorer of minus `pair_log_loss` for ``scoring=``; pairs only. Takes `sample_weight` as metadata."""
 
 output_f1_scorer = _OutputScorer(output_f1_score)
 """Scorer of `output_f1_score` for ``scoring=``. Takes `sample_weight` and `output_labels` as metadata."""

@@ -27,7 +27,7 @@ from sklearn.utils.metadata_routing import (
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 from tqdm.auto import tqdm
 
-from .columns import Column, Columns
+from .columns import Columns
 from .irl import FailureAwareIRL, MaxEntropyIRL, MaxMarginIRL
 from .metrics import check_split
 from .pairs import check_pairs
@@ -484,24 +484,6 @@ def _train_alone(search, numbers):
 def _train_together(search, numbers):
     """Fit the linear candidates of all folds round by round."""
     data, estimators = search.data, search.estimators
-    candidates, kept = [], []
-    for number in numbers:
-        try:
-            curriculum = estimators[number]._curriculum_settings()
-        except ValueError as error:
-            for fold in range(len(search.splits)):
-                search.fail(number, fold, error)
-            continue
-        labels = _labels_of(estimators[number], data, curriculum["detector"], search.splits)
-        folds = range(len(search.splits))
-        # a detector may remember earlier rounds: each fit has its own, as it has its own clone of the estimator
-        own = [curriculum | {"detector": clone(curriculum["detector"], safe=False)} for _ in folds]
-        candidates.append([Column(estimators[number], fold, own[fold], labels) for fold in folds])
-        kept.append(number)
-    if not kept:
-        return
-    order = sorted(range(len(kept)), key=lambda k: repr(candidates[k][0].base_key))  # base paths beside each other
-    candidates, kept = [candidates[k] for k in order], [kept[k] for k in order]
     seed = int(check_random_state(clone(estimators[0]).random_state).randint(np.iinfo(np.int32).max))
     columns = Columns(
         data.X,
@@ -512,6 +494,23 @@ def _train_together(search, numbers):
         device=estimators[0].device,
         memory=max(int(_MEMORY_SHARE * data.X.nbytes), _LEAST_MEMORY),
     )
+    candidates, kept = [], []
+    for number in numbers:
+        try:
+            curriculum = estimators[number]._curriculum_settings()
+        except ValueError as error:
+            for fold in range(len(search.splits)):
+                search.fail(number, fold, error)
+            continue
+        labels = _labels_of(estimators[number], data, curriculum["detector"], search.splits)
+        candidates.append(
+            [columns.column(estimators[number], f, curriculum, labels) for f in range(len(search.splits))]
+        )
+        kept.append(number)
+    if not kept:
+        return
+    order = sorted(range(len(kept)), key=lambda k: repr(candidates[k][0].base_key))  # base paths beside each other
+    candidates, kept = [candidates[k] for k in order], [kept[k] for k in order]
     started = [time.perf_counter()]
 
     def keep(block):
@@ -541,7 +540,7 @@ def _score_fold(search, columns, members, fold, seconds):
         if column.error is not None:
             search.fail(number, fold, column.error)
             continue
-        estimator = column.estimator = clone(column.estimator)
+        estimator = column.estimator = column.fresh_estimator()
         learned = estimator._set_heads(columns.heads(column))
         if not np.isfinite(estimator.coef_).all():
             search.fail(number, fold, ValueError("The rounds diverged: lower learning_rate or failure_weight."))
@@ -1031,7 +1030,7 @@ max_iter, tol, batch_size, learning_rate
         failure_rate=None,
         failures="near_ties",
         alpha_fail=1e-3,
-        pointwise_weight=1.0,
+        pointwise_weight="auto",
         failure_hidden_layer_sizes=None,
         failure_gradient="failure",
         alpha=1e-3,
