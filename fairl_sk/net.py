@@ -617,7 +617,7 @@ class JointSolver(LinearSolver):
     r"""`LinearSolver` where the failure term's gradient reaches the base head, too.
 
     The base head's weights are :math:`\theta_D = \theta + u`: the path of the standard learner, as `LinearSolver` goes
-    it, and a deviation u, which takes gradient steps like the failure path. With L the base path's objective,
+    it, and a deviation u, which takes gradient steps like the failure path:
 
     .. math:: u \leftarrow \arg\min_v \langle g_F + \nabla \ell(\theta + u) - \nabla \ell(\theta), v \rangle
         + \alpha \|v\|^2 + \|v - u\|^2 / (2 \eta) ,
