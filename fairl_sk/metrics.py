@@ -547,6 +547,7 @@ def _warn_one_class(name, score):
 # Each metric that the bootstrap knows, with its form as a function of the weights and their parameter's name.
 _METRICS = (
     (pair_accuracy, _prepare_pair_accuracy, "sample_weight"),
+    (pair_log_loss, _prepare_pair_log_loss, "sample_weight"),
     (output_f1_score, _prepare_output_f1, "sample_weight"),
     (output_auc_score, _prepare_output_auc, "sample_weight"),
     (starc_distance, _prepare_starc, "weights"),

@@ -11,8 +11,6 @@ import numpy as np
 from scipy.special import expit
 from sklearn.linear_model import LogisticRegression
 
-__all__ = ["estimate_weight"]
-
 # Pairs that are read: the estimate needs no more. Fewer than the least say nothing.
 _MOST_PAIRS, _LEAST_PAIRS = 2048, 40
 # L2 strength of the preliminary rewards, in units where differences have mean squared length 1.

@@ -171,7 +171,7 @@ def test_a_feature_in_which_no_pair_differs_gets_no_weight(preferences, learner)
     fitted = clone(learner).fit(X, preferences.target)
     assert fitted.coef_[-1] == 0
     np.testing.assert_allclose(
-        fitted.coef_[:-1], clone(learner).fit(preferences.data, preferences.target).coef_, atol=0.05
+        fitted.coef_[:-1], clone(learner).fit(preferences.data, preferences.target).coef_, atol=0.1
     )
 
 

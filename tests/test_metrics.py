@@ -16,7 +16,7 @@ from sklearn.decomposition import TruncatedSVD
 from sklearn.exceptions import UndefinedMetricWarning
 from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import accuracy_score, f1_score, roc_auc_score
+from sklearn.metrics import accuracy_score, f1_score, log_loss, roc_auc_score
 from sklearn.model_selection import GridSearchCV, GroupKFold, KFold, cross_validate
 from sklearn.pipeline import make_pipeline
 
@@ -33,6 +33,8 @@ from fairl_sk.metrics import (
     output_f1_scorer,
     pair_accuracy,
     pair_accuracy_scorer,
+    pair_log_loss,
+    pair_log_loss_scorer,
     prompt_only_null,
     shorter_null,
     shuffled_labels_null,
@@ -51,6 +53,50 @@ steady = settings(deadline=None, derandomize=True, database=None)  # no flaking 
 @pytest.fixture
 def rng():
     return np.random.default_rng(0)
+
+
+# -- Log-loss of pairs at the best scale ----------------------------------------------------------------------
+
+
+def test_pair_log_loss_is_that_of_logistic_regression_on_the_margin(rng):
+    margins, weight = rng.normal(size=200), rng.uniform(size=200)
+    y = (margins + rng.normal(size=200) > 0).astype(int)
+    model = LogisticRegression(C=np.inf, fit_intercept=False, tol=1e-8)
+    model.fit(margins[:, None], y, sample_weight=weight)
+    expected = log_loss(y, model.predict_proba(margins[:, None]), sample_weight=weight)
+    assert pair_log_loss(y, margins, sample_weight=weight) == pytest.approx(expected, rel=1e-6)
+
+
+def test_pair_log_loss_knows_no_scale_and_no_order_of_sides(rng):
+    margins, y = rng.normal(size=50) + 0.5, rng.integers(0, 2, 50)
+    loss = pair_log_loss(None, margins)
+    for scale in (1e-9, 0.1, 1e6):
+        assert pair_log_loss(None, scale * margins) == pytest.approx(loss, rel=1e-6)
+    assert pair_log_loss(1 - y, -margins) == pytest.approx(pair_log_loss(y, margins), rel=1e-9)
+    twice = pair_log_loss(None, np.r_[margins, margins[:10]])
+    assert twice == pytest.approx(pair_log_loss(None, margins, sample_weight=1 + (np.arange(50) < 10)), rel=1e-9)
+
+
+def test_pair_log_loss_of_a_turned_constant_or_perfect_reward():
+    assert pair_log_loss(None, [-1.0, -2.0]) == pytest.approx(np.log(2))
+    assert pair_log_loss(None, [0.0, 0.0]) == pytest.approx(np.log(2))
+    assert pair_log_loss(None, [1.0, 2.0]) == pytest.approx(0, abs=1e-3)
+    assert pair_log_loss(None, [1.0, 2.0, -0.1]) < pair_log_loss(None, [1.0, 2.0, -0.9])  # as many right
+
+
+def test_pair_log_loss_in_the_bootstrap_and_as_a_scorer(rng):
+    X = rng.normal(size=(60, 2, 3))
+    y = (X[:, 0, 0] > X[:, 1, 0]).astype(int)
+    margins = X[:, 0, 0] - X[:, 1, 0] + rng.normal(size=60)
+    interval = bootstrap_interval("pair_log_loss", y, margins, groups=np.arange(60), random_state=0)
+    assert interval.low < interval.estimate < interval.high
+    from fairl_sk import MaxEntropyIRL
+
+    fitted = MaxEntropyIRL(random_state=0).fit(X, y)
+    assert pair_log_loss_scorer(fitted, X, y) == -pair_log_loss(y, fitted.decision_function(X))
+    assert repr(pair_log_loss_scorer) == "pair_log_loss_scorer"
+    with pytest.raises(ValueError, match="with single outputs, but pair log loss is defined for pairs only"):
+        pair_log_loss_scorer(fitted, X[:, 0], y)
 
 
 # -- STARC: closed forms -------------------------------------------------------------------------------------

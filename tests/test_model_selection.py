@@ -454,7 +454,7 @@ def test_a_detector_that_raises_fails_its_candidate_only(preferences):
 def test_folds_that_train_on_a_row_twice(preferences, rng, objective):
     X, y = preferences.data[:120], preferences.target[:120]
     train, test = rng.integers(0, 80, size=80), np.arange(80, 120)
-    options = {"max_iter": 20, "tol": 1e-2, "random_state": 0}
+    options = {"max_iter": 60, "tol": 1e-2, "random_state": 0}
     search = FailureAwareIRLCV(objective, failure_weight=[1.0], cv=[(train, test)], **options).fit(X, y)
     alone = FailureAwareIRL(objective, failure_weight=1.0, **options).fit(X[train], y[train])
     np.testing.assert_array_equal(search.coef_path_[1, 0], alone.coef_)
