@@ -982,7 +982,7 @@ class FailureAwareIRLCV(_IRLCV):
 
     For every setting of the base path the learner without failures, ``failure_weight=0``, is among the candidates,
     before the others, so that it is also taken where scores are equal. With ``pointwise_weight=0`` it is the standard
-    learner: ``pointwise_weight=[0, 1]`` lets the folds choose whether single outputs count, too.
+    learner. ``pointwise_weight=["auto", 0]`` lets the folds choose whether single outputs count, too.
 
     Parameters
     ----------

@@ -165,17 +165,17 @@ def test_differences_are_paired_by_seed(paper):
     values = {
         "MaxMarginIRL": ((0.7, 0.8, 0.9), (0.90, 0.92, 0.91)),
         "MaxEntropyIRL": ((0.9, 0.9, 0.9), (0.90, 0.90, 0.91)),
-        "outputs, max_margin": ((0.8, 0.9, 1.0), (0.99, 0.99, 0.99)),
+        "outputs, max_entropy": ((0.8, 0.9, 1.0), (0.99, 0.99, 0.99)),
     }
     done = {
         paper.Task("d", "completions", seed, name): line(cv[seed], STARC=starc[seed])
         for name, (starc, cv) in values.items()
         for seed in range(3)
     }
-    del done[paper.Task("d", "completions", 2, "outputs, max_margin")]  # not finished
+    del done[paper.Task("d", "completions", 2, "outputs, max_entropy")]  # not finished
     cell = paper.summarise(done)["d"]["completions"]
     assert cell["best standard learner"] == "MaxMarginIRL"
-    row = cell["learners"]["outputs, max_margin"]
+    row = cell["learners"]["outputs, max_entropy"]
     assert row["mean"]["STARC"][0] == pytest.approx(0.85)
     assert row["difference"]["MaxMarginIRL"]["STARC"] == pytest.approx([0.1, 0], abs=1e-12)
     difference, half = cell["learners"]["MaxEntropyIRL"]["difference"]["MaxMarginIRL"]["STARC"]
@@ -188,7 +188,7 @@ def test_differences_are_paired_by_seed(paper):
 
 @pytest.mark.parametrize(
     "name",
-    ["MaxMarginIRL", "MaxEntropyIRL", "paper, max_margin", "labels, max_entropy", "outputs and sign, max_margin"],
+    ["MaxMarginIRL", "MaxEntropyIRL", "paper, max_margin", "labels, max_entropy", "FailureAwareIRL, max_margin"],
 )
 def test_the_search_chooses_as_fit_by_fit(paper, name):
     plan = paper.SIZES["smoke"]
