@@ -193,7 +193,8 @@ class Columns:
         """
         estimator = clone(estimator)
         curriculum = curriculum | {"detector": clone(curriculum["detector"], safe=False)}
-        curriculum = estimator._settle(curriculum, lambda: self._outputs_weight(fold, labels))
+        paired = self.products.X.ndim == 3
+        curriculum = estimator._settle(curriculum, lambda: self._outputs_weight(fold, labels), paired)
         return Column(estimator, fold, curriculum, labels)
 
     def _outputs_weight(self, fold, labels):

@@ -202,7 +202,7 @@ class _PreferenceIRL(ClassifierMixin, BaseEstimator):
         keys, opposite = pair_keys(X, sign, seed)
         rows = _differences(X, sign)
         scale = _scale_of(rows, sample_weight, paired=X.ndim == 3)
-        curriculum = self._settle(curriculum, lambda: outputs_weight(X, sign, sample_weight, keys, labels))
+        curriculum = self._settle(curriculum, lambda: outputs_weight(X, sign, sample_weight, keys, labels), X.ndim == 3)
         if X.ndim == 3 and not self._layers()[0] and self._loss_settings(scale)["pointwise_weight"] > 0:
             del rows  # before there is room for the others
             rows = centred_outputs(X, sign, sample_weight, np.arange(len(X)))
@@ -231,7 +231,7 @@ class _PreferenceIRL(ClassifierMixin, BaseEstimator):
     def _check_strictness(self):
         """Refuse constraints of failures that are not stricter; the standard learners have none."""
 
-    def _settle(self, curriculum, estimate):
+    def _settle(self, curriculum, estimate, paired):
         """The curriculum, once the weight of single outputs is set, by ``estimate()`` if need be."""
         return curriculum
 
@@ -537,9 +537,7 @@ def output_sides(sign, labels):
 
 
 def outputs_weight(X, sign, sample_weight, keys, labels):
-    """What single outputs should count beside the pairs; 0 where they are all there is."""
-    if X.ndim == 2:
-        return 0.0
+    """What single outputs should count beside the pairs."""
     return estimate_weight(X, sign, sample_weight, keys, output_sides(sign, labels))
 
 
@@ -946,7 +944,7 @@ class FailureAwareIRL(_PreferenceIRL):
         should lie above a threshold that is learned, each other one below; where a detector reads labels, each
         desirable output above and the others below. Larger: rewards that compare better across prompts, where what is
         preferred means the same for every prompt. "auto": what the pairs say that it is worth, 0 where both outputs of
-        a pair were drawn alike and only their order tells of the reward, up to about 3 where preferred outputs have a
+        a pair were drawn alike and only their order tells of the reward, up to 10, where preferred outputs have a
         population of their own (theory, "What single outputs count"); ``failure_weight`` is then divided by one more
         than it. 0: pairs only, as in the paper. Of no effect where ``X`` holds single outputs.
     failure_hidden_layer_sizes : sequence of int or None, default=None
@@ -959,7 +957,7 @@ class FailureAwareIRL(_PreferenceIRL):
         head as well, against all pairs.
     {shared}
     pointwise_weight_ : float
-        What single outputs counted beside the pairs.
+        What single outputs counted beside the pairs; 0 where ``X`` held single outputs.
 
     See Also
     --------
@@ -1169,9 +1167,9 @@ class FailureAwareIRL(_PreferenceIRL):
         if self.failure_hidden_layer_sizes is not None:
             _check_sizes("failure_hidden_layer_sizes", self.failure_hidden_layer_sizes)
 
-    def _settle(self, curriculum, estimate):
-        if self.pointwise_weight != "auto":
-            self.pointwise_weight_ = float(self.pointwise_weight)
+    def _settle(self, curriculum, estimate, paired):
+        if not paired or self.pointwise_weight != "auto":
+            self.pointwise_weight_ = float(self.pointwise_weight) if paired else 0.0
             return curriculum
         self.pointwise_weight_ = estimate()
         # failures are of pairs, which are so much of what is learned from

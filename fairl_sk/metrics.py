@@ -179,18 +179,21 @@ def _prepare_pair_accuracy(y_true, margins):
 def _prepare_pair_log_loss(y_true, margins):
     margins = _check_rewards(margins, "margins", pairs_allowed=False)
     oriented = margins * preference_sign(y_true, len(margins))
-    size = np.abs(oriented).max(initial=0.0)
 
     def evaluate(weights):
-        weights = weights / weights.sum()
+        counted = weights > 0
+        weights, own = weights[counted] / weights[counted].sum(), oriented[counted]
+        sizes = np.abs(own[own != 0])
+        if not len(sizes):
+            return np.log(2)
+        own = own / sizes.max()
+        # from where all margins are as good as none to where the least of them is large
+        bounds = (-10, 10 + np.log(sizes.max() / sizes.min()))
 
         def loss(log_scale):
-            return weights @ np.logaddexp(0, -np.exp(log_scale) * oriented / size)
+            return weights @ np.logaddexp(0, -np.exp(log_scale) * own)
 
-        if size == 0:
-            return np.log(2)
-        # beyond these scales the loss is that of a constant reward, or that of the sign alone
-        return min(np.log(2), minimize_scalar(loss, bounds=(-10, 10), method="bounded").fun)
+        return min(np.log(2), minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-6}).fun)
 
     return _Prepared(margins.shape, evaluate)
 

@@ -596,7 +596,7 @@ class LinearSolver(torch.optim.Optimizer):
         self.start(features, targets, loss)
         path, rows = self._base_path, self._rows
         failure, lr = self.param_groups[1]["params"][0], self.param_groups[1]["lr"]
-        direction = None if self.resting else base_direction(path, rows)
+        direction = None if self._base_path.resting else base_direction(path, rows)
         take_failure_step(failure, self._failure_gradient(failure, targets, loss), lr, loss.alpha_fail)
         moving = torch.zeros_like(path.theta) if direction is None else direction
         along, self.margins[1] = rows.along(moving, failure[0])
@@ -758,7 +758,7 @@ class DualBundle:
         return self._best
 
 
-def _root_of_increasing(derivatives, *, tolerance, newton, n_trials=20):
+def _root_of_increasing(derivatives, *, tolerance, newton, n_trials=50):
     """Root of an increasing function on (0, inf), given (value, slope) at a point; starts at 1 or a Newton step."""
     low, high, point, best = 0.0, np.inf, 1.0, (np.inf, 0.0)
     if newton:

@@ -7,25 +7,34 @@ tells one from the other by the variance of the reward that both together would 
 count").
 """
 
+from dataclasses import dataclass
+
 import numpy as np
+from scipy.linalg import cho_factor, cho_solve
 from scipy.special import expit
+from sklearn.decomposition import TruncatedSVD
 from sklearn.linear_model import LogisticRegression
 
+# The weights that are compared. What the variance may be above the least of them: all that more weight would win.
+_WEIGHTS, _TOLERANCE = (0.0, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0), 0.1
 # Pairs that are read: the estimate needs no more. Fewer than the least say nothing.
 _MOST_PAIRS, _LEAST_PAIRS = 2048, 40
-# L2 strength of the preliminary rewards, in units where differences have mean squared length 1.
-_STRENGTH = 1e-3
-# What the variance may be above its least: all that more weight would win, and what it could cost is not known.
-_TOLERANCE = 0.1
+# Directions in which differences are largest, and the least number of pairs for each.
+_MOST_DIRECTIONS, _PAIRS_A_DIRECTION = 128, 4
+# L2 strength of the preliminary rewards, in units where differences have mean squared length 1; and the penalty in the
+# variance, as a share of the pairs' mean curvature.
+_STRENGTH, _PENALTY = 1e-3, 0.05
 
 
 def estimate_weight(X, sign, sample_weight, keys, sides):
     r"""The least weight of single outputs that makes the reward of pairs and outputs together nearly most precise.
 
     With :math:`g_i` the gradient of a pair's loss, :math:`h_i` that of the mean loss of its two outputs, and G and H
-    their mean curvatures, all at one reward, the reward that makes :math:`\sum_i g_i + w h_i` vanish has a variance
-    proportional to :math:`\sum_i |g_i + w h_i|^2 / (G + w H)^2`, which has one minimum over w. The reward is
-    cross-fitted: each half of the pairs is judged by that of the other, at the scale that fits it best.
+    the means of their second derivatives, the weights at which :math:`\sum_i g_i + w h_i` vanishes have the covariance
+    :math:`J^{-1} V J^{-1} / n`, where :math:`J = G + w H + \rho I` and V is the mean of
+    :math:`(g_i + w h_i)(g_i + w h_i)^T`. What counts is the variance of the margins that it gives the pairs, but for
+    what only changes their scale. All is cross-fitted: each half of the pairs is judged by the reward of the other, and
+    either loss at the scale that fits it best.
 
     Parameters
     ----------
@@ -40,8 +49,9 @@ def estimate_weight(X, sign, sample_weight, keys, sides):
 
     Returns
     -------
-    weight : float >= 0
-        The smallest whose variance is at most 10 % above the least; 0 where there are fewer than 40 distinct pairs.
+    weight : float in [0, 10]
+        The smallest, of twelve, whose variance is at most 10 % above the least; 0 where there are fewer than 40 distinct
+        pairs.
 
     References
     ----------
@@ -53,24 +63,45 @@ def estimate_weight(X, sign, sample_weight, keys, sides):
     half, flip = np.arange(len(rows)) % 2, 1 - 2 * ((keys[rows] >> np.uint64(32)) % 2).astype(int)
     # the side that is preferred stands first, or second: half of the pairs each way, as a classifier needs
     first = np.where((sign[rows] > 0) == (flip > 0), 0, 1)
-    outputs = _standardised(np.stack([X[rows, first], X[rows, 1 - first]], axis=1), weight)
     sides = np.stack([sides[rows, first], sides[rows, 1 - first]], axis=1)
     if any(len(np.unique(values[half == number])) < 2 for number in (0, 1) for values in (flip, sides)):
         return 0.0
-    moments = np.zeros((len(rows), 5))
-    for number in (0, 1):
-        train, test = half != number, half == number
-        theta = _preliminary_reward(outputs[train], flip[train], weight[train])
-        moments[test] = _moments(outputs[test], flip[test], sides[test], weight[test], theta)
-    return _least_weight(np.average(moments, axis=0, weights=weight))
+    with np.errstate(over="ignore", invalid="ignore"):  # features that are too large are the fit's to refuse
+        outputs = _standardised(np.stack([X[rows, first], X[rows, 1 - first]], axis=1), weight)
+    if not np.isfinite(outputs).all():
+        return 0.0
+    pairs = _Pairs(_in_few_directions(outputs, weight), flip, sides, weight)
+    parts = [pairs.of(half == number) for number in (0, 1)]
+    rewards = [_preliminary_reward(part) for part in parts]
+    moments = [_moments(part, theta) for part, theta in zip(parts, rewards[::-1], strict=True)]
+    variances = _variances([sum(pair) for pair in zip(*moments, strict=True)], _spread(pairs, sum(rewards)))
+    return _WEIGHTS[int(np.argmax(variances <= (1 + _TOLERANCE) * variances.min()))]
+
+
+@dataclass
+class _Pairs:
+    """Outputs (n, 2, d), +1 or -1 for the side that is preferred, the sides of the outputs (n, 2), weights (n,)."""
+
+    outputs: np.ndarray
+    flip: np.ndarray
+    sides: np.ndarray
+    weight: np.ndarray
+
+    @property
+    def differences(self):
+        return self.outputs[:, 0] - self.outputs[:, 1]
+
+    def of(self, some):
+        return _Pairs(self.outputs[some], self.flip[some], self.sides[some], self.weight[some])
 
 
 def _distinct_pairs(keys, sides, sample_weight):
     """A row of each of the distinct pairs that are read, in the order of the keys, and their weights, of mean 1."""
     known = np.flatnonzero(sample_weight > 0)
-    content = np.stack([keys[known], *(sides[known].T > 0)]).astype(np.uint64).T
-    _, first, pair = np.unique(content, axis=0, return_index=True, return_inverse=True)
-    weight = np.bincount(pair.ravel(), sample_weight[known])[:_MOST_PAIRS]
+    labels = (sides[known] > 0) @ np.array([1, 2], dtype=np.uint64)
+    content = (keys[known] + labels) * np.uint64(0x9E3779B97F4A7C15)  # copies with other labels are other pairs
+    _, first, pair = np.unique(content, return_index=True, return_inverse=True)
+    weight = np.bincount(pair, sample_weight[known])[:_MOST_PAIRS]
     return known[first[:_MOST_PAIRS]], weight / weight.mean()
 
 
@@ -78,39 +109,48 @@ def _standardised(outputs, weight):
     """Outputs (n_pairs, 2, n_features), float64, around their mean and in units where differences have length 1."""
     outputs = outputs - np.average(outputs.mean(axis=1, dtype=np.float64), axis=0, weights=weight)
     lengths = np.square(outputs[:, 0] - outputs[:, 1]).sum(axis=1)
-    return outputs / (np.sqrt(np.average(lengths, weights=weight)) or 1.0)
+    outputs /= np.sqrt(np.average(lengths, weights=weight)) or 1.0
+    return outputs
 
 
-def _preliminary_reward(outputs, flip, weight):
-    """Weights (n_features,) of a max-entropy reward of pairs whose first output is preferred where ``flip`` is 1."""
-    model = LogisticRegression(C=1 / (2 * _STRENGTH * weight.sum()), fit_intercept=False)
-    return model.fit(outputs[:, 0] - outputs[:, 1], flip, sample_weight=weight).coef_[0]
+def _in_few_directions(outputs, weight):
+    """Outputs (n_pairs, 2, n_directions) in the directions in which the differences are largest."""
+    n_pairs, _, n_features = outputs.shape
+    n_directions = min(_MOST_DIRECTIONS, n_pairs // _PAIRS_A_DIRECTION)
+    if n_features <= n_directions:
+        return outputs
+    differences = (outputs[:, 0] - outputs[:, 1]) * np.sqrt(weight)[:, None]
+    directions = TruncatedSVD(n_directions, n_iter=2, random_state=0).fit(differences).components_
+    return (outputs.reshape(-1, n_features) @ directions.T).reshape(n_pairs, 2, n_directions)
 
 
-def _moments(outputs, flip, sides, weight, theta):
-    """G, H, |g|^2, g.h and |h|^2 of every pair, (n_pairs, 5), but for what they share."""
-    rewards = outputs @ theta
+def _preliminary_reward(pairs):
+    """Weights (n_directions,) of a max-entropy reward."""
+    model = LogisticRegression(C=1 / (2 * _STRENGTH * pairs.weight.sum()), fit_intercept=False)
+    return model.fit(pairs.differences, pairs.flip, sample_weight=pairs.weight).coef_[0]
+
+
+def _moments(pairs, theta):
+    """Sums of G, H, g g', g h' and h h', at a reward of these weights, both losses at the scale that fits them best."""
+    weight, differences = pairs.weight, pairs.differences
+    rewards = pairs.outputs @ theta
+    rewards = rewards / (np.sqrt(np.average(np.square(rewards).mean(axis=1), weights=weight)) or 1.0)
     margins = rewards[:, 0] - rewards[:, 1]
-    unit = np.sqrt(np.average(np.square(rewards).mean(axis=1), weights=weight)) or 1.0
-    pair_scale, _ = _logistic_scale(margins / unit, flip, weight, fit_intercept=False)
-    scale, offset = _logistic_scale(rewards.ravel() / unit, sides.ravel(), np.repeat(weight, 2), fit_intercept=True)
-    surprise = expit(-flip * pair_scale * margins / unit)
-    surprises = expit(-sides * (scale * rewards / unit + offset))
-    # lengths of both outputs and of their difference, and the difference's products with either
-    inner = np.einsum("isf,itf->ist", outputs, outputs)
-    lengths = np.stack([inner[:, 0, 0], inner[:, 1, 1]], axis=1)
-    across = np.stack([lengths[:, 0] - inner[:, 0, 1], inner[:, 0, 1] - lengths[:, 1]], axis=1)
-    length = across[:, 0] - across[:, 1]
-    pull, pulls = flip * pair_scale * surprise, sides * scale * surprises / 2
-    return np.stack(
-        [
-            pair_scale**2 * surprise * (1 - surprise) * length,
-            scale**2 * (surprises * (1 - surprises) * lengths).sum(axis=1) / 2,
-            pull**2 * length,
-            pull * (pulls * across).sum(axis=1),
-            (pulls**2 * lengths).sum(axis=1) + 2 * pulls[:, 0] * pulls[:, 1] * inner[:, 0, 1],
-        ],
-        axis=1,
+    pair_scale, _ = _logistic_scale(margins, pairs.flip, weight, fit_intercept=False)
+    scale, offset = _logistic_scale(rewards.ravel(), pairs.sides.ravel(), np.repeat(weight, 2), fit_intercept=True)
+    surprise = expit(-pairs.flip * pair_scale * margins)
+    surprises = expit(-pairs.sides * (scale * rewards + offset))
+    g = -(pairs.flip * pair_scale * surprise)[:, None] * differences
+    h = -((pairs.sides * scale * surprises)[..., None] * pairs.outputs).sum(axis=1) / 2
+    curvature = weight * pair_scale**2 * surprise * (1 - surprise)
+    curvatures = weight[:, None] * scale**2 * surprises * (1 - surprises) / 2
+    outputs = pairs.outputs.reshape(-1, len(theta))
+    return (
+        (differences * curvature[:, None]).T @ differences,
+        (outputs * curvatures.reshape(-1, 1)).T @ outputs,
+        (g * weight[:, None]).T @ g,
+        (g * weight[:, None]).T @ h,
+        (h * weight[:, None]).T @ h,
     )
 
 
@@ -120,18 +160,23 @@ def _logistic_scale(values, sides, weight, *, fit_intercept):
     return model.coef_[0, 0], model.intercept_[0] if fit_intercept else 0.0
 
 
-def _least_weight(moments):
-    """The smallest w >= 0 at which |g + w h|^2 / (G + w H)^2 is at most a tenth above its least."""
+def _spread(pairs, theta):
+    """Covariance of the differences, but for what goes with the margin: an error there changes the scale alone."""
+    differences = pairs.differences
+    spread = (differences * pairs.weight[:, None]).T @ differences
+    along = spread @ theta
+    return spread - np.outer(along, along) / (theta @ along or 1.0)
+
+
+def _variances(moments, spread):
+    """Variance of the margins for every weight that is compared, (n_weights,), in units of their own."""
     pair_curvature, curvature, pair_square, product, square = moments
-    if not (pair_curvature > 0 and curvature > 0):
-        return 0.0
-    # in s = w H / (G + w H), the share of the outputs, it is a parabola
-    at_pairs, at_outputs = pair_square / pair_curvature**2, square / curvature**2
-    across = product / (pair_curvature * curvature)
-    bend, slope = at_pairs - 2 * across + at_outputs, across - at_pairs  # at_pairs + 2 slope s + bend s^2
-    best = np.clip(-slope / bend, 0, 1) if bend > 0 else float(slope < 0)
-    allowed = (1 + _TOLERANCE) * (at_pairs + 2 * slope * best + bend * best**2)
-    if at_pairs <= allowed:
-        return 0.0
-    share = (at_pairs - allowed) / (-slope + np.sqrt(slope**2 - bend * (at_pairs - allowed)))
-    return float(share / (1 - share) * pair_curvature / curvature)
+    size = np.trace(pair_curvature) / len(spread)
+    if not size > 0:
+        return np.arange(1.0, 1 + len(_WEIGHTS))
+    result = []
+    for w in _WEIGHTS:
+        factor = cho_factor(pair_curvature + w * curvature + _PENALTY * size * np.eye(len(spread)))
+        both = pair_square + w * (product + product.T) + w**2 * square
+        result.append(np.sum(cho_solve(factor, spread) * cho_solve(factor, both).T))
+    return np.array(result)

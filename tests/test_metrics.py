@@ -82,6 +82,10 @@ def test_pair_log_loss_of_a_turned_constant_or_perfect_reward():
     assert pair_log_loss(None, [0.0, 0.0]) == pytest.approx(np.log(2))
     assert pair_log_loss(None, [1.0, 2.0]) == pytest.approx(0, abs=1e-3)
     assert pair_log_loss(None, [1.0, 2.0, -0.1]) < pair_log_loss(None, [1.0, 2.0, -0.9])  # as many right
+    assert pair_log_loss(None, [1.0, 1.0, 1.0, 1.0, 1e8]) == pytest.approx(0, abs=1e-3)
+    assert pair_log_loss(None, [1e308, 1e300, -1e-300]) < 1
+    without = pair_log_loss(None, [1.0, 1.0, 1.0, -1.0, 0.5])
+    assert pair_log_loss(None, [1.0, 1.0, 1.0, -1.0, 0.5, -1e7], sample_weight=[1] * 5 + [0]) == pytest.approx(without)
 
 
 def test_pair_log_loss_in_the_bootstrap_and_as_a_scorer(rng):
