@@ -50,14 +50,14 @@ def estimate_weight(X, sign, sample_weight, keys, sides):
     Returns
     -------
     weight : float in [0, 10]
-        The smallest, of twelve, whose variance is at most 10 % above the least; 0 where there are fewer than 40 distinct
-        pairs.
+        The smallest, of twelve, whose variance is at most 10 % above the least; 0 where there are fewer than 40
+        distinct pairs.
 
     References
     ----------
     .. [1] Hansen. Large sample properties of generalized method of moments estimators. Econometrica 50 (1982).
     """
-    rows, weight = _distinct_pairs(keys, sides, sample_weight)
+    rows, weight = _distinct_pairs(keys, np.where(sign[:, None] > 0, sides, sides[:, ::-1]), sample_weight)
     if len(rows) < _LEAST_PAIRS:
         return 0.0
     half, flip = np.arange(len(rows)) % 2, 1 - 2 * ((keys[rows] >> np.uint64(32)) % 2).astype(int)
@@ -96,7 +96,10 @@ class _Pairs:
 
 
 def _distinct_pairs(keys, sides, sample_weight):
-    """A row of each of the distinct pairs that are read, in the order of the keys, and their weights, of mean 1."""
+    """A row of each of the distinct pairs that are read, in the order of their keys, and their weights, of mean 1.
+
+    ``sides`` (n_pairs, 2) are those of the (preferred, other) outputs.
+    """
     known = np.flatnonzero(sample_weight > 0)
     labels = (sides[known] > 0) @ np.array([1, 2], dtype=np.uint64)
     content = (keys[known] + labels) * np.uint64(0x9E3779B97F4A7C15)  # copies with other labels are other pairs
