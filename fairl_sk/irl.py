@@ -638,7 +638,8 @@ _SHARED_PARAMETERS = """alpha : float >= 0, default=1e-3
     device : {"cpu", "cuda", "auto"} or str, default="cpu"
         Where the rounds run. "auto": a GPU if there is one. Predictions always run on the CPU.
     random_state : int, RandomState or None, default=None
-        Start of the heads, sampling of failures, order of batches. The same int gives the same bits.
+        Start of the heads, sampling of failures, halves for ``pointwise_weight="auto"``, order of batches. The same int
+        gives the same bits.
     warm_start : bool, default=False
         Start from the last fit's heads (the curriculum starts anew).
     verbose : int or bool, default=0
