@@ -188,7 +188,7 @@ def _prepare_pair_log_loss(y_true, margins):
             return np.log(2)
         own = own / sizes.max()
         # from where all margins are as good as none to where the least of them is large
-        bounds = (-10, 10 + np.log(sizes.max() / sizes.min()))
+        bounds = (-10, min(700, 10 + np.log(sizes.max()) - np.log(sizes.min())))
 
         def loss(log_scale):
             return weights @ np.logaddexp(0, -np.exp(log_scale) * own)

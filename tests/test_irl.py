@@ -446,9 +446,9 @@ def test_the_settings_of_the_paper(preferences):
     assert FailureAwareIRL.paper(margin_fail=3.0).margin_fail == 3.0
 
 
-def test_the_defaults_are_near_ties_and_single_outputs_in_the_schedules_of_the_paper(preferences):
+def test_the_defaults_are_near_ties_and_estimated_outputs_in_the_schedules_of_the_paper(preferences):
     X, y = preferences.data, preferences.target
-    named = {"objective": "max_entropy", "failures": NearTieFailures(), "pointwise_weight": 1.0}
+    named = {"objective": "max_entropy", "failures": NearTieFailures(), "pointwise_weight": "auto"}
     default = FailureAwareIRL(random_state=0).fit(X, y)
     np.testing.assert_array_equal(default.coef_, FailureAwareIRL.paper(**named, random_state=0).fit(X, y).coef_)
 
