@@ -9,6 +9,7 @@ move, are fitted one by one.
 import inspect
 import time
 import warnings
+from functools import partial
 from numbers import Real
 
 import numpy as np
@@ -450,8 +451,9 @@ def _trainers(estimators, splits):
     repeats = any(len(np.unique(train)) < len(train) for train, _ in splits)
     together = [i for i, e in enumerate(estimators) if _trains_together(e) and not repeats]
     alone = [i for i in range(len(estimators)) if i not in set(together)]
-    if together:
-        yield lambda search: _train_together(search, together)
+    discounts = {i: estimators[i]._recurrence_discount() for i in together}
+    for discount in sorted(set(discounts.values())):  # what pairs count is all columns' own
+        yield partial(_train_together, numbers=[i for i in together if discounts[i] == discount])
     if alone:
         yield lambda search: _train_alone(search, alone)
 
@@ -492,6 +494,7 @@ def _train_together(search, numbers):
         [train for train, _ in search.splits],
         seed=seed,
         device=estimators[0].device,
+        recurrence_discount=estimators[numbers[0]]._recurrence_discount(),
         memory=max(int(_MEMORY_SHARE * data.X.nbytes), _LEAST_MEMORY),
     )
     candidates, kept = [], []
@@ -987,7 +990,7 @@ class FailureAwareIRLCV(_IRLCV):
     Parameters
     ----------
     objective, margin, margin_fail, temperature, temperature_fail, failure_threshold, failure_weight, failure_rate, \
-failures, alpha_fail, pointwise_weight, failure_hidden_layer_sizes, failure_gradient, alpha, hidden_layer_sizes, \
+failures, alpha_fail, pointwise_weight, recurrence_discount, failure_hidden_layer_sizes, failure_gradient, alpha, hidden_layer_sizes, \
 max_iter, tol, batch_size, learning_rate
         Those of `FailureAwareIRL`, or lists of values to try: numbers, schedules, detectors.
     device, random_state, verbose
@@ -1031,6 +1034,7 @@ max_iter, tol, batch_size, learning_rate
         failures="near_ties",
         alpha_fail=1e-3,
         pointwise_weight="auto",
+        recurrence_discount=0.5,
         failure_hidden_layer_sizes=None,
         failure_gradient="failure",
         alpha=1e-3,
@@ -1059,6 +1063,7 @@ max_iter, tol, batch_size, learning_rate
         self.failures = failures
         self.alpha_fail = alpha_fail
         self.pointwise_weight = pointwise_weight
+        self.recurrence_discount = recurrence_discount
         self.failure_hidden_layer_sizes = failure_hidden_layer_sizes
         self.failure_gradient = failure_gradient
         self.alpha = alpha
