@@ -37,7 +37,7 @@ from .net import (
     take_failure_step,
     torch_device,
 )
-from .products import PairProducts
+from .products import WORTH_FORMING, FormedDifferences, PairProducts
 from .sampling import KeyOrder, pair_keys, sampled_weights
 
 
@@ -78,6 +78,15 @@ class Fold:
         self.position[rows] = np.where(positive, np.arange(len(rows)), -1)
         first = self.sample_weight[positive][0]
         self.even_weight = first if (self.sample_weight[positive] == first).all() else None
+
+
+@dataclass
+class _TrainOrder:
+    """What base paths read of a fold whose rows stand as in its single fits, and whose differences are scaled."""
+
+    rows: np.ndarray
+    weight: torch.Tensor
+    scale: float = 1.0
 
 
 @dataclass
@@ -281,26 +290,55 @@ class Columns:
             margins = self.products.X.new_zeros((3 if stacked else 1) * len(fold.rows))
             path = BasePath(theta, margins, column.estimator.tol, column.estimator.max_iter)
             entries.append((path, DualPathLoss(**settings), column.fold, _Trajectory([theta[:width].clone()]), key))
-        smooth, alone = [], {}
+        smooth, formed, alone = [], [], {}
         for entry in entries:
             path, loss, f, *_ = entry
             stacked = len(path.theta) > self.products.width
-            if stacked or loss.objective == "max_margin":
-                alone.setdefault((f, stacked), []).append(entry)
-            else:
+            if not stacked and loss.objective == "max_entropy":
                 smooth.append(entry)
+            elif not stacked and self._worth_forming(f):
+                formed.append(entry)
+            else:
+                alone.setdefault((f, stacked), []).append(entry)
         for f, stacked in sorted(alone):
             self._run_alone(f, stacked, alone[f, stacked], representatives, after_round)
-        n_rounds = max((entry[0].n_rounds for entry in smooth), default=0)
-        for t in range(n_rounds):
-            moving = [entry for entry in smooth if not entry[0].resting and t < entry[0].n_rounds]
-            if not moving:
-                break
-            self._base_round(t, moving)
-            after_round()
+        if formed:
+            self._run_formed(formed, after_round)
+        self._run_together(smooth, self.products, self.folds, after_round)
         for path, _, _, trajectory, _ in entries:
             trajectory.gap = float(path.gap)
         return {key: trajectory for *_, trajectory, key in entries}
+
+    def _run_together(self, entries, products, folds, after_round):
+        """Base paths round by round, in the order of rows and in the units that ``products`` and ``folds`` share."""
+        for t in range(max((entry[0].n_rounds for entry in entries), default=0)):
+            moving = [entry for entry in entries if not entry[0].resting and t < entry[0].n_rounds]
+            if not moving:
+                break
+            self._base_round(t, moving, products, folds)
+            after_round()
+
+    def _worth_forming(self, f):
+        """Whether a fold's differences are not to be held; on a GPU, whose products would round otherwise, they are."""
+        products = self.products
+        n_bytes = len(self._trains[f]) * products.width * products.X.element_size()
+        return n_bytes >= WORTH_FORMING and products.X.device.type == "cpu"
+
+    def _run_formed(self, entries, after_round):
+        """Base paths round by round, to the same last bit as single fits; see `FormedDifferences`."""
+        own = {f: self.folds[f] for f in sorted({entry[2] for entry in entries})}
+        differences = FormedDifferences(
+            self.products.X,
+            self.products.sign,
+            {f: self._trains[f] for f in own},
+            {f: fold.scale for f, fold in own.items()},
+        )
+        folds = {f: _TrainOrder(self._trains[f], self._fold_weight(f)) for f in own}
+        torch.set_num_threads(self._threads)
+        try:
+            self._run_together(entries, differences, folds, after_round)
+        finally:
+            torch.set_num_threads(1)
 
     def _run_alone(self, f, stacked, entries, columns, after_round):
         """Base paths of one fold one by one, as single fits run them, to the last bit.
@@ -359,27 +397,27 @@ class Columns:
         order = np.argsort(rows)[np.searchsorted(np.sort(rows), train)]
         return self.folds[f].weight[torch.from_numpy(order).to(self.products.X.device)]
 
-    def _base_round(self, t, entries):
-        slopes = [path.slopes(self.folds[f].weight, loss) for path, loss, f, *_ in entries]
-        sums = _unstacked(self.products.sums(_stacked(slopes, entries)), entries)
+    def _base_round(self, t, entries, products, folds):
+        slopes = [path.slopes(folds[f].weight, loss) for path, loss, f, *_ in entries]
+        sums = _unstacked(products.sums(_stacked(slopes, entries)), entries)
         going, directions = [], []
         for entry, slope, total in zip(entries, slopes, sums, strict=True):
             path, loss, f, trajectory, _ = entry
-            fold = self.folds[f]
+            fold = folds[f]
             direction = path.descend(total / fold.scale / len(fold.rows), slope, fold.weight, loss)
             if direction is None:
                 trajectory.rested = t
             else:
                 going.append(entry)
                 directions.append(direction)
-        scaled = [d / self.folds[entry[2]].scale for d, entry in zip(directions, going, strict=True)]
+        scaled = [d / folds[entry[2]].scale for d, entry in zip(directions, going, strict=True)]
         weights = _stacked(scaled, going)
-        along = {f: block.new_empty(len(block), len(self.folds[f].rows)) for f, block in weights.items()}
-        self.products.margins(weights, along)
+        along = {f: block.new_empty(len(block), len(folds[f].rows)) for f, block in weights.items()}
+        products.margins(weights, along)
         for (path, loss, f, trajectory, _), direction, along_one in zip(
             going, directions, _unstacked(along, going), strict=True
         ):
-            path.advance(direction, along_one, self.folds[f].weight, loss)
+            path.advance(direction, along_one, folds[f].weight, loss)
             trajectory.weights.append(path.theta.clone())
 
     # ------------------------------------------------------------------------------------ failure paths

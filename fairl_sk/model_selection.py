@@ -210,7 +210,11 @@ class _IRLCV(ClassifierMixin, BaseEstimator):
         metadata = {"sample_weight": sample_weight}
         if output_labels is not None:
             metadata["output_labels"] = output_labels
-        self.best_estimator_ = clone(estimator).set_params(verbose=self.verbose).fit(X, y, **metadata)
+        best = clone(estimator).set_params(verbose=self.verbose)
+        best._holds_differences = False
+        best.fit(X, y, **metadata)
+        del best._holds_differences  # fitted, it is as any other
+        self.best_estimator_ = best
         self.refit_time_ = time.perf_counter() - start
         for name in ("coef_", "intercept_", "n_iter_"):
             if hasattr(self.best_estimator_, name):
