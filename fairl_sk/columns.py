@@ -11,6 +11,7 @@ leaves the weights of every round; the failure paths follow them.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -37,6 +38,7 @@ from .net import (
     take_failure_step,
     torch_device,
 )
+from .objective import hinge_slope
 from .products import WORTH_FORMING, FormedDifferences, PairProducts
 from .sampling import KeyOrder, pair_keys, sampled_weights
 
@@ -61,23 +63,38 @@ class Fold:
     """
 
     def __init__(self, rows, sign, sample_weight, squares, products):
-        self.rows = rows
-        self.sign, self.sample_weight = sign[rows], sample_weight[rows]
-        self.total_weight = self.sample_weight.sum()
+        self.rows, self._of_all = rows, (sign, sample_weight)
+        own_weight = sample_weight[rows]
+        self.total_weight = own_weight.sum()
         paired = products.X.ndim == 3
 
         def any_feature(chosen):
             pieces = torch.from_numpy(rows[chosen]).to(products.X.device).split(products.step)
             return any(bool(products.differences(piece)[:, : products.n_features].any()) for piece in pieces)
 
-        self.scale = checked_scale(squares[rows], self.sample_weight, paired=paired, any_feature=any_feature)
-        self.weight = torch.from_numpy(self.sample_weight * (len(rows) / self.total_weight)).to(products.X)
-        # the new number of each row that can be sampled
-        self.position = np.full(len(sign), -1)
-        positive = self.sample_weight > 0
-        self.position[rows] = np.where(positive, np.arange(len(rows)), -1)
-        first = self.sample_weight[positive][0]
-        self.even_weight = first if (self.sample_weight[positive] == first).all() else None
+        self.scale = checked_scale(squares[rows], own_weight, paired=paired, any_feature=any_feature)
+        self.weight = torch.from_numpy(own_weight * (len(rows) / self.total_weight)).to(products.X)
+        positive = own_weight[own_weight > 0]
+        self.even_weight = positive[0] if (positive == positive[0]).all() else None
+
+    # what few columns ask for is formed when one does
+
+    @cached_property
+    def sign(self):
+        """Of the fold's rows."""
+        return self._of_all[0][self.rows]
+
+    @cached_property
+    def sample_weight(self):
+        """Of the fold's rows."""
+        return self._of_all[1][self.rows]
+
+    @cached_property
+    def position(self):
+        """The new number of each row that can be sampled, else -1."""
+        position = np.full(len(self._of_all[0]), -1)
+        position[self.rows] = np.where(self.sample_weight > 0, np.arange(len(self.rows)), -1)
+        return position
 
 
 @dataclass
@@ -432,16 +449,18 @@ class Columns:
             for t in range(max(c.n_iter for c in active)):
                 state.round(t)
                 after_round()
-            for column, weights in zip(active, state.theta, strict=True):
-                column.failure = weights.numpy(force=True).copy()
+            for column, weights in zip(active, state.theta.numpy(force=True), strict=True):
+                column.failure = weights
+        for column in columns:
+            if column.last_active < 0:
+                column.failure = np.zeros_like(column.base)
 
     def _set_rounds(self, column, path):
         """A single fit ends once the base path rests and no failures are to come."""
         n_rounds = column.estimator.max_iter
         resting = n_rounds if path.rested is None else max(path.rested, column.last_active, 0) + 1
         column.n_iter, column.gap = min(n_rounds, resting), path.gap
-        column.base = path.at(column.n_iter).numpy(force=True).copy()
-        column.failure = np.zeros_like(column.base)
+        column.base = path.at(column.n_iter).numpy(force=True)
 
     # ---------------------------------------------------------------------------------- what they learned
 
@@ -561,6 +580,8 @@ class _FailureBlock:
         """Slopes (n_columns, n_rows) of the columns' failure losses in the margins."""
         required = self.required_fail[torch.from_numpy(numbers).to(margins.device), None]
         objectives = self.objectives[numbers]
+        if (objectives == "max_margin").all():
+            return hinge_slope(margins, required)  # without room for the loss and its curvature
         if (objectives == objectives[0]).all():
             return self.losses[objectives[0]].loss(margins, required)[1]
         result = torch.empty_like(margins)
@@ -620,7 +641,8 @@ class _MarginReader:
         The most columns that take part.
     """
 
-    rows_in_chunk = 2048  # enough for a matrix product's full speed, and few beside what the samples need
+    rows_in_chunk = 1024  # enough for a matrix product's full speed, and few beside what the samples need
+    columns_to_cut = 128  # at a time, as counts take four bytes a row
 
     def __init__(self, owner, n_columns):
         self.products, self.n_columns = owner.products, n_columns
@@ -725,20 +747,20 @@ class _MarginReader:
 
     def _cut(self, pieces, full, n_left, found, first):
         """Leave as many failures as are due to columns whose samples are full, and no part of the copies of a pair."""
-        if not len(full):
-            return
-        number = torch.full_like(found, -1)
-        number[full] = torch.arange(len(full), device=full.device)
-        failing = torch.zeros(len(full), len(first), dtype=torch.bool, device=full.device)
-        for piece in pieces:
-            at = number[piece.columns]
-            failing[at[at >= 0][:, None], piece.ranks] = piece.failing[at >= 0]
-        counts = failing.cumsum(dim=1, dtype=torch.int32)
-        end = first[(counts <= n_left[full, None]).sum(dim=1)]  # of the first failure too many: its first copy
-        found[full] = torch.where(end > 0, counts.gather(1, (end - 1).clamp(min=0)[:, None])[:, 0], 0).to(found.dtype)
-        for piece in pieces:
-            at = number[piece.columns]
-            piece.failing[at >= 0] &= piece.ranks < end[at[at >= 0], None]
+        for some in full.split(self.columns_to_cut):
+            number = torch.full_like(found, -1)
+            number[some] = torch.arange(len(some), device=some.device)
+            numbers = [number[piece.columns] for piece in pieces]
+            failing = torch.zeros(len(some), len(first), dtype=torch.bool, device=some.device)
+            for piece, at in zip(pieces, numbers, strict=True):
+                failing[at[at >= 0][:, None], piece.ranks] = piece.failing[at >= 0]
+            counts = failing.cumsum(dim=1, dtype=torch.int32)
+            too_many = torch.searchsorted(counts, n_left[some, None].to(counts.dtype), right=True)[:, 0]
+            end = first[too_many]  # of the first failure too many: its first copy
+            before = counts.gather(1, (end - 1).clamp(min=0)[:, None])[:, 0]
+            found[some] = torch.where(end > 0, before, 0).to(found.dtype)
+            for piece, at in zip(pieces, numbers, strict=True):
+                piece.failing[at >= 0] &= piece.ranks < end[at[at >= 0], None]
 
     def _add(self, pieces, weights, slopes):
         sums = torch.zeros_like(weights)

@@ -45,7 +45,7 @@ _OF_FAILURES |= {"alpha_fail", "failure_hidden_layer_sizes", "failure_gradient"}
 _OF_STANDARD = {"failure_weight": 0, "failure_hidden_layer_sizes": None, "failure_gradient": "failure"}
 
 # Share of the features' bytes that the vectors of all columns may take, and the least that they may.
-_MEMORY_SHARE, _LEAST_MEMORY = 0.4, 2**23
+_MEMORY_SHARE, _LEAST_MEMORY = 0.1, 2**23
 
 
 class _IRLCV(ClassifierMixin, BaseEstimator):
