@@ -529,9 +529,9 @@ class _FailureBlock:
                 numbers = np.flatnonzero(chosen & self.sampling[:, t])
                 if len(numbers):
                     own = torch.from_numpy(numbers).to(self.theta.device)
-                    base = torch.stack([self.paths[i].at(t) for i in numbers])
-                    weights = (base + self.theta[own]) / self.scale[own]
-                    gradients[own] = sums(t, order, numbers, weights) / self.scale[own] / self.n_rows[own]
+                    weights = torch.stack([self.paths[i].at(t) for i in numbers])
+                    weights.add_(self.theta[own]).div_(self.scale[own])
+                    gradients[own] = sums(t, order, numbers, weights).div_(self.scale[own]).div_(self.n_rows[own])
         stepped = take_failure_step(self.theta.clone(), gradients, self.lr, self.alpha_fail)
         going = torch.from_numpy(self.n_iter > t).to(stepped.device)
         self.theta = torch.where(going[:, None], stepped, self.theta)
@@ -553,7 +553,7 @@ class _FailureBlock:
             lambda margins, own: self._slopes(margins, numbers[own.numpy(force=True)]),
         )
         share = np.array([c["weights"][t] * len(f.rows) for c, f in zip(curricula, folds, strict=True)])
-        return sums * (torch.from_numpy(share).to(device) / n_sampled.clamp(min=1)).to(sums)[:, None]
+        return sums.mul_((torch.from_numpy(share).to(device) / n_sampled.clamp(min=1)).to(sums)[:, None])
 
     def _sums(self, t, order, numbers, weights):
         """The same for failures of any detector, which reads the margins of all training pairs."""
@@ -642,7 +642,7 @@ class _MarginReader:
     """
 
     rows_in_chunk = 1024  # enough for a matrix product's full speed, and few beside what the samples need
-    columns_to_cut = 128  # at a time, as counts take four bytes a row
+    columns_to_cut = 64  # at a time, as counts take four bytes a row
 
     def __init__(self, owner, n_columns):
         self.products, self.n_columns = owner.products, n_columns
