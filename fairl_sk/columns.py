@@ -522,7 +522,7 @@ class _FailureBlock:
 
     def round(self, t):
         """One round of every column that has not come to its end."""
-        gradients = torch.zeros_like(self.theta)
+        found = []
         if self.sampling[:, t].any():
             order = KeyOrder(self.owner._keys, t)
             for chosen, sums in ((self.by_margin, self._sums_by_margin), (~self.by_margin, self._sums)):
@@ -531,7 +531,10 @@ class _FailureBlock:
                     own = torch.from_numpy(numbers).to(self.theta.device)
                     weights = torch.stack([self.paths[i].at(t) for i in numbers])
                     weights.add_(self.theta[own]).div_(self.scale[own])
-                    gradients[own] = sums(t, order, numbers, weights).div_(self.scale[own]).div_(self.n_rows[own])
+                    found.append((own, sums(t, order, numbers, weights).div_(self.scale[own]).div_(self.n_rows[own])))
+        gradients = torch.zeros_like(self.theta)
+        for own, gradient in found:
+            gradients[own] = gradient
         stepped = take_failure_step(self.theta.clone(), gradients, self.lr, self.alpha_fail)
         going = torch.from_numpy(self.n_iter > t).to(stepped.device)
         self.theta = torch.where(going[:, None], stepped, self.theta)
