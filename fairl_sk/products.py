@@ -63,7 +63,7 @@ class PairProducts:
         Length of a column's weights.
     """
 
-    part_bytes = 2**20  # of the features that are read at a time: they and their differences stay in the cache
+    part_bytes = 3 * 2**18  # of the features that are read at a time: they and their differences stay in the cache
 
     def __init__(self, X, sign, trains, device):
         self.X = readable_tensor(X).to(device)
@@ -314,7 +314,7 @@ class FormedDifferences:
         Features, and of outputs the constant behind them.
     """
 
-    part_bytes = 2**21  # of the features of a piece, whose differences stay in the cache
+    part_bytes = 2**20  # of the features of a piece, whose differences stay in the cache
 
     def __init__(self, X, sign, rows, scales):
         self.X, self.sign, self.scales = X, sign, scales
