@@ -314,7 +314,7 @@ class FormedDifferences:
         Features, and of outputs the constant behind them.
     """
 
-    part_bytes = 2**20  # of the features of a piece, whose differences stay in the cache
+    part_bytes = 2**21  # of the features of a piece, whose differences stay in the cache
 
     def __init__(self, X, sign, rows, scales):
         self.X, self.sign, self.scales = X, sign, scales
