@@ -149,6 +149,7 @@ PAPER = FailureAwareIRL.paper
 CONFIRMED = {"failures": ConfirmedFailures(), "failure_rate": 1.0, "failure_weight": 10.0}  # as in realign.py
 # Single outputs count in the base path, by their labels.
 LABELLED = {"pointwise_weight": 3.0, "failures": ConfirmedFailures(), "failure_weight": 1.0}
+RECURRENCE = {"recurrence_discount": 0.5}  # pairs of outputs that recur count less
 ESTIMATED = {"pointwise_weight": "auto"}  # what single outputs count follows from the pairs
 # Detectors that need no labels, with the paper's settings otherwise, at the alpha that the paper's detector chose.
 DETECTORS = {
@@ -182,6 +183,7 @@ LEARNERS = {
     "logistic regression, outputs": logistic("outputs"),
     "Bradley-Terry MLP": ours(MaxEntropyIRL, hidden_layer_sizes=(64,), max_iter=30),
     "outputs, max_entropy": ours(PAPER, objective="max_entropy", pointwise_weight=1.0, failure_weight=0.0),
+    "recurring outputs, max_entropy": ours(PAPER, objective="max_entropy", **RECURRENCE, failure_weight=0.0),
     **{
         f"estimated outputs, {objective}": ours(PAPER, objective=objective, **ESTIMATED, failure_weight=0.0)
         for objective in OBJECTIVES

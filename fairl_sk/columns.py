@@ -11,6 +11,7 @@ leaves the weights of every round; the failure paths follow them.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -37,8 +38,9 @@ from .net import (
     take_failure_step,
     torch_device,
 )
-from .products import PairProducts
-from .sampling import KeyOrder, pair_keys, sampled_weights
+from .objective import hinge_slope
+from .products import WORTH_FORMING, FormedDifferences, PairProducts
+from .sampling import KeyOrder, discounted_weights, pair_keys, sampled_weights
 
 
 class Fold:
@@ -61,23 +63,47 @@ class Fold:
     """
 
     def __init__(self, rows, sign, sample_weight, squares, products):
-        self.rows = rows
-        self.sign, self.sample_weight = sign[rows], sample_weight[rows]
-        self.total_weight = self.sample_weight.sum()
+        self.rows, self._of_all = rows, (sign, sample_weight)
+        own_weight = sample_weight[rows]
+        self.total_weight = own_weight.sum()
         paired = products.X.ndim == 3
 
         def any_feature(chosen):
             pieces = torch.from_numpy(rows[chosen]).to(products.X.device).split(products.step)
             return any(bool(products.differences(piece)[:, : products.n_features].any()) for piece in pieces)
 
-        self.scale = checked_scale(squares[rows], self.sample_weight, paired=paired, any_feature=any_feature)
-        self.weight = torch.from_numpy(self.sample_weight * (len(rows) / self.total_weight)).to(products.X)
-        # the new number of each row that can be sampled
-        self.position = np.full(len(sign), -1)
-        positive = self.sample_weight > 0
-        self.position[rows] = np.where(positive, np.arange(len(rows)), -1)
-        first = self.sample_weight[positive][0]
-        self.even_weight = first if (self.sample_weight[positive] == first).all() else None
+        self.scale = checked_scale(squares[rows], own_weight, paired=paired, any_feature=any_feature)
+        self.weight = torch.from_numpy(own_weight * (len(rows) / self.total_weight)).to(products.X)
+        positive = own_weight[own_weight > 0]
+        self.even_weight = positive[0] if (positive == positive[0]).all() else None
+
+    # what few columns ask for is formed when one does
+
+    @cached_property
+    def sign(self):
+        """Of the fold's rows."""
+        return self._of_all[0][self.rows]
+
+    @cached_property
+    def sample_weight(self):
+        """Of the fold's rows."""
+        return self._of_all[1][self.rows]
+
+    @cached_property
+    def position(self):
+        """The new number of each row that can be sampled, else -1."""
+        position = np.full(len(self._of_all[0]), -1)
+        position[self.rows] = np.where(self.sample_weight > 0, np.arange(len(self.rows)), -1)
+        return position
+
+
+@dataclass
+class _TrainOrder:
+    """What base paths read of a fold whose rows stand as in its single fits, and whose differences are scaled."""
+
+    rows: np.ndarray
+    weight: torch.Tensor
+    scale: float = 1.0
 
 
 @dataclass
@@ -165,6 +191,8 @@ class Columns:
     device : str
     memory : int
         Bytes that the vectors of all columns together may take.
+    recurrence_discount : float >= 0
+        How much pairs of outputs that recur among a fold's training rows count less.
 
     Attributes
     ----------
@@ -172,7 +200,7 @@ class Columns:
     folds : list of Fold
     """
 
-    def __init__(self, X, sign, sample_weight, trains, *, seed, device, memory):
+    def __init__(self, X, sign, sample_weight, trains, *, seed, device, memory, recurrence_discount=0.0):
         self.products = PairProducts(X, sign, trains, torch_device(device))
         self.memory = memory
         self._X, self._sign, self._sample_weight, self._trains = X, sign, sample_weight, trains
@@ -182,9 +210,21 @@ class Columns:
                 for rows in torch.arange(len(X), device=self.products.X.device).split(self.products.step)
             ]
         )
-        self.folds = [Fold(rows, sign, sample_weight, squares, self.products) for rows in self.products.rows]
         self._keys, _ = pair_keys(X, sign, seed)
+        self._weights = [self._discounted(rows, recurrence_discount, seed) for rows in self.products.rows]
+        self.folds = [
+            Fold(rows, sign, weight, squares, self.products)
+            for rows, weight in zip(self.products.rows, self._weights, strict=True)
+        ]
         self._outputs_weights: dict = {}
+
+    def _discounted(self, rows, discount, seed):
+        """Weights of all pairs, (n_pairs,), as a fit of these rows counts theirs; the others' are not read."""
+        if discount == 0 or self._X.ndim == 2:
+            return self._sample_weight
+        weight = np.zeros(len(self._X))
+        weight[rows] = self._sample_weight[rows]
+        return discounted_weights(self._X, self._keys, weight, discount, seed)
 
     def column(self, estimator, fold, curriculum, labels):
         """The column of a candidate and a fold, settled as its fit would be.
@@ -202,7 +242,7 @@ class Columns:
         known = fold, labels is None
         if known not in self._outputs_weights:
             weight = np.zeros(len(self._X))  # rows of no weight are not read
-            weight[self._trains[fold]] = self._sample_weight[self._trains[fold]]
+            weight[self._trains[fold]] = self._weights[fold][self._trains[fold]]
             self._outputs_weights[known] = outputs_weight(self._X, self._sign, weight, self._keys, labels)
         return self._outputs_weights[known]
 
@@ -281,26 +321,55 @@ class Columns:
             margins = self.products.X.new_zeros((3 if stacked else 1) * len(fold.rows))
             path = BasePath(theta, margins, column.estimator.tol, column.estimator.max_iter)
             entries.append((path, DualPathLoss(**settings), column.fold, _Trajectory([theta[:width].clone()]), key))
-        smooth, alone = [], {}
+        smooth, formed, alone = [], [], {}
         for entry in entries:
             path, loss, f, *_ = entry
             stacked = len(path.theta) > self.products.width
-            if stacked or loss.objective == "max_margin":
-                alone.setdefault((f, stacked), []).append(entry)
-            else:
+            if not stacked and loss.objective == "max_entropy":
                 smooth.append(entry)
+            elif not stacked and self._worth_forming(f):
+                formed.append(entry)
+            else:
+                alone.setdefault((f, stacked), []).append(entry)
         for f, stacked in sorted(alone):
             self._run_alone(f, stacked, alone[f, stacked], representatives, after_round)
-        n_rounds = max((entry[0].n_rounds for entry in smooth), default=0)
-        for t in range(n_rounds):
-            moving = [entry for entry in smooth if not entry[0].resting and t < entry[0].n_rounds]
-            if not moving:
-                break
-            self._base_round(t, moving)
-            after_round()
+        if formed:
+            self._run_formed(formed, after_round)
+        self._run_together(smooth, self.products, self.folds, after_round)
         for path, _, _, trajectory, _ in entries:
             trajectory.gap = float(path.gap)
         return {key: trajectory for *_, trajectory, key in entries}
+
+    def _run_together(self, entries, products, folds, after_round):
+        """Base paths round by round, in the order of rows and in the units that ``products`` and ``folds`` share."""
+        for t in range(max((entry[0].n_rounds for entry in entries), default=0)):
+            moving = [entry for entry in entries if not entry[0].resting and t < entry[0].n_rounds]
+            if not moving:
+                break
+            self._base_round(t, moving, products, folds)
+            after_round()
+
+    def _worth_forming(self, f):
+        """Whether a fold's differences are not to be held; on a GPU, whose products would round otherwise, they are."""
+        products = self.products
+        n_bytes = len(self._trains[f]) * products.width * products.X.element_size()
+        return n_bytes >= WORTH_FORMING and products.X.device.type == "cpu"
+
+    def _run_formed(self, entries, after_round):
+        """Base paths round by round, to the same last bit as single fits; see `FormedDifferences`."""
+        own = {f: self.folds[f] for f in sorted({entry[2] for entry in entries})}
+        differences = FormedDifferences(
+            self.products.X,
+            self.products.sign,
+            {f: self._trains[f] for f in own},
+            {f: fold.scale for f, fold in own.items()},
+        )
+        folds = {f: _TrainOrder(self._trains[f], self._fold_weight(f)) for f in own}
+        torch.set_num_threads(self._threads)
+        try:
+            self._run_together(entries, differences, folds, after_round)
+        finally:
+            torch.set_num_threads(1)
 
     def _run_alone(self, f, stacked, entries, columns, after_round):
         """Base paths of one fold one by one, as single fits run them, to the last bit.
@@ -349,7 +418,7 @@ class Columns:
 
     def _fold_outputs(self, f):
         """Centred and scaled outputs of a fold's training pairs, in the order of the rows."""
-        outputs = centred_outputs(self._X, self._sign, self._sample_weight, self._trains[f])
+        outputs = centred_outputs(self._X, self._sign, self._weights[f], self._trains[f])
         outputs /= outputs.dtype.type(self.folds[f].scale)
         return torch.from_numpy(outputs).to(self.products.X.device)
 
@@ -359,27 +428,27 @@ class Columns:
         order = np.argsort(rows)[np.searchsorted(np.sort(rows), train)]
         return self.folds[f].weight[torch.from_numpy(order).to(self.products.X.device)]
 
-    def _base_round(self, t, entries):
-        slopes = [path.slopes(self.folds[f].weight, loss) for path, loss, f, *_ in entries]
-        sums = _unstacked(self.products.sums(_stacked(slopes, entries)), entries)
+    def _base_round(self, t, entries, products, folds):
+        slopes = [path.slopes(folds[f].weight, loss) for path, loss, f, *_ in entries]
+        sums = _unstacked(products.sums(_stacked(slopes, entries)), entries)
         going, directions = [], []
         for entry, slope, total in zip(entries, slopes, sums, strict=True):
             path, loss, f, trajectory, _ = entry
-            fold = self.folds[f]
+            fold = folds[f]
             direction = path.descend(total / fold.scale / len(fold.rows), slope, fold.weight, loss)
             if direction is None:
                 trajectory.rested = t
             else:
                 going.append(entry)
                 directions.append(direction)
-        scaled = [d / self.folds[entry[2]].scale for d, entry in zip(directions, going, strict=True)]
+        scaled = [d / folds[entry[2]].scale for d, entry in zip(directions, going, strict=True)]
         weights = _stacked(scaled, going)
-        along = {f: block.new_empty(len(block), len(self.folds[f].rows)) for f, block in weights.items()}
-        self.products.margins(weights, along)
+        along = {f: block.new_empty(len(block), len(folds[f].rows)) for f, block in weights.items()}
+        products.margins(weights, along)
         for (path, loss, f, trajectory, _), direction, along_one in zip(
             going, directions, _unstacked(along, going), strict=True
         ):
-            path.advance(direction, along_one, self.folds[f].weight, loss)
+            path.advance(direction, along_one, folds[f].weight, loss)
             trajectory.weights.append(path.theta.clone())
 
     # ------------------------------------------------------------------------------------ failure paths
@@ -394,16 +463,18 @@ class Columns:
             for t in range(max(c.n_iter for c in active)):
                 state.round(t)
                 after_round()
-            for column, weights in zip(active, state.theta, strict=True):
-                column.failure = weights.numpy(force=True).copy()
+            for column, weights in zip(active, state.theta.numpy(force=True), strict=True):
+                column.failure = weights
+        for column in columns:
+            if column.last_active < 0:
+                column.failure = np.zeros_like(column.base)
 
     def _set_rounds(self, column, path):
         """A single fit ends once the base path rests and no failures are to come."""
         n_rounds = column.estimator.max_iter
         resting = n_rounds if path.rested is None else max(path.rested, column.last_active, 0) + 1
         column.n_iter, column.gap = min(n_rounds, resting), path.gap
-        column.base = path.at(column.n_iter).numpy(force=True).copy()
-        column.failure = np.zeros_like(column.base)
+        column.base = path.at(column.n_iter).numpy(force=True)
 
     # ---------------------------------------------------------------------------------- what they learned
 
@@ -465,16 +536,19 @@ class _FailureBlock:
 
     def round(self, t):
         """One round of every column that has not come to its end."""
-        gradients = torch.zeros_like(self.theta)
+        found = []
         if self.sampling[:, t].any():
             order = KeyOrder(self.owner._keys, t)
             for chosen, sums in ((self.by_margin, self._sums_by_margin), (~self.by_margin, self._sums)):
                 numbers = np.flatnonzero(chosen & self.sampling[:, t])
                 if len(numbers):
                     own = torch.from_numpy(numbers).to(self.theta.device)
-                    base = torch.stack([self.paths[i].at(t) for i in numbers])
-                    weights = (base + self.theta[own]) / self.scale[own]
-                    gradients[own] = sums(t, order, numbers, weights) / self.scale[own] / self.n_rows[own]
+                    weights = torch.stack([self.paths[i].at(t) for i in numbers])
+                    weights.add_(self.theta[own]).div_(self.scale[own])
+                    found.append((own, sums(t, order, numbers, weights).div_(self.scale[own]).div_(self.n_rows[own])))
+        gradients = torch.zeros_like(self.theta)
+        for own, gradient in found:
+            gradients[own] = gradient
         stepped = take_failure_step(self.theta.clone(), gradients, self.lr, self.alpha_fail)
         going = torch.from_numpy(self.n_iter > t).to(stepped.device)
         self.theta = torch.where(going[:, None], stepped, self.theta)
@@ -496,7 +570,7 @@ class _FailureBlock:
             lambda margins, own: self._slopes(margins, numbers[own.numpy(force=True)]),
         )
         share = np.array([c["weights"][t] * len(f.rows) for c, f in zip(curricula, folds, strict=True)])
-        return sums * (torch.from_numpy(share).to(device) / n_sampled.clamp(min=1)).to(sums)[:, None]
+        return sums.mul_((torch.from_numpy(share).to(device) / n_sampled.clamp(min=1)).to(sums)[:, None])
 
     def _sums(self, t, order, numbers, weights):
         """The same for failures of any detector, which reads the margins of all training pairs."""
@@ -523,6 +597,8 @@ class _FailureBlock:
         """Slopes (n_columns, n_rows) of the columns' failure losses in the margins."""
         required = self.required_fail[torch.from_numpy(numbers).to(margins.device), None]
         objectives = self.objectives[numbers]
+        if (objectives == "max_margin").all():
+            return hinge_slope(margins, required)  # without room for the loss and its curvature
         if (objectives == objectives[0]).all():
             return self.losses[objectives[0]].loss(margins, required)[1]
         result = torch.empty_like(margins)
@@ -582,7 +658,8 @@ class _MarginReader:
         The most columns that take part.
     """
 
-    rows_in_chunk = 2048  # enough for a matrix product's full speed, and few beside what the samples need
+    rows_in_chunk = 1024  # enough for a matrix product's full speed, and few beside what the samples need
+    columns_to_cut = 64  # at a time, as counts take four bytes a row
 
     def __init__(self, owner, n_columns):
         self.products, self.n_columns = owner.products, n_columns
@@ -687,20 +764,20 @@ class _MarginReader:
 
     def _cut(self, pieces, full, n_left, found, first):
         """Leave as many failures as are due to columns whose samples are full, and no part of the copies of a pair."""
-        if not len(full):
-            return
-        number = torch.full_like(found, -1)
-        number[full] = torch.arange(len(full), device=full.device)
-        failing = torch.zeros(len(full), len(first), dtype=torch.bool, device=full.device)
-        for piece in pieces:
-            at = number[piece.columns]
-            failing[at[at >= 0][:, None], piece.ranks] = piece.failing[at >= 0]
-        counts = failing.cumsum(dim=1, dtype=torch.int32)
-        end = first[(counts <= n_left[full, None]).sum(dim=1)]  # of the first failure too many: its first copy
-        found[full] = torch.where(end > 0, counts.gather(1, (end - 1).clamp(min=0)[:, None])[:, 0], 0).to(found.dtype)
-        for piece in pieces:
-            at = number[piece.columns]
-            piece.failing[at >= 0] &= piece.ranks < end[at[at >= 0], None]
+        for some in full.split(self.columns_to_cut):
+            number = torch.full_like(found, -1)
+            number[some] = torch.arange(len(some), device=some.device)
+            numbers = [number[piece.columns] for piece in pieces]
+            failing = torch.zeros(len(some), len(first), dtype=torch.bool, device=some.device)
+            for piece, at in zip(pieces, numbers, strict=True):
+                failing[at[at >= 0][:, None], piece.ranks] = piece.failing[at >= 0]
+            counts = failing.cumsum(dim=1, dtype=torch.int32)
+            too_many = torch.searchsorted(counts, n_left[some, None].to(counts.dtype), right=True)[:, 0]
+            end = first[too_many]  # of the first failure too many: its first copy
+            before = counts.gather(1, (end - 1).clamp(min=0)[:, None])[:, 0]
+            found[some] = torch.where(end > 0, before, 0).to(found.dtype)
+            for piece, at in zip(pieces, numbers, strict=True):
+                piece.failing[at >= 0] &= piece.ranks < end[at[at >= 0], None]
 
     def _add(self, pieces, weights, slopes):
         sums = torch.zeros_like(weights)

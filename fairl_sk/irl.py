@@ -37,6 +37,7 @@ from .net import (
 from .objective import ExponentialSchedule, LinearSchedule, schedule_values
 from .pairs import TIES_REMEDY, check_pairs, distinct_labels, preference_sign
 from .pointwise import estimate_weight
+from .products import WORTH_FORMING, FormedDifferences, readable_tensor
 from .sampling import discounted_weights, pair_keys
 
 __all__ = ["FailureAwareIRL", "MaxEntropyIRL", "MaxMarginIRL"]
@@ -182,6 +183,9 @@ class _PreferenceIRL(ClassifierMixin, BaseEstimator):
             raise
         return self
 
+    # Whether the differences of all pairs are held while rounds run; else they are formed anew each time.
+    _holds_differences = True
+
     def _learn(self, X, y, sample_weight, output_labels):
         earlier = (self.base_weights_, self.failure_weights_) if self.warm_start and hasattr(self, "n_iter_") else None
         X = check_pairs(X, estimator=self)
@@ -203,7 +207,7 @@ class _PreferenceIRL(ClassifierMixin, BaseEstimator):
         detector = fit_detector(curriculum["detector"], X, sign, sample_weight, labels, seed)
         curriculum["detector"] = detector
         labels = None if getattr(detector, "partial_labels", False) else labels  # a few labels place no offset
-        rows = _differences(X, sign)
+        rows = self._rows_of_pairs(X, sign)
         scale = _scale_of(rows, sample_weight, paired=X.ndim == 3)
         curriculum = self._settle(curriculum, lambda: outputs_weight(X, sign, sample_weight, keys, labels), X.ndim == 3)
         if X.ndim == 3 and not self._layers()[0] and self._loss_settings(scale)["pointwise_weight"] > 0:
@@ -224,6 +228,15 @@ class _PreferenceIRL(ClassifierMixin, BaseEstimator):
         )
         net = self._run_rounds(X, rows, sign, sample_weight, scale, seed, earlier, callback, labels)
         self._keep(net, callback, scale, X, sign, sample_weight, labels)
+
+    def _rows_of_pairs(self, X, sign):
+        """The differences, or what forms them: slower, but without room for them."""
+        if self._holds_differences or any(self._layers()) or self.batch_size != "auto":
+            return _differences(X, sign)
+        if len(X) * X.shape[-1] * X.itemsize < WORTH_FORMING or torch_device(self.device).type != "cpu":
+            return _differences(X, sign)
+        X, sign = readable_tensor(X), torch.from_numpy(sign.astype(X.dtype))
+        return FormedDifferences(X, sign, {0: np.arange(len(X))}, {0: 1.0})
 
     def _curriculum_settings(self):
         self._check_strictness()
@@ -323,13 +336,17 @@ class _PreferenceIRL(ClassifierMixin, BaseEstimator):
         device = torch_device(self.device)
         orientation = side = sign
         if not base:  # in the order (preferred, other)
-            rows /= rows.dtype.type(scale)
+            if isinstance(rows, FormedDifferences):
+                rows.scales[0] = scale
+            else:
+                rows /= rows.dtype.type(scale)
             labels, side = preferred_first(labels, sign), np.ones(len(X))
         if base or failure:
             features = _scaled_outputs(X, scale, constant=not base or not failure)
         else:
             features, orientation = rows, side
-        features = torch.from_numpy(features).to(device)
+        if not isinstance(features, FormedDifferences):
+            features = torch.from_numpy(features).to(device)
         targets = [sample_weight * (len(X) / sample_weight.sum()), np.zeros(len(X)), orientation]
         targets = np.stack([*targets, *output_sides(side, labels).T])
         targets = torch.from_numpy(targets).to(device, features.dtype).T  # each column contiguous
@@ -562,11 +579,19 @@ def centred_outputs(X, sign, sample_weight, rows):
 
 def _scale_of(differences, sample_weight, *, paired):
     """Root of the mean squared length of the differences: in this unit the step sizes have a meaning."""
-    features = differences if paired else differences[:, :-1]
-    # chunks keep the float64 copies, which make squares of float32 safe, small
-    chunks = np.array_split(features, len(features) // 4096 + 1)
-    squares = np.concatenate([squared_lengths(chunk) for chunk in chunks])
-    return checked_scale(squares, sample_weight, paired=paired, any_feature=lambda rows: features[rows].any())
+    width = differences.shape[1] - (not paired)
+
+    def chunks():  # they keep the float64 copies, which make squares of float32 safe, small
+        if isinstance(differences, FormedDifferences):
+            return (piece[:, :width].numpy() for piece in differences.pieces())
+        return np.array_split(differences[:, :width], len(differences) // 4096 + 1)
+
+    return checked_scale(
+        np.concatenate([squared_lengths(chunk) for chunk in chunks()]),
+        sample_weight,
+        paired=paired,
+        any_feature=lambda rows: np.concatenate([chunk.any(axis=1) for chunk in chunks()])[rows].any(),
+    )
 
 
 def squared_lengths(differences):

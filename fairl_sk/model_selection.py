@@ -46,7 +46,7 @@ _OF_FAILURES |= {"alpha_fail", "failure_hidden_layer_sizes", "failure_gradient"}
 _OF_STANDARD = {"failure_weight": 0, "failure_hidden_layer_sizes": None, "failure_gradient": "failure"}
 
 # Share of the features' bytes that the vectors of all columns may take, and the least that they may.
-_MEMORY_SHARE, _LEAST_MEMORY = 0.4, 2**23
+_MEMORY_SHARE, _LEAST_MEMORY = 0.1, 2**23
 
 
 class _IRLCV(ClassifierMixin, BaseEstimator):
@@ -211,7 +211,11 @@ class _IRLCV(ClassifierMixin, BaseEstimator):
         metadata = {"sample_weight": sample_weight}
         if output_labels is not None:
             metadata["output_labels"] = output_labels
-        self.best_estimator_ = clone(estimator).set_params(verbose=self.verbose).fit(X, y, **metadata)
+        best = clone(estimator).set_params(verbose=self.verbose)
+        best._holds_differences = False
+        best.fit(X, y, **metadata)
+        del best._holds_differences  # fitted, it is as any other
+        self.best_estimator_ = best
         self.refit_time_ = time.perf_counter() - start
         for name in ("coef_", "intercept_", "n_iter_"):
             if hasattr(self.best_estimator_, name):
@@ -793,8 +797,9 @@ _SEARCH_NOTES = """A parameter is a grid if it is a list, a tuple, a range or an
     else stays fixed. A combination that no fit takes (``margin_fail`` not above ``margin``) is a failed fit; a value
     that no combination makes valid is an error.
 
-    Linear heads on the full batch train together, in memory for the features and two fifths more (once more for one
-    fold's outputs where ``pointwise_weight`` is not 0); the last fit, of the best candidate, takes what a fit takes.
+    Linear heads on the full batch train together, in memory for the features and about a quarter more (once more for
+    one fold's outputs where ``pointwise_weight`` is not 0, and in the last fit for those of all pairs). The last fit,
+    of the best candidate, forms the differences anew in every round, too: slower than a fit that holds them.
     ``random_state=None`` is drawn once for all of them. Candidates with hidden layers, a ``batch_size``, a detector
     that is fitted, or failures that move both heads, and all where a fold trains on a row more than once, are fitted
     one by one.
@@ -990,8 +995,8 @@ class FailureAwareIRLCV(_IRLCV):
     Parameters
     ----------
     objective, margin, margin_fail, temperature, temperature_fail, failure_threshold, failure_weight, failure_rate, \
-failures, alpha_fail, pointwise_weight, recurrence_discount, failure_hidden_layer_sizes, failure_gradient, alpha, hidden_layer_sizes, \
-max_iter, tol, batch_size, learning_rate
+failures, alpha_fail, pointwise_weight, recurrence_discount, failure_hidden_layer_sizes, failure_gradient, alpha, \
+hidden_layer_sizes, max_iter, tol, batch_size, learning_rate
         Those of `FailureAwareIRL`, or lists of values to try: numbers, schedules, detectors.
     device, random_state, verbose
         Those of `FailureAwareIRL`; ``verbose`` also shows the progress of the search.

@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 
 from .failures import Round, find_failures
 from .objective import hinge_loss, logistic_loss
+from .products import FormedDifferences, weighted_sum
 from .sampling import sample_failures, sampled_weights
 
 
@@ -467,11 +468,29 @@ class PairRows:
 
     def sum(self, values):
         """Sum of all rows, (width,), by values (n_rows,)."""
-        return _weighted_sum(values, self.differences)
+        return weighted_sum(values, self.differences)
 
     def sum_of_pairs(self, values, pairs):
         """Sum of the differences of some pairs, (n_features,), by values (n_chosen,)."""
-        return _weighted_sum(values, self.differences, pairs)
+        return weighted_sum(values, self.differences, pairs)
+
+
+class FormedRows(PairRows):
+    """`PairRows` whose differences, `FormedDifferences` of one set, are formed anew each time, to the same last bit."""
+
+    def along(self, base, failure):
+        """As in `PairRows`."""
+        both = self.weight.new_empty(2, self.n_rows)
+        self.differences.margins({0: torch.stack([base, failure])}, {0: both})
+        return both[0], both[1]
+
+    def sum(self, values):
+        """As in `PairRows`."""
+        return self.differences.sums({0: values[None]})[0][0]
+
+    def sum_of_pairs(self, values, pairs):
+        """As in `PairRows`."""
+        return self.differences.sum_of_some(0, values, pairs)
 
 
 class StackedRows:
@@ -520,13 +539,13 @@ class StackedRows:
         """Sum of all rows, (width,), by values (n_rows,)."""
         values, pairs = values.view(3, -1)[:2] * self.stretched, values.view(3, -1)[2]
         of_outputs = torch.stack([values[0] + pairs, values[1] - pairs], dim=1)
-        total = _weighted_sum(of_outputs.flatten(), self.outputs.flatten(0, 1))
+        total = weighted_sum(of_outputs.flatten(), self.outputs.flatten(0, 1))
         return torch.cat([total, values.sum()[None]])
 
     def sum_of_pairs(self, values, pairs):
         """Sum of the differences of some pairs, (n_features,), by values (n_chosen,)."""
         rows, values = torch.stack([2 * pairs, 2 * pairs + 1], dim=1), torch.stack([values, -values], dim=1)
-        return _weighted_sum(values.flatten(), self.outputs.flatten(0, 1), rows.flatten())
+        return weighted_sum(values.flatten(), self.outputs.flatten(0, 1), rows.flatten())
 
 
 def base_direction(path, rows):
@@ -578,7 +597,9 @@ class LinearSolver(torch.optim.Optimizer):
             return
         base, failure = (group["params"][0] for group in self.param_groups[:2])
         theta = base.detach()[0]
-        if features.ndim == 2:
+        if isinstance(features, FormedDifferences):
+            self._rows = FormedRows(features, targets[:, 0], loss)
+        elif features.ndim == 2:
             self._rows = PairRows(features, targets[:, 0], loss)
         else:
             self._rows = StackedRows(features, targets[:, 0], loss, targets[:, 3:])
@@ -688,14 +709,6 @@ class JointSolver(LinearSolver):
         pull = self._failure_gradient(failure, targets, loss)[0]
         gradient[: len(pull)] += pull
         return gradient
-
-
-def _weighted_sum(weights, differences, rows=None, bag=1024):
-    """``weights @ differences[rows]``, without a copy of the rows; in bags, which are summed in parallel."""
-    if rows is None:
-        rows = torch.arange(len(differences), device=differences.device)
-    starts = torch.arange(0, len(rows), bag, device=rows.device)
-    return nn.functional.embedding_bag(rows, differences, starts, mode="sum", per_sample_weights=weights).sum(dim=0)
 
 
 class DualBundle:

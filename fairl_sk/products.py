@@ -10,7 +10,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch.nn import functional
 
+# Differences of fewer bytes are held: forming them anew spares less memory than is worth the time.
+WORTH_FORMING = 2**23
+
+_BAG = 1024  # rows that a sum adds up one after the other, before it adds up the bags
 _LEAST_PART = 64  # rows of a part on the average, below which its products are mostly overhead
 
 
@@ -58,12 +63,10 @@ class PairProducts:
         Length of a column's weights.
     """
 
-    part_bytes = 2**20  # of the features that are read at a time: they and their differences stay in the cache
+    part_bytes = 3 * 2**18  # of the features that are read at a time: they and their differences stay in the cache
 
     def __init__(self, X, sign, trains, device):
-        with warnings.catch_warnings():  # an array of another process may be read-only: it is only read
-            warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-            self.X = torch.from_numpy(X).to(device)
+        self.X = readable_tensor(X).to(device)
         self.sign = torch.from_numpy(sign).to(self.X)
         self.n_features = X.shape[-1]
         self.width = self.n_features + (X.ndim == 2)
@@ -252,3 +255,210 @@ class _Reader:
 
 def _folds_of(places):
     return tuple(f for f, _ in places)
+
+
+def readable_tensor(array):
+    """The array as a tensor that is only read: an array of another process may be read-only."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        return torch.from_numpy(array)
+
+
+def weighted_sum(weights, differences, rows=None):
+    """``weights @ differences[rows]``, without a copy of the rows; in bags, which are summed in parallel."""
+    if rows is None:
+        rows = torch.arange(len(differences), device=differences.device)
+    starts = torch.arange(0, len(rows), _BAG, device=rows.device)
+    return functional.embedding_bag(rows, differences, starts, mode="sum", per_sample_weights=weights).sum(dim=0)
+
+
+@dataclass
+class _Place:
+    """Rows of a piece that belong to a set: which of the piece, and where among the rows of the set they begin."""
+
+    number: int
+    begin: int
+    ranks: torch.Tensor
+
+    def bags(self):
+        """The bags that have them: number, where the rows stand in the set, and their ranks."""
+        begin, end = self.begin, self.begin + len(self.ranks)
+        while begin < end:
+            bag = begin // _BAG
+            stop = min(end, (bag + 1) * _BAG)
+            yield bag, slice(begin, stop), self.ranks[begin - self.begin : stop - self.begin]
+            begin = stop
+
+
+class FormedDifferences:
+    """Signed and scaled differences of sets of pairs, formed anew, in parts, each time that they are read.
+
+    The products are those of a fit that holds the differences, to the last bit: near the hinge's corners a base path
+    multiplies rounding by up to ten thousand. Sets that hold most of the pairs in their order, as the training rows of
+    most folds do, are read together.
+
+    Parameters
+    ----------
+    X : Tensor of shape (n_pairs, 2, n_features) or (n_samples, n_features)
+        On the CPU.
+    sign : Tensor of shape (n_pairs,)
+        +1 where the first side is preferred, else -1.
+    rows : dict of ndarray of int
+        The rows of every set, by its number.
+    scales : dict of float
+        What the differences of every set are divided by.
+
+    Attributes
+    ----------
+    width : int
+        Features, and of outputs the constant behind them.
+    """
+
+    part_bytes = 2**21  # of the features of a piece, whose differences stay in the cache
+
+    def __init__(self, X, sign, rows, scales):
+        self.X, self.sign, self.scales = X, sign, scales
+        self.lengths = {number: len(own) for number, own in rows.items()}
+        self.width = X.shape[-1] + (X.ndim == 2)
+        # a power of two: pieces of so many rows part no bag
+        self.step = 2 ** int(np.log2(np.clip(self.part_bytes // (X[0].numel() * X.element_size()), 128, _BAG)))
+        self._plain = X.new_ones(self.step, self.width)
+        self._scaled = X.new_empty(1 + self.step, self.width)  # before them what a bag has summed so far
+        self._pieces = [*self._shared_pieces(rows), *self._own_pieces(rows)]
+
+    # Where there is one set, number 0, it stands for the tensor of its differences: a net asks what follows.
+
+    def __len__(self):
+        return self.lengths[0]
+
+    @property
+    def shape(self):
+        return torch.Size((self.lengths[0], self.width))
+
+    @property
+    def dtype(self):
+        return self.X.dtype
+
+    @property
+    def device(self):
+        return self.X.device
+
+    def numel(self):
+        return self.shape.numel()
+
+    def _is_shared(self, rows):
+        return 2 * len(rows) >= len(self.X) and bool((np.diff(rows) > 0).all())
+
+    def _shared_pieces(self, sets):
+        """Consecutive pairs, and the places of the sets that hold most of them."""
+        sets = {number: rows for number, rows in sets.items() if self._is_shared(rows)}
+        for begin, end in self._bounds(len(self.X) if sets else 0):
+            piece, places = slice(begin, end), []
+            for number, rows in sets.items():
+                first, last = np.searchsorted(rows, [piece.start, piece.stop])
+                if first < last:
+                    ranks = torch.from_numpy((rows[first:last] - begin).astype(np.int32))
+                    places.append(_Place(number, int(first), ranks))
+            yield piece, places
+
+    def _own_pieces(self, sets):
+        """Pairs of one set, in its order."""
+        for number, rows in sets.items():
+            for begin, end in self._bounds(0 if self._is_shared(rows) else len(rows)):
+                piece = torch.from_numpy(rows[begin:end])
+                yield piece, [_Place(number, begin, torch.arange(len(piece), dtype=torch.int32))]
+
+    def _bounds(self, n_rows):
+        """Where pieces begin and end, all about as long: MKL's products of few rows round otherwise."""
+        bounds = np.linspace(0, n_rows, -(-n_rows // self.step) + 1).astype(int).tolist()
+        return zip(bounds[:-1], bounds[1:], strict=True)
+
+    def _read(self, numbers):
+        """Places of some sets, each with what is valid until the next: room for a sum, and the piece's differences."""
+        for piece, places in self._pieces:
+            asked = [place for place in places if place.number in numbers]
+            if asked:
+                plain = self._form(piece)
+            for place in asked:
+                yield place, self._scale(plain, piece, self.scales[place.number])
+
+    def pieces(self):
+        """First minus second output, piece by piece of all pairs in their order; valid until the next."""
+        for begin, end in self._bounds(len(self.X)):
+            yield self._form(slice(begin, end))
+
+    def _form(self, piece):
+        """First minus second output of pairs, which are a slice or numbers."""
+        sign = self.sign[piece]
+        plain, others = self._plain[: len(sign)], self._scaled[: len(sign)]
+        if self.X.ndim == 2:
+            plain[:, :-1] = self.X[piece]
+            return plain
+        if isinstance(piece, slice):
+            return torch.sub(self.X[piece, 0], self.X[piece, 1], out=plain)
+        torch.index_select(self.X[:, 0], 0, piece, out=plain)
+        return plain.sub_(torch.index_select(self.X[:, 1], 0, piece, out=others))
+
+    def _scale(self, plain, piece, scale):
+        room = self._scaled[: 1 + len(plain)]
+        torch.div(plain, (self.sign[piece] * scale)[:, None], out=room[1:])
+        return room
+
+    def margins(self, weights, out):
+        """Margins of the rows of sets, in favour of the preferred side.
+
+        Parameters
+        ----------
+        weights : dict of Tensor of shape (n_columns, width)
+            Of some sets, by their number.
+        out : dict of Tensor of shape (n_columns, n_rows)
+            Where the margins are written.
+        """
+        # two at a time, as in a fit of two paths: MKL's product with one vector rounds otherwise, and is slower
+        pairs = {f: functional.pad(own, (0, 0, 0, len(own) % 2)).split(2) for f, own in weights.items()}
+        for place, room in self._read(weights):
+            end = place.begin + len(place.ranks)
+            for number, pair in enumerate(pairs[place.number]):
+                block = out[place.number][2 * number : 2 * number + 2, place.begin : end]
+                block.copy_(functional.linear(room[1:], pair).index_select(0, place.ranks).T[: len(block)])
+
+    def sums(self, values):
+        """Sums of the differences of sets, weighted.
+
+        Parameters
+        ----------
+        values : dict of Tensor of shape (n_columns, n_rows)
+            Of some sets, by their number.
+
+        Returns
+        -------
+        sums : dict of Tensor of shape (n_columns, width)
+        """
+        bags = {f: self._empty_bags(self.lengths[f], len(own)) for f, own in values.items()}
+        for place, room in self._read(values):
+            for bag, rows, ranks in place.bags():
+                for total, own in zip(bags[place.number], values[place.number], strict=True):
+                    _go_on(total[bag], room, ranks, own[rows])
+        return {f: own.sum(dim=1) for f, own in bags.items()}
+
+    def sum_of_some(self, number, values, rows):
+        """Sum (width,) of the differences of some pairs by values (n_some,), in the scale of a set."""
+        total = self._empty_bags(len(rows), 1)[0]
+        ranks = torch.arange(self.step, dtype=torch.int32)
+        for begin in range(0, len(rows), self.step):
+            piece = rows[begin : begin + self.step]
+            room = self._scale(self._form(piece), piece, self.scales[number])
+            _go_on(total[begin // _BAG], room, ranks[: len(piece)], values[begin : begin + self.step])
+        return total.sum(dim=0)
+
+    def _empty_bags(self, n_rows, n_columns):
+        return self.X.new_zeros(n_columns, -(-n_rows // _BAG), self.width)
+
+
+def _go_on(total, room, ranks, values):
+    """Add to what a bag has summed so far, as if it had not been parted: ``total`` is the first row that it sums."""
+    room[0] = total
+    rows = functional.pad(ranks + 1, (1, 0))
+    weights = functional.pad(values, (1, 0), value=1.0)
+    start = rows.new_zeros(1)
+    total.copy_(functional.embedding_bag(rows, room, start, mode="sum", per_sample_weights=weights)[0])

@@ -125,7 +125,10 @@ class KeyOrder:
         new = object.__new__(KeyOrder)
         rows = position[self.rows]
         kept = rows >= 0
-        new.rows, new.keys, new._summed = rows[kept], self.keys[kept], None
+        if kept.all():  # no copies
+            new.rows, new.keys, new._summed = rows, self.keys, None
+        else:
+            new.rows, new.keys, new._summed = rows[kept], self.keys[kept], None
         return new
 
     def sample(self, failures, sample_weight, budget):

@@ -1,5 +1,7 @@
 """Searches: equal to GridSearchCV over the plain estimator, and what users get told."""
 
+import subprocess
+import sys
 import warnings
 
 import distributed
@@ -27,6 +29,7 @@ from fairl_sk.datasets import make_preferences
 from fairl_sk.failures import FewLabelFailures, MarginFailures, NearTieFailures, NoiseAwareFailures
 from fairl_sk.metrics import output_auc_scorer, output_f1_scorer, pair_accuracy_scorer
 from fairl_sk.pairs import stack_outputs
+from fairl_sk.products import FormedDifferences
 from fairl_sk.sampling import KeyOrder, sample_failures
 
 GRID = {
@@ -336,6 +339,47 @@ def test_little_memory_changes_nothing(preferences, monkeypatch):
     assert len(blocks) > 2
     np.testing.assert_allclose(parted.coef_path_, whole.coef_path_, rtol=1e-8, atol=1e-12)
     assert str(parted.best_params_) == str(whole.best_params_)
+
+
+@pytest.mark.parametrize("shape", ["pairs", "outputs"])
+@pytest.mark.parametrize("shuffled", [False, True])
+def test_differences_that_are_formed_anew_change_no_bit(rng, monkeypatch, shuffled, shape):
+    X = rng.normal(size=(2500, 2, 8) if shape == "pairs" else (2500, 8)).astype(np.float32)
+    y = np.where(rng.random(2500) < 0.2, rng.integers(0, 2, 2500), (X @ np.arange(8.0)).reshape(2500, -1)[:, 0] > 0)
+    splits = [(train[rng.permutation(len(train))] if shuffled else train, test) for train, test in KFold(3).split(X)]
+    grid = {"alpha": [1e-3, 1e-2, 1e-1], "failure_weight": [1.0], "pointwise_weight": 0.0, "objective": "max_margin"}
+    search = FailureAwareIRLCV(**grid, cv=splits, max_iter=40, random_state=0)
+    held = clone(search).set_params(cv=splits).fit(X, y)
+    formed = []
+    form = FormedDifferences._form
+    monkeypatch.setattr(
+        FormedDifferences, "_form", lambda self, piece: formed.append(self.lengths) or form(self, piece)
+    )
+    monkeypatch.setattr("fairl_sk.columns.WORTH_FORMING", 1)
+    monkeypatch.setattr("fairl_sk.irl.WORTH_FORMING", 1)
+    search.set_params(cv=splits).fit(X, y)
+    assert {len(lengths) for lengths in formed} == {1, 3}  # of the last fit, and of three folds
+    np.testing.assert_array_equal(search.coef_path_, held.coef_path_)
+    np.testing.assert_array_equal(search.coef_, held.coef_)
+    assert search.best_estimator_.history_ == held.best_estimator_.history_
+    assert vars(search.best_estimator_).keys() == vars(held.best_estimator_).keys()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads what Linux says of a process")
+def test_memory_of_a_search():
+    """Neither the base paths of the folds nor the last fit hold the differences, which are half of the features."""
+    code = (
+        "import resource, numpy as np; from fairl_sk import FailureAwareIRLCV\n"
+        "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024\n"
+        "grid = dict(objective='max_margin', failures='margin', pointwise_weight=0.0, max_iter=3, random_state=0)\n"
+        "search = FailureAwareIRLCV(**grid, failure_weight=[1.0, 2.0])\n"
+        "rng = np.random.default_rng(0)\n"
+        "fit = lambda n: search.fit(rng.random((n, 2, 384), dtype=np.float32), rng.integers(0, 2, n))\n"
+        "fit(3000); n = 50_000; X, y = rng.random((n, 2, 384), dtype=np.float32), rng.integers(0, 2, n)\n"
+        "before = peak(); search.fit(X, y); print((peak() - before) / X.nbytes)\n"
+    )
+    run = subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True, capture_output=True, text=True)
+    assert float(run.stdout) < 0.3
 
 
 def test_even_ranges():
