@@ -989,8 +989,9 @@ class FailureAwareIRLCV(_IRLCV):
     """`FailureAwareIRL` that chooses its parameters, and whether to be failure-aware at all, by cross-validation.
 
     For every setting of the base path the learner without failures, ``failure_weight=0``, is among the candidates,
-    before the others, so that it is also taken where scores are equal. With ``pointwise_weight=0`` it is the standard
-    learner. ``pointwise_weight=["auto", 0]`` lets the folds choose whether single outputs count, too.
+    before the others, so that it is also taken where scores are equal. With ``pointwise_weight=0`` and
+    ``recurrence_discount=0`` it is the standard learner. ``pointwise_weight=["auto", 0]`` lets the folds choose whether
+    single outputs count, too.
 
     Parameters
     ----------

@@ -102,8 +102,9 @@ class LaplaceReward(ClassifierMixin, BaseEstimator):
     Time grows as n_pairs * n_features ** 2, some twenty times over for "evidence", and memory holds the differences
     once and two matrices of n_features ** 2. Hence it is not part of every fit.
 
-    The posterior is of the pairs alone, also where single outputs counted in the fit (``pointwise_weight``): how far
-    that moved the reward from the posterior's mode is in the second term.
+    The posterior is of the pairs alone, each by its ``sample_weight``, also where single outputs counted in the fit
+    (``pointwise_weight``) and pairs of outputs that recur counted less (``recurrence_discount``): how far that moved
+    the reward from the posterior's mode is in the second term.
 
     The standard deviations are about the reward that generates preferences in the way above. Preferences that are
     flipped, that depend on what the features cannot express, or rows that are copies of each other, are not known to
