@@ -16,7 +16,7 @@ from sklearn.decomposition import TruncatedSVD
 from sklearn.linear_model import LogisticRegression
 
 # The weights that are compared. What the variance may be above the least of them: all that more weight would win.
-_WEIGHTS, _TOLERANCE = (0.0, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0), 0.02
+_WEIGHTS, _TOLERANCE = (0.0, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0), 0.1
 # Pairs that are read: the estimate needs no more. Fewer than the least say nothing.
 _MOST_PAIRS, _LEAST_PAIRS = 2048, 40
 # Directions in which differences are largest, and the least number of pairs for each.
@@ -50,7 +50,7 @@ def estimate_weight(X, sign, sample_weight, keys, sides):
     Returns
     -------
     weight : float in [0, 10]
-        The smallest, of twelve, whose variance is at most 2 % above the least; 0 where there are fewer than 40
+        The smallest, of twelve, whose variance is at most 10 % above the least; 0 where there are fewer than 40
         distinct pairs.
 
     References
