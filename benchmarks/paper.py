@@ -149,7 +149,7 @@ PAPER = FailureAwareIRL.paper
 CONFIRMED = {"failures": ConfirmedFailures(), "failure_rate": 1.0, "failure_weight": 10.0}  # as in realign.py
 # Single outputs count in the base path, by their labels.
 LABELLED = {"pointwise_weight": 3.0, "failures": ConfirmedFailures(), "failure_weight": 1.0}
-RECURRENCE = {"recurrence_discount": 0.5}  # pairs of outputs that recur count less
+RECURRENCE = {"recurrence_correlation": 0.1}  # pairs of outputs that recur count less
 ESTIMATED = {"pointwise_weight": "auto"}  # what single outputs count follows from the pairs
 # Detectors that need no labels, with the paper's settings otherwise, at the alpha that the paper's detector chose.
 DETECTORS = {
@@ -190,6 +190,7 @@ LEARNERS = {
     },
     "FailureAwareIRL, max_margin": ours(FailureAwareIRL, objective="max_margin"),
     "FailureAwareIRL": ours(FailureAwareIRL),
+    "FailureAwareIRL, recurring outputs": ours(FailureAwareIRL, **RECURRENCE),
     "FailureAwareIRL, untuned": ours(FailureAwareIRL, tuned=False),
     "FailureAwareIRLCV": Learner(search_learner, reads="groups", tuned=False),
     **{f"paper, {objective}": ours(PAPER, objective=objective) for objective in OBJECTIVES},

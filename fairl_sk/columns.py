@@ -40,7 +40,7 @@ from .net import (
 )
 from .objective import hinge_slope
 from .products import WORTH_FORMING, FormedDifferences, PairProducts
-from .sampling import KeyOrder, discounted_weights, pair_keys, sampled_weights
+from .sampling import KeyOrder, clustered_weights, pair_keys, sampled_weights
 
 
 class Fold:
@@ -191,8 +191,8 @@ class Columns:
     device : str
     memory : int
         Bytes that the vectors of all columns together may take.
-    recurrence_discount : float >= 0
-        How much pairs of outputs that recur among a fold's training rows count less.
+    recurrence_correlation : float >= 0
+        How much the pairs of one output repeat each other, among a fold's training rows.
 
     Attributes
     ----------
@@ -200,7 +200,7 @@ class Columns:
     folds : list of Fold
     """
 
-    def __init__(self, X, sign, sample_weight, trains, *, seed, device, memory, recurrence_discount=0.0):
+    def __init__(self, X, sign, sample_weight, trains, *, seed, device, memory, recurrence_correlation=0.0):
         self.products = PairProducts(X, sign, trains, torch_device(device))
         self.memory = memory
         self._X, self._sign, self._sample_weight, self._trains = X, sign, sample_weight, trains
@@ -211,20 +211,20 @@ class Columns:
             ]
         )
         self._keys, _ = pair_keys(X, sign, seed)
-        self._weights = [self._discounted(rows, recurrence_discount, seed) for rows in self.products.rows]
+        self._weights = [self._clustered(rows, recurrence_correlation, seed) for rows in self.products.rows]
         self.folds = [
             Fold(rows, sign, weight, squares, self.products)
             for rows, weight in zip(self.products.rows, self._weights, strict=True)
         ]
         self._outputs_weights: dict = {}
 
-    def _discounted(self, rows, discount, seed):
+    def _clustered(self, rows, correlation, seed):
         """Weights of all pairs, (n_pairs,), as a fit of these rows counts theirs; the others' are not read."""
-        if discount == 0 or self._X.ndim == 2:
+        if correlation == 0 or self._X.ndim == 2:
             return self._sample_weight
         weight = np.zeros(len(self._X))
         weight[rows] = self._sample_weight[rows]
-        return discounted_weights(self._X, self._keys, weight, discount, seed)
+        return clustered_weights(self._X, self._keys, weight, correlation, seed)
 
     def column(self, estimator, fold, curriculum, labels):
         """The column of a candidate and a fold, settled as its fit would be.

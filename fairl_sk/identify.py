@@ -803,7 +803,7 @@ def ambiguity(
     -----
     P is of the pairs alone, each by its ``sample_weight``, also where single outputs counted in the fit
     (``pointwise_weight``), whose word narrows no range here, and pairs of outputs that recur counted less
-    (``recurrence_discount``).
+    (``recurrence_correlation``).
 
     With a max-entropy objective the loss is minus one n-th of the log-likelihood. Near ``tolerance = 1.92 / (n_pairs *
     log(2))`` and a small ``alpha``, a range is the profile-likelihood interval at 95 % of that output's reward.

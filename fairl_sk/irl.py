@@ -38,7 +38,7 @@ from .objective import ExponentialSchedule, LinearSchedule, schedule_values
 from .pairs import TIES_REMEDY, check_pairs, distinct_labels, preference_sign
 from .pointwise import estimate_weight
 from .products import WORTH_FORMING, FormedDifferences, readable_tensor
-from .sampling import discounted_weights, pair_keys
+from .sampling import clustered_weights, pair_keys
 
 __all__ = ["FailureAwareIRL", "MaxEntropyIRL", "MaxMarginIRL"]
 
@@ -203,7 +203,7 @@ class _PreferenceIRL(ClassifierMixin, BaseEstimator):
         keys, opposite = pair_keys(X, sign, seed)
         if X.ndim == 3:
             _warn_of_contradictions(keys, opposite, sample_weight)
-            sample_weight = discounted_weights(X, keys, sample_weight, self._recurrence_discount(), seed)
+            sample_weight = clustered_weights(X, keys, sample_weight, self._recurrence_correlation(), seed)
         detector = fit_detector(curriculum["detector"], X, sign, sample_weight, labels, seed)
         curriculum["detector"] = detector
         labels = None if getattr(detector, "partial_labels", False) else labels  # a few labels place no offset
@@ -249,7 +249,7 @@ class _PreferenceIRL(ClassifierMixin, BaseEstimator):
         """The curriculum, once the weight of single outputs is set, by ``estimate()`` if need be."""
         return curriculum
 
-    def _recurrence_discount(self):
+    def _recurrence_correlation(self):
         """How much pairs of outputs that recur count less."""
         return 0.0
 
@@ -978,11 +978,11 @@ class FailureAwareIRL(_PreferenceIRL):
         a pair were drawn alike and only their order tells of the reward, up to 10, where preferred outputs have a
         population of their own (theory, "What single outputs count"); ``failure_weight`` is then divided by one more
         than it. 0: pairs only, as in the paper. Of no effect where ``X`` holds single outputs.
-    recurrence_discount : float in [0, 1], default=0.5
-        How much pairs of outputs that recur count less: a pair counts :math:`(m n)^{-d}` of its ``sample_weight`` where
-        one of its outputs is in m distinct pairs and the other in n (theory, "Outputs that recur"). 0: as much as all
-        others, as in the paper: an output that is preferred a hundred times counts a hundred times. Of no effect where
-        no output is in two pairs, or ``X`` holds single outputs.
+    recurrence_correlation : float in [0, 1], default=0
+        How much the pairs of one output repeat each other: a pair counts :math:`1 / (1 + \\varrho (m + n - 2))` of its
+        ``sample_weight`` where one of its outputs is in m distinct pairs and the other in n (theory, "Outputs that
+        recur"). 0: every pair counts as if it were alone. 0.1 gave a reward nearer to the truth where a few outputs are
+        preferred again and again. Of no effect where no output is in two pairs, or ``X`` holds single outputs.
     failure_hidden_layer_sizes : sequence of int or None, default=None
         Widths of ReLU layers in the failure head. None: as ``hidden_layer_sizes``; ``(64,)`` beside a linear base head
         corrects by what no linear reward can, and fits noise more easily; ``()`` is a linear correction. Beside hidden
@@ -1035,7 +1035,7 @@ class FailureAwareIRL(_PreferenceIRL):
         "failures": [StrOptions(set(_DETECTORS)), HasMethods("detect")],
         "alpha_fail": [_NON_NEGATIVE],
         "pointwise_weight": [StrOptions({"auto"}), _NON_NEGATIVE],
-        "recurrence_discount": [Interval(Real, 0, 1, closed="both")],
+        "recurrence_correlation": [Interval(Real, 0, 1, closed="both")],
         "failure_hidden_layer_sizes": ["array-like", None],
         "failure_gradient": [StrOptions({"failure", "both"})],
     }
@@ -1054,7 +1054,7 @@ class FailureAwareIRL(_PreferenceIRL):
         failures="near_ties",
         alpha_fail=1e-3,
         pointwise_weight="auto",
-        recurrence_discount=0.5,
+        recurrence_correlation=0.0,
         failure_hidden_layer_sizes=None,
         failure_gradient="failure",
         alpha=1e-3,
@@ -1079,7 +1079,7 @@ class FailureAwareIRL(_PreferenceIRL):
         self.failures = failures
         self.alpha_fail = alpha_fail
         self.pointwise_weight = pointwise_weight
-        self.recurrence_discount = recurrence_discount
+        self.recurrence_correlation = recurrence_correlation
         self.failure_hidden_layer_sizes = failure_hidden_layer_sizes
         self.failure_gradient = failure_gradient
         self.alpha = alpha
@@ -1128,7 +1128,7 @@ class FailureAwareIRL(_PreferenceIRL):
             "failures": "margin",
             "alpha_fail": 1e-3,
             "pointwise_weight": 0.0,
-            "recurrence_discount": 0.0,
+            "recurrence_correlation": 0.0,
             "failure_hidden_layer_sizes": None,
             "failure_gradient": "failure",
             "alpha": 1e-3,
@@ -1198,8 +1198,8 @@ class FailureAwareIRL(_PreferenceIRL):
             "failure_gradient": self.failure_gradient,
         }
 
-    def _recurrence_discount(self):
-        return self.recurrence_discount
+    def _recurrence_correlation(self):
+        return self.recurrence_correlation
 
     def _layers(self):
         base, sizes = tuple(self.hidden_layer_sizes), self.failure_hidden_layer_sizes

@@ -455,9 +455,9 @@ def _trainers(estimators, splits):
     repeats = any(len(np.unique(train)) < len(train) for train, _ in splits)
     together = [i for i, e in enumerate(estimators) if _trains_together(e) and not repeats]
     alone = [i for i in range(len(estimators)) if i not in set(together)]
-    discounts = {i: estimators[i]._recurrence_discount() for i in together}
-    for discount in sorted(set(discounts.values())):  # what pairs count is all columns' own
-        yield partial(_train_together, numbers=[i for i in together if discounts[i] == discount])
+    correlations = {i: estimators[i]._recurrence_correlation() for i in together}
+    for correlation in sorted(set(correlations.values())):  # what pairs count is all columns' own
+        yield partial(_train_together, numbers=[i for i in together if correlations[i] == correlation])
     if alone:
         yield lambda search: _train_alone(search, alone)
 
@@ -498,7 +498,7 @@ def _train_together(search, numbers):
         [train for train, _ in search.splits],
         seed=seed,
         device=estimators[0].device,
-        recurrence_discount=estimators[numbers[0]]._recurrence_discount(),
+        recurrence_correlation=estimators[numbers[0]]._recurrence_correlation(),
         memory=max(int(_MEMORY_SHARE * data.X.nbytes), _LEAST_MEMORY),
     )
     candidates, kept = [], []
@@ -989,14 +989,13 @@ class FailureAwareIRLCV(_IRLCV):
     """`FailureAwareIRL` that chooses its parameters, and whether to be failure-aware at all, by cross-validation.
 
     For every setting of the base path the learner without failures, ``failure_weight=0``, is among the candidates,
-    before the others, so that it is also taken where scores are equal. With ``pointwise_weight=0`` and
-    ``recurrence_discount=0`` it is the standard learner. ``pointwise_weight=["auto", 0]`` lets the folds choose whether
-    single outputs count, too.
+    before the others, so that it is also taken where scores are equal. With ``pointwise_weight=0`` it is the standard
+    learner. ``pointwise_weight=["auto", 0]`` lets the folds choose whether single outputs count, too.
 
     Parameters
     ----------
     objective, margin, margin_fail, temperature, temperature_fail, failure_threshold, failure_weight, failure_rate, \
-failures, alpha_fail, pointwise_weight, recurrence_discount, failure_hidden_layer_sizes, failure_gradient, alpha, \
+failures, alpha_fail, pointwise_weight, recurrence_correlation, failure_hidden_layer_sizes, failure_gradient, alpha, \
 hidden_layer_sizes, max_iter, tol, batch_size, learning_rate
         Those of `FailureAwareIRL`, or lists of values to try: numbers, schedules, detectors.
     device, random_state, verbose
@@ -1040,7 +1039,7 @@ hidden_layer_sizes, max_iter, tol, batch_size, learning_rate
         failures="near_ties",
         alpha_fail=1e-3,
         pointwise_weight="auto",
-        recurrence_discount=0.5,
+        recurrence_correlation=0.0,
         failure_hidden_layer_sizes=None,
         failure_gradient="failure",
         alpha=1e-3,
@@ -1069,7 +1068,7 @@ hidden_layer_sizes, max_iter, tol, batch_size, learning_rate
         self.failures = failures
         self.alpha_fail = alpha_fail
         self.pointwise_weight = pointwise_weight
-        self.recurrence_discount = recurrence_discount
+        self.recurrence_correlation = recurrence_correlation
         self.failure_hidden_layer_sizes = failure_hidden_layer_sizes
         self.failure_gradient = failure_gradient
         self.alpha = alpha

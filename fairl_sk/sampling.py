@@ -59,8 +59,8 @@ def pair_keys(X, sign, seed):
     return preferred * first + other * second, other * first + preferred * second
 
 
-def discounted_weights(X, keys, sample_weight, discount, seed):
-    r"""Weights of pairs whose outputs recur: :math:`w_i (m_i n_i)^{-d}`, theory, "Outputs that recur".
+def clustered_weights(X, keys, sample_weight, correlation, seed):
+    r"""Weights of pairs whose outputs recur: :math:`w_i / (1 + \varrho (m_i + n_i - 2))`, theory, "Outputs that recur".
 
     Parameters
     ----------
@@ -68,8 +68,8 @@ def discounted_weights(X, keys, sample_weight, discount, seed):
     keys : ndarray of shape (n_pairs,), uint64
         The pairs' keys, from `pair_keys`.
     sample_weight : ndarray of shape (n_pairs,)
-    discount : float >= 0
-        d; with 0 the weights are what they were.
+    correlation : float >= 0
+        With 0 the weights are what they were.
     seed : int
 
     Returns
@@ -78,14 +78,14 @@ def discounted_weights(X, keys, sample_weight, discount, seed):
         :math:`m_i` and :math:`n_i` are the numbers of distinct pairs of positive weight with the one and with the other
         output of pair i, so that copies of a pair are still the same as its weight.
     """
-    if discount == 0:
+    if correlation == 0:
         return sample_weight
     known = np.flatnonzero(sample_weight > 0)
     distinct = known[np.unique(keys[known], return_index=True)[1]]
     outputs, codes = np.unique(content_keys(X.reshape(-1, X.shape[-1]), seed), return_inverse=True)
     codes = codes.reshape(-1, 2)
     counts = np.bincount(codes[distinct].ravel(), minlength=len(outputs))
-    return sample_weight * np.maximum(counts, 1.0)[codes].prod(axis=1) ** -discount
+    return sample_weight / (1 + correlation * np.maximum(counts[codes].sum(axis=1) - 2, 0))
 
 
 def mixed_keys(keys, index):

@@ -103,7 +103,7 @@ class LaplaceReward(ClassifierMixin, BaseEstimator):
     once and two matrices of n_features ** 2. Hence it is not part of every fit.
 
     The posterior is of the pairs alone, each by its ``sample_weight``, also where single outputs counted in the fit
-    (``pointwise_weight``) and pairs of outputs that recur counted less (``recurrence_discount``): how far that moved
+    (``pointwise_weight``) and pairs of outputs that recur counted less (``recurrence_correlation``): how far that moved
     the reward from the posterior's mode is in the second term.
 
     The standard deviations are about the reward that generates preferences in the way above. Preferences that are
