@@ -602,7 +602,7 @@ def test_what_is_kept_is_bounded_and_by_source_device_and_length(folder, classif
     kept = fairl_sk.rewards._LOADED
     reward = ClassifierReward(classifier, "toxic", desirable=False)
     expected = reward(TEXTS)
-    np.testing.assert_array_equal(reward(TEXTS), expected)  # more than are kept
+    np.testing.assert_allclose(reward(TEXTS), expected, rtol=1e-5)  # more than are kept: in other batches
     assert [len(loaded.known) for loaded in kept.values()] == [4]
     paths = [shutil.copytree(classifier, tmp_path / name) for name in "ab"]
     for path in paths:
