@@ -224,7 +224,7 @@ class Columns:
             return self._sample_weight
         weight = np.zeros(len(self._X))
         weight[rows] = self._sample_weight[rows]
-        return clustered_weights(self._X, self._keys, weight, correlation, seed)
+        return clustered_weights(self._X, weight, correlation, seed)
 
     def column(self, estimator, fold, curriculum, labels):
         """The column of a candidate and a fold, settled as its fit would be.

@@ -59,14 +59,12 @@ def pair_keys(X, sign, seed):
     return preferred * first + other * second, other * first + preferred * second
 
 
-def clustered_weights(X, keys, sample_weight, correlation, seed):
+def clustered_weights(X, sample_weight, correlation, seed):
     r"""Weights of pairs whose outputs recur: :math:`w_i / (1 + \varrho (m_i + n_i - 2))`, theory, "Outputs that recur".
 
     Parameters
     ----------
     X : ndarray of shape (n_pairs, 2, n_features), float32 or float64
-    keys : ndarray of shape (n_pairs,), uint64
-        The pairs' keys, from `pair_keys`.
     sample_weight : ndarray of shape (n_pairs,)
     correlation : float >= 0
         With 0 the weights are what they were.
@@ -80,11 +78,12 @@ def clustered_weights(X, keys, sample_weight, correlation, seed):
     """
     if correlation == 0:
         return sample_weight
-    known = np.flatnonzero(sample_weight > 0)
-    distinct = known[np.unique(keys[known], return_index=True)[1]]
     outputs, codes = np.unique(content_keys(X.reshape(-1, X.shape[-1]), seed), return_inverse=True)
     codes = codes.reshape(-1, 2)
-    counts = np.bincount(codes[distinct].ravel(), minlength=len(outputs))
+    # a pair that says the opposite is no other pair, and one of an output with itself says nothing of it
+    known = codes[(sample_weight > 0) & (codes[:, 0] != codes[:, 1])]
+    distinct = np.unique(np.sort(known, axis=1), axis=0)
+    counts = np.bincount(distinct.ravel(), minlength=len(outputs))
     return sample_weight / (1 + correlation * np.maximum(counts[codes].sum(axis=1) - 2, 0))
 
 

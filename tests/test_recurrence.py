@@ -7,7 +7,7 @@ from sklearn.model_selection import GridSearchCV, KFold
 from fairl_sk import FailureAwareIRL
 from fairl_sk.datasets import make_preferences
 from fairl_sk.model_selection import FailureAwareIRLCV
-from fairl_sk.sampling import clustered_weights, pair_keys
+from fairl_sk.sampling import clustered_weights
 
 
 def star(n_pairs=300, seed=0):
@@ -21,14 +21,14 @@ def star(n_pairs=300, seed=0):
     return X, data.target
 
 
-def weights(X, sign, sample_weight, correlation):
-    return clustered_weights(X, pair_keys(X, sign, 0)[0], sample_weight, correlation, 0)
+def weights(X, sample_weight, correlation):
+    return clustered_weights(X, sample_weight, correlation, 0)
 
 
 def test_a_pair_counts_by_the_pairs_of_its_outputs():
     a, b, c, d, e = np.eye(5)
     X = np.array([[a, b], [c, a], [a, d], [d, e]])
-    found = weights(X, np.array([1.0, -1, 1, 1]), np.array([1.0, 1, 2, 1]), 0.5)
+    found = weights(X, np.array([1.0, 1, 2, 1]), 0.5)
     # a is in three pairs, d in two, the others in one
     np.testing.assert_allclose(found, [1 / 2, 1 / 2, 2 / 2.5, 1 / 1.5])
 
@@ -36,21 +36,27 @@ def test_a_pair_counts_by_the_pairs_of_its_outputs():
 def test_copies_and_pairs_of_no_weight_are_no_recurrence():
     a, b, c = np.eye(3)
     X = np.array([[a, b], [a, b], [b, a], [a, c]])
-    found = weights(X, np.array([1.0, 1, -1, 1]), np.array([1.0, 1, 1, 0]), 0.5)
+    found = weights(X, np.array([1.0, 1, 1, 0]), 0.5)
     np.testing.assert_array_equal(found, [1, 1, 1, 0])
+
+
+def test_a_contradiction_and_a_pair_of_an_output_with_itself_are_no_recurrence():
+    a, b = np.eye(2)
+    X = np.array([[a, b], [b, a], [a, a]])
+    np.testing.assert_array_equal(weights(X, np.ones(3), 1.0), [1, 1, 1])
 
 
 def test_no_correlation_is_the_weights_themselves():
     X, y = star()
     weight = np.random.default_rng(0).uniform(size=len(X))
-    assert weights(X, np.ones(len(X)), weight, 0.0) is weight
+    assert weights(X, weight, 0.0) is weight
 
 
 @pytest.mark.parametrize("objective", ["max_margin", "max_entropy"])
 def test_a_fit_is_that_of_the_clustered_weights(objective):
     X, y = star()
     found = FailureAwareIRL(objective, recurrence_correlation=0.5, random_state=0).fit(X, y)
-    clustered = weights(X, np.where(y == 1, 1.0, -1.0), np.ones(len(X)), 0.5)
+    clustered = weights(X, np.ones(len(X)), 0.5)
     same = FailureAwareIRL(objective, recurrence_correlation=0, random_state=0).fit(X, y, sample_weight=clustered)
     other = FailureAwareIRL(objective, recurrence_correlation=0, random_state=0).fit(X, y)
     np.testing.assert_allclose(found.coef_, same.coef_, rtol=1e-6)
