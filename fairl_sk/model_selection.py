@@ -456,7 +456,7 @@ def _trainers(estimators, splits):
     together = [i for i, e in enumerate(estimators) if _trains_together(e) and not repeats]
     alone = [i for i in range(len(estimators)) if i not in set(together)]
     correlations = {i: estimators[i]._recurrence_correlation() for i in together}
-    for correlation in sorted(set(correlations.values())):  # what pairs count is all columns' own
+    for correlation in sorted(set(correlations.values())):  # columns that train together share the weights of pairs
         yield partial(_train_together, numbers=[i for i in together if correlations[i] == correlation])
     if alone:
         yield lambda search: _train_alone(search, alone)

@@ -320,7 +320,7 @@ class FormedDifferences:
         self.X, self.sign, self.scales = X, sign, scales
         self.lengths = {number: len(own) for number, own in rows.items()}
         self.width = X.shape[-1] + (X.ndim == 2)
-        # a power of two: pieces of so many rows part no bag
+        # a power of two, at most a bag: pieces of chosen pairs, of so many rows, part no bag; the others may
         self.step = 2 ** int(np.log2(np.clip(self.part_bytes // (X[0].numel() * X.element_size()), 128, _BAG)))
         self._plain = X.new_ones(self.step, self.width)
         self._scaled = X.new_empty(1 + self.step, self.width)  # before them what a bag has summed so far
