@@ -501,7 +501,7 @@ def test_other_pipelines_are_refused_with_the_alternative(tfidf, folders, pairs,
     deep = embedding_reward(folders["gpt2"], pairs, estimator=MaxEntropyIRL(hidden_layer_sizes=(4,), max_iter=2))
     with pytest.raises(ValueError, match=r"not linear \(hidden_layer_sizes=\(4,\)\).*RewardFunction"):
         export_reward_model(deep, tmp_path / "reward")
-    corrected = FailureAwareIRL(failure_hidden_layer_sizes=(4,), max_iter=2, tol=1.0)
+    corrected = FailureAwareIRL(failure_hidden_layer_sizes=(4,), random_state=0)
     corrected = embedding_reward(folders["gpt2"], pairs, estimator=corrected)
     with pytest.raises(ValueError, match=r"not linear \(failure_hidden_layer_sizes=\(4,\)\).*RewardFunction"):
         export_reward_model(corrected, tmp_path / "reward")
