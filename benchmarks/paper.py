@@ -19,9 +19,9 @@ R* > 0, in d where its reference says so, in a where the true reward is above 0.
 
 Every learner gets its L2 strength by the same cross-validation: the same grid of alpha (``C = 1 / (2 * alpha * n)``
 for scikit-learn's), the same folds of whole groups, `pair_log_loss` (which knows no scale), ties to the stronger alpha.
-No ground truth takes part. ``alpha_fail`` keeps its default. Each seed chooses its own alpha, but for the cells of
-``choose_once`` (at "small" the one with 20,000 pairs), where the first seed chooses for all. A seed draws the split,
-the data (a and b), the start and the samples of the learner.
+No ground truth takes part. ``alpha_fail`` keeps its default. Each seed chooses its own alpha, but for the network and
+the cells of ``choose_once`` (at "small" the one with 20,000 pairs), where the first seed chooses for all. A seed draws
+the split, the data (a and b), the start and the samples of the learner.
 
 A figure is the mean over seeds with a 95 % t-interval, and so is its difference to the best standard learner, seed by
 seed. Best is the one with the least loss in cross-validation, its mean over the seeds that chose an alpha;
@@ -117,6 +117,7 @@ class Learner:
     confirmed_weight: float = 1.0  # weight of pairs of kind T->NT, of which only labels tell
     n_labels: int | None = None  # so many of the labels are known, None: all
     alpha_of: str | None = None  # the learner whose alpha this one takes; None: it chooses its own
+    once: bool = False  # slow: the first seed chooses alpha for all
 
 
 def ours(estimator_class, *, labels=False, standard=False, tuned=True, n_labels=None, alpha_of=None, **params):
@@ -149,7 +150,7 @@ PAPER = FailureAwareIRL.paper
 CONFIRMED = {"failures": ConfirmedFailures(), "failure_rate": 1.0, "failure_weight": 10.0}  # as in realign.py
 # Single outputs count in the base path, by their labels.
 LABELLED = {"pointwise_weight": 3.0, "failures": ConfirmedFailures(), "failure_weight": 1.0}
-RECURRENCE = {"recurrence_correlation": 0.1}  # pairs of outputs that recur count less
+RECURRENCE = {"recurrence_correlation": 0.03}  # pairs of outputs that recur count less
 ESTIMATED = {"pointwise_weight": "auto"}  # what single outputs count follows from the pairs
 # Detectors that need no labels, with the paper's settings otherwise, at the alpha that the paper's detector chose.
 DETECTORS = {
@@ -181,7 +182,7 @@ LEARNERS = {
     "linear SVM, differences": Learner(linear_svm, "differences", standard=True),
     "MaxMarginIRL, untuned": ours(MaxMarginIRL, tuned=False),
     "logistic regression, outputs": logistic("outputs"),
-    "Bradley-Terry MLP": ours(MaxEntropyIRL, hidden_layer_sizes=(64,), max_iter=30),
+    "Bradley-Terry MLP": replace(ours(MaxEntropyIRL, hidden_layer_sizes=(64,), max_iter=30), once=True),
     "outputs, max_entropy": ours(PAPER, objective="max_entropy", pointwise_weight=1.0, failure_weight=0.0),
     "recurring outputs, max_entropy": ours(PAPER, objective="max_entropy", **RECURRENCE, failure_weight=0.0),
     **{
@@ -190,7 +191,6 @@ LEARNERS = {
     },
     "FailureAwareIRL, max_margin": ours(FailureAwareIRL, objective="max_margin"),
     "FailureAwareIRL": ours(FailureAwareIRL),
-    "FailureAwareIRL, recurring outputs": ours(FailureAwareIRL, **RECURRENCE),
     "FailureAwareIRL, untuned": ours(FailureAwareIRL, tuned=False),
     "FailureAwareIRLCV": Learner(search_learner, reads="groups", tuned=False),
     **{f"paper, {objective}": ours(PAPER, objective=objective) for objective in OBJECTIVES},
@@ -283,6 +283,7 @@ class Plan:
     """How large everything is."""
 
     seeds: int
+    seeds_of_texts: int  # of b and c, where differences are small
     n_train: int  # pairs of b and d
     n_rewrites: int  # of c
     n_test: int
@@ -304,6 +305,7 @@ NOISE = (0.0, 0.1, 0.2, 0.3, 0.4)
 SIZES = {
     "smoke": Plan(
         seeds=2,
+        seeds_of_texts=2,
         n_train=80,
         n_rewrites=80,
         n_test=60,
@@ -322,6 +324,7 @@ SIZES = {
     ),
     "small": Plan(
         seeds=5,
+        seeds_of_texts=10,
         n_train=2000,
         n_rewrites=5000,
         n_test=1000,
@@ -341,6 +344,7 @@ SIZES = {
     ),
     "full": Plan(
         seeds=10,
+        seeds_of_texts=10,
         n_train=10_000,
         n_rewrites=10_000,
         n_test=5000,
@@ -737,7 +741,8 @@ def alpha_source(task, plan):
         source, _, cell = task.cell.partition(", ")
         objective, _ = ablation_names()[task.learner]
         return Task(source, cell, task.seed, _OBJECTIVES[objective])
-    learner, once = LEARNERS[task.learner], task.cell in plan.choose_once
+    learner = LEARNERS[task.learner]
+    once = learner.once or task.cell in plan.choose_once
     if learner.alpha_of:
         return task._replace(learner=learner.alpha_of, seed=0 if once else task.seed)
     if once and task.seed > 0 and learner.tuned:
@@ -750,7 +755,8 @@ def all_tasks(plan, regimes):
     tasks = {}
     for regime in sorted(regimes, key=list(REGIMES).index):
         names = ablation_names() if regime == "ablations" else LEARNERS
-        for cell, seed, name in itertools.product(cells_of(regime, plan), range(plan.seeds), names):
+        seeds = plan.seeds_of_texts if regime in ("b", "c") else plan.seeds
+        for cell, seed, name in itertools.product(cells_of(regime, plan), range(seeds), names):
             tasks.update(dict.fromkeys(with_source(Task(regime, cell, seed, name), plan)))
     return sorted(tasks, key=lambda task: alpha_source(task, plan) is not None)
 
@@ -1061,8 +1067,9 @@ def format_signs(cells):
 def format_tables(summary, plan):
     """All tables, Markdown."""
     parts = [
-        f"Mean over {plan.seeds} seeds ± half a 95 % t-interval; in brackets the paired difference to the best "
-        "standard learner, in bold where its interval leaves out 0. STARC and calibration error: less is better."
+        f"Mean over {plan.seeds} seeds, in b and c over {plan.seeds_of_texts}, ± half a 95 % t-interval; in brackets "
+        "the paired difference to the best standard learner, in bold where its interval leaves out 0. STARC and "
+        "calibration error: less is better."
     ]
     if set(summary) - {"ablations"}:
         parts += [
@@ -1221,7 +1228,7 @@ def draw(summary, study):
 # ---------------------------------------------------------------------------------------------------- main
 
 
-def main(pairs=None, labelled=None, realign=None, size="small", out="evidence", jobs=None, only=None, **changes):
+def main(pairs=None, labelled=None, realign=None, size="small", out="evidence", jobs=None, only=None, seeds=None):
     """Run what is missing, print the tables, write everything, and return the summary."""
     if (pairs is None) != (labelled is None):
         raise ValueError("Found one of --pairs and --labelled. Expected both, or none for the package's own corpus.")
@@ -1229,7 +1236,7 @@ def main(pairs=None, labelled=None, realign=None, size="small", out="evidence", 
     if unknown := regimes - set(REGIMES):
         raise ValueError(f"Found --only {only}, with {sorted(unknown)}. Expected some of {', '.join(REGIMES)}.")
     start = time.monotonic()
-    plan = replace(SIZES[size], **{name: value for name, value in changes.items() if value is not None})
+    plan = SIZES[size] if seeds is None else replace(SIZES[size], seeds=seeds, seeds_of_texts=seeds)
     files = {"pairs": pairs, "labelled": labelled, "realign": realign}
     names = {name: path and Path(path).resolve().name for name, path in files.items()}
     study = Study(out, json.loads(json.dumps({**asdict(plan), **names})))
@@ -1260,5 +1267,5 @@ if __name__ == "__main__":
     parser.add_argument("--out", default="evidence", help="folder of the run; an interrupted one goes on")
     parser.add_argument("--jobs", type=int, help="fits at once, one core each (default: all cores)")
     parser.add_argument("--only", help=f"regimes, some of {','.join(REGIMES)}")
-    parser.add_argument("--seeds", type=int)
+    parser.add_argument("--seeds", type=int, help="seeds of every regime")
     main(**vars(parser.parse_args()))

@@ -40,7 +40,7 @@ from .net import (
 )
 from .objective import hinge_slope
 from .products import WORTH_FORMING, FormedDifferences, PairProducts
-from .sampling import KeyOrder, clustered_weights, pair_keys, sampled_weights
+from .sampling import KeyOrder, clustered_weights, keys_of_pairs, output_keys, sampled_weights
 
 
 class Fold:
@@ -210,21 +210,28 @@ class Columns:
                 for rows in torch.arange(len(X), device=self.products.X.device).split(self.products.step)
             ]
         )
-        self._keys, _ = pair_keys(X, sign, seed)
-        self._weights = [self._clustered(rows, recurrence_correlation, seed) for rows in self.products.rows]
+        outputs = output_keys(X, seed)
+        self._keys, _ = keys_of_pairs(outputs, sign, seed)
+        recur = recurrence_correlation > 0 and X.ndim == 3
+        self._weights = [
+            self._clustered(rows, outputs, recurrence_correlation) if recur else sample_weight
+            for rows in self.products.rows
+        ]
         self.folds = [
             Fold(rows, sign, weight, squares, self.products)
             for rows, weight in zip(self.products.rows, self._weights, strict=True)
         ]
         self._outputs_weights: dict = {}
 
-    def _clustered(self, rows, correlation, seed):
+    def _clustered(self, rows, outputs, correlation):
         """Weights of all pairs, (n_pairs,), as a fit of these rows counts theirs; the others' are not read."""
-        if correlation == 0 or self._X.ndim == 2:
+        own = self._sample_weight[rows]
+        clustered = clustered_weights(outputs[rows], own, correlation)
+        if clustered is own:
             return self._sample_weight
         weight = np.zeros(len(self._X))
-        weight[rows] = self._sample_weight[rows]
-        return clustered_weights(self._X, weight, correlation, seed)
+        weight[rows] = clustered
+        return weight
 
     def column(self, estimator, fold, curriculum, labels):
         """The column of a candidate and a fold, settled as its fit would be.

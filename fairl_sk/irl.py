@@ -38,7 +38,7 @@ from .objective import ExponentialSchedule, LinearSchedule, schedule_values
 from .pairs import TIES_REMEDY, check_pairs, distinct_labels, preference_sign
 from .pointwise import estimate_weight
 from .products import WORTH_FORMING, FormedDifferences, readable_tensor
-from .sampling import clustered_weights, pair_keys
+from .sampling import clustered_weights, keys_of_pairs, output_keys
 
 __all__ = ["FailureAwareIRL", "MaxEntropyIRL", "MaxMarginIRL"]
 
@@ -200,10 +200,11 @@ class _PreferenceIRL(ClassifierMixin, BaseEstimator):
 
         rng = check_random_state(self.random_state)
         seed = int(rng.randint(np.iinfo(np.int32).max))
-        keys, opposite = pair_keys(X, sign, seed)
+        outputs = output_keys(X, seed)
+        keys, opposite = keys_of_pairs(outputs, sign, seed)
         if X.ndim == 3:
             _warn_of_contradictions(keys, opposite, sample_weight)
-            sample_weight = clustered_weights(X, sample_weight, self._recurrence_correlation(), seed)
+            sample_weight = clustered_weights(outputs, sample_weight, self._recurrence_correlation())
         detector = fit_detector(curriculum["detector"], X, sign, sample_weight, labels, seed)
         curriculum["detector"] = detector
         labels = None if getattr(detector, "partial_labels", False) else labels  # a few labels place no offset
@@ -978,12 +979,11 @@ class FailureAwareIRL(_PreferenceIRL):
         a pair were drawn alike and only their order tells of the reward, up to 10, where preferred outputs have a
         population of their own (theory, "What single outputs count"); ``failure_weight`` is then divided by one more
         than it. 0: pairs only, as in the paper. Of no effect where ``X`` holds single outputs.
-    recurrence_correlation : float in [0, 1], default=0
+    recurrence_correlation : float in [0, 1], default=0.03
         How much the pairs of one output repeat each other: a pair counts :math:`1 / (1 + \\varrho (m + n - 2))` of
         its ``sample_weight`` where one of its outputs is in m distinct pairs and the other in n (theory, "Outputs
-        that recur"). 0: every pair counts as if it were alone. 0.1 gave a reward nearer to the truth in one of our
-        benchmarks, where a few outputs are preferred again and again. Of no effect where no output is in two pairs,
-        or ``X`` holds single outputs. Whatever reads ``sample_weight`` in a fit reads these weights.
+        that recur"). 0: every pair counts as if it were alone, as in the paper. Of no effect where no output is in two
+        pairs, or ``X`` holds single outputs. Whatever reads ``sample_weight`` in a fit reads these weights.
     failure_hidden_layer_sizes : sequence of int or None, default=None
         Widths of ReLU layers in the failure head. None: as ``hidden_layer_sizes``; ``(64,)`` beside a linear base head
         corrects by what no linear reward can, and fits noise more easily; ``()`` is a linear correction. Beside hidden
@@ -1055,7 +1055,7 @@ class FailureAwareIRL(_PreferenceIRL):
         failures="near_ties",
         alpha_fail=1e-3,
         pointwise_weight="auto",
-        recurrence_correlation=0.0,
+        recurrence_correlation=0.03,
         failure_hidden_layer_sizes=None,
         failure_gradient="failure",
         alpha=1e-3,

@@ -1039,7 +1039,7 @@ hidden_layer_sizes, max_iter, tol, batch_size, learning_rate
         failures="near_ties",
         alpha_fail=1e-3,
         pointwise_weight="auto",
-        recurrence_correlation=0.0,
+        recurrence_correlation=0.03,
         failure_hidden_layer_sizes=None,
         failure_gradient="failure",
         alpha=1e-3,

@@ -15,8 +15,13 @@ from scipy.special import expit
 from sklearn.decomposition import TruncatedSVD
 from sklearn.linear_model import LogisticRegression
 
-# The weights that are compared. What the variance may be above the least of them: all that more weight would win.
-_WEIGHTS, _TOLERANCE = (0.0, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0), 0.1
+# The weights that are compared.
+_WEIGHTS = (0.0, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0)
+# Whether outputs count: by how much pairs alone have to be less precise than the best of both. What outputs win where
+# preferred ones have no population of their own is below it, a prompt that both share and small samples included.
+_WORTH = 0.25
+# How much they count, if so: what the variance may be above the least, which is all that more weight would win.
+_TOLERANCE = 0.02
 # Pairs that are read: the estimate needs no more. Fewer than the least say nothing.
 _MOST_PAIRS, _LEAST_PAIRS = 2048, 40
 # Directions in which differences are largest, and the least number of pairs for each.
@@ -50,8 +55,8 @@ def estimate_weight(X, sign, sample_weight, keys, sides):
     Returns
     -------
     weight : float in [0, 10]
-        The smallest, of twelve, whose variance is at most 10 % above the least; 0 where there are fewer than 40
-        distinct pairs.
+        0 where pairs alone are nearly as precise, their variance at most 25 % above the least of twelve weights, and
+        where there are fewer than 40 distinct pairs; else the smallest whose variance is at most 2 % above it.
 
     References
     ----------
@@ -75,6 +80,8 @@ def estimate_weight(X, sign, sample_weight, keys, sides):
     rewards = [_preliminary_reward(part) for part in parts]
     moments = [_moments(part, theta) for part, theta in zip(parts, rewards[::-1], strict=True)]
     variances = _variances([sum(pair) for pair in zip(*moments, strict=True)], _spread(pairs, sum(rewards)))
+    if variances[0] <= (1 + _WORTH) * variances.min():
+        return 0.0
     return _WEIGHTS[int(np.argmax(variances <= (1 + _TOLERANCE) * variances.min()))]
 
 

@@ -33,6 +33,11 @@ def _odd_numbers(seed, size):
     return np.random.default_rng(seed).integers(0, 2**63, size=size, dtype=np.uint64) * 2 + 1
 
 
+def output_keys(X, seed):
+    """The `content_keys` of the outputs of X (n_pairs, 2, n_features) or (n_samples, n_features), one row each."""
+    return content_keys(X.reshape(-1, X.shape[-1]), seed).reshape(len(X), -1)
+
+
 def pair_keys(X, sign, seed):
     """A 64-bit key of each pair's content, and the key that it would have if the other side were preferred.
 
@@ -51,39 +56,45 @@ def pair_keys(X, sign, seed):
     -------
     keys, opposite : ndarray of shape (n_pairs,), uint64
     """
-    sides = content_keys(X.reshape(-1, X.shape[-1]), seed).reshape(len(X), -1)
-    if X.ndim == 2:
-        sides = np.pad(sides, ((0, 0), (0, 1)))
-    preferred, other = np.where(sign > 0, sides.T, sides.T[::-1])
+    return keys_of_pairs(output_keys(X, seed), sign, seed)
+
+
+def keys_of_pairs(outputs, sign, seed):
+    """What `pair_keys` gives, from the `output_keys`."""
+    if outputs.shape[1] == 1:
+        outputs = np.pad(outputs, ((0, 0), (0, 1)))
+    preferred, other = np.where(sign > 0, outputs.T, outputs.T[::-1])
     first, second = _odd_numbers(seed + 1, 2)
     return preferred * first + other * second, other * first + preferred * second
 
 
-def clustered_weights(X, sample_weight, correlation, seed):
+def clustered_weights(outputs, sample_weight, correlation):
     r"""Weights of pairs whose outputs recur: :math:`w_i / (1 + \varrho (m_i + n_i - 2))`, theory, "Outputs that recur".
 
     Parameters
     ----------
-    X : ndarray of shape (n_pairs, 2, n_features), float32 or float64
+    outputs : ndarray of shape (n_pairs, 2)
+        What tells the outputs apart, from `output_keys`.
     sample_weight : ndarray of shape (n_pairs,)
     correlation : float >= 0
-        With 0 the weights are what they were.
-    seed : int
 
     Returns
     -------
     weights : ndarray of shape (n_pairs,), float64
         :math:`m_i` and :math:`n_i` are the numbers of distinct pairs of positive weight with the one and with the other
-        output of pair i, so that copies of a pair are still the same as its weight.
+        output of pair i, so that copies of a pair are still the same as its weight. ``sample_weight`` itself where no
+        output recurs or the correlation is 0.
     """
     if correlation == 0:
         return sample_weight
-    outputs, codes = np.unique(content_keys(X.reshape(-1, X.shape[-1]), seed), return_inverse=True)
+    outputs, codes = np.unique(outputs, return_inverse=True)
     codes = codes.reshape(-1, 2)
     # a pair that says the opposite is no other pair, and one of an output with itself says nothing of it
     known = codes[(sample_weight > 0) & (codes[:, 0] != codes[:, 1])]
     distinct = np.unique(np.sort(known, axis=1), axis=0)
     counts = np.bincount(distinct.ravel(), minlength=len(outputs))
+    if counts.max() <= 1:
+        return sample_weight
     return sample_weight / (1 + correlation * np.maximum(counts[codes].sum(axis=1) - 2, 0))
 
 

@@ -7,7 +7,7 @@ from sklearn.model_selection import GridSearchCV, KFold
 from fairl_sk import FailureAwareIRL
 from fairl_sk.datasets import make_preferences
 from fairl_sk.model_selection import FailureAwareIRLCV
-from fairl_sk.sampling import clustered_weights
+from fairl_sk.sampling import clustered_weights, output_keys
 
 
 def star(n_pairs=300, seed=0):
@@ -22,7 +22,7 @@ def star(n_pairs=300, seed=0):
 
 
 def weights(X, sample_weight, correlation):
-    return clustered_weights(X, sample_weight, correlation, 0)
+    return clustered_weights(output_keys(X, 0), sample_weight, correlation)
 
 
 def test_a_pair_counts_by_the_pairs_of_its_outputs():
@@ -46,10 +46,12 @@ def test_a_contradiction_and_a_pair_of_an_output_with_itself_are_no_recurrence()
     np.testing.assert_array_equal(weights(X, np.ones(3), 1.0), [1, 1, 1])
 
 
-def test_no_correlation_is_the_weights_themselves():
+def test_no_correlation_or_recurrence_is_the_weights_themselves():
     X, y = star()
     weight = np.random.default_rng(0).uniform(size=len(X))
     assert weights(X, weight, 0.0) is weight
+    assert weights(X, weight, 0.03) is not weight
+    assert weights(make_preferences(300, 5, random_state=0).data, weight, 1.0) is weight
 
 
 @pytest.mark.parametrize("objective", ["max_margin", "max_entropy"])
