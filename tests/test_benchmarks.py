@@ -45,6 +45,7 @@ def test_realign(monkeypatch, capsys, tmp_path):
     """The plumbing, that alignment raises the reward that it is given, and that a second call has nothing to do."""
     monkeypatch.syspath_prepend(BENCHMARKS)
     realign = importlib.import_module("realign")
+    monkeypatch.setattr(realign, "ALPHAS", [1e-4, 1e-2])
     out = tmp_path / "run"
     rows = realign.main(size="smoke", out=out)
     shown = capsys.readouterr().out
@@ -156,7 +157,7 @@ def test_bench_search(capsys, tmp_path, monkeypatch):
     assert grid["search"] < grid["GridSearchCV(n_jobs=1)"]
     assert [row["learner"] for row in results["alphas"]] == ["MaxMarginIRL", "MaxEntropyIRL"]
     assert all(row["difference"] <= 1e-5 for row in [*results["alphas"], results["overlap"]])
-    assert f"20 random splits, 200 pairs x 32, 4 candidates: {results['overlap']['search']:.3f} s" in shown
+    assert f"4 random splits, 200 pairs x 32, 4 candidates: {results['overlap']['search']:.3f} s" in shown
     assert [row["candidates"] for row in results["candidates"]] == [3, 7]
     assert results["memory"]["search"] > 1
     assert (tmp_path / "a.png").stat().st_size > 1000

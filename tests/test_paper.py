@@ -98,6 +98,7 @@ def test_a_second_run_goes_on(paper, smoke, monkeypatch):
     def refused(*call):
         raise AssertionError(f"fitted again: {call}")
 
+    monkeypatch.setattr(paper, "draw", lambda summary, study: None)  # another test's
     monkeypatch.setattr(paper, "run_task", refused)
     assert paper.main(size="smoke", out=out) == summary
     results = out / "results.jsonl"
