@@ -117,6 +117,7 @@ class Learner:
     confirmed_weight: float = 1.0  # weight of pairs of kind T->NT, of which only labels tell
     n_labels: int | None = None  # so many of the labels are known, None: all
     alpha_of: str | None = None  # the learner whose alpha this one takes; None: it chooses its own
+    without_failures: bool = False  # takes what that one's search chose for failure weight 0, which is this learner
     once: bool = False  # slow: the first seed chooses alpha for all
 
 
@@ -127,6 +128,11 @@ def ours(estimator_class, *, labels=False, standard=False, tuned=True, n_labels=
         return estimator_class(alpha=alpha, random_state=seed, **params)
 
     return Learner(make, labels=labels, standard=standard, tuned=tuned, n_labels=n_labels, alpha_of=alpha_of)
+
+
+def of_weight_zero(name, learner):
+    """A learner that the search for another one's alpha has among its candidates, of failure weight 0."""
+    return replace(learner, alpha_of=name, without_failures=True)
 
 
 def logistic(reads, **options):
@@ -151,7 +157,6 @@ CONFIRMED = {"failures": ConfirmedFailures(), "failure_rate": 1.0, "failure_weig
 # Single outputs count in the base path, by their labels.
 LABELLED = {"pointwise_weight": 3.0, "failures": ConfirmedFailures(), "failure_weight": 1.0}
 RECURRENCE = {"recurrence_correlation": 0.03}  # pairs of outputs that recur count less
-ESTIMATED = {"pointwise_weight": "auto"}  # what single outputs count follows from the pairs
 # Detectors that need no labels, with the paper's settings otherwise, at the alpha that the paper's detector chose.
 DETECTORS = {
     "near ties": NearTieFailures(),
@@ -176,8 +181,8 @@ def with_detectors():
 
 
 LEARNERS = {
-    "MaxMarginIRL": ours(MaxMarginIRL, standard=True),
-    "MaxEntropyIRL": ours(MaxEntropyIRL, standard=True),
+    "MaxMarginIRL": of_weight_zero("paper, max_margin", ours(MaxMarginIRL, standard=True)),
+    "MaxEntropyIRL": of_weight_zero("paper, max_entropy", ours(MaxEntropyIRL, standard=True)),
     "logistic regression, differences": logistic("differences", standard=True),
     "linear SVM, differences": Learner(linear_svm, "differences", standard=True),
     "MaxMarginIRL, untuned": ours(MaxMarginIRL, tuned=False),
@@ -185,10 +190,10 @@ LEARNERS = {
     "Bradley-Terry MLP": replace(ours(MaxEntropyIRL, hidden_layer_sizes=(64,), max_iter=30), once=True),
     "outputs, max_entropy": ours(PAPER, objective="max_entropy", pointwise_weight=1.0, failure_weight=0.0),
     "recurring outputs, max_entropy": ours(PAPER, objective="max_entropy", **RECURRENCE, failure_weight=0.0),
-    **{
-        f"estimated outputs, {objective}": ours(PAPER, objective=objective, **ESTIMATED, failure_weight=0.0)
-        for objective in OBJECTIVES
-    },
+    "no failures, max_margin": of_weight_zero(
+        "FailureAwareIRL, max_margin", ours(FailureAwareIRL, objective="max_margin", failure_weight=0.0)
+    ),
+    "no failures, max_entropy": of_weight_zero("FailureAwareIRL", ours(FailureAwareIRL, failure_weight=0.0)),
     "FailureAwareIRL, max_margin": ours(FailureAwareIRL, objective="max_margin"),
     "FailureAwareIRL": ours(FailureAwareIRL),
     "FailureAwareIRL, untuned": ours(FailureAwareIRL, tuned=False),
@@ -199,8 +204,11 @@ LEARNERS = {
         f"outputs and labels, {objective}": ours(PAPER, objective=objective, labels=True, **LABELLED)
         for objective in OBJECTIVES
     },
-    **{f"labels, {o}": ours(PAPER, labels=True, objective=o, failures="labels") for o in OBJECTIVES},
-    **{f"confirmed, {o}": ours(PAPER, labels=True, objective=o, **CONFIRMED) for o in OBJECTIVES},
+    **{
+        f"{name}, {o}": ours(PAPER, labels=True, objective=o, alpha_of=f"paper, {o}", **settings)
+        for name, settings in {"labels": {"failures": "labels"}, "confirmed": CONFIRMED}.items()
+        for o in OBJECTIVES
+    },
     "logistic regression, T->NT x 5": logistic("differences", labels=True, confirmed_weight=5.0),
 }
 SEARCHES = {MaxMarginIRL: MaxMarginIRLCV, MaxEntropyIRL: MaxEntropyIRLCV, FailureAwareIRL: FailureAwareIRLCV}
@@ -251,7 +259,6 @@ ABLATIONS = {
 }
 ABLATED = {}  # what all of them change of the paper's learner, e.g. another detector
 ABLATION_CELLS = {"b": "beta 3", "c": "ParaDetox"}
-_OBJECTIVES = {"max_margin": "MaxMarginIRL", "max_entropy": "MaxEntropyIRL"}
 
 
 def ablation_names():
@@ -640,21 +647,30 @@ def known_labels(learner, labels, seed):
 
 
 def choose_alpha(learner, alphas, n_folds, seed, sample):
-    """The alpha of the least loss on held-out groups, of equal ones the largest; and minus that loss.
+    """The alpha of the least loss on held-out groups, of equal ones the largest, and minus that loss ("cv score").
 
-    The package's own learners with linear heads are searched by the package, the others fit by fit.
+    The package's own learners with linear heads are searched by the package, the others fit by fit. A search finds the
+    same for failure weight 0, which it always has among its candidates.
     """
     alphas = sorted(alphas, reverse=True)
     folds = list(GroupKFold(n_folds).split(sample.X_train, sample.y_train, sample.groups))
     estimator = learner.make(alphas[0], len(sample.X_train), seed)
     searched = type(estimator) in SEARCHES and len(estimator.hidden_layer_sizes) == 0
-    scores = search_scores(learner, estimator, alphas, folds, sample) if searched else None
-    best = None, -np.inf
-    for number, alpha in enumerate(alphas):
-        by_fold = scores[number] if searched else fit_scores(learner, alpha, seed, folds, sample)
+    if searched:
+        scores, without = search_scores(learner, estimator, alphas, folds, sample)
+    else:
+        scores, without = [fit_scores(learner, alpha, seed, folds, sample) for alpha in alphas], None
+    best = best_alpha(alphas, scores, folds)
+    return best if without is None else best | {"without failures": best_alpha(alphas, without, folds)}
+
+
+def best_alpha(alphas, scores, folds):
+    """The first alpha of the highest mean of its scores (n_alphas, n_folds), and that mean."""
+    best = {"alpha": None, "cv score": -np.inf}
+    for alpha, by_fold in zip(alphas, scores, strict=True):
         score = np.average(by_fold, weights=[len(test) for _, test in folds])
-        if score > best[1] + 1e-12:
-            best = alpha, float(score)
+        if score > best["cv score"] + 1e-12:
+            best = {"alpha": alpha, "cv score": float(score)}
     return best
 
 
@@ -666,16 +682,21 @@ def fit_scores(learner, alpha, seed, folds, sample):
 
 
 def search_scores(learner, estimator, alphas, folds, sample):
-    """Minus the loss (n_alphas, n_folds), by the search that trains all candidates together."""
+    """Minus the losses (n_alphas, n_folds), by the search that trains all candidates together.
+
+    Also those of the candidates of failure weight 0, which it adds; None where there are none.
+    """
     params = {name: value for name, value in estimator.get_params(deep=False).items() if name != "warm_start"}
     options = {"cv": folds, "scoring": pair_log_loss_scorer, "refit": False, "error_score": "raise"}
     search = SEARCHES[type(estimator)](**params | {"alpha": alphas}, **options)
     options = {"output_labels": sample.labels_train} if learner.labels else {}
     results = search.fit(sample.X_train, sample.y_train, **options).cv_results_
-    weight = params.get("failure_weight")  # the search adds candidates of weight 0, which are other learners
+    by_candidate = np.stack([results[f"split{fold}_test_score"] for fold in range(len(folds))], axis=1)
+    weight = params.get("failure_weight")
     own = [i for i, found in enumerate(results["params"]) if found.get("failure_weight", weight) is weight]
-    assert [results["params"][i]["alpha"] for i in own] == alphas
-    return np.stack([results[f"split{fold}_test_score"][own] for fold in range(len(folds))], axis=1)
+    added = [i for i in range(len(by_candidate)) if i not in own]
+    assert all([results["params"][i]["alpha"] for i in some] == alphas for some in (own, added) if some)
+    return by_candidate[own], by_candidate[added] if added else None
 
 
 def measure(fitted, sample):
@@ -740,7 +761,7 @@ def alpha_source(task, plan):
     if task.regime == "ablations":
         source, _, cell = task.cell.partition(", ")
         objective, _ = ablation_names()[task.learner]
-        return Task(source, cell, task.seed, _OBJECTIVES[objective])
+        return Task(source, cell, task.seed, f"paper, {objective}")
     learner = LEARNERS[task.learner]
     once = learner.once or task.cell in plan.choose_once
     if learner.alpha_of:
@@ -761,6 +782,17 @@ def all_tasks(plan, regimes):
     return sorted(tasks, key=lambda task: alpha_source(task, plan) is not None)
 
 
+def choice(task, source):
+    """The alpha that a task takes from the line of its source; and minus its loss there, if that is its own."""
+    learner = LEARNERS.get(task.learner)
+    if learner is None:  # an ablation, at the alpha of its objective's standard learner
+        return source["without failures"]["alpha"], None
+    if not learner.without_failures:
+        return source["alpha"], None
+    chosen = source["without failures"]
+    return chosen["alpha"], chosen["cv score"] if source["seed"] == task.seed else None
+
+
 def with_source(task, plan):
     source = alpha_source(task, plan)
     return [task] if source is None else [source, task]
@@ -771,13 +803,14 @@ def definition(task):
     learner = learner_of(task)
     params = sorted(learner.make(1.0, 1, task.seed).get_params().items(), key=str)
     role = learner.reads, learner.labels, learner.tuned, learner.confirmed_weight, learner.n_labels, learner.alpha_of
+    role += ("without failures",) if learner.without_failures else ()
     return re.sub(r"\s+", " ", f"{params} {role}")
 
 
-def run_task(folder, plan, task, alpha=None):
+def run_task(folder, plan, task, alpha=None, score=None):
     """Fit, measure, and return the line of the results; a fit that fails leaves its message."""
     torch.set_num_threads(1)
-    record = {**task._asdict(), "alpha": alpha, "cv score": None, "definition": definition(task)}
+    record = {**task._asdict(), "alpha": alpha, "cv score": score, "definition": definition(task)}
     regime, cell = task.cell.split(", ", 1) if task.regime == "ablations" else (task.regime, task.cell)
     sample, learner = load_sample(folder, plan, regime, cell, task.seed), learner_of(task, plan.rounds)
     with threadpool_limits(1), warnings.catch_warnings(record=True) as caught:
@@ -787,11 +820,12 @@ def run_task(folder, plan, task, alpha=None):
                 record["alpha"] = alpha = UNTUNED_ALPHA
             start = time.perf_counter()
             if alpha is None:
-                alpha, score = choose_alpha(learner, plan.alphas, plan.folds, task.seed, sample)
-                record |= {"alpha": alpha, "cv score": score}
-            chosen = time.perf_counter()
+                chosen = choose_alpha(learner, plan.alphas, plan.folds, task.seed, sample)
+                record |= chosen
+                alpha = chosen["alpha"]
+            began = time.perf_counter()
             fitted = fit(learner, alpha, task.seed, sample.X_train, sample.y_train, sample.labels_train, sample.groups)
-            record |= {"cv seconds": chosen - start, "fit seconds": time.perf_counter() - chosen}
+            record |= {"cv seconds": began - start, "fit seconds": time.perf_counter() - began}
             record["scores"] = measure(fitted, sample)
         except ValueError as error:
             record["error"] = f"{type(error).__name__}: {error}"
@@ -839,7 +873,7 @@ def run_tasks(study, plan, tasks, jobs):
 
         for dependent in (False, True):
             if dependent:  # but for those whose source failed
-                calls = [(task, done[source]["alpha"]) for task, source in sources.items() if source in done]
+                calls = [(task, *choice(task, done[source])) for task, source in sources.items() if source in done]
             else:
                 calls = [(task,) for task, source in sources.items() if source is None]
             for task, record in in_processes(run, calls, jobs):

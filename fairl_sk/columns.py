@@ -39,7 +39,7 @@ from .net import (
     torch_device,
 )
 from .objective import hinge_slope
-from .products import WORTH_FORMING, FormedDifferences, PairProducts
+from .products import FormedDifferences, PairProducts, worth_forming
 from .sampling import KeyOrder, clustered_weights, keys_of_pairs, output_keys, sampled_weights
 
 
@@ -357,10 +357,8 @@ class Columns:
             after_round()
 
     def _worth_forming(self, f):
-        """Whether a fold's differences are not to be held; on a GPU, whose products would round otherwise, they are."""
         products = self.products
-        n_bytes = len(self._trains[f]) * products.width * products.X.element_size()
-        return n_bytes >= WORTH_FORMING and products.X.device.type == "cpu"
+        return worth_forming(len(self._trains[f]), products.width, products.X.element_size(), products.X.device)
 
     def _run_formed(self, entries, after_round):
         """Base paths round by round, to the same last bit as single fits; see `FormedDifferences`."""

@@ -462,7 +462,7 @@ class NoiseAwareFailures(_CrossFitted):
     A pair above ``confidence`` is suspected noise and no failure [2]_. Of the others those at or below the threshold
     are failures of weight :math:`2 \min(s, 1 - s)`: 1 where the ensemble is undecided, near 0 where it is decided.
 
-    In the base path a pair's weight is the user's. ``sample_weight=1 - noise_probability_`` of a detector that was
+    In the base path a pair's weight is as without it. ``sample_weight=1 - noise_probability_`` of a detector that was
     fitted before makes suspected noise count less there, too.
 
     Parameters

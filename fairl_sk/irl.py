@@ -37,7 +37,7 @@ from .net import (
 from .objective import ExponentialSchedule, LinearSchedule, schedule_values
 from .pairs import TIES_REMEDY, check_pairs, distinct_labels, preference_sign
 from .pointwise import estimate_weight
-from .products import WORTH_FORMING, FormedDifferences, readable_tensor
+from .products import FormedDifferences, readable_tensor, worth_forming
 from .sampling import clustered_weights, keys_of_pairs, output_keys
 
 __all__ = ["FailureAwareIRL", "MaxEntropyIRL", "MaxMarginIRL"]
@@ -168,13 +168,16 @@ class _PreferenceIRL(ClassifierMixin, BaseEstimator):
 
     # -------------------------------------------------------------------------------------------- learning
 
-    def _fit(self, X, y, sample_weight, output_labels=None):
-        """Fit, or leave everything as it was: an interrupt or an error does not half-fit an estimator."""
+    def _fit(self, X, y, sample_weight, output_labels=None, *, hold_differences=True):
+        """Fit, or leave everything as it was: an interrupt or an error does not half-fit an estimator.
+
+        Without ``hold_differences``, those of many pairs are formed anew each time: slower, and without room for them.
+        """
         before = dict(vars(self))
         try:
             self._check_layers()
             self._validate_params()
-            self._learn(X, y, sample_weight, output_labels)
+            self._learn(X, y, sample_weight, output_labels, hold_differences)
         except BaseException as error:
             vars(self).clear()
             vars(self).update(before)
@@ -183,10 +186,7 @@ class _PreferenceIRL(ClassifierMixin, BaseEstimator):
             raise
         return self
 
-    # Whether the differences of all pairs are held while rounds run; else they are formed anew each time.
-    _holds_differences = True
-
-    def _learn(self, X, y, sample_weight, output_labels):
+    def _learn(self, X, y, sample_weight, output_labels, hold_differences):
         earlier = (self.base_weights_, self.failure_weights_) if self.warm_start and hasattr(self, "n_iter_") else None
         X = check_pairs(X, estimator=self)
         if earlier is not None:
@@ -208,7 +208,7 @@ class _PreferenceIRL(ClassifierMixin, BaseEstimator):
         detector = fit_detector(curriculum["detector"], X, sign, sample_weight, labels, seed)
         curriculum["detector"] = detector
         labels = None if getattr(detector, "partial_labels", False) else labels  # a few labels place no offset
-        rows = self._rows_of_pairs(X, sign)
+        rows = _differences(X, sign) if hold_differences else self._formed_differences(X, sign)
         scale = _scale_of(rows, sample_weight, paired=X.ndim == 3)
         curriculum = self._settle(curriculum, lambda: outputs_weight(X, sign, sample_weight, keys, labels), X.ndim == 3)
         if X.ndim == 3 and not self._layers()[0] and self._loss_settings(scale)["pointwise_weight"] > 0:
@@ -230,11 +230,10 @@ class _PreferenceIRL(ClassifierMixin, BaseEstimator):
         net = self._run_rounds(X, rows, sign, sample_weight, scale, seed, earlier, callback, labels)
         self._keep(net, callback, scale, X, sign, sample_weight, labels)
 
-    def _rows_of_pairs(self, X, sign):
-        """The differences, or what forms them: slower, but without room for them."""
-        if self._holds_differences or any(self._layers()) or self.batch_size != "auto":
-            return _differences(X, sign)
-        if len(X) * X.shape[-1] * X.itemsize < WORTH_FORMING or torch_device(self.device).type != "cpu":
+    def _formed_differences(self, X, sign):
+        """What forms the differences, where that is worth it and linear heads read all of them each time."""
+        worth = worth_forming(len(X), X.shape[-1], X.itemsize, torch_device(self.device))
+        if not worth or any(self._layers()) or self.batch_size != "auto":
             return _differences(X, sign)
         X, sign = readable_tensor(X), torch.from_numpy(sign.astype(X.dtype))
         return FormedDifferences(X, sign, {0: np.arange(len(X))}, {0: 1.0})

@@ -208,14 +208,8 @@ class _IRLCV(ClassifierMixin, BaseEstimator):
 
     def _refit(self, X, y, sample_weight, output_labels, estimator):
         start = time.perf_counter()
-        metadata = {"sample_weight": sample_weight}
-        if output_labels is not None:
-            metadata["output_labels"] = output_labels
         best = clone(estimator).set_params(verbose=self.verbose)
-        best._holds_differences = False
-        best.fit(X, y, **metadata)
-        del best._holds_differences  # fitted, it is as any other
-        self.best_estimator_ = best
+        self.best_estimator_ = best._fit(X, y, sample_weight, output_labels, hold_differences=False)
         self.refit_time_ = time.perf_counter() - start
         for name in ("coef_", "intercept_", "n_iter_"):
             if hasattr(self.best_estimator_, name):

@@ -12,8 +12,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-# Differences of fewer bytes are held: forming them anew spares less memory than is worth the time.
-WORTH_FORMING = 2**23
+_WORTH_FORMING = 2**23  # bytes of differences
 
 _BAG = 1024  # rows that a sum adds up one after the other, before it adds up the bags
 _LEAST_PART = 64  # rows of a part on the average, below which its products are mostly overhead
@@ -251,6 +250,14 @@ class _Reader:
         if self._room.numel() < size:
             self._room = self.X.new_empty(len(weights) * len(self._read))
         return torch.mm(weights, self.differences(rows).T, out=self._room[:size].view(len(weights), len(rows)))
+
+
+def worth_forming(n_rows, width, dtype_size, device):
+    """Whether differences should be formed anew each time, not held, where memory counts.
+
+    Less than 8 MB are not worth the time; on a GPU, products would round otherwise than those of a fit.
+    """
+    return n_rows * width * dtype_size >= _WORTH_FORMING and device.type == "cpu"
 
 
 def _folds_of(places):

@@ -358,8 +358,7 @@ def test_differences_that_are_formed_anew_change_no_bit(rng, monkeypatch, shuffl
     monkeypatch.setattr(
         FormedDifferences, "_form", lambda self, piece: formed.append(self.lengths) or form(self, piece)
     )
-    monkeypatch.setattr("fairl_sk.columns.WORTH_FORMING", 1)
-    monkeypatch.setattr("fairl_sk.irl.WORTH_FORMING", 1)
+    monkeypatch.setattr("fairl_sk.products._WORTH_FORMING", 1)
     search.set_params(cv=splits).fit(X, y)
     assert {len(lengths) for lengths in formed} == {1, 3}  # of the last fit, and of three folds
     np.testing.assert_array_equal(search.coef_path_, held.coef_path_)

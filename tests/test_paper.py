@@ -196,17 +196,35 @@ def test_the_search_chooses_as_fit_by_fit(paper, name):
     sample = paper.synthetic_sample(plan, "linear, 80 pairs, noise 0.3", 0)
     folds = list(GroupKFold(3).split(sample.X_train, sample.y_train, sample.groups))
     learner, alphas = paper.LEARNERS[name], [1.0, 1e-1, 1e-2]
-    found = paper.search_scores(learner, learner.make(1.0, 80, 0), alphas, folds, sample)
+    found, without = paper.search_scores(learner, learner.make(1.0, 80, 0), alphas, folds, sample)
     expected = [paper.fit_scores(learner, alpha, 0, folds, sample) for alpha in alphas]
     np.testing.assert_allclose(found, expected, rtol=1e-6)  # products that round otherwise, in float32
-    assert paper.choose_alpha(learner, alphas, 3, 0, sample)[0] in alphas
+    chosen = paper.choose_alpha(learner, alphas, 3, 0, sample)
+    assert chosen["alpha"] in alphas
+    others = [n for n, other in paper.LEARNERS.items() if other.without_failures and other.alpha_of == name]
+    assert (without is None) == ("without failures" not in chosen)
+    for other in others:  # what it takes from the search is what its own would have chosen
+        expected = [paper.fit_scores(paper.LEARNERS[other], alpha, 0, folds, sample) for alpha in alphas]
+        np.testing.assert_allclose(without, expected, rtol=1e-6)
+        own = paper.best_alpha(alphas, expected, folds)
+        assert chosen["without failures"] == {"alpha": own["alpha"], "cv score": pytest.approx(own["cv score"])}
+    assert len(others) == (name in ("paper, max_margin", "FailureAwareIRL, max_margin"))
+
+
+def test_what_a_learner_takes_from_a_search(paper):
+    line = {"alpha": 0.1, "seed": 0, "without failures": {"alpha": 1.0, "cv score": -0.5}}
+    task = paper.Task("b", "beta 3", 0, "MaxMarginIRL")
+    assert paper.choice(task, line) == (1.0, -0.5)
+    assert paper.choice(task._replace(seed=1), line) == (1.0, None)  # that loss is the first seed's
+    assert paper.choice(task._replace(learner="near ties, max_margin"), line) == (0.1, None)
+    assert paper.choice(paper.Task("ablations", "b, beta 3", 0, "rounds: 10"), line) == (1.0, None)
 
 
 def test_equal_losses_take_the_stronger_alpha(paper):
     sample = paper.synthetic_sample(paper.SIZES["smoke"], "linear, 80 pairs, noise 0", 0)
     learner = paper.Learner(lambda alpha, n_rows, seed: LogisticRegression(), "differences")  # deaf to alpha
-    alpha, score = paper.choose_alpha(learner, [0.1, 10.0, 1.0], 2, 0, sample)
-    assert alpha == 10.0 and -0.5 < score < 0
+    chosen = paper.choose_alpha(learner, [0.1, 10.0, 1.0], 2, 0, sample)
+    assert chosen["alpha"] == 10.0 and -0.5 < chosen["cv score"] < 0
 
 
 def test_pairs_of_one_seed(paper):
