@@ -245,8 +245,8 @@ def bench_overlap(plan):
     alone = seconds(lambda: peer.fit(X, y), 1)
     difference = compare(search, peer, peer.cv_results_["params"])
     print(
-        f"{n_splits} random splits, {len(X)} pairs x 32, 4 candidates: {took:.3f} s, {alone / took:.1f} times faster than "
-        f"GridSearchCV(n_jobs=1); largest difference of a mean score {difference:.1e}",
+        f"{n_splits} random splits, {len(X)} pairs x 32, 4 candidates: {took:.3f} s, {alone / took:.1f} times faster "
+        f"than GridSearchCV(n_jobs=1); largest difference of a mean score {difference:.1e}",
         flush=True,
     )
     return {"search": took, "peer": alone, "difference": difference}

@@ -140,14 +140,16 @@ class _IRLCV(ClassifierMixin, BaseEstimator):
         scorer = check_scoring(estimators[0], scoring=self.scoring, raise_exc=self.error_score == "raise")
         results = _Results(self, params, estimators, len(splits))
         progress = _Progress(self, estimators)
+        gaps = []
         try:
             for train in _trainers(estimators, splits):
-                train(_Search(self, estimators, data, splits, scorer, routed["scorer"], results, progress))
+                gaps += train(_Search(self, estimators, data, splits, scorer, routed["scorer"], results, progress))
         except KeyboardInterrupt:
             self._keep_finished(results)
             raise
         finally:
             progress.close()
+        _warn_of_gaps(gaps)
         self._keep(results)
         if not self.refit:
             return
@@ -479,10 +481,11 @@ def _train_alone(search, numbers):
             search.results.add_fit(number, fold, estimator, time.perf_counter() - start)
             search.score(number, fold, estimator)
         search.progress.finish(1)
+    return []  # each fit has warned of its own
 
 
 def _train_together(search, numbers):
-    """Fit the linear candidates of all folds round by round."""
+    """Fit the linear candidates of all folds round by round; the duality gap and ``tol`` of every fit."""
     data, estimators = search.data, search.estimators
     seed = int(check_random_state(clone(estimators[0]).random_state).randint(np.iinfo(np.int32).max))
     columns = Columns(
@@ -509,7 +512,7 @@ def _train_together(search, numbers):
         )
         kept.append(number)
     if not kept:
-        return
+        return []
     order = sorted(range(len(kept)), key=lambda k: repr(candidates[k][0].base_key))  # base paths beside each other
     candidates, kept = [candidates[k] for k in order], [kept[k] for k in order]
     started = [time.perf_counter()]
@@ -522,7 +525,7 @@ def _train_together(search, numbers):
         started[0] = time.perf_counter()
 
     columns.run(candidates, after_round=search.progress.round, after_block=keep)
-    _warn_of_gaps([column for candidate in candidates for column in candidate])
+    return [(column.gap, column.estimator.tol) for candidate in candidates for column in candidate]
 
 
 def _labels_of(estimator, data, detector, splits):
@@ -577,14 +580,14 @@ def _score_accuracy(search, columns, fitted, fold):
         search.results.add_scores(number, fold, float(np.average(row, weights=weight)), seconds)
 
 
-def _warn_of_gaps(columns):
-    wide = [c for c in columns if c.gap > 10 * c.estimator.tol > 0]
+def _warn_of_gaps(gaps):
+    wide = [gap for gap, tol in gaps if gap > 10 * tol > 0]
     if wide:
         warnings.warn(
-            f"{len(wide)} of the {len(columns)} fits of the search stopped at a duality gap above 10 * tol (the widest "
-            f"at {max(c.gap for c in wide):.1e}). Raise max_iter or alpha, or scale the features.",
+            f"{len(wide)} of the {len(gaps)} fits of the search stopped at a duality gap above 10 * tol (the widest at "
+            f"{max(wide):.1e}). Raise max_iter or alpha, or scale the features.",
             ConvergenceWarning,
-            stacklevel=6,
+            stacklevel=5,
         )
 
 

@@ -21,6 +21,11 @@ def star(n_pairs=300, seed=0):
     return X, data.target
 
 
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)
+
+
 def weights(X, sample_weight, correlation):
     return clustered_weights(output_keys(X, 0), sample_weight, correlation)
 
@@ -91,8 +96,42 @@ def test_a_search_is_that_of_grid_search():
     np.testing.assert_allclose(own.best_estimator_.coef_, peer.best_estimator_.coef_, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("objective", ["max_margin", "max_entropy"])
+def test_columns_count_single_outputs_and_rows_of_no_weight_as_fits_do(objective, rng):
+    X, y = star()
+    weight = rng.integers(0, 3, len(X)).astype(float)
+    settings = {"objective": objective, "pointwise_weight": 0.7, "recurrence_correlation": 0.5, "random_state": 0}
+    cv = list(KFold(2).split(X))
+    search = FailureAwareIRLCV(**settings, refit=False, cv=cv).fit(X, y, sample_weight=weight)
+    for number, candidate in enumerate(search.cv_results_["params"]):
+        for fold, (train, _) in enumerate(cv):
+            alone = FailureAwareIRL(**settings).set_params(**candidate)
+            coef = alone.fit(X[train], y[train], sample_weight=weight[train]).coef_
+            np.testing.assert_allclose(search.coef_path_[number, fold], coef, rtol=1e-5, atol=1e-8)
+
+
+def test_rows_and_sides_in_any_order(rng):
+    X, y = star()
+    order, turned = rng.permutation(len(X)), rng.random(len(X)) < 0.5
+    other = np.where(turned[:, None, None], X[:, ::-1], X)[order]
+    one = FailureAwareIRL(recurrence_correlation=0.5, random_state=0).fit(X, y)
+    two = FailureAwareIRL(recurrence_correlation=0.5, random_state=0).fit(other, np.where(turned, 1 - y, y)[order])
+    np.testing.assert_allclose(one.coef_, two.coef_, rtol=1e-4, atol=1e-5)
+
+
+def test_single_outputs_recur_in_no_pair():
+    X, y = star()
+    X, y = np.repeat(X[:, 0], 2, axis=0), np.repeat(y, 2)
+    search = FailureAwareIRLCV(recurrence_correlation=[0.0, 1.0], cv=2, random_state=0).fit(X, y)
+    scores = dict(zip(map(str, search.cv_results_["params"]), search.cv_results_["mean_test_score"], strict=True))
+    for params, score in scores.items():
+        assert scores[params.replace("1.0", "0.0")] == score
+
+
 @pytest.mark.parametrize("correlation", [-0.1, 1.5, "auto"])
 def test_a_correlation_out_of_range_is_refused(correlation):
     X, y = star(50)
     with pytest.raises(ValueError, match="recurrence_correlation"):
         FailureAwareIRL(recurrence_correlation=correlation).fit(X, y)
+    with pytest.raises(ValueError, match="recurrence_correlation"):
+        FailureAwareIRLCV(recurrence_correlation=[0.0, correlation]).fit(X, y)
