@@ -57,7 +57,7 @@ SIZES = {
 }
 N_FOLDS, N_ROUNDS = 5, 100
 # With the grid's values, the settings of FailureAwareIRL.paper.
-PAPER = {"objective": "max_margin", "failures": "margin", "pointwise_weight": 0.0}
+PAPER = {"objective": "max_margin", "failures": "margin", "pointwise_weight": 0.0, "recurrence_correlation": 0.0}
 
 
 def make_grid(n_candidates):
