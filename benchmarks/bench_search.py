@@ -41,7 +41,7 @@ SIZES = {
         "features": 16,
         "candidates": [2, 4],
         "alphas": 2,
-        "overlap": (4, 200),
+        "overlap": {"splits": 4, "pairs": 200},
         "grow": [(200, 16), (400, 8)],
         "repeats": 1,
     },
@@ -50,7 +50,7 @@ SIZES = {
         "features": 384,
         "candidates": [1, 3, 10, 30, 60, 150, 300],
         "alphas": 12,
-        "overlap": (20, 4_000),
+        "overlap": {"splits": 20, "pairs": 4_000},
         "grow": [(5_000, 384), (10_000, 384), (20_000, 64), (20_000, 1_024)],
         "repeats": 3,
     },
@@ -236,9 +236,9 @@ def bench_alphas(plan):
 
 
 def bench_overlap(plan):
-    """Seconds of a search of four candidates on random splits, of which so many hardly share a row's membership."""
-    n_splits, n_pairs = plan["overlap"]
-    X, y = make_pairs(n_pairs, 32)
+    """Seconds of a search of four candidates on random splits, so many that few rows are in the same ones."""
+    n_splits = plan["overlap"]["splits"]
+    X, y = make_pairs(plan["overlap"]["pairs"], 32)
     cv, grid = ShuffleSplit(n_splits, random_state=0), {"failure_weight": [1.0, 2.0, 5.0]}
     took, search = search_seconds(X, y, grid, 1, cv)
     peer = GridSearchCV(FailureAwareIRL.paper(random_state=0), candidates_of(grid), cv=cv)

@@ -17,8 +17,10 @@ ablations. The paper's learner with one thing changed, on one cell each of b and
 Texts of b and c are normalised: lower-case words only, no links and no user names. A text of b or c is desirable where
 R* > 0, in d where its reference says so, in a where the true reward is above 0.
 
-Every learner gets its L2 strength by the same cross-validation: the same grid of alpha (``C = 1 / (2 * alpha * n)``
-for scikit-learn's), the same folds of whole groups, `pair_log_loss` (which knows no scale), ties to the stronger alpha.
+L2 strengths are chosen by the same cross-validation: the same grid of alpha (``C = 1 / (2 * alpha * n)`` for
+scikit-learn's), the same folds of whole groups, `pair_log_loss` (which knows no scale), ties to the stronger alpha. One
+search serves a learner and the same without failures (`MaxMarginIRL` and `MaxEntropyIRL` are *paper* without); the
+detectors, *labels* and *confirmed* take the alpha of *paper*, ablations that of its objective's standard learner.
 No ground truth takes part. ``alpha_fail`` keeps its default. Each seed chooses its own alpha, but for the network and
 the cells of ``choose_once`` (at "small" the one with 20,000 pairs), where the first seed chooses for all. A seed draws
 the split, the data (a and b), the start and the samples of the learner.
@@ -131,7 +133,7 @@ def ours(estimator_class, *, labels=False, standard=False, tuned=True, n_labels=
 
 
 def of_weight_zero(name, learner):
-    """A learner that the search for another one's alpha has among its candidates, of failure weight 0."""
+    """A learner at the alpha of the candidates of failure weight 0 in the search for another one's; most are these."""
     return replace(learner, alpha_of=name, without_failures=True)
 
 
@@ -271,7 +273,7 @@ def learner_of(task, rounds=None):
     learner = LEARNERS.get(task.learner)
     if task.regime == "ablations":
         objective, changes = ablation_names()[task.learner]
-        learner = ours(PAPER, objective=objective, **ABLATED | changes)
+        learner = of_weight_zero(f"paper, {objective}", ours(PAPER, objective=objective, **ABLATED | changes))
     if rounds is None or learner.reads not in ("pairs", "groups"):
         return learner
 
@@ -760,8 +762,7 @@ def alpha_source(task, plan):
     """The task whose alpha this one takes; None where it chooses its own or needs none."""
     if task.regime == "ablations":
         source, _, cell = task.cell.partition(", ")
-        objective, _ = ablation_names()[task.learner]
-        return Task(source, cell, task.seed, f"paper, {objective}")
+        return Task(source, cell, task.seed, learner_of(task).alpha_of)
     learner = LEARNERS[task.learner]
     once = learner.once or task.cell in plan.choose_once
     if learner.alpha_of:
@@ -784,13 +785,10 @@ def all_tasks(plan, regimes):
 
 def choice(task, source):
     """The alpha that a task takes from the line of its source; and minus its loss there, if that is its own."""
-    learner = LEARNERS.get(task.learner)
-    if learner is None:  # an ablation, at the alpha of its objective's standard learner
-        return source["without failures"]["alpha"], None
-    if not learner.without_failures:
+    if not learner_of(task).without_failures:
         return source["alpha"], None
-    chosen = source["without failures"]
-    return chosen["alpha"], chosen["cv score"] if source["seed"] == task.seed else None
+    chosen, own = source["without failures"], task.regime != "ablations" and source["seed"] == task.seed
+    return chosen["alpha"], chosen["cv score"] if own else None
 
 
 def with_source(task, plan):
@@ -804,6 +802,7 @@ def definition(task):
     params = sorted(learner.make(1.0, 1, task.seed).get_params().items(), key=str)
     role = learner.reads, learner.labels, learner.tuned, learner.confirmed_weight, learner.n_labels, learner.alpha_of
     role += ("without failures",) if learner.without_failures else ()
+    role += ("chosen once",) if learner.once else ()
     return re.sub(r"\s+", " ", f"{params} {role}")
 
 
@@ -843,10 +842,15 @@ def read_results(path, tasks):
             except json.JSONDecodeError:
                 continue  # the run was ended while it wrote this line
             finished[Task(*(record[name] for name in Task._fields))] = record
+    asked = {other.alpha_of for other in LEARNERS.values() if other.without_failures}
     return {
         task: finished[task]
         for task in tasks
-        if task in finished and "scores" in finished[task] and finished[task]["definition"] == definition(task)
+        if task in finished
+        and "scores" in finished[task]
+        and finished[task]["definition"] == definition(task)
+        # of a search, what it chose without failures too, which lines of earlier runs do not say
+        and (task.learner not in asked or finished[task]["cv score"] is None or "without failures" in finished[task])
     }
 
 
@@ -1101,9 +1105,9 @@ def format_signs(cells):
 def format_tables(summary, plan):
     """All tables, Markdown."""
     parts = [
-        f"Mean over {plan.seeds} seeds, in b and c over {plan.seeds_of_texts}, ± half a 95 % t-interval; in brackets "
-        "the paired difference to the best standard learner, in bold where its interval leaves out 0. STARC and "
-        "calibration error: less is better."
+        f"Mean over {plan.seeds} seeds, in the regimes b and c over {plan.seeds_of_texts}, ± half a 95 % t-interval; "
+        "in brackets the paired difference to the best standard learner, in bold where its interval leaves out 0. "
+        "STARC and calibration error: less is better."
     ]
     if set(summary) - {"ablations"}:
         parts += [

@@ -463,7 +463,7 @@ class _PreferenceIRL(ClassifierMixin, BaseEstimator):
                 f"{self.dual_gap_:.1e}, above 10 * tol = {10 * self.tol:g}. Raise max_iter or "
                 "alpha, or scale the features.",
                 ConvergenceWarning,
-                stacklevel=4,
+                stacklevel=5,
             )
 
     def _offset(self, rewards, sign, sample_weight, labels):
@@ -935,13 +935,14 @@ class FailureAwareIRL(_PreferenceIRL):
     where :math:`\ell` is the loss of `MaxMarginIRL` or of `MaxEntropyIRL`, :math:`\ell_F` is the same with the
     stricter ``margin_fail`` or ``temperature_fail``, and :math:`S_t` is a sample of at most
     :math:`p_t \sum_i w_i` of the failures :math:`F_t` (theory, eq. 4 to 7). The second term's gradient reaches the
-    failure head only (``failure_gradient``). With ``pointwise_weight=0`` the base path is the standard learner, and
-    with ``failure_weight=0``, too, the fit is; else the loss of single outputs is added to the first term.
+    failure head only (``failure_gradient``). With ``pointwise_weight=0`` and ``recurrence_correlation=0`` the base path
+    is the standard learner, and with ``failure_weight=0``, too, the fit is; else the loss of single outputs is added to
+    the first term, and :math:`w_i` is less for outputs that recur.
 
     The defaults did best without labels on development splits of our benchmarks: failures are near-ties, the objective
-    is max-entropy, and what single outputs count follows from the pairs. The paper's settings are `paper`. Where labels
-    of the outputs are at hand, they are worth more: ``failures=ConfirmedFailures(), failure_weight=1,
-    pointwise_weight=3``.
+    is max-entropy, what single outputs count follows from the pairs, and pairs of outputs that recur count less. The
+    paper's settings are `paper`. Where labels of the outputs are at hand, they are worth more:
+    ``failures=ConfirmedFailures(), failure_weight=1, pointwise_weight=3``.
 
     Parameters
     ----------

@@ -145,6 +145,7 @@ class _IRLCV(ClassifierMixin, BaseEstimator):
             for train in _trainers(estimators, splits):
                 gaps += train(_Search(self, estimators, data, splits, scorer, routed["scorer"], results, progress))
         except KeyboardInterrupt:
+            _warn_of_gaps(gaps)
             self._keep_finished(results)
             raise
         finally:
@@ -584,8 +585,8 @@ def _warn_of_gaps(gaps):
     wide = [gap for gap, tol in gaps if gap > 10 * tol > 0]
     if wide:
         warnings.warn(
-            f"{len(wide)} of the {len(gaps)} fits of the search stopped at a duality gap above 10 * tol (the widest at "
-            f"{max(wide):.1e}). Raise max_iter or alpha, or scale the features.",
+            f"{len(wide)} of the {len(gaps)} fits that the search ran together stopped at a duality gap above "
+            f"10 * tol (the widest at {max(wide):.1e}). Raise max_iter or alpha, or scale the features.",
             ConvergenceWarning,
             stacklevel=5,
         )
@@ -987,8 +988,9 @@ class FailureAwareIRLCV(_IRLCV):
     """`FailureAwareIRL` that chooses its parameters, and whether to be failure-aware at all, by cross-validation.
 
     For every setting of the base path the learner without failures, ``failure_weight=0``, is among the candidates,
-    before the others, so that it is also taken where scores are equal. With ``pointwise_weight=0`` it is the standard
-    learner. ``pointwise_weight=["auto", 0]`` lets the folds choose whether single outputs count, too.
+    before the others, so that it is also taken where scores are equal. With ``pointwise_weight=0`` and
+    ``recurrence_correlation=0`` it is the standard learner. ``pointwise_weight=["auto", 0]`` lets the folds choose
+    whether single outputs count, too.
 
     Parameters
     ----------

@@ -745,13 +745,17 @@ def test_searches_without_a_best_estimator(preferences):
 
 def test_fits_that_have_not_converged_are_counted(preferences):
     search = MaxEntropyIRLCV(alpha=[1e-3, 1e-2], max_iter=2, refit=False, random_state=0)
-    with pytest.warns(ConvergenceWarning, match="of the 10 fits of the search stopped at a duality gap") as caught:
+    with pytest.warns(
+        ConvergenceWarning, match="of the 10 fits that the search ran together stopped at a duality gap"
+    ) as caught:
         search.fit(preferences.data, preferences.target)
     assert [entry.filename for entry in caught] == [__file__]
     # candidates of other weights of pairs train for themselves, and are counted with the others
     options = {"recurrence_correlation": [0.0, 0.5], "pointwise_weight": 0.0, "failure_weight": 0.0}
     search = FailureAwareIRLCV(**options, max_iter=2, refit=False, random_state=0)
-    with pytest.warns(ConvergenceWarning, match="of the 10 fits of the search stopped at a duality gap") as caught:
+    with pytest.warns(
+        ConvergenceWarning, match="of the 10 fits that the search ran together stopped at a duality gap"
+    ) as caught:
         search.fit(preferences.data, preferences.target)
     assert len(caught) == 1
 

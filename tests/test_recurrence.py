@@ -6,6 +6,7 @@ from sklearn.model_selection import GridSearchCV, KFold
 
 from fairl_sk import FailureAwareIRL
 from fairl_sk.datasets import make_preferences
+from fairl_sk.metrics import output_f1_scorer
 from fairl_sk.model_selection import FailureAwareIRLCV
 from fairl_sk.sampling import clustered_weights, output_keys
 
@@ -117,15 +118,30 @@ def test_rows_and_sides_in_any_order(rng):
     one = FailureAwareIRL(recurrence_correlation=0.5, random_state=0).fit(X, y)
     two = FailureAwareIRL(recurrence_correlation=0.5, random_state=0).fit(other, np.where(turned, 1 - y, y)[order])
     np.testing.assert_allclose(one.coef_, two.coef_, rtol=1e-4, atol=1e-5)
+    apart = FailureAwareIRL(recurrence_correlation=0.0, random_state=0).fit(X, y)
+    assert np.abs(one.coef_ - apart.coef_).max() > 1e-3
 
 
 def test_single_outputs_recur_in_no_pair():
     X, y = star()
     X, y = np.repeat(X[:, 0], 2, axis=0), np.repeat(y, 2)
-    search = FailureAwareIRLCV(recurrence_correlation=[0.0, 1.0], cv=2, random_state=0).fit(X, y)
-    scores = dict(zip(map(str, search.cv_results_["params"]), search.cv_results_["mean_test_score"], strict=True))
-    for params, score in scores.items():
-        assert scores[params.replace("1.0", "0.0")] == score
+    search = FailureAwareIRLCV(recurrence_correlation=[0.0, 1.0], failure_weight=0.0, cv=2, random_state=0).fit(X, y)
+    assert [params["recurrence_correlation"] for params in search.cv_results_["params"]] == [0.0, 1.0]
+    np.testing.assert_array_equal(*search.coef_path_)
+
+
+def test_differences_that_are_formed_anew_and_offsets_by_a_scorer(monkeypatch):
+    X, y = star()
+    monkeypatch.setattr("fairl_sk.products._WORTH_FORMING", 1)
+    settings = {"pointwise_weight": 0.0, "recurrence_correlation": 0.5, "random_state": 0}
+    cv = list(KFold(2).split(X))
+    search = FailureAwareIRLCV("max_margin", **settings, scoring=output_f1_scorer, cv=cv).fit(X, y)
+    for number, candidate in enumerate(search.cv_results_["params"]):
+        for fold, (train, test) in enumerate(cv):
+            alone = FailureAwareIRL("max_margin", **settings).set_params(**candidate).fit(X[train], y[train])
+            score = output_f1_scorer(alone, X[test], y[test])
+            assert search.cv_results_[f"split{fold}_test_score"][number] == pytest.approx(score, abs=1e-6)
+            np.testing.assert_allclose(search.coef_path_[number, fold], alone.coef_, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("correlation", [-0.1, 1.5, "auto"])
