@@ -946,9 +946,10 @@ def summarise(done):
     summary = defaultdict(dict)
     for (regime, cell), runs in by_cell(done).items():
         baseline = best_standard(runs)
+        names = [name for name in (ablation_names() if regime == "ablations" else LEARNERS) if name in runs]
         summary[regime][cell] = {
             "best standard learner": baseline,
-            "learners": {name: summarise_learner(runs, name, baseline) for name in runs},
+            "learners": {name: summarise_learner(runs, name, baseline) for name in names},
         }
     return dict(summary)
 
