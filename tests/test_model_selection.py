@@ -804,7 +804,7 @@ def test_an_interrupt_of_the_last_fit_keeps_the_results(preferences, monkeypatch
         raise KeyboardInterrupt
 
     search = MaxEntropyIRLCV(alpha=[1e-2, 1e-1], cv=2, random_state=0)
-    monkeypatch.setattr(MaxEntropyIRL, "fit", interrupted)
+    monkeypatch.setattr(MaxEntropyIRL, "_fit", interrupted)
     with pytest.raises(KeyboardInterrupt), pytest.warns(UserWarning, match="Interrupted in the last fit"):
         search.fit(preferences.data, preferences.target)
     assert search.best_params_["alpha"] in (1e-2, 1e-1)
