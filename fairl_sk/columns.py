@@ -357,6 +357,7 @@ class Columns:
             after_round()
 
     def _worth_forming(self, f):
+        """Whether the differences of a fold's training pairs are formed anew each time."""
         products = self.products
         return worth_forming(len(self._trains[f]), products.width, products.X.element_size(), products.X.device)
 

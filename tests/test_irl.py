@@ -1055,8 +1055,9 @@ def test_a_reward_that_turned_its_sign_is_named():
 
 
 def test_a_base_path_that_has_not_converged_says_so(preferences):
-    with pytest.warns(ConvergenceWarning, match="stopped after 2 rounds at a duality gap of.*Raise max_iter"):
+    with pytest.warns(ConvergenceWarning, match="stopped after 2 rounds at a duality gap of.*Raise max_iter") as caught:
         MaxMarginIRL(max_iter=2, random_state=0).fit(preferences.data, preferences.target)
+    assert [entry.filename for entry in caught] == [__file__]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         MaxMarginIRL(max_iter=2, tol=0, random_state=0).fit(preferences.data, preferences.target)
