@@ -301,7 +301,7 @@ class Columns:
         def size(column):
             if column.last_active < 0:
                 return 0
-            if _is_by_margin(column, self.folds[column.fold]):
+            if _is_by_margin(column):
                 return _MarginReader.size(self.products) * self.products.X.element_size()
             # the margins, the slopes of sampled failures, some weights; rewards where they are read
             reads_rewards = not isinstance(column.curriculum["detector"], (MarginFailures, NearTieFailures))
@@ -534,7 +534,7 @@ class _FailureBlock:
             samples = c.curriculum["weights"] * c.curriculum["rates"] > 0
             self.sampling[i, : c.n_iter] = samples[: c.n_iter]
         self.fold = np.array([c.fold for c in columns])
-        self.by_margin = np.array([_is_by_margin(c, f) for c, f in zip(columns, folds, strict=True)])
+        self.by_margin = np.array([_is_by_margin(c) for c in columns])
         sizes = np.bincount(self.fold[~self.by_margin], minlength=len(owner.folds))
         self.margins = {f: X.new_empty(size, len(owner.folds[f].rows)) for f, size in enumerate(sizes) if size}
         self.labels = {}
@@ -555,9 +555,10 @@ class _FailureBlock:
         gradients = torch.zeros_like(self.theta)
         for own, gradient in found:
             gradients[own] = gradient
-        stepped = take_failure_step(self.theta.clone(), gradients, self.lr, self.alpha_fail)
-        going = torch.from_numpy(self.n_iter > t).to(stepped.device)
-        self.theta = torch.where(going[:, None], stepped, self.theta)
+        ended = torch.from_numpy(np.flatnonzero(self.n_iter <= t)).to(self.theta.device)
+        rested = self.theta[ended]
+        take_failure_step(self.theta, gradients, self.lr, self.alpha_fail)
+        self.theta[ended] = rested
 
     def _sums_by_margin(self, t, order, numbers, weights):
         """Sums of the weighted slopes times the differences of failures by margin, (n_columns, width)."""
@@ -566,17 +567,19 @@ class _FailureBlock:
         curricula = [c.curriculum for c in columns]
         thresholds = np.array([c["thresholds"][t] for c in curricula])
         budgets = np.array([c["rates"][t] * f.total_weight for c, f in zip(curricula, folds, strict=True)])
-        even = np.array([f.even_weight for f in folds])
-        sums, n_sampled = self.reader.sums(
+        even = np.array([f.even_weight or np.nan for f in folds])
+        budgets = np.where(np.isnan(even), budgets * (1 + 1e-9), np.floor(budgets * (1 + 1e-9) / even))
+        sums, sampled = self.reader.sums(
             order,
             self.fold[numbers],
             weights,
             _limits(thresholds, [c["detector"] for c in curricula], weights.numpy(force=True).dtype),
-            (budgets * (1 + 1e-9) / even).astype(int),
+            budgets,
             lambda margins, own: self._slopes(margins, numbers[own.numpy(force=True)]),
         )
         share = np.array([c["weights"][t] * len(f.rows) for c, f in zip(curricula, folds, strict=True)])
-        return sums.mul_((torch.from_numpy(share).to(device) / n_sampled.clamp(min=1)).to(sums)[:, None])
+        share = torch.from_numpy(share).to(device) / sampled
+        return sums.mul_(share.nan_to_num(posinf=0).to(sums)[:, None])
 
     def _sums(self, t, order, numbers, weights):
         """The same for failures of any detector, which reads the margins of all training pairs."""
@@ -655,7 +658,8 @@ class _MarginReader:
     """Samples failures by margin of many columns, and reads no more pairs than fill the samples.
 
     The pairs are read in the order of their keys: one chunk gives the margins of all columns that still look for
-    failures, and, while its differences are at hand, what the sampled failures add to the gradients.
+    failures, and, while its differences are at hand, what the sampled failures add to the gradients. A pair counts by
+    its weight in the column's fold, or 1 where all weigh the same.
 
     Parameters
     ----------
@@ -664,8 +668,8 @@ class _MarginReader:
         The most columns that take part.
     """
 
-    rows_in_chunk = 1024  # enough for a matrix product's full speed, and few beside what the samples need
-    columns_to_cut = 64  # at a time, as counts take four bytes a row
+    rows_in_chunk = 512  # enough for a matrix product's full speed, and few beside what the samples need
+    columns_to_cut = 32  # at a time, as totals take eight bytes a row
 
     def __init__(self, owner, n_columns):
         self.products, self.n_columns = owner.products, n_columns
@@ -677,6 +681,10 @@ class _MarginReader:
         self.member = torch.from_numpy(self.products.member.T.copy()).to(self.products.X.device)
         used = self.products.member.any(axis=1) & (owner._sample_weight > 0)
         self.position = np.where(used, np.arange(len(owner._X)), -1)
+        self.weight = None  # of all pairs in every fold, float64, where one has pairs of various weights
+        if any(fold.even_weight is None for fold in owner.folds):
+            weights = [w if f.even_weight is None else w > 0 for w, f in zip(owner._weights, owner.folds, strict=True)]
+            self.weight = torch.from_numpy(np.array(weights, dtype=np.float64)).to(self.products.X.device)
         self._make_room(0)
 
     @classmethod
@@ -688,7 +696,7 @@ class _MarginReader:
         self._differences = self.products.X.new_ones(n_rows, self.products.width)
         self._margins = self.products.X.new_empty(n_rows * self.n_columns)
 
-    def sums(self, order, folds, weights, limits, n_most, slopes):
+    def sums(self, order, folds, weights, limits, budgets, slopes):
         """Sums of slope times difference over the sampled failures of each column.
 
         Parameters
@@ -700,35 +708,46 @@ class _MarginReader:
             Of R, in the units of the features.
         limits : ndarray of shape (2, n_columns)
             The least and the largest margin of a failure.
-        n_most : ndarray of shape (n_columns,), int
-            Failures in a sample, at most.
+        budgets : ndarray of shape (n_columns,)
+            Largest total weight of a sample.
         slopes : callable, (margins (n_some, n_rows), columns (n_some,)) -> Tensor of shape (n_some, n_rows)
 
         Returns
         -------
         sums : Tensor of shape (n_columns, width)
-        n_sampled : Tensor of shape (n_columns,), int
+        sampled : Tensor of shape (n_columns,), float64
+            Total weights of the samples.
         """
         device = weights.device
-        limits, n_most = torch.from_numpy(limits).to(device), torch.from_numpy(n_most).to(device)
-        sums, n_sampled = torch.zeros_like(weights), torch.zeros_like(n_most)
-        left, order = torch.nonzero(n_most)[:, 0], order.of_rows(self.position)
+        limits, budgets = torch.from_numpy(limits).to(device), torch.from_numpy(budgets).to(device)
+        sums, sampled = torch.zeros_like(weights), torch.zeros_like(budgets)
+        left, order = torch.nonzero(budgets)[:, 0], order.of_rows(self.position)
         fold_of = torch.from_numpy(folds).to(device)
         for rows, first in order.chunks(self.rows_in_chunk):
             if not len(left):
                 break
             pieces = self._pieces(rows, left, folds)
             self.products.shared(lambda reader, some: self._read(reader, some, weights, limits, fold_of), pieces)
-            found = torch.zeros_like(n_most)
+            found = torch.zeros_like(budgets)
             for piece in pieces:
-                found.index_add_(0, piece.columns, piece.failing.sum(dim=1))
-            full = found > n_most - n_sampled
-            self._cut(pieces, torch.nonzero(full)[:, 0], n_most - n_sampled, found, torch.from_numpy(first).to(device))
-            for part in self.products.shared(lambda _, some: self._add(some, weights, slopes), pieces):
+                own = self._weight_of(piece, fold_of)
+                total = piece.failing.count_nonzero(dim=1) if own is None else (own * piece.failing).sum(dim=1)
+                found.index_add_(0, piece.columns, total.double())
+            full = found > budgets - sampled
+            some = torch.nonzero(full)[:, 0]
+            self._cut(pieces, some, budgets - sampled, found, torch.from_numpy(first).to(device), fold_of)
+            for part in self.products.shared(lambda _, some: self._add(some, weights, slopes, fold_of), pieces):
                 sums += part
-            n_sampled += found
-            left = left[~full[left] & (n_sampled < n_most)[left]]
-        return sums, n_sampled
+            sampled += found
+            left = left[~full[left] & (sampled < budgets)[left]]
+        return sums, sampled
+
+    def _weight_of(self, piece, folds):
+        """Weights (n_columns, n_rows) of a piece's rows, float64; None where all weigh the same."""
+        if self.weight is None:
+            return None
+        folds, place = torch.unique(folds[piece.columns], return_inverse=True)
+        return self.weight[folds[:, None], piece.rows][place]
 
     def _pieces(self, rows, left, folds):
         """Pieces of a chunk: rows of one part and the columns that train on them; without parts, of all columns."""
@@ -768,27 +787,31 @@ class _MarginReader:
             if not self.parted:
                 piece.failing &= self.member[:, piece.rows][folds[piece.columns]]
 
-    def _cut(self, pieces, full, n_left, found, first):
+    def _cut(self, pieces, full, rest, found, first, folds):
         """Leave as many failures as are due to columns whose samples are full, and no part of the copies of a pair."""
         for some in full.split(self.columns_to_cut):
-            number = torch.full_like(found, -1)
+            number = torch.full_like(found, -1, dtype=torch.int64)
             number[some] = torch.arange(len(some), device=some.device)
             numbers = [number[piece.columns] for piece in pieces]
-            failing = torch.zeros(len(some), len(first), dtype=torch.bool, device=some.device)
+            failing = torch.zeros(len(some), len(first), dtype=found.dtype, device=some.device)
             for piece, at in zip(pieces, numbers, strict=True):
-                failing[at[at >= 0][:, None], piece.ranks] = piece.failing[at >= 0]
-            counts = failing.cumsum(dim=1, dtype=torch.int32)
-            too_many = torch.searchsorted(counts, n_left[some, None].to(counts.dtype), right=True)[:, 0]
+                own, chosen = self._weight_of(piece, folds), at >= 0
+                failed = piece.failing[chosen].to(found.dtype)
+                failing[at[chosen][:, None], piece.ranks] = failed if own is None else failed.mul_(own[chosen])
+            totals = failing.cumsum_(dim=1)
+            too_many = torch.searchsorted(totals, rest[some, None], right=True)[:, 0]
             end = first[too_many]  # of the first failure too many: its first copy
-            before = counts.gather(1, (end - 1).clamp(min=0)[:, None])[:, 0]
-            found[some] = torch.where(end > 0, before, 0).to(found.dtype)
+            before = totals.gather(1, (end - 1).clamp(min=0)[:, None])[:, 0]
+            found[some] = torch.where(end > 0, before, 0)
             for piece, at in zip(pieces, numbers, strict=True):
                 piece.failing[at >= 0] &= piece.ranks < end[at[at >= 0], None]
 
-    def _add(self, pieces, weights, slopes):
+    def _add(self, pieces, weights, slopes, folds):
         sums = torch.zeros_like(weights)
         for piece in pieces:
             values = slopes(piece.margins, piece.columns).mul_(piece.failing).mul_(self.products.sign[piece.rows])
+            if (own := self._weight_of(piece, folds)) is not None:
+                values.mul_(own)
             sums.index_add_(0, piece.columns, values @ piece.differences)
         return sums
 
@@ -805,9 +828,9 @@ class _Piece:
     failing: torch.Tensor | None = None
 
 
-def _is_by_margin(column, fold):
-    """Whether the failures of a column are those with margins in an interval, of pairs that all weigh the same."""
-    return type(column.curriculum["detector"]) in (MarginFailures, NearTieFailures) and fold.even_weight is not None
+def _is_by_margin(column):
+    """Whether the failures of a column are those with margins in an interval."""
+    return type(column.curriculum["detector"]) in (MarginFailures, NearTieFailures)
 
 
 def _limits(thresholds, detectors, dtype):

@@ -249,6 +249,10 @@ class _PreferenceIRL(ClassifierMixin, BaseEstimator):
         """The curriculum, once the weight of single outputs is set, by ``estimate()`` if need be."""
         return curriculum
 
+    def _alpha_fail(self):
+        """L2 strength of the failure head, which the standard learners leave at zero."""
+        return self.alpha
+
     def _recurrence_correlation(self):
         """How much pairs of outputs that recur count less."""
         return 0.0
@@ -969,8 +973,8 @@ class FailureAwareIRL(_PreferenceIRL):
         sign than its label (the paper's with labels; needs ``output_labels`` in `fit`, which then also place the
         offset); or an object with ``detect``, see `fairl_sk.failures`: ``ConfirmedFailures()`` made more of labels in
         our benchmarks.
-    alpha_fail : float >= 0, default=1e-3
-        L2 strength of the failure path. Larger: smaller corrections.
+    alpha_fail : float >= 0, default=None
+        L2 strength of the failure path. Larger: smaller corrections. None: that of the base path, ``alpha``.
     pointwise_weight : float >= 0 or "auto", default="auto"
         What the single outputs of the pairs count in the base path, beside the pairs' own 1: each preferred output
         should lie above a threshold that is learned, each other one below; where a detector reads labels, each
@@ -1034,7 +1038,7 @@ class FailureAwareIRL(_PreferenceIRL):
         "failure_weight": _SCHEDULE,
         "failure_rate": _SCHEDULE,
         "failures": [StrOptions(set(_DETECTORS)), HasMethods("detect")],
-        "alpha_fail": [_NON_NEGATIVE],
+        "alpha_fail": [_NON_NEGATIVE, None],
         "pointwise_weight": [StrOptions({"auto"}), _NON_NEGATIVE],
         "recurrence_correlation": [Interval(Real, 0, 1, closed="both")],
         "failure_hidden_layer_sizes": ["array-like", None],
@@ -1053,7 +1057,7 @@ class FailureAwareIRL(_PreferenceIRL):
         failure_weight=None,
         failure_rate=None,
         failures="near_ties",
-        alpha_fail=1e-3,
+        alpha_fail=None,
         pointwise_weight="auto",
         recurrence_correlation=0.03,
         failure_hidden_layer_sizes=None,
@@ -1194,10 +1198,13 @@ class FailureAwareIRL(_PreferenceIRL):
             "required": self._required()[0],
             "required_fail": self._required()[1],
             "alpha": self.alpha / scale**2,
-            "alpha_fail": self.alpha_fail / scale**2,
+            "alpha_fail": self._alpha_fail() / scale**2,
             "pointwise_weight": self.pointwise_weight_,
             "failure_gradient": self.failure_gradient,
         }
+
+    def _alpha_fail(self):
+        return self.alpha if self.alpha_fail is None else self.alpha_fail
 
     def _recurrence_correlation(self):
         return self.recurrence_correlation

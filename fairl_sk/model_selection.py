@@ -564,6 +564,8 @@ def _score_fold(search, columns, members, fold, seconds):
         X = search.data.X[search.splits[fold][1]]
         for number, column in fitted:
             search.score(number, fold, column.estimator, X)
+    for number, column in members:  # what they learned is held no longer
+        column.estimator, column.base, column.failure = search.estimators[number], None, None
 
 
 def _score_accuracy(search, columns, fitted, fold):
@@ -1037,7 +1039,7 @@ hidden_layer_sizes, max_iter, tol, batch_size, learning_rate
         failure_weight=None,
         failure_rate=None,
         failures="near_ties",
-        alpha_fail=1e-3,
+        alpha_fail=None,
         pointwise_weight="auto",
         recurrence_correlation=0.03,
         failure_hidden_layer_sizes=None,
@@ -1180,4 +1182,4 @@ def _complexity(estimator):
     """What the one-standard-error rule makes small, in this order."""
     schedules = estimator._schedules()
     pull = float((schedules["weights"] * schedules["rates"]).mean())
-    return pull, -getattr(estimator, "alpha_fail", 0.0), -estimator.alpha
+    return pull, -estimator._alpha_fail(), -estimator.alpha

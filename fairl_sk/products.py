@@ -62,7 +62,7 @@ class PairProducts:
         Length of a column's weights.
     """
 
-    part_bytes = 3 * 2**18  # of the features that are read at a time: they and their differences stay in the cache
+    part_bytes = 3 * 2**17  # of the features that are read at a time: they and their differences stay in the cache
 
     def __init__(self, X, sign, trains, device):
         self.X = readable_tensor(X).to(device)
@@ -76,7 +76,7 @@ class PairProducts:
 
     @contextlib.contextmanager
     def threads(self, number):
-        """Within it, so many threads share the pieces, each with products of its own.
+        """Within it, so many threads, of which this one is the first, share the pieces, each with products of its own.
 
         Threads that split each small product would wait for each other after every one, and on a machine with other
         work far longer than the product takes.
@@ -85,7 +85,7 @@ class PairProducts:
         threads, readers = torch.get_num_threads(), self._readers
         torch.set_num_threads(1)
         try:
-            with ThreadPoolExecutor(number) as self._pool:
+            with ThreadPoolExecutor(max(1, number - 1)) as self._pool:
                 self._readers = [*readers, *(_Reader(self.X, self.step, self.width) for _ in range(number - 1))]
                 yield
         finally:
@@ -96,9 +96,12 @@ class PairProducts:
         """Results of ``work(reader, pieces)`` on as many equal shares of the pieces as there are threads."""
         size = max(1, -(-len(pieces) // len(self._readers)))
         shares = [pieces[begin : begin + size] for begin in range(0, len(pieces), size)]
-        if len(shares) <= 1:
-            return [work(self._readers[0], share) for share in shares]
-        return list(self._pool.map(work, self._readers[: len(shares)], shares))  # in this order, hence the same bits
+        others = [
+            self._pool.submit(work, *call) for call in zip(self._readers[1 : len(shares)], shares[1:], strict=True)
+        ]
+        # the first share here: MKL keeps room of several MB for every thread that forms products
+        results = [work(self._readers[0], share) for share in shares[:1]]
+        return results + [other.result() for other in others]  # in this order, hence the same bits
 
     def _parts(self, trains):
         """Rows by the folds that train on them, and the training rows of every fold in that order."""
@@ -207,8 +210,10 @@ class PairProducts:
     def decisions(self, rows, weights, intercepts):
         """R(first) - R(second) of pairs, or R of outputs, (n_columns, n_rows), for weights (n_columns, n_features)."""
         rows, weights = torch.from_numpy(rows).to(self.X.device), torch.from_numpy(weights).to(self.X)
-        parts = [weights @ self.differences(piece)[:, : self.n_features].T for piece in rows.split(self.step)]
-        decisions = torch.cat(parts, dim=1).numpy(force=True)
+        result = self.X.new_empty(len(weights), len(rows))
+        for piece, part in zip(rows.split(self.step), result.split(self.step, dim=1), strict=True):
+            part.copy_(weights @ self.differences(piece)[:, : self.n_features].T)
+        decisions = result.numpy(force=True)
         if self.X.ndim == 2:
             decisions += np.array(intercepts, dtype=decisions.dtype)[:, None]
         return decisions

@@ -422,16 +422,22 @@ def test_chunks_of_the_order_part_no_copies(rng):
 
 
 @pytest.mark.parametrize("shape", ["pairs", "outputs"])
-@pytest.mark.parametrize("weight", [1.0, 0.3])
+@pytest.mark.parametrize("weight", [1.0, 0.3, "various"])
 def test_sums_over_sampled_failures_are_those_of_each_column(rng, monkeypatch, weight, shape):
     """In chunks of the order of keys, and no further than the samples need: the same samples, the same sums."""
     monkeypatch.setattr(PairProducts, "part_bytes", 4_000)
     distinct = rng.normal(size=(600, 2, 3) if shape == "pairs" else (600, 3)).astype(np.float32)
+    if shape == "pairs" and weight == "various":
+        distinct[:, 0] = distinct[rng.integers(0, 100, size=600), 0]  # outputs that recur, and count by fold
     X, sign = distinct[rng.integers(0, 600, size=1500)], np.ones(1500, dtype=np.float32)  # copies of pairs
     sign[rng.random(1500) < 0.5] = -1
-    sample_weight = np.where(rng.random(1500) < 0.9, weight, 0.0)
+    own_weight = rng.choice([0.5, 0.9, 1.4], size=1500) if weight == "various" else weight
+    sample_weight = np.where(rng.random(1500) < 0.9, own_weight, 0.0)
     trains = [np.flatnonzero(rng.random(1500) < share) for share in (0.9, 0.8, 0.1)]
-    owner = Columns(X, sign, sample_weight, trains, seed=0, device="cpu", memory=10**9)
+    settings = {"seed": 0, "device": "cpu", "memory": 10**9, "recurrence_correlation": 0.5}
+    owner = Columns(X, sign, sample_weight, trains, **settings)
+    counted = [np.where(sample_weight > 0, 1.0, 0.0)] * 3 if weight != "various" else owner._weights
+    assert weight != "various" or shape == "outputs" or not np.array_equal(*counted[:2])
     folds, width = np.repeat([0, 1, 2], 3), owner.products.width
     weights = torch.from_numpy(rng.normal(size=(9, width)).astype(np.float32))
     limits = np.tile([[-np.inf, -np.inf, -0.5], [-9.0, 0.3, 0.5]], 3).astype(np.float32)
@@ -439,20 +445,18 @@ def test_sums_over_sampled_failures_are_those_of_each_column(rng, monkeypatch, w
     differences = X[:, 0] - X[:, 1] if shape == "pairs" else np.column_stack([X, np.ones(1500, dtype=np.float32)])
     differences *= sign[:, None]
     for shares in (np.full(9, 0.002), np.linspace(0, 0.5, 9), np.ones(9)):
-        totals = np.array([sample_weight[trains[f]].sum() for f in folds])
-        n_most = (shares * totals * (1 + 1e-9) / weight).astype(int)
-        sums, n_sampled = reader.sums(order, folds, weights, limits, n_most, lambda margins, own: -(margins**2))
+        budgets = shares * np.array([counted[f][trains[f]].sum() for f in folds])
+        most = budgets * (1 + 1e-9)
+        sums, sampled = reader.sums(order, folds, weights, limits, most, lambda margins, own: -(margins**2))
         for i, f in enumerate(folds):
             own = owner.folds[f].rows
             margins = differences[own] @ weights[i].numpy()
-            budget = shares[i] * totals[i]
             failures = (margins >= limits[0, i]) & (margins <= limits[1, i])
-            sample = sample_failures(failures, owner._keys[own], 5, sample_weight[own], budget)
-            sample = sample[sample_weight[own][sample] > 0]
-            assert n_sampled[i] == len(sample)
-            expected = -(margins[sample] ** 2) @ differences[own][sample]
+            sample = sample_failures(failures, owner._keys[own], 5, counted[f][own], budgets[i])
+            np.testing.assert_allclose(sampled[i].item(), counted[f][own][sample].sum(), rtol=1e-12)
+            expected = (-(margins[sample] ** 2) * counted[f][own][sample]) @ differences[own][sample]
             np.testing.assert_allclose(sums[i].numpy(), expected, rtol=1e-3, atol=1e-3)
-        assert shares[1] == 0.002 or n_sampled.max() > 200
+        assert shares[1] == 0.002 or sampled.max() > 70
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
