@@ -19,9 +19,10 @@ R* > 0, in d where its reference says so, in a where the true reward is above 0.
 
 L2 strengths are chosen by the same cross-validation: the same grid of alpha (``C = 1 / (2 * alpha * n)`` for
 scikit-learn's), the same folds of whole groups, `pair_log_loss` (which knows no scale), ties to the stronger alpha. One
-search serves a learner and the same without failures (`MaxMarginIRL` and `MaxEntropyIRL` are *paper* without); the
-detectors, *labels* and *confirmed* take the alpha of *paper*, ablations that of its objective's standard learner.
-No ground truth takes part. ``alpha_fail`` keeps its default. Each seed chooses its own alpha, but for the network and
+search serves a learner and the same without failures (`MaxMarginIRL` and `MaxEntropyIRL` are *paper* without);
+`FailureAwareIRL` takes the alpha that is best without failures; the detectors, *labels* and *confirmed* take that of
+*paper*, ablations that of its objective's standard learner. No ground truth takes part. ``alpha_fail`` keeps its
+default, for *paper* 1e-3, else alpha. Each seed chooses its own alpha, but for the network and
 the cells of ``choose_once`` (at "small" the one with 20,000 pairs), where the first seed chooses for all. A seed draws
 the split, the data (a and b), the start and the samples of the learner.
 
@@ -192,12 +193,11 @@ LEARNERS = {
     "Bradley-Terry MLP": replace(ours(MaxEntropyIRL, hidden_layer_sizes=(64,), max_iter=30), once=True),
     "outputs, max_entropy": ours(PAPER, objective="max_entropy", pointwise_weight=1.0, failure_weight=0.0),
     "recurring outputs, max_entropy": ours(PAPER, objective="max_entropy", **RECURRENCE, failure_weight=0.0),
-    "no failures, max_margin": of_weight_zero(
-        "FailureAwareIRL, max_margin", ours(FailureAwareIRL, objective="max_margin", failure_weight=0.0)
-    ),
-    "no failures, max_entropy": of_weight_zero("FailureAwareIRL", ours(FailureAwareIRL, failure_weight=0.0)),
-    "FailureAwareIRL, max_margin": ours(FailureAwareIRL, objective="max_margin"),
-    "FailureAwareIRL": ours(FailureAwareIRL),
+    "no failures, max_margin": ours(FailureAwareIRL, objective="max_margin", failure_weight=0.0),
+    "no failures, max_entropy": ours(FailureAwareIRL, failure_weight=0.0),
+    "FailureAwareIRL, max_margin": ours(FailureAwareIRL, objective="max_margin", alpha_of="no failures, max_margin"),
+    "FailureAwareIRL": ours(FailureAwareIRL, alpha_of="no failures, max_entropy"),
+    "FailureAwareIRL, alpha with failures": ours(FailureAwareIRL),
     "FailureAwareIRL, untuned": ours(FailureAwareIRL, tuned=False),
     "FailureAwareIRLCV": Learner(search_learner, reads="groups", tuned=False),
     **{f"paper, {objective}": ours(PAPER, objective=objective) for objective in OBJECTIVES},
@@ -997,9 +997,9 @@ def format_figure(mean, half):
     return f"{mean:.3f} ± {half:.3f}"
 
 
-def format_difference(difference):
+def format_difference(difference, digits=3):
     """In bold where its interval leaves 0 out."""
-    text = f"{difference[0]:+.3f} ± {difference[1]:.3f}"
+    text = f"{difference[0]:+.{digits}f} ± {difference[1]:.{digits}f}"
     return f"**{text}**" if is_clear(difference) else text
 
 
@@ -1054,6 +1054,28 @@ def format_counts(summary, measures=("output F1", "output AUC", "label F1", "lab
     lines = [f"| learner | clearly better, of {len(cells) * len(measures)} | clearly worse |", "|---|---|---|"]
     for name, learner in LEARNERS.items():
         lines.append(f"| {name}{' (labels)' if learner.labels else ''} | {better[name]} | {worse[name]} |")
+    return "\n".join(lines)
+
+
+def pooled_difference(cells, name, measure):
+    """Mean and half-width, over seeds, of the mean difference to the best standard learner over the cells."""
+    differences = []  # of a cell, by seed
+    for cell in cells.values():
+        rows = [cell["learners"][learner] for learner in (name, cell["best standard learner"])]
+        own, best = (dict(zip(row["seeds"], row["by seed"][measure], strict=True)) for row in rows)
+        differences.append({seed: own[seed] - best[seed] for seed in own.keys() & best.keys()})
+    common = set.intersection(*map(set, differences))
+    return t_interval([np.mean([found[seed] for found in differences]) for seed in sorted(common)])
+
+
+def format_regimes(summary, measures=("output F1", "output AUC", "label F1", "label AUC", "STARC")):
+    """Markdown: a row a regime and learner without labels, the differences averaged over the regime's cells."""
+    lines = ["| pairs | learner | " + " | ".join(measures) + " |", "|---" * (len(measures) + 2) + "|"]
+    names = [name for name in OVERVIEW.values() if not LEARNERS[name].labels] + ["FailureAwareIRL, max_margin"]
+    for regime in [regime for regime in summary if regime != "ablations"]:
+        for name in names:
+            found = [format_difference(pooled_difference(summary[regime], name, m), digits=4) for m in measures]
+            lines.append(f"| {regime}. {REGIMES[regime]} | {name} | " + " | ".join(found) + " |")
     return "\n".join(lines)
 
 
@@ -1115,6 +1137,8 @@ def format_tables(summary, plan):
             "## Overview: differences to the best standard learner",
             format_overview(summary),
             format_counts(summary),
+            "## By regime: differences to the best standard learner of each cell, averaged over the regime's cells",
+            format_regimes(summary),
         ]
         parts += ["## Against the untuned standard learner: label F1, label AUC, STARC in %", format_untuned(summary)]
     for regime in [regime for regime in REGIMES if regime in summary]:
