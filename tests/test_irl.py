@@ -458,6 +458,20 @@ def test_the_defaults_are_near_ties_and_estimated_outputs_in_the_schedules_of_th
     assert np.abs(default.coef_ - other.coef_).max() > 1e-6
 
 
+@pytest.mark.parametrize("heads", [(), (4,)])
+def test_the_strength_of_the_failure_path_is_that_of_the_base_path_unless_named(preferences, heads):
+    X, y = preferences.data, preferences.target
+
+    def learned(**params):
+        return FailureAwareIRL(hidden_layer_sizes=heads, max_iter=20, tol=0, random_state=0, **params).fit(X, y)
+
+    default = learned(alpha=0.3).decision_function(X)
+    np.testing.assert_array_equal(default, learned(alpha=0.3, alpha_fail=0.3).decision_function(X))
+    assert np.abs(default - learned(alpha=0.3, alpha_fail=1e-3).decision_function(X)).max() > 1e-3
+    with pytest.raises(ValueError, match="'alpha_fail' parameter of FailureAwareIRL must be"):
+        learned(alpha_fail=-1.0)
+
+
 def test_with_flipped_preferences_near_ties_find_a_better_reward_and_keep_its_sign():
     """What the detector is for: most of what a reward contradicts is noise then, of near-ties only half."""
     distances = []

@@ -569,6 +569,8 @@ def test_one_standard_error(preferences):
     weight = min(p["failure_weight"] for p in within)
     assert search.best_params_["failure_weight"] == weight
     assert search.best_params_["alpha_fail"] == max(p["alpha_fail"] for p in within if p["failure_weight"] == weight)
+    search.set_params(failure_weight=[0.5], alpha=[1e-3, 1e-2], alpha_fail=None, cv=2).fit(X, y)  # alpha_fail is alpha
+    assert search.best_params_["alpha"] == 1e-2
     with pytest.raises(ValueError, match="one_standard_error='yes'. Expected True or False"):
         clone(search).set_params(one_standard_error="yes").fit(X, y)
 
