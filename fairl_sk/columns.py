@@ -668,7 +668,7 @@ class _MarginReader:
         The most columns that take part.
     """
 
-    rows_in_chunk = 512  # enough for a matrix product's full speed, and few beside what the samples need
+    rows_in_chunk = 1024  # enough for a matrix product's full speed, and few beside what the samples need
     columns_to_cut = 32  # at a time, as totals take eight bytes a row
 
     def __init__(self, owner, n_columns):

@@ -62,7 +62,7 @@ class PairProducts:
         Length of a column's weights.
     """
 
-    part_bytes = 3 * 2**17  # of the features that are read at a time: they and their differences stay in the cache
+    part_bytes = 3 * 2**18  # of the features that are read at a time: they and their differences stay in the cache
 
     def __init__(self, X, sign, trains, device):
         self.X = readable_tensor(X).to(device)

@@ -224,6 +224,24 @@ def test_the_search_chooses_as_fit_by_fit(paper, name):
     assert len(others) == name.startswith("paper")
 
 
+def test_the_base_path_is_chosen_before_failures_count(paper):
+    sample = paper.synthetic_sample(paper.SIZES["smoke"], "linear, 80 pairs, noise 0.3", 1)
+    folds = list(GroupKFold(3).split(sample.X_train, sample.y_train, sample.groups))
+    alphas, best = sorted(paper.ALPHAS, reverse=True), {}
+    for objective in paper.OBJECTIVES:
+        learner = paper.LEARNERS[f"no failures, {objective}"]
+        scores, without = paper.search_scores(learner, learner.make(1.0, 80, 0), alphas, folds, sample)
+        assert without is None
+        best[objective] = paper.best_alpha(alphas, scores, folds)
+    objective = max(best, key=lambda name: best[name]["cv score"])
+    options = {"objective": objective, "alpha": best[objective]["alpha"], "random_state": 0}
+    expected = paper.FailureAwareIRL(**options).fit(sample.X_train, sample.y_train)
+    data = sample.X_train, sample.y_train, sample.labels_train, sample.groups
+    found = paper.fit(paper.LEARNERS["FailureAwareIRL, objective chosen"], None, 0, *data)
+    np.testing.assert_array_equal(found.margins(sample.X_test), expected.decision_function(sample.X_test))
+    np.testing.assert_array_equal(found.chance(sample.X_test), expected.predict_proba(sample.X_test)[:, 1])
+
+
 def test_differences_of_a_regime_are_averaged_seed_by_seed(paper):
     def cell(best, own, seeds):
         rows = {"MaxMarginIRL": best, "FailureAwareIRL": own}
