@@ -775,11 +775,12 @@ class _MarginReader:
         return pieces
 
     def _read(self, reader, pieces, weights, limits, folds):
-        """Differences, margins and failures of pieces."""
+        """Signed differences, margins and failures of pieces."""
         for piece in pieces:
             differences = reader.differences(piece.rows, out=piece.differences)
+            differences[:, self.products.n_features :] = 1  # the constant of outputs
+            differences.mul_(self.products.sign[piece.rows, None])
             torch.mm(weights[piece.columns], differences.T, out=piece.margins)
-            piece.margins.mul_(self.products.sign[piece.rows])
             lower, upper = limits[:, piece.columns, None]
             piece.failing = piece.margins <= upper
             if torch.isfinite(lower).any():
@@ -809,7 +810,7 @@ class _MarginReader:
     def _add(self, pieces, weights, slopes, folds):
         sums = torch.zeros_like(weights)
         for piece in pieces:
-            values = slopes(piece.margins, piece.columns).mul_(piece.failing).mul_(self.products.sign[piece.rows])
+            values = slopes(piece.margins, piece.columns).mul_(piece.failing)
             if (own := self._weight_of(piece, folds)) is not None:
                 values.mul_(own)
             sums.index_add_(0, piece.columns, values @ piece.differences)
@@ -818,7 +819,7 @@ class _MarginReader:
 
 @dataclass
 class _Piece:
-    """Rows of a chunk that the same columns read: their ranks in it, their differences, margins and failures."""
+    """Rows of a chunk that the same columns read: their ranks in it, their signed differences, margins and failures."""
 
     ranks: torch.Tensor
     rows: torch.Tensor
