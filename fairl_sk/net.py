@@ -400,8 +400,7 @@ class BasePath:
                 conjugate = conjugate + torch.special.entr((1 - loss.required * share).clamp(min=0))
             self._dual.add(float((weight * conjugate).mean()), gradient)
             at_zero = float(loss.loss(self.theta.new_zeros(1), loss.required)[0])
-            bound = self._dual.bound(loss.alpha, accuracy=max(1e-2 * self.tol * at_zero, 1e-12))
-            self.gap = max(0.0, (primal - bound) / at_zero)
+            self.gap = max(0.0, (primal - self._dual.bound(loss.alpha)) / at_zero)
         self.resting = self.gap <= self.tol
 
     def _line_search(self, direction, along, weight, loss):
@@ -751,24 +750,23 @@ class DualBundle:
         self._share /= self._share.sum() or 1.0
         self._products = np.delete(np.delete(self._products, point, axis=0), point, axis=1)
 
-    def bound(self, alpha, accuracy, n_moves=200):
-        """The largest bound so far, to an accuracy; the best mixture is sought by moving share to the best point."""
+    def bound(self, alpha, n_moves=200):
+        """The largest bound so far; the best mixture is sought by moving share from the worst to the best point."""
         values, quadratic, share = self._values, self._products / (4 * alpha), self._share
         alone = values - np.diag(quadratic)
         if not share.any() or alone.max() > values @ share - share @ quadratic @ share:
             share = self._share = np.eye(len(values))[np.argmax(alone)]
         slopes = 2 * quadratic
-        ascent = values - slopes @ share
         for _ in range(n_moves):
+            ascent = values - slopes @ share  # anew: rounding that adds up would decide on the trajectory
             to, origin = ascent.argmax(), np.where(share > 0, ascent, np.inf).argmin()
-            gain = ascent[to] - ascent[origin]  # no mixture is better by more
-            if gain <= accuracy:
+            gain = ascent[to] - ascent[origin]
+            if gain <= 1e-12:
                 break
             bend = quadratic[to, to] + quadratic[origin, origin] - slopes[to, origin]
             move = min(share[origin], gain / (2 * bend)) if bend > 0 else share[origin]
             share[to] += move
             share[origin] -= move
-            ascent -= move * (slopes[to] - slopes[origin])
         self._best = max(self._best, float(values @ share - share @ quadratic @ share))
         return self._best
 
