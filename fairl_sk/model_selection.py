@@ -992,7 +992,8 @@ class FailureAwareIRLCV(_IRLCV):
     For every setting of the base path the learner without failures, ``failure_weight=0``, is among the candidates,
     before the others, so that it is also taken where scores are equal. With ``pointwise_weight=0`` and
     ``recurrence_correlation=0`` it is the standard learner. ``pointwise_weight=["auto", 0]`` lets the folds choose
-    whether single outputs count, too.
+    whether single outputs count, too. ``alpha`` is best chosen with ``failure_weight=0`` (model selection, "Alpha
+    belongs to the base path").
 
     Parameters
     ----------
