@@ -38,7 +38,6 @@ from .net import (
     take_failure_step,
     torch_device,
 )
-from .objective import hinge_slope
 from .products import FormedDifferences, PairProducts, worth_forming
 from .sampling import KeyOrder, clustered_weights, keys_of_pairs, output_keys, sampled_weights
 
@@ -76,6 +75,16 @@ class Fold:
         self.weight = torch.from_numpy(own_weight * (len(rows) / self.total_weight)).to(products.X)
         positive = own_weight[own_weight > 0]
         self.even_weight = positive[0] if (positive == positive[0]).all() else None
+
+    @property
+    def unit(self):
+        """Weight that counts as 1 where samples are counted: that of all rows, or their mean."""
+        return self.even_weight or self.total_weight / len(self.rows)
+
+    def in_units(self, budget):
+        """A budget of total weight in `unit`, with room for rounding; whole where all rows weigh the same."""
+        budget = budget * (1 + 1e-9) / self.unit
+        return budget if self.even_weight is None else np.floor(budget)
 
     # what few columns ask for is formed when one does
 
@@ -302,7 +311,8 @@ class Columns:
             if column.last_active < 0:
                 return 0
             if _is_by_margin(column):
-                return _MarginReader.size(self.products) * self.products.X.element_size()
+                uneven = any(fold.even_weight is None for fold in self.folds)
+                return _MarginReader.size(self.products, uneven) * self.products.X.element_size()
             # the margins, the slopes of sampled failures, some weights; rewards where they are read
             reads_rewards = not isinstance(column.curriculum["detector"], (MarginFailures, NearTieFailures))
             return ((1.4 + 4 * reads_rewards) * rows + 4 * width) * self.products.X.element_size()
@@ -538,7 +548,7 @@ class _FailureBlock:
         sizes = np.bincount(self.fold[~self.by_margin], minlength=len(owner.folds))
         self.margins = {f: X.new_empty(size, len(owner.folds[f].rows)) for f, size in enumerate(sizes) if size}
         self.labels = {}
-        self.reader = _MarginReader(owner, max(1, np.count_nonzero(self.by_margin)))
+        self.reader = _MarginReader(owner, np.count_nonzero(self.by_margin)) if self.by_margin.any() else None
 
     def round(self, t):
         """One round of every column that has not come to its end."""
@@ -567,8 +577,7 @@ class _FailureBlock:
         curricula = [c.curriculum for c in columns]
         thresholds = np.array([c["thresholds"][t] for c in curricula])
         budgets = np.array([c["rates"][t] * f.total_weight for c, f in zip(curricula, folds, strict=True)])
-        even = np.array([f.even_weight or np.nan for f in folds])
-        budgets = np.where(np.isnan(even), budgets * (1 + 1e-9), np.floor(budgets * (1 + 1e-9) / even))
+        budgets = np.array([f.in_units(budget) for budget, f in zip(budgets, folds, strict=True)])
         sums, sampled = self.reader.sums(
             order,
             self.fold[numbers],
@@ -578,8 +587,8 @@ class _FailureBlock:
             lambda margins, own: self._slopes(margins, numbers[own.numpy(force=True)]),
         )
         share = np.array([c["weights"][t] * len(f.rows) for c, f in zip(curricula, folds, strict=True)])
-        share = torch.from_numpy(share).to(device) / sampled
-        return sums.mul_(share.nan_to_num(posinf=0).to(sums)[:, None])
+        share = torch.from_numpy(share).to(device) / torch.where(sampled > 0, sampled, 1.0)  # no sample: sums of 0
+        return sums.mul_(share.to(sums)[:, None])
 
     def _sums(self, t, order, numbers, weights):
         """The same for failures of any detector, which reads the margins of all training pairs."""
@@ -603,11 +612,11 @@ class _FailureBlock:
         return union, values
 
     def _slopes(self, margins, numbers):
-        """Slopes (n_columns, n_rows) of the columns' failure losses in the margins."""
+        """Slopes (n_columns, n_rows) of the columns' failure losses in the margins, which may be overwritten."""
         required = self.required_fail[torch.from_numpy(numbers).to(margins.device), None]
         objectives = self.objectives[numbers]
         if (objectives == "max_margin").all():
-            return hinge_slope(margins, required)  # without room for the loss and its curvature
+            return margins.lt_(required).neg_()  # that of `hinge_loss`, in the margins' room
         if (objectives == objectives[0]).all():
             return self.losses[objectives[0]].loss(margins, required)[1]
         result = torch.empty_like(margins)
@@ -659,7 +668,7 @@ class _MarginReader:
 
     The pairs are read in the order of their keys: one chunk gives the margins of all columns that still look for
     failures, and, while its differences are at hand, what the sampled failures add to the gradients. A pair counts by
-    its weight in the column's fold, or 1 where all weigh the same.
+    its weight in the column's fold, in that fold's unit.
 
     Parameters
     ----------
@@ -681,16 +690,16 @@ class _MarginReader:
         self.member = torch.from_numpy(self.products.member.T.copy()).to(self.products.X.device)
         used = self.products.member.any(axis=1) & (owner._sample_weight > 0)
         self.position = np.where(used, np.arange(len(owner._X)), -1)
-        self.weight = None  # of all pairs in every fold, float64, where one has pairs of various weights
-        if any(fold.even_weight is None for fold in owner.folds):
-            weights = [w if f.even_weight is None else w > 0 for w, f in zip(owner._weights, owner.folds, strict=True)]
-            self.weight = torch.from_numpy(np.array(weights, dtype=np.float64)).to(self.products.X.device)
+        self.uneven = any(fold.even_weight is None for fold in owner.folds)
+        self.units = [fold.unit for fold in owner.folds]
+        self.pair_weights = [torch.from_numpy(w).to(self.products.X.device) for w in owner._weights]
         self._make_room(0)
 
     @classmethod
-    def size(cls, products):
+    def size(cls, products, uneven):
         """Values that the reading takes for each column."""
-        return 2 * min(cls.rows_in_chunk, len(products.X)) + 4 * products.width
+        n_rows = min(cls.rows_in_chunk, len(products.X))
+        return 2 * n_rows + 4 * products.width + (4 * min(products.step, n_rows) if uneven else 0)
 
     def _make_room(self, n_rows):
         self._differences = self.products.X.new_ones(n_rows, self.products.width)
@@ -709,14 +718,15 @@ class _MarginReader:
         limits : ndarray of shape (2, n_columns)
             The least and the largest margin of a failure.
         budgets : ndarray of shape (n_columns,)
-            Largest total weight of a sample.
+            Largest total weight of a sample, by `Fold.in_units`.
         slopes : callable, (margins (n_some, n_rows), columns (n_some,)) -> Tensor of shape (n_some, n_rows)
+            May overwrite the margins.
 
         Returns
         -------
         sums : Tensor of shape (n_columns, width)
         sampled : Tensor of shape (n_columns,), float64
-            Total weights of the samples.
+            Total weights of the samples, in the same units.
         """
         device = weights.device
         limits, budgets = torch.from_numpy(limits).to(device), torch.from_numpy(budgets).to(device)
@@ -736,18 +746,19 @@ class _MarginReader:
             full = found > budgets - sampled
             some = torch.nonzero(full)[:, 0]
             self._cut(pieces, some, budgets - sampled, found, torch.from_numpy(first).to(device), fold_of)
-            for part in self.products.shared(lambda _, some: self._add(some, weights, slopes, fold_of), pieces):
+            parts = self.products.shared(lambda own, some: self._add(own, some, weights, slopes, fold_of), pieces)
+            for part in parts:
                 sums += part
             sampled += found
             left = left[~full[left] & (sampled < budgets)[left]]
         return sums, sampled
 
     def _weight_of(self, piece, folds):
-        """Weights (n_columns, n_rows) of a piece's rows, float64; None where all weigh the same."""
-        if self.weight is None:
+        """Weights (n_columns, n_rows) of a piece's rows, float64, in their folds' units; None where all weigh 1."""
+        if not self.uneven:
             return None
-        folds, place = torch.unique(folds[piece.columns], return_inverse=True)
-        return self.weight[folds[:, None], piece.rows][place]
+        own, place = torch.unique(folds[piece.columns], return_inverse=True)
+        return torch.stack([self.pair_weights[f][piece.rows] / self.units[f] for f in own.tolist()])[place]
 
     def _pieces(self, rows, left, folds):
         """Pieces of a chunk: rows of one part and the columns that train on them; without parts, of all columns."""
@@ -794,12 +805,12 @@ class _MarginReader:
             number = torch.full_like(found, -1, dtype=torch.int64)
             number[some] = torch.arange(len(some), device=some.device)
             numbers = [number[piece.columns] for piece in pieces]
-            failing = torch.zeros(len(some), len(first), dtype=found.dtype, device=some.device)
+            weighed = torch.zeros(len(some), len(first) - 1, dtype=found.dtype, device=some.device)
             for piece, at in zip(pieces, numbers, strict=True):
                 own, chosen = self._weight_of(piece, folds), at >= 0
                 failed = piece.failing[chosen].to(found.dtype)
-                failing[at[chosen][:, None], piece.ranks] = failed if own is None else failed.mul_(own[chosen])
-            totals = failing.cumsum_(dim=1)
+                weighed[at[chosen][:, None], piece.ranks] = failed if own is None else failed.mul_(own[chosen])
+            totals = weighed.cumsum_(dim=1)
             too_many = torch.searchsorted(totals, rest[some, None], right=True)[:, 0]
             end = first[too_many]  # of the first failure too many: its first copy
             before = totals.gather(1, (end - 1).clamp(min=0)[:, None])[:, 0]
@@ -807,13 +818,13 @@ class _MarginReader:
             for piece, at in zip(pieces, numbers, strict=True):
                 piece.failing[at >= 0] &= piece.ranks < end[at[at >= 0], None]
 
-    def _add(self, pieces, weights, slopes, folds):
+    def _add(self, reader, pieces, weights, slopes, folds):
         sums = torch.zeros_like(weights)
         for piece in pieces:
             values = slopes(piece.margins, piece.columns).mul_(piece.failing)
             if (own := self._weight_of(piece, folds)) is not None:
                 values.mul_(own)
-            sums.index_add_(0, piece.columns, values @ piece.differences)
+            sums.index_add_(0, piece.columns, reader.weighted_sums(values, piece.differences))
         return sums
 
 

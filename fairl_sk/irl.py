@@ -250,7 +250,7 @@ class _PreferenceIRL(ClassifierMixin, BaseEstimator):
         return curriculum
 
     def _alpha_fail(self):
-        """L2 strength of the failure head, which the standard learners leave at zero."""
+        """L2 strength of the failure head, a head of zeros in the standard learners."""
         return self.alpha
 
     def _recurrence_correlation(self):
@@ -973,7 +973,7 @@ class FailureAwareIRL(_PreferenceIRL):
         sign than its label (the paper's with labels; needs ``output_labels`` in `fit`, which then also place the
         offset); or an object with ``detect``, see `fairl_sk.failures`: ``ConfirmedFailures()`` made more of labels in
         our benchmarks.
-    alpha_fail : float >= 0, default=None
+    alpha_fail : float >= 0 or None, default=None
         L2 strength of the failure path. Larger: smaller corrections. None: that of the base path, ``alpha``.
     pointwise_weight : float >= 0 or "auto", default="auto"
         What the single outputs of the pairs count in the base path, beside the pairs' own 1: each preferred output

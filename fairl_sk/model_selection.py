@@ -540,7 +540,7 @@ def _labels_of(estimator, data, detector, splits):
 
 def _score_fold(search, columns, members, fold, seconds):
     """Make estimators of the columns of a fold, and score them."""
-    fitted = []
+    fitted, before = [], [column.estimator for _, column in members]
     for number, column in members:
         if column.error is not None:
             search.fail(number, fold, column.error)
@@ -564,8 +564,8 @@ def _score_fold(search, columns, members, fold, seconds):
         X = search.data.X[search.splits[fold][1]]
         for number, column in fitted:
             search.score(number, fold, column.estimator, X)
-    for number, column in members:  # what they learned is held no longer
-        column.estimator, column.base, column.failure = search.estimators[number], None, None
+    for (_, column), settled in zip(members, before, strict=True):  # what they learned is held no longer
+        column.estimator, column.base, column.failure = settled, None, None
 
 
 def _score_accuracy(search, columns, fitted, fold):
@@ -763,7 +763,7 @@ _SEARCH_PARAMETERS = """cv : int, splitter or iterable of (train, test), default
     one_standard_error : bool, default=False
         Take, of the candidates whose mean score is at most one standard error (over the folds) below the best, the
         simplest: the one with the smallest mean of lambda_t p_t (0 for the standard learner), then the largest
-        ``alpha_fail``, then the largest ``alpha``.
+        ``alpha_fail`` (None: ``alpha``), then the largest ``alpha``.
     error_score : float or "raise", default=nan
         Score of a fit or a scorer that fails; the others go on.
 
@@ -797,7 +797,7 @@ _SEARCH_NOTES = """A parameter is a grid if it is a list, a tuple, a range or an
     else stays fixed. A combination that no fit takes (``margin_fail`` not above ``margin``) is a failed fit; a value
     that no combination makes valid is an error.
 
-    Linear heads on the full batch train together, in memory for the features and about a quarter more; where single
+    Linear heads on the full batch train together, in memory for the features and about a third more; where single
     outputs count (``pointwise_weight`` above 0, or "auto" and estimated so) for one fold's outputs besides, and in the
     last fit for those of all pairs. The last fit, of the best candidate, forms the differences of many pairs anew in
     every round, too: slower than a fit that holds them.

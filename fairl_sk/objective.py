@@ -45,16 +45,11 @@ def hinge_loss(margins, required, smoothing=0.0):
     """
     missing = required - margins
     if smoothing == 0:
-        return missing.clamp(min=0), hinge_slope(margins, required), torch.zeros_like(margins)
+        return missing.clamp(min=0), (missing > 0).to(margins.dtype).neg_(), torch.zeros_like(margins)
     inside = (missing / smoothing).clamp(0, 1)
     loss = torch.where(inside < 1, inside * missing / 2, missing - smoothing / 2)
     curvature = ((inside > 0) & (inside < 1)).to(margins.dtype) / smoothing
     return loss, -inside, curvature
-
-
-def hinge_slope(margins, required):
-    """The slope of `hinge_loss` alone, -1 below the required margin and else 0."""
-    return (margins < required).to(margins.dtype).neg_()
 
 
 def logistic_loss(margins, temperature):

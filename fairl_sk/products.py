@@ -5,7 +5,7 @@ They are formed from the features in parts that stay in the cache.
 
 import contextlib
 import warnings
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 
 import numpy as np
@@ -99,8 +99,10 @@ class PairProducts:
         others = [
             self._pool.submit(work, *call) for call in zip(self._readers[1 : len(shares)], shares[1:], strict=True)
         ]
-        # the first share here: MKL keeps room of several MB for every thread that forms products
-        results = [work(self._readers[0], share) for share in shares[:1]]
+        try:  # the first share here: MKL keeps room of several MB for every thread that forms products
+            results = [work(self._readers[0], share) for share in shares[:1]]
+        finally:
+            wait(others)  # they write into what the caller owns
         return results + [other.result() for other in others]  # in this order, hence the same bits
 
     def _parts(self, trains):
@@ -251,10 +253,17 @@ class _Reader:
 
     def product(self, weights, rows):
         """Differences of the rewards of some rows, (n_columns, n_rows), for weights (n_columns, width)."""
-        size = len(weights) * len(rows)
-        if self._room.numel() < size:
-            self._room = self.X.new_empty(len(weights) * len(self._read))
-        return torch.mm(weights, self.differences(rows).T, out=self._room[:size].view(len(weights), len(rows)))
+        return torch.mm(weights, self.differences(rows).T, out=self._matrix(len(weights), len(rows)))
+
+    def weighted_sums(self, values, differences):
+        """Sums of differences (n_rows, width) by values (n_columns, n_rows), (n_columns, width)."""
+        return torch.mm(values, differences, out=self._matrix(len(values), differences.shape[1]))
+
+    def _matrix(self, n_rows, n_columns):
+        """Room for a matrix, valid until the next."""
+        if self._room.numel() < n_rows * n_columns:
+            self._room = self.X.new_empty(n_rows * max(n_columns, len(self._read)))
+        return self._room[: n_rows * n_columns].view(n_rows, n_columns)
 
 
 def worth_forming(n_rows, width, dtype_size, device):

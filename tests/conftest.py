@@ -6,8 +6,9 @@ import sys
 os.environ.setdefault("SCIPY_ARRAY_API", "1")  # before scipy is imported: scikit-learn's array API check runs
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # before numpy and torch are imported: on two cores, two workers with
-os.environ.setdefault("MKL_NUM_THREADS", "1")  # two threads each would wait for each other
+# before numpy and torch are imported: on two cores, two workers with two threads each would wait for each other
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("MKL_NUM_THREADS", "1")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import numpy as np

@@ -436,7 +436,7 @@ def test_sums_over_sampled_failures_are_those_of_each_column(rng, monkeypatch, w
     trains = [np.flatnonzero(rng.random(1500) < share) for share in (0.9, 0.8, 0.1)]
     settings = {"seed": 0, "device": "cpu", "memory": 10**9, "recurrence_correlation": 0.5}
     owner = Columns(X, sign, sample_weight, trains, **settings)
-    counted = [np.where(sample_weight > 0, 1.0, 0.0)] * 3 if weight != "various" else owner._weights
+    counted = [weight / fold.unit for weight, fold in zip(owner._weights, owner.folds, strict=True)]
     assert weight != "various" or shape == "outputs" or not np.array_equal(*counted[:2])
     folds, width = np.repeat([0, 1, 2], 3), owner.products.width
     weights = torch.from_numpy(rng.normal(size=(9, width)).astype(np.float32))
@@ -444,7 +444,7 @@ def test_sums_over_sampled_failures_are_those_of_each_column(rng, monkeypatch, w
     reader, order = _MarginReader(owner, 9), KeyOrder(owner._keys, 5)
     differences = X[:, 0] - X[:, 1] if shape == "pairs" else np.column_stack([X, np.ones(1500, dtype=np.float32)])
     differences *= sign[:, None]
-    for shares in (np.full(9, 0.002), np.linspace(0, 0.5, 9), np.ones(9)):
+    for shares in (np.full(9, 1e-5), np.full(9, 0.002), np.linspace(0, 0.5, 9), np.ones(9)):
         budgets = shares * np.array([counted[f][trains[f]].sum() for f in folds])
         most = budgets * (1 + 1e-9)
         sums, sampled = reader.sums(order, folds, weights, limits, most, lambda margins, own: -(margins**2))
@@ -456,7 +456,28 @@ def test_sums_over_sampled_failures_are_those_of_each_column(rng, monkeypatch, w
             np.testing.assert_allclose(sampled[i].item(), counted[f][own][sample].sum(), rtol=1e-12)
             expected = (-(margins[sample] ** 2) * counted[f][own][sample]) @ differences[own][sample]
             np.testing.assert_allclose(sums[i].numpy(), expected, rtol=1e-3, atol=1e-3)
-        assert shares[1] == 0.002 or sampled.max() > 70
+        assert shares[1] < 0.06 or sampled.max() > 70
+        assert shares[1] > 1e-5 or sampled.max() == 0
+
+    # a budget that the sum of the weights exceeds by rounding alone, as sums in another order may
+    total = np.cumsum(counted[0][order.rows[np.isin(order.rows, trains[0])]])[-1]
+    everything = np.array([[-np.inf], [np.inf]], dtype=np.float32)
+    for budget in (np.nextafter(total, 0), total, np.nextafter(total, np.inf)):
+        one = reader.sums(order, folds[:1], weights[:1], everything, np.array([budget]), lambda margins, own: -margins)
+        assert one[1].item() == pytest.approx(total, rel=0.01)
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-37, 1e37])
+def test_folds_of_even_and_of_uneven_weights_in_one_search(preferences, scale):
+    """Each its own unit: weights of any size, in float32, too."""
+    X, y = preferences.data.astype(np.float32), preferences.target
+    weight = np.where(np.arange(len(y)) < len(y) // 3, np.tile([0.5, 0.9, 1.4, 0.0], len(y))[: len(y)], 1.0)
+    options = {"failure_weight": 5.0, "cv": KFold(3), "random_state": 0, "max_iter": 40}
+    search = FailureAwareIRLCV(**options).fit(X, y, sample_weight=weight * scale)
+    for fold, (train, _) in enumerate(KFold(3).split(X)):
+        single = FailureAwareIRL(failure_weight=5.0, max_iter=40, random_state=0)
+        single.fit(X[train], y[train], sample_weight=weight[train])
+        np.testing.assert_allclose(search.coef_path_[-1, fold], single.coef_, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
