@@ -22,9 +22,10 @@ scikit-learn's), the same folds of whole groups, `pair_log_loss` (which knows no
 search serves a learner and the same without failures (`MaxMarginIRL` and `MaxEntropyIRL` are *paper* without).
 `FailureAwareIRL` takes the alpha that is best without failures, *objective chosen* the objective, too. The detectors,
 *labels* and *confirmed* take the alpha of *paper*, ablations that of its objective's standard learner. No ground truth
-takes part. ``alpha_fail`` keeps its default, for *paper* 1e-3, else alpha. Each seed chooses its own alpha, but for the
-network and the cells of ``choose_once`` (at "small" the one with 20,000 pairs), where the first seed chooses for all. A
-seed draws the split, the data (a and b), the start and the samples of the learner.
+takes part. ``alpha_fail`` is 1e-3 in all that `FailureAwareIRL.paper` makes, else alpha. Each seed chooses its own
+alpha, but for the network and the cells of ``choose_once`` (at "small" the one with 20,000 pairs), where the first seed
+chooses for all. *objective chosen* and `FailureAwareIRLCV` search by themselves: seven alphas, three folds, every seed.
+A seed draws the split, the data (a and b), the start and the samples of the learner.
 
 A figure is the mean over seeds with a 95 % t-interval, and so is its difference to the best standard learner, seed by
 seed. Best is the one with the least loss in cross-validation, its mean over the seeds that chose an alpha;
@@ -144,29 +145,6 @@ def logistic(reads, **options):
     return Learner(lambda alpha, n, seed: LogisticRegression(C=1 / (2 * alpha * n), **settings), reads, **options)
 
 
-class BaseFirst(BaseEstimator):
-    """`FailureAwareIRL` whose base path, objective and alpha, is chosen by the package's search, without failures."""
-
-    def __init__(self, max_iter=100, random_state=None):
-        self.max_iter = max_iter
-        self.random_state = random_state
-
-    def fit(self, X, y, groups):
-        same = {"max_iter": self.max_iter, "random_state": self.random_state}
-        grid = {"objective": list(OBJECTIVES), "alpha": list(ALPHAS), "failure_weight": 0}
-        options = {"cv": GroupKFold(3), "scoring": pair_log_loss_scorer, "refit": False}
-        search = FailureAwareIRLCV(**grid, **options, **same).fit(X, y, groups=groups)
-        chosen = {name: search.best_params_[name] for name in ("objective", "alpha")}
-        self.reward_ = FailureAwareIRL(**chosen, **same).fit(X, y)
-        return self
-
-    def decision_function(self, X):
-        return self.reward_.decision_function(X)
-
-    def predict_proba(self, X):
-        return self.reward_.predict_proba(X)
-
-
 def search_learner(alpha, n_rows, seed):
     """The package's own search, on pairs: alpha, and whether failures count."""
     return FailureAwareIRLCV(alpha=list(ALPHAS), cv=GroupKFold(3), scoring=pair_log_loss_scorer, random_state=seed)
@@ -192,6 +170,31 @@ DETECTORS = {
     "noise-aware": NoiseAwareFailures(n_members=5),
 }
 OBJECTIVES = ("max_margin", "max_entropy")
+
+
+class BaseFirst(BaseEstimator):
+    """`FailureAwareIRL` whose base path, objective and alpha, is chosen by the package's search, without failures."""
+
+    def __init__(self, reward, alphas=ALPHAS, max_iter=100, random_state=None):
+        self.reward = reward
+        self.alphas = alphas
+        self.max_iter = max_iter
+        self.random_state = random_state
+
+    def fit(self, X, y, groups):
+        same = {"max_iter": self.max_iter, "random_state": self.random_state}
+        grid = {"objective": list(OBJECTIVES), "alpha": list(self.alphas), "failure_weight": 0}
+        options = {"cv": GroupKFold(3), "scoring": pair_log_loss_scorer, "refit": False}
+        search = FailureAwareIRLCV(**grid, **options, **same).fit(X, y, groups=groups)
+        chosen = {name: search.best_params_[name] for name in ("objective", "alpha")}
+        self.reward_ = clone(self.reward).set_params(**chosen, **same).fit(X, y)
+        return self
+
+    def decision_function(self, X):
+        return self.reward_.decision_function(X)
+
+    def predict_proba(self, X):
+        return self.reward_.predict_proba(X)
 
 
 def with_detectors():
@@ -221,7 +224,7 @@ LEARNERS = {
     "FailureAwareIRL, max_margin": ours(FailureAwareIRL, objective="max_margin", alpha_of="no failures, max_margin"),
     "FailureAwareIRL": ours(FailureAwareIRL, alpha_of="no failures, max_entropy"),
     "FailureAwareIRL, objective chosen": Learner(
-        lambda alpha, n, seed: BaseFirst(random_state=seed), reads="groups", tuned=False
+        lambda alpha, n, seed: BaseFirst(FailureAwareIRL(), random_state=seed), reads="groups", tuned=False
     ),
     "FailureAwareIRL, alpha with failures": ours(FailureAwareIRL),
     "FailureAwareIRL, untuned": ours(FailureAwareIRL, tuned=False),
@@ -842,7 +845,8 @@ def run_task(folder, plan, task, alpha=None, score=None):
         warnings.simplefilter("always")
         try:
             if not learner.tuned:
-                record["alpha"] = alpha = UNTUNED_ALPHA
+                alpha = UNTUNED_ALPHA
+                record["alpha"] = alpha if learner.reads == "pairs" else None  # a search chooses its own
             start = time.perf_counter()
             if alpha is None:
                 chosen = choose_alpha(learner, plan.alphas, plan.folds, task.seed, sample)
