@@ -283,6 +283,11 @@ class Columns:
                     self._run_failures([c for number in block for c in candidates[number]], paths, after_round)
                     after_block(block)
 
+    @property
+    def uneven(self):
+        """Whether the pairs of any fold weigh differently."""
+        return any(fold.even_weight is None for fold in self.folds)
+
     # ------------------------------------------------------------------------------------------- blocks
 
     def _base_blocks(self, candidates):
@@ -311,8 +316,7 @@ class Columns:
             if column.last_active < 0:
                 return 0
             if _is_by_margin(column):
-                uneven = any(fold.even_weight is None for fold in self.folds)
-                return _MarginReader.size(self.products, uneven) * self.products.X.element_size()
+                return _MarginReader.size(self.products, self.uneven) * self.products.X.element_size()
             # the margins, the slopes of sampled failures, some weights; rewards where they are read
             reads_rewards = not isinstance(column.curriculum["detector"], (MarginFailures, NearTieFailures))
             return ((1.4 + 4 * reads_rewards) * rows + 4 * width) * self.products.X.element_size()
@@ -548,7 +552,7 @@ class _FailureBlock:
         sizes = np.bincount(self.fold[~self.by_margin], minlength=len(owner.folds))
         self.margins = {f: X.new_empty(size, len(owner.folds[f].rows)) for f, size in enumerate(sizes) if size}
         self.labels = {}
-        self.reader = _MarginReader(owner, np.count_nonzero(self.by_margin)) if self.by_margin.any() else None
+        self.reader = _MarginReader(owner) if self.by_margin.any() else None
 
     def round(self, t):
         """One round of every column that has not come to its end."""
@@ -666,44 +670,38 @@ class _FailureBlock:
 class _MarginReader:
     """Samples failures by margin of many columns, and reads no more pairs than fill the samples.
 
-    The pairs are read in the order of their keys: one chunk gives the margins of all columns that still look for
-    failures, and, while its differences are at hand, what the sampled failures add to the gradients. A pair counts by
-    its weight in the column's fold, in that fold's unit.
+    The pairs are read in the order of their keys, chunk by chunk, by all columns that still look for failures: while
+    the differences are at hand, they give the margins, and what the sampled failures add to the gradients. A pair
+    counts by its weight in the column's fold, in that fold's unit.
 
     Parameters
     ----------
     owner : Columns
-    n_columns : int
-        The most columns that take part.
     """
 
-    rows_in_chunk = 1024  # enough for a matrix product's full speed, and few beside what the samples need
-    columns_to_cut = 32  # at a time, as totals take eight bytes a row
+    rows_in_chunk = 512  # enough for a matrix product's full speed, and few beside what the samples need
 
-    def __init__(self, owner, n_columns):
-        self.products, self.n_columns = owner.products, n_columns
-        trains_on = np.zeros((len(self.products.parts), len(owner.folds)), dtype=bool)
-        for number, part in enumerate(self.products.parts):
-            trains_on[number, part.folds] = True
-        self.trains_on = trains_on
-        self.parted = self.products.part_of is not None  # else rows are read for all columns, and masked
-        self.member = torch.from_numpy(self.products.member.T.copy()).to(self.products.X.device)
+    def __init__(self, owner):
+        self.products = owner.products
+        self.n_rows = self._chunk_size(self.products)
+        device = self.products.X.device
+        self.member = torch.from_numpy(self.products.member.T.copy()).to(device)
         used = self.products.member.any(axis=1) & (owner._sample_weight > 0)
         self.position = np.where(used, np.arange(len(owner._X)), -1)
-        self.uneven = any(fold.even_weight is None for fold in owner.folds)
-        self.units = [fold.unit for fold in owner.folds]
-        self.pair_weights = [torch.from_numpy(w).to(self.products.X.device) for w in owner._weights]
-        self._make_room(0)
+        self.weights = None  # of all pairs in every fold, (n_folds, n_pairs); None where each counts 1
+        if owner.uneven:
+            counted = [weight / fold.unit for weight, fold in zip(owner._weights, owner.folds, strict=True)]
+            self.weights = torch.from_numpy(np.stack(counted)).to(device)
+
+    @classmethod
+    def _chunk_size(cls, products):
+        """Rows of a chunk: on a GPU more, as starting its kernels takes longer than many pairs."""
+        return min(cls.rows_in_chunk * (1 if products.X.device.type == "cpu" else 64), len(products.X))
 
     @classmethod
     def size(cls, products, uneven):
         """Values that the reading takes for each column."""
-        n_rows = min(cls.rows_in_chunk, len(products.X))
-        return 2 * n_rows + 4 * products.width + (4 * min(products.step, n_rows) if uneven else 0)
-
-    def _make_room(self, n_rows):
-        self._differences = self.products.X.new_ones(n_rows, self.products.width)
-        self._margins = self.products.X.new_empty(n_rows * self.n_columns)
+        return cls._chunk_size(products) * (5 if uneven else 2) + 4 * products.width
 
     def sums(self, order, folds, weights, limits, budgets, slopes):
         """Sums of slope times difference over the sampled failures of each column.
@@ -728,116 +726,113 @@ class _MarginReader:
         sampled : Tensor of shape (n_columns,), float64
             Total weights of the samples, in the same units.
         """
-        device = weights.device
-        limits, budgets = torch.from_numpy(limits).to(device), torch.from_numpy(budgets).to(device)
-        sums, sampled = torch.zeros_like(weights), torch.zeros_like(budgets)
-        left, order = torch.nonzero(budgets)[:, 0], order.of_rows(self.position)
-        fold_of = torch.from_numpy(folds).to(device)
-        for rows, first in order.chunks(self.rows_in_chunk):
-            if not len(left):
-                break
-            pieces = self._pieces(rows, left, folds)
-            self.products.shared(lambda reader, some: self._read(reader, some, weights, limits, fold_of), pieces)
-            found = torch.zeros_like(budgets)
-            for piece in pieces:
-                own = self._weight_of(piece, fold_of)
-                total = piece.failing.count_nonzero(dim=1) if own is None else (own * piece.failing).sum(dim=1)
-                found.index_add_(0, piece.columns, total.double())
-            full = found > budgets - sampled
-            some = torch.nonzero(full)[:, 0]
-            self._cut(pieces, some, budgets - sampled, found, torch.from_numpy(first).to(device), fold_of)
-            parts = self.products.shared(lambda own, some: self._add(own, some, weights, slopes, fold_of), pieces)
-            for part in parts:
-                sums += part
-            sampled += found
-            left = left[~full[left] & (sampled < budgets)[left]]
-        return sums, sampled
+        folds, limits, budgets = (torch.from_numpy(values).to(weights.device) for values in (folds, limits, budgets))
+        samples = _Samples(folds, weights, limits, budgets, slopes)
+        order = order.of_rows(self.position)
 
-    def _weight_of(self, piece, folds):
-        """Weights (n_columns, n_rows) of a piece's rows, float64, in their folds' units; None where all weigh 1."""
-        if not self.uneven:
-            return None
-        own, place = torch.unique(folds[piece.columns], return_inverse=True)
-        return torch.stack([self.pair_weights[f][piece.rows] / self.units[f] for f in own.tolist()])[place]
+        def read(reader, columns):
+            for rows, first in order.chunks(self.n_rows):
+                columns = columns[samples.open[columns]]
+                if not len(columns):
+                    break
+                samples.extend(columns, self._chunk(reader, rows, first), reader)
 
-    def _pieces(self, rows, left, folds):
-        """Pieces of a chunk: rows of one part and the columns that train on them; without parts, of all columns."""
-        if len(rows) > len(self._differences):
-            self._make_room(len(rows))
-        parted, own_folds, begin, pieces = self.parted, folds[left.numpy(force=True)], 0, []
-        part_of = self.products.part_of[rows] if parted else np.zeros(len(rows), dtype=int)
-        for part in np.unique(part_of):
-            columns = left[torch.from_numpy(self.trains_on[part][own_folds]).to(left.device)] if parted else left
-            ranks = np.flatnonzero(part_of == part)
-            for start in range(0, len(ranks) if len(columns) else 0, self.products.step):
-                some = ranks[start : start + self.products.step]
-                end = begin + len(some)
-                room = self._margins[begin * self.n_columns :][: len(columns) * len(some)]
-                pieces.append(
-                    _Piece(
-                        torch.from_numpy(some).to(left.device),
-                        torch.from_numpy(rows[some]).to(left.device),
-                        columns,
-                        self._differences[begin:end],
-                        room.view(len(columns), len(some)),
-                    )
-                )
-                begin = end
-        return pieces
+        # by columns, so that threads need not wait for each other before the end of the round
+        self.products.shared(read, torch.nonzero(samples.open)[:, 0])
+        return samples.sums, samples.totals
 
-    def _read(self, reader, pieces, weights, limits, folds):
-        """Signed differences, margins and failures of pieces."""
-        for piece in pieces:
-            differences = reader.differences(piece.rows, out=piece.differences)
-            differences[:, self.products.n_features :] = 1  # the constant of outputs
-            differences.mul_(self.products.sign[piece.rows, None])
-            torch.mm(weights[piece.columns], differences.T, out=piece.margins)
-            lower, upper = limits[:, piece.columns, None]
-            piece.failing = piece.margins <= upper
-            if torch.isfinite(lower).any():
-                piece.failing &= piece.margins >= lower
-            if not self.parted:
-                piece.failing &= self.member[:, piece.rows][folds[piece.columns]]
-
-    def _cut(self, pieces, full, rest, found, first, folds):
-        """Leave as many failures as are due to columns whose samples are full, and no part of the copies of a pair."""
-        for some in full.split(self.columns_to_cut):
-            number = torch.full_like(found, -1, dtype=torch.int64)
-            number[some] = torch.arange(len(some), device=some.device)
-            numbers = [number[piece.columns] for piece in pieces]
-            weighed = torch.zeros(len(some), len(first) - 1, dtype=found.dtype, device=some.device)
-            for piece, at in zip(pieces, numbers, strict=True):
-                own, chosen = self._weight_of(piece, folds), at >= 0
-                failed = piece.failing[chosen].to(found.dtype)
-                weighed[at[chosen][:, None], piece.ranks] = failed if own is None else failed.mul_(own[chosen])
-            totals = weighed.cumsum_(dim=1)
-            too_many = torch.searchsorted(totals, rest[some, None], right=True)[:, 0]
-            end = first[too_many]  # of the first failure too many: its first copy
-            before = totals.gather(1, (end - 1).clamp(min=0)[:, None])[:, 0]
-            found[some] = torch.where(end > 0, before, 0)
-            for piece, at in zip(pieces, numbers, strict=True):
-                piece.failing[at >= 0] &= piece.ranks < end[at[at >= 0], None]
-
-    def _add(self, reader, pieces, weights, slopes, folds):
-        sums = torch.zeros_like(weights)
-        for piece in pieces:
-            values = slopes(piece.margins, piece.columns).mul_(piece.failing)
-            if (own := self._weight_of(piece, folds)) is not None:
-                values.mul_(own)
-            sums.index_add_(0, piece.columns, reader.weighted_sums(values, piece.differences))
-        return sums
+    def _chunk(self, reader, rows, first):
+        rows, first = torch.from_numpy(rows).to(self.member.device), torch.from_numpy(first).to(self.member.device)
+        differences = reader.signed_differences(rows, self.products.sign)
+        weights = None if self.weights is None else self.weights[:, rows]
+        return _Chunk(differences, self.member[:, rows], weights, first)
 
 
 @dataclass
-class _Piece:
-    """Rows of a chunk that the same columns read: their ranks in it, their signed differences, margins and failures."""
+class _Chunk:
+    """Pairs in the order of their keys.
 
-    ranks: torch.Tensor
-    rows: torch.Tensor
-    columns: torch.Tensor
+    Parameters
+    ----------
+    differences : Tensor of shape (n_rows, width)
+        Signed.
+    member : Tensor of shape (n_folds, n_rows), bool
+        Which folds train on which of them.
+    weights : Tensor of shape (n_folds, n_rows) or None
+        None where each counts 1.
+    first : Tensor of shape (n_rows + 1,), int
+        Rank of the first copy of each pair, and the number of pairs.
+    """
+
     differences: torch.Tensor
-    margins: torch.Tensor
-    failing: torch.Tensor | None = None
+    member: torch.Tensor
+    weights: torch.Tensor | None
+    first: torch.Tensor
+
+
+class _Samples:
+    """Samples of failures by margin of many columns in one round, as they grow chunk by chunk.
+
+    Parameters
+    ----------
+    folds, weights, limits, budgets, slopes
+        See `_MarginReader.sums`.
+
+    Attributes
+    ----------
+    sums : Tensor of shape (n_columns, width)
+        Of slope times difference over the failures sampled so far.
+    totals : Tensor of shape (n_columns,), float64
+        Their weights.
+    open : Tensor of shape (n_columns,), bool
+        Whether more failures are looked for.
+    """
+
+    def __init__(self, folds, weights, limits, budgets, slopes):
+        self.folds, self.weights, self.limits, self.budgets, self.slopes = folds, weights, limits, budgets, slopes
+        self.sums, self.totals, self.open = torch.zeros_like(weights), torch.zeros_like(budgets), budgets > 0
+        self.two_sided = bool(torch.isfinite(limits[0]).any())
+
+    def extend(self, columns, chunk, reader):
+        """Sample some columns' failures among the next pairs; threads may do this for different columns at a time."""
+        own, fold = self.weights.index_select(0, columns), self.folds[columns]
+        margins = reader.product(own, chunk.differences)
+        failing = self._failures(margins, columns).logical_and_(chunk.member.index_select(0, fold))
+        weights = None if chunk.weights is None else chunk.weights.index_select(0, fold)
+        found = _total(failing, weights)
+        rest = self.budgets[columns] - self.totals[columns]
+        over = torch.nonzero(found > rest)[:, 0]
+        if len(over):
+            some_weights = None if weights is None else weights[over]
+            failing[over], found[over] = _cut(failing[over], some_weights, rest[over], chunk.first)
+        values = self.slopes(margins, columns).mul_(failing)
+        if weights is not None:
+            values.mul_(weights)
+        self.sums.index_add_(0, columns, torch.mm(values, chunk.differences, out=own))
+        self.totals[columns] += found
+        self.open[columns] = found < rest
+        self.open[columns[over]] = False
+
+    def _failures(self, margins, columns):
+        lower, upper = self.limits.index_select(1, columns)[:, :, None]
+        failing = margins <= upper
+        return failing.logical_and_(margins >= lower) if self.two_sided else failing
+
+
+def _total(failing, weights):
+    """Total weight (n_columns,), float64, of failures (n_columns, n_rows); without weights, their number."""
+    total = failing.sum(dim=1, dtype=torch.int32) if weights is None else (weights * failing).sum(dim=1)
+    return total.double()
+
+
+def _cut(failing, weights, rest, first):
+    """Failures of as large a total weight as is due, with no part of the copies of a pair, and their total weights."""
+    totals = torch.cumsum(failing, 1, dtype=torch.int32) if weights is None else torch.cumsum(weights * failing, 1)
+    too_many = torch.searchsorted(totals, rest[:, None].to(totals), right=True)[:, 0]
+    end = first[too_many]  # of the first failure too many: its first copy
+    before = totals.gather(1, (end - 1).clamp(min=0)[:, None])[:, 0]
+    ranks = torch.arange(failing.shape[1], device=failing.device)
+    return failing & (ranks < end[:, None]), torch.where(end > 0, before, 0).double()
 
 
 def _is_by_margin(column):

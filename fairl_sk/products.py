@@ -160,7 +160,7 @@ class PairProducts:
 
         def work(reader, pieces):
             for rows, places in pieces:
-                product = reader.product(stacked[_folds_of(places)], rows)
+                product = reader.product(stacked[_folds_of(places)], reader.differences(rows))
                 sign = self.sign[rows]
                 for (f, place), block in zip(places, product.split([len(weights[f]) for f, _ in places]), strict=True):
                     torch.mul(block, sign, out=out[f][:, place])
@@ -237,33 +237,37 @@ class _Reader:
     """
 
     def __init__(self, X, step, width):
-        self.X = X
-        self._read = X.new_empty(step, *X.shape[1:])
-        self._differences = X.new_ones(step, width)
-        self._room = X.new_empty(0)
+        self.X, self.step, self.width = X, step, width
+        self._rooms: dict = {}
 
     def differences(self, rows, out=None):
-        """First minus second output, (n_rows, width); of outputs, with the constant that ``out`` has behind them."""
-        X = torch.index_select(self.X, 0, rows, out=self._read[: len(rows)])
-        differences = self._differences[: len(rows)] if out is None else out
-        if X.ndim == 3:
-            return torch.sub(X[:, 0], X[:, 1], out=differences)
-        differences[:, :-1] = X
-        return differences
+        """First minus second output of at most ``step`` rows, (n_rows, width); of outputs, with a constant behind."""
+        out = self._room("differences", len(rows), self.width) if out is None else out
+        other = self._room("other", len(rows), self.X.shape[-1])
+        if self.X.ndim == 3:
+            torch.index_select(self.X[:, 0], 0, rows, out=out)
+            return out.sub_(torch.index_select(self.X[:, 1], 0, rows, out=other))
+        out[:, :-1] = torch.index_select(self.X, 0, rows, out=other)
+        out[:, -1] = 1
+        return out
 
-    def product(self, weights, rows):
+    def signed_differences(self, rows, sign):
+        """Differences of any number of rows, (n_rows, width), in favour of the preferred sides."""
+        result = self._room("signed", len(rows), self.width)
+        for some, out in zip(rows.split(self.step), result.split(self.step), strict=True):
+            self.differences(some, out).mul_(sign[some, None])
+        return result
+
+    def product(self, weights, differences):
         """Differences of the rewards of some rows, (n_columns, n_rows), for weights (n_columns, width)."""
-        return torch.mm(weights, self.differences(rows).T, out=self._matrix(len(weights), len(rows)))
+        return torch.mm(weights, differences.T, out=self._room("product", len(weights), len(differences)))
 
-    def weighted_sums(self, values, differences):
-        """Sums of differences (n_rows, width) by values (n_columns, n_rows), (n_columns, width)."""
-        return torch.mm(values, differences, out=self._matrix(len(values), differences.shape[1]))
-
-    def _matrix(self, n_rows, n_columns):
-        """Room for a matrix, valid until the next."""
-        if self._room.numel() < n_rows * n_columns:
-            self._room = self.X.new_empty(n_rows * max(n_columns, len(self._read)))
-        return self._room[: n_rows * n_columns].view(n_rows, n_columns)
+    def _room(self, name, n_rows, n_columns):
+        """Room for a matrix, valid until the next of this name."""
+        size, room = n_rows * n_columns, self._rooms.get(name)
+        if room is None or room.numel() < size:
+            self._rooms[name] = room = self.X.new_empty(size)
+        return room[:size].view(n_rows, n_columns)
 
 
 def worth_forming(n_rows, width, dtype_size, device):

@@ -441,7 +441,7 @@ def test_sums_over_sampled_failures_are_those_of_each_column(rng, monkeypatch, w
     folds, width = np.repeat([0, 1, 2], 3), owner.products.width
     weights = torch.from_numpy(rng.normal(size=(9, width)).astype(np.float32))
     limits = np.tile([[-np.inf, -np.inf, -0.5], [-9.0, 0.3, 0.5]], 3).astype(np.float32)
-    reader, order = _MarginReader(owner, 9), KeyOrder(owner._keys, 5)
+    reader, order = _MarginReader(owner), KeyOrder(owner._keys, 5)
     differences = X[:, 0] - X[:, 1] if shape == "pairs" else np.column_stack([X, np.ones(1500, dtype=np.float32)])
     differences *= sign[:, None]
     for shares in (np.full(9, 1e-5), np.full(9, 0.002), np.linspace(0, 0.5, 9), np.ones(9)):
