@@ -11,7 +11,7 @@ leaves the weights of every round; the failure paths follow them.
 """
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 import torch
@@ -72,9 +72,11 @@ class Fold:
             return any(bool(products.differences(piece)[:, : products.n_features].any()) for piece in pieces)
 
         self.scale = checked_scale(squares[rows], own_weight, paired=paired, any_feature=any_feature)
-        self.weight = torch.from_numpy(own_weight * (len(rows) / self.total_weight)).to(products.X)
         positive = own_weight[own_weight > 0]
         self.even_weight = positive[0] if (positive == positive[0]).all() else None
+        self.weight = torch.from_numpy(own_weight * (len(rows) / self.total_weight)).to(products.X)
+        if len(positive) == len(rows) and self.even_weight is not None:
+            self.weight = self.weight[:1].clone().expand(len(rows))  # one value in memory
 
     @property
     def unit(self):
@@ -242,16 +244,21 @@ class Columns:
         weight[rows] = clustered
         return weight
 
-    def column(self, estimator, fold, curriculum, labels):
-        """The column of a candidate and a fold, settled as its fit would be.
+    def of_candidate(self, estimator, curriculum, labels):
+        """The columns of a candidate, one for each fold, settled as the fold's fit would be.
 
         A detector may remember earlier rounds: each column has its own, as each fit has its own clone of the estimator.
+        Of other than the detector, columns that settle for the same have the same clone: hundreds would take memory.
         """
-        estimator = clone(estimator)
-        curriculum = curriculum | {"detector": clone(curriculum["detector"], safe=False)}
-        paired = self.products.X.ndim == 3
-        curriculum = estimator._settle(curriculum, lambda: self._outputs_weight(fold, labels), paired)
-        return Column(estimator, fold, curriculum, labels)
+        columns, paired = [], self.products.X.ndim == 3
+        for fold in range(len(self.folds)):
+            settled = clone(estimator)
+            own = settled._settle(curriculum, partial(self._outputs_weight, fold, labels), paired)
+            own = own | {"detector": clone(curriculum["detector"], safe=False)}
+            counted = getattr(settled, "pointwise_weight_", None)
+            same = (c.estimator for c in columns if getattr(c.estimator, "pointwise_weight_", None) == counted)
+            columns.append(Column(next(same, settled), fold, own, labels))
+        return columns
 
     def _outputs_weight(self, fold, labels):
         """What single outputs count on a fold, estimated once for all candidates; all labels are the same ones."""
@@ -281,6 +288,7 @@ class Columns:
                 paths = self._run_base([c for number in group for c in candidates[number]], after_round)
                 for block in self._failure_blocks(group, candidates):
                     self._run_failures([c for number in block for c in candidates[number]], paths, after_round)
+                    self.products.release(rooms=True)
                     after_block(block)
 
     @property
@@ -368,6 +376,7 @@ class Columns:
             if not moving:
                 break
             self._base_round(t, moving, products, folds)
+            self.products.release()
             after_round()
 
     def _worth_forming(self, f):
@@ -482,6 +491,7 @@ class Columns:
             state = _FailureBlock(self, active, [paths[c.base_key] for c in active])
             for t in range(max(c.n_iter for c in active)):
                 state.round(t)
+                self.products.release()
                 after_round()
             for column, weights in zip(active, state.theta.numpy(force=True), strict=True):
                 column.failure = weights
@@ -525,7 +535,7 @@ class _FailureBlock:
     def __init__(self, owner, columns, paths):
         self.owner, self.columns, self.paths = owner, columns, paths
         X = owner.products.X
-        self.theta = X.new_zeros(len(columns), owner.products.width)
+        self.theta, *self.room = (X.new_zeros(len(columns), owner.products.width) for _ in range(3))
         folds = [owner.folds[c.fold] for c in columns]
         losses = [c.estimator._loss_settings(f.scale) for c, f in zip(columns, folds, strict=True)]
         biased = owner.products.width > owner.products.n_features
@@ -556,52 +566,53 @@ class _FailureBlock:
 
     def round(self, t):
         """One round of every column that has not come to its end."""
-        found = []
-        if self.sampling[:, t].any():
-            order = KeyOrder(self.owner._keys, t)
-            for chosen, sums in ((self.by_margin, self._sums_by_margin), (~self.by_margin, self._sums)):
-                numbers = np.flatnonzero(chosen & self.sampling[:, t])
-                if len(numbers):
-                    own = torch.from_numpy(numbers).to(self.theta.device)
-                    weights = torch.stack([self.paths[i].at(t) for i in numbers])
-                    weights.add_(self.theta[own]).div_(self.scale[own])
-                    found.append((own, sums(t, order, numbers, weights).div_(self.scale[own]).div_(self.n_rows[own])))
-        gradients = torch.zeros_like(self.theta)
-        for own, gradient in found:
-            gradients[own] = gradient
         ended = torch.from_numpy(np.flatnonzero(self.n_iter <= t)).to(self.theta.device)
         rested = self.theta[ended]
-        take_failure_step(self.theta, gradients, self.lr, self.alpha_fail)
+        take_failure_step(self.theta, self._gradients(t), self.lr, self.alpha_fail)
         self.theta[ended] = rested
 
-    def _sums_by_margin(self, t, order, numbers, weights):
-        """Sums of the weighted slopes times the differences of failures by margin, (n_columns, width)."""
-        columns, device = [self.columns[i] for i in numbers], self.theta.device
+    def _gradients(self, t):
+        """Gradients of the columns' failure losses, (n_columns, width); 0 where a column samples none."""
+        gradients = self.room[0].zero_()
+        if self.sampling[:, t].any():
+            order, weights = KeyOrder(self.owner._keys, t), self._weights(t)
+            for chosen, add in ((self.by_margin, self._add_by_margin), (~self.by_margin, self._add)):
+                numbers = np.flatnonzero(chosen & self.sampling[:, t])
+                if len(numbers):
+                    add(t, order, numbers, weights, gradients)
+        return gradients.div_(self.scale).div_(self.n_rows)
+
+    def _weights(self, t):
+        """Weights (n_columns, width) of R, in the units of the features."""
+        weights = torch.stack([path.at(t) for path in self.paths], out=self.room[1])
+        return weights.add_(self.theta).div_(self.scale)
+
+    def _add_by_margin(self, t, order, numbers, weights, gradients):
+        """Add the weighted slopes times the differences of failures by margin."""
+        columns = [self.columns[i] for i in numbers]
         folds = [self.owner.folds[c.fold] for c in columns]
         curricula = [c.curriculum for c in columns]
         thresholds = np.array([c["thresholds"][t] for c in curricula])
-        budgets = np.array([c["rates"][t] * f.total_weight for c, f in zip(curricula, folds, strict=True)])
-        budgets = np.array([f.in_units(budget) for budget, f in zip(budgets, folds, strict=True)])
-        sums, sampled = self.reader.sums(
-            order,
-            self.fold[numbers],
-            weights,
-            _limits(thresholds, [c["detector"] for c in curricula], weights.numpy(force=True).dtype),
-            budgets,
-            lambda margins, own: self._slopes(margins, numbers[own.numpy(force=True)]),
-        )
-        share = np.array([c["weights"][t] * len(f.rows) for c, f in zip(curricula, folds, strict=True)])
-        share = torch.from_numpy(share).to(device) / torch.where(sampled > 0, sampled, 1.0)  # no sample: sums of 0
-        return sums.mul_(share.to(sums)[:, None])
+        detectors = [c["detector"] for c in curricula]
+        limits = np.full((2, len(self.columns)), -np.inf, dtype=weights.numpy(force=True).dtype)
+        limits[:, numbers] = _limits(thresholds, detectors, limits.dtype)
+        budgets, share = np.zeros((2, len(self.columns)))
+        budgets[numbers] = [f.in_units(c["rates"][t] * f.total_weight) for c, f in zip(curricula, folds, strict=True)]
+        share[numbers] = [c["weights"][t] * len(f.rows) for c, f in zip(curricula, folds, strict=True)]
+        sampled = self.reader.add_sums(order, self.fold, weights, limits, budgets, self._slopes, gradients)
+        share = torch.from_numpy(share).to(sampled) / torch.where(sampled > 0, sampled, 1.0)  # no sample: sums of 0
+        gradients.mul_(share.to(gradients)[:, None])
 
-    def _sums(self, t, order, numbers, weights):
+    def _add(self, t, order, numbers, weights, gradients):
         """The same for failures of any detector, which reads the margins of all training pairs."""
+        own = torch.from_numpy(numbers).to(weights.device)
+        weights = weights[own]
         asked = {f: weights[np.flatnonzero(self.fold[numbers] == f)] for f in np.unique(self.fold[numbers]).tolist()}
         out = {f: self.margins[f][: len(block)] for f, block in asked.items()}
         self.owner.products.margins(asked, out)
         margins = {f: block.numpy(force=True) for f, block in out.items()}
         samples = self._samples(t, order, numbers, weights, margins)
-        return self.owner.products.sums_of_rows(*self._sampled_slopes(t, numbers, margins, samples))
+        gradients[own] = self.owner.products.sums_of_rows(*self._sampled_slopes(t, numbers, margins, samples))
 
     def _sampled_slopes(self, t, numbers, margins, samples):
         """Rows that any column sampled, and the weighted slopes of all columns there, (n_columns, n_rows)."""
@@ -612,18 +623,18 @@ class _FailureBlock:
         for value, i, own, found, (sample, weight) in zip(values, numbers, margins, rows, samples, strict=True):
             at = torch.from_numpy(np.searchsorted(union, found)).to(values.device)
             weight = torch.from_numpy(weight * self.columns[i].curriculum["weights"][t]).to(values)
-            value[at] = weight * self._slopes(torch.from_numpy(own[sample]).to(values)[None], np.array([i]))[0]
+            column = torch.tensor([i], device=values.device)
+            value[at] = weight * self._slopes(torch.from_numpy(own[sample]).to(values)[None], column)[0]
         return union, values
 
     def _slopes(self, margins, numbers):
         """Slopes (n_columns, n_rows) of the columns' failure losses in the margins, which may be overwritten."""
-        required = self.required_fail[torch.from_numpy(numbers).to(margins.device), None]
-        objectives = self.objectives[numbers]
-        if (objectives == "max_margin").all():
-            return margins.lt_(required).neg_()  # that of `hinge_loss`, in the margins' room
-        if (objectives == objectives[0]).all():
-            return self.losses[objectives[0]].loss(margins, required)[1]
-        result = torch.empty_like(margins)
+        required = self.required_fail[numbers, None]
+        if len(self.losses) == 1:
+            ((name, loss),) = self.losses.items()
+            # that of `hinge_loss`, in the margins' room
+            return margins.lt_(required).neg_() if name == "max_margin" else loss.loss(margins, required)[1]
+        objectives, result = self.objectives[numbers.numpy(force=True)], torch.empty_like(margins)
         for name, loss in self.losses.items():
             own = torch.from_numpy(objectives == name).to(margins.device)
             result[own] = loss.loss(margins[own], required[own])[1]
@@ -685,9 +696,9 @@ class _MarginReader:
         self.products = owner.products
         self.n_rows = self._chunk_size(self.products)
         device = self.products.X.device
-        self.member = torch.from_numpy(self.products.member.T.copy()).to(device)
+        self.member = torch.from_numpy(self.products.member).to(device)
         used = self.products.member.any(axis=1) & (owner._sample_weight > 0)
-        self.position = np.where(used, np.arange(len(owner._X)), -1)
+        self.position = None if used.all() else np.where(used, np.arange(len(owner._X)), -1)
         self.weights = None  # of all pairs in every fold, (n_folds, n_pairs); None where each counts 1
         if owner.uneven:
             counted = [weight / fold.unit for weight, fold in zip(owner._weights, owner.folds, strict=True)]
@@ -703,8 +714,8 @@ class _MarginReader:
         """Values that the reading takes for each column."""
         return cls._chunk_size(products) * (5 if uneven else 2) + 4 * products.width
 
-    def sums(self, order, folds, weights, limits, budgets, slopes):
-        """Sums of slope times difference over the sampled failures of each column.
+    def add_sums(self, order, folds, weights, limits, budgets, slopes, sums):
+        """Add up slope times difference over the sampled failures of each column.
 
         Parameters
         ----------
@@ -719,33 +730,34 @@ class _MarginReader:
             Largest total weight of a sample, by `Fold.in_units`.
         slopes : callable, (margins (n_some, n_rows), columns (n_some,)) -> Tensor of shape (n_some, n_rows)
             May overwrite the margins.
+        sums : Tensor of shape (n_columns, width)
+            What is added to.
 
         Returns
         -------
-        sums : Tensor of shape (n_columns, width)
         sampled : Tensor of shape (n_columns,), float64
             Total weights of the samples, in the same units.
         """
         folds, limits, budgets = (torch.from_numpy(values).to(weights.device) for values in (folds, limits, budgets))
-        samples = _Samples(folds, weights, limits, budgets, slopes)
-        order = order.of_rows(self.position)
+        order = order if self.position is None else order.of_rows(self.position)
+        sampled = torch.zeros_like(budgets)
 
         def read(reader, columns):
+            samples = _Samples(columns, folds[columns], limits[:, columns], budgets[columns], reader)
             for rows, first in order.chunks(self.n_rows):
-                columns = columns[samples.open[columns]]
-                if not len(columns):
+                if not len(samples.columns):
                     break
-                samples.extend(columns, self._chunk(reader, rows, first), reader)
+                samples.extend(self._chunk(reader, rows, first), weights, slopes, sums, sampled)
 
         # by columns, so that threads need not wait for each other before the end of the round
-        self.products.shared(read, torch.nonzero(samples.open)[:, 0])
-        return samples.sums, samples.totals
+        self.products.shared(read, torch.nonzero(budgets)[:, 0])
+        return sampled
 
     def _chunk(self, reader, rows, first):
         rows, first = torch.from_numpy(rows).to(self.member.device), torch.from_numpy(first).to(self.member.device)
         differences = reader.signed_differences(rows, self.products.sign)
         weights = None if self.weights is None else self.weights[:, rows]
-        return _Chunk(differences, self.member[:, rows], weights, first)
+        return _Chunk(differences, self.member[rows].T.to(differences), weights, first)
 
 
 @dataclass
@@ -756,8 +768,8 @@ class _Chunk:
     ----------
     differences : Tensor of shape (n_rows, width)
         Signed.
-    member : Tensor of shape (n_folds, n_rows), bool
-        Which folds train on which of them.
+    member : Tensor of shape (n_folds, n_rows)
+        1 where a fold trains on a pair, else 0.
     weights : Tensor of shape (n_folds, n_rows) or None
         None where each counts 1.
     first : Tensor of shape (n_rows + 1,), int
@@ -771,68 +783,82 @@ class _Chunk:
 
 
 class _Samples:
-    """Samples of failures by margin of many columns in one round, as they grow chunk by chunk.
+    """Samples of failures by margin of some columns in one round, as they grow chunk by chunk.
 
     Parameters
     ----------
-    folds, weights, limits, budgets, slopes
-        See `_MarginReader.sums`.
+    columns : Tensor of shape (n_columns,), int
+    folds, limits, budgets
+        Of these columns, see `_MarginReader.add_sums`.
+    reader : _Reader
 
     Attributes
     ----------
-    sums : Tensor of shape (n_columns, width)
-        Of slope times difference over the failures sampled so far.
-    totals : Tensor of shape (n_columns,), float64
-        Their weights.
-    open : Tensor of shape (n_columns,), bool
-        Whether more failures are looked for.
+    columns : Tensor of shape (n_open,), int
+        Those that still look for failures.
     """
 
-    def __init__(self, folds, weights, limits, budgets, slopes):
-        self.folds, self.weights, self.limits, self.budgets, self.slopes = folds, weights, limits, budgets, slopes
-        self.sums, self.totals, self.open = torch.zeros_like(weights), torch.zeros_like(budgets), budgets > 0
-        self.two_sided = bool(torch.isfinite(limits[0]).any())
+    columns_to_cut = 32  # at a time: their totals take more room than what they are cut in
 
-    def extend(self, columns, chunk, reader):
-        """Sample some columns' failures among the next pairs; threads may do this for different columns at a time."""
-        own, fold = self.weights.index_select(0, columns), self.folds[columns]
-        margins = reader.product(own, chunk.differences)
-        failing = self._failures(margins, columns).logical_and_(chunk.member.index_select(0, fold))
-        weights = None if chunk.weights is None else chunk.weights.index_select(0, fold)
-        found = _total(failing, weights)
-        rest = self.budgets[columns] - self.totals[columns]
-        over = torch.nonzero(found > rest)[:, 0]
-        if len(over):
+    def __init__(self, columns, folds, limits, budgets, reader):
+        self.reader, self.two_sided = reader, bool(torch.isfinite(limits[0]).any())
+        self.columns, self.folds, self.rest = columns, folds, budgets
+        self.lower, self.upper = limits[:, :, None]
+
+    def extend(self, chunk, weights, slopes, sums, sampled):
+        """Sample failures of the next pairs, and add to ``sums`` and ``sampled`` of all columns of the search.
+
+        What is compared and counted is 1 or 0 in the margins' precision, which is fastest to multiply with.
+        """
+        n_rows, width = chunk.differences.shape
+        room, size = self.reader.room, len(self.columns)
+        own = torch.index_select(weights, 0, self.columns, out=room("other", size, width))
+        margins = self.reader.product(own, chunk.differences)
+        failing = torch.le(margins, self.upper, out=room("failing", size, n_rows))
+        if self.two_sided:
+            failing.sub_(torch.lt(margins, self.lower, out=room("other", size, n_rows)))
+        failing.mul_(torch.index_select(chunk.member, 0, self.folds, out=room("other", size, n_rows)))
+        counted = None if chunk.weights is None else chunk.weights.index_select(0, self.folds)
+        found = self._fill(failing, counted, chunk.first)
+        values = slopes(margins, self.columns).mul_(failing)
+        if counted is not None:
+            values.mul_(counted)
+        sums.index_add_(0, self.columns, torch.mm(values, chunk.differences, out=room("other", size, width)))
+        sampled.index_add_(0, self.columns, found)
+        self._close(found)
+
+    def _fill(self, failing, weights, first):
+        """Leave of the failures (n_open, n_rows) as many as are due; their total weights (n_open,), float64."""
+        found = _totals(failing, weights)
+        for over in torch.nonzero(found > self.rest)[:, 0].split(self.columns_to_cut):
             some_weights = None if weights is None else weights[over]
-            failing[over], found[over] = _cut(failing[over], some_weights, rest[over], chunk.first)
-        values = self.slopes(margins, columns).mul_(failing)
-        if weights is not None:
-            values.mul_(weights)
-        self.sums.index_add_(0, columns, torch.mm(values, chunk.differences, out=own))
-        self.totals[columns] += found
-        self.open[columns] = found < rest
-        self.open[columns[over]] = False
+            failing[over], found[over] = _cut(failing[over], some_weights, self.rest[over], first)
+            self.rest[over] = found[over]  # full, if a little below the budget
+        return found
 
-    def _failures(self, margins, columns):
-        lower, upper = self.limits.index_select(1, columns)[:, :, None]
-        failing = margins <= upper
-        return failing.logical_and_(margins >= lower) if self.two_sided else failing
+    def _close(self, found):
+        """Leave out the columns whose samples are full."""
+        self.rest -= found
+        left = self.rest > 0
+        if not left.all():
+            names = "columns", "folds", "rest", "lower", "upper"
+            for name in names:
+                setattr(self, name, getattr(self, name)[left])
 
 
-def _total(failing, weights):
+def _totals(failing, weights):
     """Total weight (n_columns,), float64, of failures (n_columns, n_rows); without weights, their number."""
-    total = failing.sum(dim=1, dtype=torch.int32) if weights is None else (weights * failing).sum(dim=1)
-    return total.double()
+    return (failing.sum(dim=1) if weights is None else (weights * failing).sum(dim=1)).double()
 
 
 def _cut(failing, weights, rest, first):
     """Failures of as large a total weight as is due, with no part of the copies of a pair, and their total weights."""
-    totals = torch.cumsum(failing, 1, dtype=torch.int32) if weights is None else torch.cumsum(weights * failing, 1)
+    totals = torch.cumsum(failing if weights is None else weights * failing, 1)
     too_many = torch.searchsorted(totals, rest[:, None].to(totals), right=True)[:, 0]
     end = first[too_many]  # of the first failure too many: its first copy
     before = totals.gather(1, (end - 1).clamp(min=0)[:, None])[:, 0]
     ranks = torch.arange(failing.shape[1], device=failing.device)
-    return failing & (ranks < end[:, None]), torch.where(end > 0, before, 0).double()
+    return failing * (ranks < end[:, None]), torch.where(end > 0, before, 0).double()
 
 
 def _is_by_margin(column):

@@ -32,6 +32,7 @@ from .columns import Columns
 from .irl import FailureAwareIRL, MaxEntropyIRL, MaxMarginIRL
 from .metrics import check_split
 from .pairs import check_pairs
+from .products import release_freed_memory
 
 __all__ = ["FailureAwareIRLCV", "MaxEntropyIRLCV", "MaxMarginIRLCV"]
 
@@ -211,6 +212,7 @@ class _IRLCV(ClassifierMixin, BaseEstimator):
 
     def _refit(self, X, y, sample_weight, output_labels, estimator):
         start = time.perf_counter()
+        release_freed_memory()
         best = clone(estimator).set_params(verbose=self.verbose)
         self.best_estimator_ = best._fit(X, y, sample_weight, output_labels, hold_differences=False)
         self.refit_time_ = time.perf_counter() - start
@@ -359,7 +361,8 @@ def _group_folds(n_splits, groups):
 def _row_numbers(rows, n_rows):
     """Numbers of the rows of a fold, given as numbers, also negative ones, or as a mask."""
     rows = np.asarray(rows)
-    return np.arange(n_rows)[rows if rows.size else rows.astype(np.intp)]
+    numbers = np.arange(n_rows, dtype=np.int32 if n_rows < 2**31 else np.int64)
+    return numbers[rows if rows.size else rows.astype(np.intp)]
 
 
 class _Data:
@@ -508,9 +511,7 @@ def _train_together(search, numbers):
                 search.fail(number, fold, error)
             continue
         labels = _labels_of(estimators[number], data, curriculum["detector"], search.splits)
-        candidates.append(
-            [columns.column(estimators[number], f, curriculum, labels) for f in range(len(search.splits))]
-        )
+        candidates.append(columns.of_candidate(estimators[number], curriculum, labels))
         kept.append(number)
     if not kept:
         return []

@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 
 from .failures import Round, find_failures
 from .objective import hinge_loss, logistic_loss
-from .products import FormedDifferences, weighted_sum
+from .products import FormedDifferences, release_freed_memory, weighted_sum
 from .sampling import sample_failures, sampled_weights
 
 
@@ -429,12 +429,12 @@ def failure_slopes(loss, margins, weights, failure_weight, required_fail):
 
 
 def take_failure_step(theta, gradient, lr, alpha_fail):
-    """One step of the failure path's weights (n_paths, n_features), in place.
+    """One step of the failure path's weights (n_paths, n_features), in place; the gradient is overwritten.
 
     The penalty is taken implicitly, so that no step size is unstable under it:
     theta_F <- argmin over theta of <g, theta> + alpha_F |theta|^2 + |theta - theta_F|^2 / (2 lr).
     """
-    return theta.sub_(lr * gradient).mul_(1 / (1 + 2 * lr * alpha_fail))
+    return theta.sub_(gradient.mul_(lr)).mul_(1 / (1 + 2 * lr * alpha_fail))
 
 
 class PairRows:
@@ -623,6 +623,8 @@ class LinearSolver(torch.optim.Optimizer):
         along, self.margins[1] = rows.along(moving, failure[0])
         if direction is not None:
             path.advance(direction, along, rows.weight, rows.loss)
+        if isinstance(rows, FormedRows):
+            release_freed_memory()
 
     def _failure_gradient(self, failure, targets, loss):
         """Gradient (1, n_features) of the failure term: it reads the sampled failures only."""

@@ -4,9 +4,11 @@ They are formed from the features in parts that stay in the cache.
 """
 
 import contextlib
+import ctypes
 import warnings
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import torch
@@ -55,9 +57,6 @@ class PairProducts:
         The training rows of every fold, in the order of all vectors here.
     member : ndarray of shape (n_pairs, n_folds), bool
         Which folds train on which rows.
-    part_of : ndarray of shape (n_pairs,), int, or None
-        The part of every row, -1 if no fold trains on it; None where folds overlap so variously that parts would be
-        tiny: then each fold is a part, and rows are in many.
     width : int
         Length of a column's weights.
     """
@@ -105,8 +104,25 @@ class PairProducts:
             wait(others)  # they write into what the caller owns
         return results + [other.result() for other in others]  # in this order, hence the same bits
 
+    def release(self, *, rooms=False):
+        """Give freed memory back to the system, where the features are so large that it counts.
+
+        Parameters
+        ----------
+        rooms : bool, default=False
+            Also free what readers keep for their next products.
+        """
+        if rooms:
+            for reader in self._readers:
+                reader.rooms.clear()
+        if worth_forming(len(self.X), self.width, self.X.element_size(), self.X.device):
+            release_freed_memory()
+
     def _parts(self, trains):
-        """Rows by the folds that train on them, and the training rows of every fold in that order."""
+        """Rows by the folds that train on them, and the training rows of every fold in that order.
+
+        Where folds overlap so variously that parts would be tiny, each fold is a part, and rows are in many.
+        """
         member = np.zeros((len(self.X), len(trains)), dtype=bool)
         for fold, rows in enumerate(trains):
             member[rows, fold] = True
@@ -114,17 +130,15 @@ class PairProducts:
         packed = np.packbits(member, axis=1)
         _, first, kind = np.unique(packed, axis=0, return_index=True, return_inverse=True)
         if len(first) * _LEAST_PART > len(self.X) and len(first) > len(trains):
-            self.part_of, rows = None, [np.flatnonzero(member[:, fold]) for fold in range(len(trains))]
+            rows = [np.flatnonzero(member[:, fold]).astype(trains[0].dtype) for fold in range(len(trains))]
             return [Part(torch.from_numpy(own).to(self.X.device), [f], [0]) for f, own in enumerate(rows)], rows
         parts, lengths = [], [0] * len(trains)
-        self.part_of = np.full(len(self.X), -1)
-        rows_of: list[list] = [[np.empty(0, dtype=np.intp)] for _ in trains]
+        rows_of: list[list] = [[trains[0][:0]] for _ in trains]
         for number, example in enumerate(first):
             folds = np.flatnonzero(member[example]).tolist()
             if not folds:
                 continue
-            rows = np.flatnonzero(kind.ravel() == number)
-            self.part_of[rows] = len(parts)
+            rows = np.flatnonzero(kind.ravel() == number).astype(trains[0].dtype)
             parts.append(Part(torch.from_numpy(rows).to(self.X.device), folds, [lengths[f] for f in folds]))
             for f in folds:
                 lengths[f] += len(rows)
@@ -233,17 +247,18 @@ class PairProducts:
 class _Reader:
     """Forms differences and products of some rows at a time, in the same room each time.
 
-    New arrays each time would cost as much as the reading. What a call returns is valid until the next.
+    New arrays each time would cost as much as the reading. What a call returns is valid until the next; a product,
+    until the next or until other differences are formed.
     """
 
     def __init__(self, X, step, width):
         self.X, self.step, self.width = X, step, width
-        self._rooms: dict = {}
+        self.rooms: dict = {}
 
     def differences(self, rows, out=None):
         """First minus second output of at most ``step`` rows, (n_rows, width); of outputs, with a constant behind."""
-        out = self._room("differences", len(rows), self.width) if out is None else out
-        other = self._room("other", len(rows), self.X.shape[-1])
+        out = self.room("differences", len(rows), self.width) if out is None else out
+        other = self.room("scratch", len(rows), self.X.shape[-1])
         if self.X.ndim == 3:
             torch.index_select(self.X[:, 0], 0, rows, out=out)
             return out.sub_(torch.index_select(self.X[:, 1], 0, rows, out=other))
@@ -253,21 +268,40 @@ class _Reader:
 
     def signed_differences(self, rows, sign):
         """Differences of any number of rows, (n_rows, width), in favour of the preferred sides."""
-        result = self._room("signed", len(rows), self.width)
+        result = self.room("differences", len(rows), self.width)
         for some, out in zip(rows.split(self.step), result.split(self.step), strict=True):
             self.differences(some, out).mul_(sign[some, None])
         return result
 
     def product(self, weights, differences):
         """Differences of the rewards of some rows, (n_columns, n_rows), for weights (n_columns, width)."""
-        return torch.mm(weights, differences.T, out=self._room("product", len(weights), len(differences)))
+        return torch.mm(weights, differences.T, out=self.room("scratch", len(weights), len(differences)))
 
-    def _room(self, name, n_rows, n_columns):
-        """Room for a matrix, valid until the next of this name."""
-        size, room = n_rows * n_columns, self._rooms.get(name)
+    def room(self, name, n_rows, n_columns):
+        """Room for a matrix, until the next of this name."""
+        size, room = n_rows * n_columns, self.rooms.get(name)
         if room is None or room.numel() < size:
-            self._rooms[name] = room = self.X.new_empty(size)
+            self.rooms[name] = room = self.X.new_empty(size)
         return room[:size].view(n_rows, n_columns)
+
+
+def release_freed_memory():
+    """Give freed memory back to the system; does nothing where the C library is not glibc.
+
+    Torch's arrays are aligned, and before version 2.38 glibc seldom uses the memory of such an array again once it is
+    freed (its bug 14581): over the rounds of a search it would add up to a quarter of the features.
+    """
+    trim = _malloc_trim()
+    if trim is not None:
+        trim(0)
+
+
+@cache
+def _malloc_trim():
+    try:
+        return ctypes.CDLL(None).malloc_trim
+    except (AttributeError, OSError, TypeError):
+        return None
 
 
 def worth_forming(n_rows, width, dtype_size, device):

@@ -101,9 +101,11 @@ def clustered_weights(outputs, sample_weight, correlation):
 def mixed_keys(keys, index):
     """Keys of round ``index``: the finaliser of SplitMix64 (Steele et al., 2014), a bijection that mixes all bits."""
     keys = keys + np.uint64(0x9E3779B97F4A7C15 * (index + 1) % 2**64)
-    keys = (keys ^ (keys >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    keys = (keys ^ (keys >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return keys ^ (keys >> np.uint64(31))
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        keys ^= keys >> np.uint64(shift)
+        keys *= np.uint64(factor)
+    keys ^= keys >> np.uint64(31)
+    return keys
 
 
 class KeyOrder:
@@ -125,9 +127,9 @@ class KeyOrder:
     """
 
     def __init__(self, keys, index):
-        mixed = mixed_keys(keys, index)
-        self.rows = np.argsort(mixed)
-        self.keys = mixed[self.rows]
+        self.keys = mixed_keys(keys, index)
+        self.rows = np.argsort(self.keys)
+        self.keys = self.keys[self.rows]
         self._summed = None
 
     def of_rows(self, position):
