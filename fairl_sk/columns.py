@@ -233,6 +233,7 @@ class Columns:
             for rows, weight in zip(self.products.rows, self._weights, strict=True)
         ]
         self._outputs_weights: dict = {}
+        self.products.release(rooms=True)
 
     def _clustered(self, rows, outputs, correlation):
         """Weights of all pairs, (n_pairs,), as a fit of these rows counts theirs; the others' are not read."""
@@ -690,7 +691,7 @@ class _MarginReader:
     owner : Columns
     """
 
-    rows_in_chunk = 512  # enough for a matrix product's full speed, and few beside what the samples need
+    rows_in_chunk = 480  # enough for a matrix product's full speed, and few beside what the samples need
 
     def __init__(self, owner):
         self.products = owner.products
@@ -798,7 +799,7 @@ class _Samples:
         Those that still look for failures.
     """
 
-    columns_to_cut = 32  # at a time: their totals take more room than what they are cut in
+    columns_to_cut = 16  # at a time: their totals take more room than what they are cut in
 
     def __init__(self, columns, folds, limits, budgets, reader):
         self.reader, self.two_sided = reader, bool(torch.isfinite(limits[0]).any())

@@ -37,7 +37,7 @@ from .net import (
 from .objective import ExponentialSchedule, LinearSchedule, schedule_values
 from .pairs import TIES_REMEDY, check_pairs, distinct_labels, preference_sign
 from .pointwise import estimate_weight
-from .products import FormedDifferences, readable_tensor, worth_forming
+from .products import FormedDifferences, readable_tensor, release_freed_memory, worth_forming
 from .sampling import clustered_weights, keys_of_pairs, output_keys
 
 __all__ = ["FailureAwareIRL", "MaxEntropyIRL", "MaxMarginIRL"]
@@ -235,6 +235,7 @@ class _PreferenceIRL(ClassifierMixin, BaseEstimator):
         worth = worth_forming(len(X), X.shape[-1], X.itemsize, torch_device(self.device))
         if not worth or any(self._layers()) or self.batch_size != "auto":
             return _differences(X, sign)
+        release_freed_memory()
         X, sign = readable_tensor(X), torch.from_numpy(sign.astype(X.dtype))
         return FormedDifferences(X, sign, {0: np.arange(len(X))}, {0: 1.0})
 
@@ -508,17 +509,21 @@ def separating_threshold(rewards, positive, weight):
     >>> separating_threshold(np.array([0.0, 1.0, 2.0, 3.0]), np.array([False, False, True, True]), np.ones(4))
     1.5
     """
-    rewards, positive, weight = (values[weight > 0] for values in (rewards, positive, weight))
-    share = np.where(positive, weight / weight[positive].sum(), -weight / weight[~positive].sum())
+    if not weight.all():
+        rewards, positive, weight = (values[weight > 0] for values in (rewards, positive, weight))
+    share = weight.astype(np.float64)
+    share[positive] /= weight[positive].sum()
+    share[~positive] /= -weight[~positive].sum()
     order = np.argsort(rewards)
-    rewards = rewards[order].astype(np.float64)
-    places = np.flatnonzero(np.diff(rewards) > 0)
+    rewards, share = rewards[order], share[order]
+    del order
+    places = np.flatnonzero(rewards[1:] > rewards[:-1])
     if not len(places):
         return float(rewards[0])
-    below = np.cumsum(share[order])[places]  # positives less negatives at or below the place: small is good
+    below = np.cumsum(share, out=share)[places]  # positives less negatives at or below the place: small is good
     best = np.flatnonzero(below <= below.min() + 1e-12)
     place = places[best[(len(best) - 1) // 2]]
-    return float((rewards[place] + rewards[place + 1]) / 2)
+    return float((np.float64(rewards[place]) + rewards[place + 1]) / 2)
 
 
 def preferred_first(values, sign):

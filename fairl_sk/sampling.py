@@ -22,7 +22,7 @@ def content_keys(rows, seed):
     words = rows.shape[1] * rows.dtype.itemsize // 4
     multipliers = _odd_numbers(seed, words)
     keys = np.empty(len(rows), dtype=np.uint64)
-    step = max(1, 2**17 // max(words, 1))  # temporaries stay in the cache
+    step = max(1, 2**15 // max(words, 1))  # temporaries stay in the cache
     for start in range(0, len(rows), step):
         part = np.ascontiguousarray(rows[start : start + step]) + 0.0  # no negative zero
         keys[start : start + step] = np.einsum("ij,j->i", part.view(np.uint32).astype(np.uint64), multipliers)
