@@ -691,7 +691,7 @@ class _MarginReader:
     owner : Columns
     """
 
-    rows_in_chunk = 480  # enough for a matrix product's full speed, and few beside what the samples need
+    rows_in_chunk = 512  # enough for a matrix product's full speed, and few beside what the samples need
 
     def __init__(self, owner):
         self.products = owner.products
@@ -713,7 +713,7 @@ class _MarginReader:
     @classmethod
     def size(cls, products, uneven):
         """Values that the reading takes for each column."""
-        return cls._chunk_size(products) * (5 if uneven else 2) + 4 * products.width
+        return cls._chunk_size(products) * (7 if uneven else 3) + 4 * products.width
 
     def add_sums(self, order, folds, weights, limits, budgets, slopes, sums):
         """Add up slope times difference over the sampled failures of each column.
@@ -741,17 +741,13 @@ class _MarginReader:
         """
         folds, limits, budgets = (torch.from_numpy(values).to(weights.device) for values in (folds, limits, budgets))
         order = order if self.position is None else order.of_rows(self.position)
-        sampled = torch.zeros_like(budgets)
-
-        def read(reader, columns):
+        sampled, columns = torch.zeros_like(budgets), torch.nonzero(budgets)[:, 0]
+        with self.products.one_reader() as reader:
             samples = _Samples(columns, folds[columns], limits[:, columns], budgets[columns], reader)
             for rows, first in order.chunks(self.n_rows):
                 if not len(samples.columns):
                     break
                 samples.extend(self._chunk(reader, rows, first), weights, slopes, sums, sampled)
-
-        # by columns, so that threads need not wait for each other before the end of the round
-        self.products.shared(read, torch.nonzero(budgets)[:, 0])
         return sampled
 
     def _chunk(self, reader, rows, first):

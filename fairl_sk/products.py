@@ -91,6 +91,20 @@ class PairProducts:
             self._readers, self._pool = readers, None
             torch.set_num_threads(threads)
 
+    @contextlib.contextmanager
+    def one_reader(self):
+        """The reader of this thread, whose products torch parts among as many threads as there are readers.
+
+        Where what is read next depends on the last products, threads of our own would form the same differences, or
+        wait for each other twice a product: either takes longer.
+        """
+        threads = torch.get_num_threads()
+        torch.set_num_threads(max(threads, len(self._readers)))
+        try:
+            yield self._readers[0]
+        finally:
+            torch.set_num_threads(threads)
+
     def shared(self, work, pieces):
         """Results of ``work(reader, pieces)`` on as many equal shares of the pieces as there are threads."""
         size = max(1, -(-len(pieces) // len(self._readers)))

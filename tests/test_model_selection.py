@@ -1,7 +1,10 @@
 """Searches: equal to GridSearchCV over the plain estimator, and what users get told."""
 
+import ctypes
 import subprocess
 import sys
+import threading
+import types
 import warnings
 
 import distributed
@@ -29,7 +32,7 @@ from fairl_sk.datasets import make_preferences
 from fairl_sk.failures import FewLabelFailures, MarginFailures, NearTieFailures, NoiseAwareFailures
 from fairl_sk.metrics import output_auc_scorer, output_f1_scorer, pair_accuracy_scorer
 from fairl_sk.pairs import stack_outputs
-from fairl_sk.products import FormedDifferences
+from fairl_sk.products import FormedDifferences, _malloc_trim, _Reader, release_freed_memory
 from fairl_sk.sampling import KeyOrder, sample_failures
 
 GRID = {
@@ -290,6 +293,43 @@ def test_threads_share_the_work_and_change_nothing(preferences, monkeypatch):
         torch.set_num_threads(n_before)
     assert max(shares) == 2
     np.testing.assert_allclose(search.coef_path_, alone.coef_path_, rtol=1e-9, atol=1e-12)
+
+
+def test_an_error_in_a_thread_is_raised(preferences, monkeypatch):
+    differences, n_before = _Reader.differences, torch.get_num_threads()
+
+    def fail_beside(self, *args):
+        if threading.current_thread() is not threading.main_thread():
+            raise RuntimeError("no room beside")
+        return differences(self, *args)
+
+    monkeypatch.setattr("fairl_sk.columns._WORTH_THREADS", 1)
+    monkeypatch.setattr(PairProducts, "part_bytes", 10_000)
+    monkeypatch.setattr(_Reader, "differences", fail_beside)
+    torch.set_num_threads(2)
+    try:
+        with pytest.raises(RuntimeError, match="no room beside"):
+            FailureAwareIRLCV(alpha=[0.1, 0.01], random_state=0).fit(preferences.data, preferences.target)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(n_before)
+
+
+@pytest.mark.parametrize("library", [None, OSError, TypeError])
+def test_freed_memory_is_given_back_where_the_library_can(monkeypatch, library):
+    def load(name):
+        if library is not None:
+            raise library()
+        return types.SimpleNamespace()  # a library without malloc_trim
+
+    monkeypatch.setattr(ctypes, "CDLL", load)
+    assert _malloc_trim.__wrapped__() is None
+    monkeypatch.setattr("fairl_sk.products._malloc_trim", lambda: None)
+    release_freed_memory()
+    given_back = []
+    monkeypatch.setattr("fairl_sk.products._malloc_trim", lambda: given_back.append)
+    release_freed_memory()
+    assert given_back == [0]
 
 
 def test_thresholds_are_compared_in_the_precision_of_the_margins(rng):
