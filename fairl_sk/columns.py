@@ -692,6 +692,8 @@ class _MarginReader:
     """
 
     rows_in_chunk = 512  # enough for a matrix product's full speed, and few beside what the samples need
+    # weights of all columns: with fewer, threads would mostly wait for each other, and tenfold if there is other work
+    worth_threads = 2**18
 
     def __init__(self, owner):
         self.products = owner.products
@@ -742,7 +744,7 @@ class _MarginReader:
         folds, limits, budgets = (torch.from_numpy(values).to(weights.device) for values in (folds, limits, budgets))
         order = order if self.position is None else order.of_rows(self.position)
         sampled, columns = torch.zeros_like(budgets), torch.nonzero(budgets)[:, 0]
-        with self.products.one_reader() as reader:
+        with self.products.one_reader(threaded=len(columns) * sums.shape[1] >= self.worth_threads) as reader:
             samples = _Samples(columns, folds[columns], limits[:, columns], budgets[columns], reader)
             for rows, first in order.chunks(self.n_rows):
                 if not len(samples.columns):

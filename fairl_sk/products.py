@@ -92,14 +92,14 @@ class PairProducts:
             torch.set_num_threads(threads)
 
     @contextlib.contextmanager
-    def one_reader(self):
-        """The reader of this thread, whose products torch parts among as many threads as there are readers.
+    def one_reader(self, *, threaded):
+        """The reader of this thread, whose products torch parts among as many threads as there are readers, or none.
 
         Where what is read next depends on the last products, threads of our own would form the same differences, or
         wait for each other twice a product: either takes longer.
         """
         threads = torch.get_num_threads()
-        torch.set_num_threads(max(threads, len(self._readers)))
+        torch.set_num_threads(max(threads, len(self._readers)) if threaded else 1)
         try:
             yield self._readers[0]
         finally:
