@@ -74,9 +74,10 @@ class Fold:
         self.scale = checked_scale(squares[rows], own_weight, paired=paired, any_feature=any_feature)
         positive = own_weight[own_weight > 0]
         self.even_weight = positive[0] if (positive == positive[0]).all() else None
-        self.weight = torch.from_numpy(own_weight * (len(rows) / self.total_weight)).to(products.X)
         if len(positive) == len(rows) and self.even_weight is not None:
-            self.weight = self.weight[:1].clone().expand(len(rows))  # one value in memory
+            own_weight = own_weight[:1]  # one value in memory
+        own_weight = own_weight * (len(rows) / self.total_weight)
+        self.weight = torch.from_numpy(own_weight).to(products.X).expand(len(rows))
 
     @property
     def unit(self):
@@ -249,16 +250,13 @@ class Columns:
         """The columns of a candidate, one for each fold, settled as the fold's fit would be.
 
         A detector may remember earlier rounds: each column has its own, as each fit has its own clone of the estimator.
-        Of other than the detector, columns that settle for the same have the same clone: hundreds would take memory.
         """
         columns, paired = [], self.products.X.ndim == 3
         for fold in range(len(self.folds)):
             settled = clone(estimator)
-            own = settled._settle(curriculum, partial(self._outputs_weight, fold, labels), paired)
-            own = own | {"detector": clone(curriculum["detector"], safe=False)}
-            counted = getattr(settled, "pointwise_weight_", None)
-            same = (c.estimator for c in columns if getattr(c.estimator, "pointwise_weight_", None) == counted)
-            columns.append(Column(next(same, settled), fold, own, labels))
+            own = curriculum | {"detector": clone(curriculum["detector"], safe=False)}
+            own = settled._settle(own, partial(self._outputs_weight, fold, labels), paired)
+            columns.append(Column(settled, fold, own, labels))
         return columns
 
     def _outputs_weight(self, fold, labels):
@@ -536,7 +534,9 @@ class _FailureBlock:
     def __init__(self, owner, columns, paths):
         self.owner, self.columns, self.paths = owner, columns, paths
         X = owner.products.X
-        self.theta, *self.room = (X.new_zeros(len(columns), owner.products.width) for _ in range(3))
+        self.theta, self.gradients, self.reward_weights = (
+            X.new_zeros(len(columns), owner.products.width) for _ in range(3)
+        )
         folds = [owner.folds[c.fold] for c in columns]
         losses = [c.estimator._loss_settings(f.scale) for c, f in zip(columns, folds, strict=True)]
         biased = owner.products.width > owner.products.n_features
@@ -574,22 +574,23 @@ class _FailureBlock:
 
     def _gradients(self, t):
         """Gradients of the columns' failure losses, (n_columns, width); 0 where a column samples none."""
-        gradients = self.room[0].zero_()
+        self.gradients.zero_()
         if self.sampling[:, t].any():
-            order, weights = KeyOrder(self.owner._keys, t), self._weights(t)
-            for chosen, add in ((self.by_margin, self._add_by_margin), (~self.by_margin, self._add)):
+            order, weights = KeyOrder(self.owner._keys, t), self._reward_weights(t)
+            # those by margin first: they set the others' to 0
+            for chosen, set_sums in ((self.by_margin, self._set_by_margin), (~self.by_margin, self._set_by_detector)):
                 numbers = np.flatnonzero(chosen & self.sampling[:, t])
                 if len(numbers):
-                    add(t, order, numbers, weights, gradients)
-        return gradients.div_(self.scale).div_(self.n_rows)
+                    set_sums(t, order, numbers, weights, self.gradients)
+        return self.gradients.div_(self.scale).div_(self.n_rows)
 
-    def _weights(self, t):
+    def _reward_weights(self, t):
         """Weights (n_columns, width) of R, in the units of the features."""
-        weights = torch.stack([path.at(t) for path in self.paths], out=self.room[1])
+        weights = torch.stack([path.at(t) for path in self.paths], out=self.reward_weights)
         return weights.add_(self.theta).div_(self.scale)
 
-    def _add_by_margin(self, t, order, numbers, weights, gradients):
-        """Add the weighted slopes times the differences of failures by margin."""
+    def _set_by_margin(self, t, order, numbers, weights, gradients):
+        """Set the sums of weighted slopes times differences of failures by margin, in gradients that are 0."""
         columns = [self.columns[i] for i in numbers]
         folds = [self.owner.folds[c.fold] for c in columns]
         curricula = [c.curriculum for c in columns]
@@ -604,7 +605,7 @@ class _FailureBlock:
         share = torch.from_numpy(share).to(sampled) / torch.where(sampled > 0, sampled, 1.0)  # no sample: sums of 0
         gradients.mul_(share.to(gradients)[:, None])
 
-    def _add(self, t, order, numbers, weights, gradients):
+    def _set_by_detector(self, t, order, numbers, weights, gradients):
         """The same for failures of any detector, which reads the margins of all training pairs."""
         own = torch.from_numpy(numbers).to(weights.device)
         weights = weights[own]
@@ -702,15 +703,15 @@ class _MarginReader:
         self.member = torch.from_numpy(self.products.member).to(device)
         used = self.products.member.any(axis=1) & (owner._sample_weight > 0)
         self.position = None if used.all() else np.where(used, np.arange(len(owner._X)), -1)
-        self.weights = None  # of all pairs in every fold, (n_folds, n_pairs); None where each counts 1
+        self.weights = None  # of all pairs in every fold, in its unit; None where each counts 1
         if owner.uneven:
-            counted = [weight / fold.unit for weight, fold in zip(owner._weights, owner.folds, strict=True)]
-            self.weights = torch.from_numpy(np.stack(counted)).to(device)
+            weights = [torch.from_numpy(weight).to(device) for weight in owner._weights]
+            self.weights = list(zip(weights, [fold.unit for fold in owner.folds], strict=True))
 
     @classmethod
     def _chunk_size(cls, products):
         """Rows of a chunk: on a GPU more, as starting its kernels takes longer than many pairs."""
-        return min(cls.rows_in_chunk * (1 if products.X.device.type == "cpu" else 64), len(products.X))
+        return min(cls.rows_in_chunk * (1 if products.X.device.type == "cpu" else 2), len(products.X))
 
     @classmethod
     def size(cls, products, uneven):
@@ -753,9 +754,10 @@ class _MarginReader:
         return sampled
 
     def _chunk(self, reader, rows, first):
+        """What columns read of pairs."""
         rows, first = torch.from_numpy(rows).to(self.member.device), torch.from_numpy(first).to(self.member.device)
         differences = reader.signed_differences(rows, self.products.sign)
-        weights = None if self.weights is None else self.weights[:, rows]
+        weights = self.weights and torch.stack([weight[rows] / unit for weight, unit in self.weights])
         return _Chunk(differences, self.member[rows].T.to(differences), weights, first)
 
 
@@ -815,7 +817,7 @@ class _Samples:
         margins = self.reader.product(own, chunk.differences)
         failing = torch.le(margins, self.upper, out=room("failing", size, n_rows))
         if self.two_sided:
-            failing.sub_(torch.lt(margins, self.lower, out=room("other", size, n_rows)))
+            failing.mul_(torch.ge(margins, self.lower, out=room("other", size, n_rows)))
         failing.mul_(torch.index_select(chunk.member, 0, self.folds, out=room("other", size, n_rows)))
         counted = None if chunk.weights is None else chunk.weights.index_select(0, self.folds)
         found = self._fill(failing, counted, chunk.first)
@@ -838,11 +840,10 @@ class _Samples:
     def _close(self, found):
         """Leave out the columns whose samples are full."""
         self.rest -= found
-        left = self.rest > 0
-        if not left.all():
-            names = "columns", "folds", "rest", "lower", "upper"
-            for name in names:
-                setattr(self, name, getattr(self, name)[left])
+        left = torch.nonzero(self.rest > 0)[:, 0]
+        if len(left) < len(self.rest):
+            for name in ("columns", "folds", "rest", "lower", "upper"):
+                setattr(self, name, getattr(self, name).index_select(0, left))
 
 
 def _totals(failing, weights):

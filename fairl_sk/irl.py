@@ -235,7 +235,7 @@ class _PreferenceIRL(ClassifierMixin, BaseEstimator):
         worth = worth_forming(len(X), X.shape[-1], X.itemsize, torch_device(self.device))
         if not worth or any(self._layers()) or self.batch_size != "auto":
             return _differences(X, sign)
-        release_freed_memory()
+        release_freed_memory()  # of the keys
         X, sign = readable_tensor(X), torch.from_numpy(sign.astype(X.dtype))
         return FormedDifferences(X, sign, {0: np.arange(len(X))}, {0: 1.0})
 

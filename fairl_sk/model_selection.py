@@ -212,7 +212,7 @@ class _IRLCV(ClassifierMixin, BaseEstimator):
 
     def _refit(self, X, y, sample_weight, output_labels, estimator):
         start = time.perf_counter()
-        release_freed_memory()
+        release_freed_memory()  # of the search
         best = clone(estimator).set_params(verbose=self.verbose)
         self.best_estimator_ = best._fit(X, y, sample_weight, output_labels, hold_differences=False)
         self.refit_time_ = time.perf_counter() - start

@@ -623,7 +623,7 @@ class LinearSolver(torch.optim.Optimizer):
         along, self.margins[1] = rows.along(moving, failure[0])
         if direction is not None:
             path.advance(direction, along, rows.weight, rows.loss)
-        if isinstance(rows, FormedRows):
+        if isinstance(rows, FormedRows):  # there memory counts: what a round has freed would add up
             release_freed_memory()
 
     def _failure_gradient(self, failure, targets, loss):

@@ -93,13 +93,13 @@ class PairProducts:
 
     @contextlib.contextmanager
     def one_reader(self, *, threaded):
-        """The reader of this thread, whose products torch parts among as many threads as there are readers, or none.
+        """The reader of this thread; if ``threaded``, torch parts its products among as many threads as share pieces.
 
-        Where what is read next depends on the last products, threads of our own would form the same differences, or
-        wait for each other twice a product: either takes longer.
+        Where what is read next depends on the last products, threads of our own would all form the same differences, or
+        wait for each other twice a product. Torch's wait as often, which is worth it for long products only.
         """
         threads = torch.get_num_threads()
-        torch.set_num_threads(max(threads, len(self._readers)) if threaded else 1)
+        torch.set_num_threads(len(self._readers) if threaded else 1)
         try:
             yield self._readers[0]
         finally:
@@ -313,9 +313,11 @@ def release_freed_memory():
 @cache
 def _malloc_trim():
     try:
-        return ctypes.CDLL(None).malloc_trim
+        trim = ctypes.CDLL(None).malloc_trim
     except (AttributeError, OSError, TypeError):
         return None
+    trim.argtypes, trim.restype = [ctypes.c_size_t], ctypes.c_int
+    return trim
 
 
 def worth_forming(n_rows, width, dtype_size, device):
@@ -428,7 +430,7 @@ class FormedDifferences:
         for begin, end in self._bounds(len(self.X) if sets else 0):
             piece, places = slice(begin, end), []
             for number, rows in sets.items():
-                first, last = np.searchsorted(rows, [piece.start, piece.stop])
+                first, last = np.searchsorted(rows, np.array([begin, end], dtype=rows.dtype))  # else rows are copied
                 if first < last:
                     ranks = torch.from_numpy((rows[first:last] - begin).astype(np.int32))
                     places.append(_Place(number, int(first), ranks))

@@ -22,6 +22,7 @@ from fairl_sk import (
     ExponentialSchedule,
     FailureAwareIRL,
     FailureAwareIRLCV,
+    LinearSchedule,
     MaxEntropyIRL,
     MaxEntropyIRLCV,
     MaxMarginIRL,
@@ -320,7 +321,7 @@ def test_freed_memory_is_given_back_where_the_library_can(monkeypatch, library):
     def load(name):
         if library is not None:
             raise library()
-        return types.SimpleNamespace()  # a library without malloc_trim
+        return types.SimpleNamespace()  # has no malloc_trim
 
     monkeypatch.setattr(ctypes, "CDLL", load)
     assert _malloc_trim.__wrapped__() is None
@@ -330,6 +331,37 @@ def test_freed_memory_is_given_back_where_the_library_can(monkeypatch, library):
     monkeypatch.setattr("fairl_sk.products._malloc_trim", lambda: given_back.append)
     release_freed_memory()
     assert given_back == [0]
+
+
+def test_near_ties_below_a_negative_threshold_are_none(preferences):
+    """A schedule may begin there."""
+    X, y = preferences.data, preferences.target
+    thresholds = [-0.2, LinearSchedule(-0.3, 0.5)]
+    options = {"failures": "near_ties", "alpha": 0.1, "max_iter": 40, "random_state": 0}
+    search = FailureAwareIRLCV(failure_threshold=thresholds, cv=KFold(3), **options).fit(X, y)
+    for fold, (train, _) in enumerate(KFold(3).split(X)):
+        for number, threshold in enumerate(thresholds, 1):
+            assert search.cv_results_["params"][number]["failure_threshold"] is threshold
+            single = FailureAwareIRL(failure_threshold=threshold, **options).fit(X[train], y[train])
+            np.testing.assert_allclose(search.coef_path_[number, fold], single.coef_, rtol=1e-9)
+
+
+def test_torchs_threads_part_long_products(preferences, monkeypatch):
+    X, y, n_before = preferences.data, preferences.target, torch.get_num_threads()
+    search = FailureAwareIRLCV(alpha=[0.1, 0.01], random_state=0)
+    alone = clone(search).fit(X, y)
+    monkeypatch.setattr("fairl_sk.columns._WORTH_THREADS", 1)
+    monkeypatch.setattr(_MarginReader, "worth_threads", 1)
+    monkeypatch.setattr(_MarginReader, "rows_in_chunk", 50)
+    threads, product = set(), _Reader.product
+    monkeypatch.setattr(_Reader, "product", lambda *args: threads.add(torch.get_num_threads()) or product(*args))
+    torch.set_num_threads(2)
+    try:
+        search.fit(X, y)
+    finally:
+        torch.set_num_threads(n_before)
+    assert 2 in threads
+    np.testing.assert_allclose(search.coef_path_, alone.coef_path_, rtol=1e-9, atol=1e-12)
 
 
 def test_thresholds_are_compared_in_the_precision_of_the_margins(rng):
