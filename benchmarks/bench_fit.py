@@ -74,12 +74,17 @@ def seconds(call, repeats):
     return min(times)
 
 
-def copy_bandwidth(n_bytes=2**28, repeats=5):
+def copy_bandwidth(n_bytes=2**28, repeats=5, device="cpu"):
     """Bytes a second at which this machine copies a block larger than its caches (the read and the write)."""
-    source = torch.ones(n_bytes // 4)
+    source = torch.ones(n_bytes // 4, device=device)
     target = torch.empty_like(source)
-    target.copy_(source)
-    return 2 * n_bytes / seconds(lambda: target.copy_(source), repeats)
+
+    def copy():
+        target.copy_(source)
+        return target[:1].item()  # a GPU has done it
+
+    copy()
+    return 2 * n_bytes / seconds(copy, repeats)
 
 
 def default_loader_seconds(X, y, n_rounds, epochs, repeats):

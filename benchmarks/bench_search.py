@@ -6,6 +6,11 @@ The grid is 60 failure-aware candidates (failure weight x failure threshold x st
 `FailureAwareIRLCV` always adds, on 5 folds. ``--peer-share`` runs the peers on evenly spaced candidates only, and
 scales their time to all of them: the output says so. The limits in the picture are measured in the same run:
 arithmetic is the time of one matrix product a round, memory that of reading the differences for every fit by itself.
+
+    python benchmarks/bench_search.py --device cuda
+
+measures a search on a GPU alone: which share of its time the bytes that it moves would take at the bandwidth that is
+measured, or its products at the speed of one.
 """
 
 import argparse
@@ -20,6 +25,9 @@ import psutil  # noqa: F401  # the process that measures memory needs it: better
 import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV, KFold, ShuffleSplit
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
 
 from fairl_sk import (
     ExponentialSchedule,
@@ -43,6 +51,8 @@ SIZES = {
         "alphas": 2,
         "overlap": {"splits": 4, "pairs": 200},
         "grow": [(200, 16), (400, 8)],
+        "recurring": {"pairs": 200, "features": 16, "candidates": 4},
+        "device": {"pairs": 400, "features": 16},
         "repeats": 1,
     },
     "small": {
@@ -51,7 +61,9 @@ SIZES = {
         "candidates": [1, 3, 10, 30, 60, 150, 300],
         "alphas": 12,
         "overlap": {"splits": 20, "pairs": 4_000},
-        "grow": [(5_000, 384), (10_000, 384), (20_000, 64), (20_000, 1_024)],
+        "grow": [(5_000, 384), (10_000, 384), (20_000, 64), (20_000, 128), (20_000, 1_024)],
+        "recurring": {"pairs": 5_000, "features": 384, "candidates": 24},
+        "device": {"pairs": 20_000, "features": 4_096},
         "repeats": 3,
     },
 }
@@ -197,6 +209,7 @@ def bench_grid(plan, peer_share):
     candidates = candidates_of(grid)
     result = {"candidates": len(candidates), "one fit": seconds(lambda: _one_fit(X, y), plan["repeats"])}
     result["search"], search = search_seconds(X, y, grid, plan["repeats"], cv)
+    result["last fit"] = search.refit_time_
     for n_jobs in (1, 2):
         result[f"GridSearchCV(n_jobs={n_jobs})"], peer, ran = peer_seconds(X, y, candidates, peer_share, n_jobs, cv)
     result["peer candidates"] = ran
@@ -215,7 +228,7 @@ def print_grid(result, plan):
     print(f"{plan['pairs']} pairs x {plan['features']}, {n} candidates x {N_FOLDS} folds, {_threads()} threads")
     if ran < n:
         print(f"EXTRAPOLATED: peers ran {ran} of {n} candidates (and as large a share of the logistic fits), scaled")
-    for name in ("search", "one fit", "GridSearchCV(n_jobs=1)", "GridSearchCV(n_jobs=2)", "logistic"):
+    for name in ("search", "last fit", "one fit", "GridSearchCV(n_jobs=1)", "GridSearchCV(n_jobs=2)", "logistic"):
         print(f"{name:24} {result[name]:9.3f} s   {result[name] / result['search']:7.2f} x the search")
     faster, fits = result["GridSearchCV(n_jobs=1)"] / result["search"], result["search"] / result["one fit"]
     print(f"{faster:.1f} times faster than GridSearchCV(n_jobs=1) (aim: 15): {_verdict(faster >= 15)}")
@@ -290,23 +303,113 @@ def bench_growth(plan):
         X, y = make_pairs(n_pairs, n_features)
         one = seconds(lambda X=X, y=y: _one_fit(X, y), plan["repeats"])
         took, _ = search_seconds(X, y, make_grid(n_candidates), 1, cv)
-        rows.append({"pairs": n_pairs, "features": n_features, "seconds": took, "one fit": one})
-        print(f"{n_pairs:>6} pairs x {n_features:>4}: {took:>8.3f} s, {took / one:>6.1f} times one fit", flush=True)
+        peak = peak_memory(n_pairs, n_features, n_candidates, False)
+        rows.append({"pairs": n_pairs, "features": n_features, "seconds": took, "one fit": one, "memory": peak})
+        print(
+            f"{n_pairs:>6} pairs x {n_features:>4}: {took:>8.3f} s, {took / one:>6.1f} times one fit, peak memory "
+            f"{peak:.2f} times the input",
+            flush=True,
+        )
     return rows
+
+
+def bench_recurrence(plan):
+    """Seconds of a search on pairs of which a third have a side from a few outputs: counted as less, and not."""
+    n_pairs, n_features, n_candidates = plan["recurring"].values()
+    X, y = make_pairs(n_pairs, n_features)
+    rng = np.random.default_rng(0)
+    some = rng.random(n_pairs) < 1 / 3
+    X[some, 0] = X[rng.choice(n_pairs // 25, some.sum()), 0]
+    grid, result = make_grid(n_candidates), {}
+    for correlation in (0.0, 0.03):
+        search = FailureAwareIRLCV(**{**PAPER, "recurrence_correlation": correlation}, **grid, refit=False)
+        result[correlation] = seconds(lambda search=search: search.fit(X, y), plan["repeats"])
+    n = len(search.cv_results_["params"])
+    print(
+        f"{n} candidates, {n_pairs} pairs x {n_features}, outputs that recur: {result[0.03]:.3f} s, "
+        f"{result[0.03] / result[0.0]:.2f} times as long as if they count as others do",
+        flush=True,
+    )
+    return {"as others": result[0.0], "less": result[0.03]}
+
+
+class Traffic(TorchDispatchMode):
+    """Counts the bytes that torch's operations read and write, but for views."""
+
+    GATHERS = ("index_select", "index", "gather", "embedding_bag")
+
+    def __init__(self):
+        super().__init__()
+        self.n_bytes = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        name = func.overloadpacket.__name__
+        if not func.is_view and not name.startswith(("empty", "new_empty")):
+            written = self._bytes(result)
+            read = self._bytes([args, kwargs])
+            # what is gathered from is not read as a whole
+            self.n_bytes += written + (min(read, written) if any(gather in name for gather in self.GATHERS) else read)
+        return result
+
+    @staticmethod
+    def _bytes(values):
+        return sum(value.nbytes for value in tree_leaves(values) if isinstance(value, torch.Tensor))
+
+
+def product_speed(n_rows, n_features, n_columns, device):
+    """Floating point operations a second of one matrix product of the weights of all columns."""
+    X = torch.randn(n_rows, n_features, device=device)
+    weights = torch.randn(n_columns, n_features, device=device)
+    took = seconds(lambda: torch.mm(weights, X.T)[0, 0].item(), 5)
+    return 2 * n_rows * n_features * n_columns / took
+
+
+def bench_device(plan, device):
+    """A search on a device, and which share of its time bandwidth or arithmetic, whichever is slower, would take."""
+    n_pairs, n_features = plan["device"].values()
+    X, y = make_pairs(n_pairs, n_features)
+    grid = make_grid(max(n for n in plan["candidates"] if n <= 60))
+    cv = KFold(N_FOLDS, shuffle=True, random_state=0)
+    search = FailureAwareIRLCV(**PAPER, **grid, cv=cv, random_state=0, refit=False, device=device)
+    took = seconds(lambda: search.fit(X, y), plan["repeats"])
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # only this thread's operations are counted
+    with Traffic() as traffic, FlopCounterMode(display=False) as flops:
+        search.fit(X, y)
+    torch.set_num_threads(threads)
+    n_columns = len(search.cv_results_["params"]) * N_FOLDS
+    bound = {
+        "bandwidth": traffic.n_bytes / copy_bandwidth(device=device),
+        "arithmetic": flops.get_total_flops() / product_speed(n_pairs, n_features, n_columns, device),
+    }
+    binds = max(bound, key=bound.get)
+    share = bound[binds] / took
+    print(
+        f"{n_pairs} pairs x {n_features}, {n_columns} columns on {device}: {took:.3f} s; {traffic.n_bytes / 1e9:.3g} GB "
+        f"at the measured bandwidth {bound['bandwidth']:.3g} s, {flops.get_total_flops() / 1e9:.3g} GFLOP at that of a "
+        f"product {bound['arithmetic']:.3g} s: {share:.0%} of the bound by {binds}"
+        + (f" (aim: 50%): {_verdict(share >= 0.5)}" if device != "cpu" else ""),
+        flush=True,
+    )
+    return {"seconds": took, "bytes": traffic.n_bytes, "flops": flops.get_total_flops(), **bound, "share": share}
 
 
 def _threads():
     return torch.get_num_threads()
 
 
-def main(size="small", peer_share=1.0, picture=None, out=None):
-    """Run the benchmark, print its tables, and return its results."""
+def main(size="small", peer_share=1.0, picture=None, out=None, device=None):
+    """Run the benchmark, print its tables, and return its results; with a device, of the search on it alone."""
     plan = SIZES[size]
+    if device is not None:
+        return _saved({"device": bench_device(plan, device)}, out)
     bandwidth = copy_bandwidth()
     results = {"grid": bench_grid(plan, peer_share)}
     print_grid(results["grid"], plan)
     results["alphas"] = bench_alphas(plan)
     results["overlap"] = bench_overlap(plan)
+    results["recurrence"] = bench_recurrence(plan)
     results["candidates"] = bench_candidates(plan, bandwidth)
     results["growth"] = bench_growth(plan)
     shape = (plan["pairs"], plan["features"], max(n for n in plan["candidates"] if n <= 60))
@@ -315,6 +418,10 @@ def main(size="small", peer_share=1.0, picture=None, out=None):
         print(f"peak memory, {name}: {peak:.2f} times the input (aim: 1.2 at most): {_verdict(peak <= 1.2)}")
     if picture:
         draw(results["candidates"], picture)
+    return _saved(results, out)
+
+
+def _saved(results, out):
     if out:
         with open(out, "w", encoding="utf-8") as file:
             json.dump(results, file, indent=2)
@@ -327,4 +434,5 @@ if __name__ == "__main__":
     parser.add_argument("--peer-share", type=float, default=1.0, help="share of the candidates that peers run")
     parser.add_argument("--picture", help="write the picture of time a candidate as PNG")
     parser.add_argument("--out", help="write the figures as JSON")
+    parser.add_argument("--device", help="measure the search on this device alone, e.g. cuda")
     main(**vars(parser.parse_args()))

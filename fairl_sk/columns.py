@@ -577,7 +577,6 @@ class _FailureBlock:
         self.gradients.zero_()
         if self.sampling[:, t].any():
             order, weights = KeyOrder(self.owner._keys, t), self._reward_weights(t)
-            # those by margin first: they set the others' to 0
             for chosen, set_sums in ((self.by_margin, self._set_by_margin), (~self.by_margin, self._set_by_detector)):
                 numbers = np.flatnonzero(chosen & self.sampling[:, t])
                 if len(numbers):
@@ -590,7 +589,7 @@ class _FailureBlock:
         return weights.add_(self.theta).div_(self.scale)
 
     def _set_by_margin(self, t, order, numbers, weights, gradients):
-        """Set the sums of weighted slopes times differences of failures by margin, in gradients that are 0."""
+        """Set the sums of weighted slopes times differences of failures by margin, where ``gradients`` are still 0."""
         columns = [self.columns[i] for i in numbers]
         folds = [self.owner.folds[c.fold] for c in columns]
         curricula = [c.curriculum for c in columns]
@@ -598,11 +597,13 @@ class _FailureBlock:
         detectors = [c["detector"] for c in curricula]
         limits = np.full((2, len(self.columns)), -np.inf, dtype=weights.numpy(force=True).dtype)
         limits[:, numbers] = _limits(thresholds, detectors, limits.dtype)
-        budgets, share = np.zeros((2, len(self.columns)))
+        budgets, share = np.zeros(len(self.columns)), np.ones(len(self.columns))
         budgets[numbers] = [f.in_units(c["rates"][t] * f.total_weight) for c, f in zip(curricula, folds, strict=True)]
         share[numbers] = [c["weights"][t] * len(f.rows) for c, f in zip(curricula, folds, strict=True)]
         sampled = self.reader.add_sums(order, self.fold, weights, limits, budgets, self._slopes, gradients)
-        share = torch.from_numpy(share).to(sampled) / torch.where(sampled > 0, sampled, 1.0)  # no sample: sums of 0
+        share = torch.from_numpy(share).to(sampled) / torch.where(
+            sampled > 0, sampled, 1.0
+        )  # no sample: 0, or other columns' sums
         gradients.mul_(share.to(gradients)[:, None])
 
     def _set_by_detector(self, t, order, numbers, weights, gradients):

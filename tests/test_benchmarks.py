@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import transformers
 
 from fairl_sk.datasets import make_detox_preferences
@@ -163,6 +164,29 @@ def test_bench_search(capsys, tmp_path, monkeypatch):
     assert (tmp_path / "a.png").stat().st_size > 1000
     assert json.loads((tmp_path / "search.json").read_text(encoding="utf-8"))["grid"] == grid
     assert len(module.candidates_of(module.make_grid(60))) == 61
+    assert grid["last fit"] > 0 and results["recurrence"]["less"] > 0
+    assert all(row["memory"] > 1 for row in results["growth"])
+
+
+def test_bench_search_on_a_device(capsys, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    module = load("bench_search")
+    a, b, rows = torch.ones(4, 8), torch.ones(8, 2), torch.tensor([0, 1])
+    for call, n_bytes in (
+        (lambda: a @ b, 4 * (32 + 16 + 8)),
+        (lambda: a.t()[1:], 0),
+        (lambda: a.add_(1), 4 * 64),
+        (lambda: a.index_select(0, rows), 4 * 32),
+    ):
+        with module.Traffic() as traffic:
+            call()
+        assert traffic.n_bytes == n_bytes
+    row = module.main(size="smoke", device="cpu", out=tmp_path / "device.json")["device"]
+    assert row["share"] == pytest.approx(max(row["bandwidth"], row["arithmetic"]) / row["seconds"])
+    # at the least the base paths' products with the differences, twice a round, of one round
+    assert row["flops"] > 2 * 2 * 5 * 320 * 16 and row["bytes"] > 5 * 320 * 16 * 4
+    assert f"on cpu: {row['seconds']:.3f} s" in capsys.readouterr().out
+    assert json.loads((tmp_path / "device.json").read_text(encoding="utf-8"))["device"] == row
 
 
 def test_uncertainty(capsys, tmp_path):
