@@ -601,9 +601,8 @@ class _FailureBlock:
         budgets[numbers] = [f.in_units(c["rates"][t] * f.total_weight) for c, f in zip(curricula, folds, strict=True)]
         share[numbers] = [c["weights"][t] * len(f.rows) for c, f in zip(curricula, folds, strict=True)]
         sampled = self.reader.add_sums(order, self.fold, weights, limits, budgets, self._slopes, gradients)
-        share = torch.from_numpy(share).to(sampled) / torch.where(
-            sampled > 0, sampled, 1.0
-        )  # no sample: 0, or other columns' sums
+        # no sample: sums of 0, or other columns'
+        share = torch.from_numpy(share).to(sampled) / torch.where(sampled > 0, sampled, 1.0)
         gradients.mul_(share.to(gradients)[:, None])
 
     def _set_by_detector(self, t, order, numbers, weights, gradients):
