@@ -798,7 +798,7 @@ _SEARCH_NOTES = """A parameter is a grid if it is a list, a tuple, a range or an
     else stays fixed. A combination that no fit takes (``margin_fail`` not above ``margin``) is a failed fit; a value
     that no combination makes valid is an error.
 
-    Linear heads on the full batch train together, in memory for the features and 10 to 20 MB more; where single
+    Linear heads on the full batch train together, in memory for the features and 10 to 20 MB or a fifth more; where single
     outputs count (``pointwise_weight`` above 0, or "auto" and estimated so) for one fold's outputs besides, and in the
     last fit for those of all pairs. The last fit, of the best candidate, forms the differences of many pairs anew in
     every round, too: slower than a fit that holds them.
