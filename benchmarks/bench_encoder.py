@@ -32,7 +32,7 @@ from sklearn.pipeline import Pipeline
 
 from fairl_sk import FailureAwareIRL, TransformerEmbedder
 from fairl_sk.datasets import load_preferences, make_detox_preferences
-from fairl_sk.store import EmbeddingStore, text_keys
+from fairl_sk.features.store import EmbeddingStore, text_keys
 
 SIZES = {
     "smoke": {"texts": 24, "mix": 2, "repeats": 1, "pairs": 24, "candidates": 2, "vectors": 3_000, "batches": 2},

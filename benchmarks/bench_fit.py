@@ -25,7 +25,7 @@ from sklearn.linear_model import LogisticRegression
 from skorch import NeuralNet
 
 from fairl_sk import FailureAwareIRL, MaxEntropyIRL, MaxMarginIRL
-from fairl_sk.net import DualPath, DualPathLoss
+from fairl_sk.learning.net import DualPath, DualPathLoss
 
 SIZES = {
     "smoke": {"pairs": [1_000], "features": [64], "repeats": 1, "epochs": 1, "memory": (2_000, 64)},

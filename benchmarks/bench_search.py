@@ -151,7 +151,7 @@ def peak_memory(n_pairs, n_features, n_candidates, refit):
     code = (
         "import sys, psutil, threading, numpy as np; sys.path.insert(0, sys.argv[1])\n"
         "from bench_search import PAPER, make_grid, make_pairs; from fairl_sk import FailureAwareIRLCV\n"
-        "from fairl_sk.products import release_freed_memory\n"
+        "from fairl_sk.learning.products import release_freed_memory\n"
         "grid = {**PAPER, **make_grid(int(sys.argv[4]))}\n"
         "search = FailureAwareIRLCV(**grid, refit=sys.argv[5] == 'True', random_state=0)\n"
         "search.fit(*make_pairs(300, 8))\n"  # what is loaded once is not the search's

@@ -18,7 +18,7 @@ import numpy as np
 
 from fairl_sk import MaxMarginIRL
 from fairl_sk.datasets import make_preferences
-from fairl_sk.identify import FeasibleRewards
+from fairl_sk.diagnosis.feasible import FeasibleRewards
 
 SIZES = {
     "smoke": {"cases": [(2, 20), (3, 30)], "factors": [8.0], "strictness": [1.5, 3.0], "seeds": 2, "large": (300, 10)},

@@ -85,7 +85,8 @@ from fairl_sk import (
     TransformerEmbedder,
 )
 from fairl_sk.datasets import load_preferences, make_detox_preferences, make_preferences
-from fairl_sk.failures import (
+from fairl_sk.learning.estimators import separating_threshold
+from fairl_sk.learning.failures import (
     ConfirmedFailures,
     CrossFittedFailures,
     DisagreementFailures,
@@ -94,7 +95,6 @@ from fairl_sk.failures import (
     NoiseAwareFailures,
     OutputSignFailures,
 )
-from fairl_sk.irl import separating_threshold
 from fairl_sk.metrics import (
     output_auc_score,
     output_f1_score,

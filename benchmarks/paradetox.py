@@ -22,7 +22,7 @@ from sklearn.svm import LinearSVC
 
 from fairl_sk import FailureAwareIRL, MaxEntropyIRL, MaxMarginIRL, PairTransformer
 from fairl_sk.datasets import load_preferences
-from fairl_sk.irl import separating_threshold
+from fairl_sk.learning.estimators import separating_threshold
 from fairl_sk.metrics import output_auc_score, output_f1_score, pair_accuracy, starc_distance
 from fairl_sk.pairs import stack_outputs
 

@@ -46,8 +46,8 @@ from tqdm.auto import tqdm
 from fairl_sk import FailureAwareIRL, MaxEntropyIRL, MaxMarginIRL, TransformerEmbedder
 from fairl_sk.datasets import load_preferences, make_detox_preferences
 from fairl_sk.export import RewardFunction
-from fairl_sk.failures import ConfirmedFailures
 from fairl_sk.generate import generate_completions, generate_preference_pairs, pair_kinds
+from fairl_sk.learning.failures import ConfirmedFailures
 from fairl_sk.metrics import bootstrap_interval, pair_accuracy_scorer
 from fairl_sk.pairs import stack_outputs
 

@@ -1,12 +1,12 @@
 """Failure-aware inverse RL as scikit-learn estimators: recover, measure and export the reward behind preferences."""
 
-from .encoder import TransformerEmbedder
-from .inspection import inspect_failures
-from .irl import FailureAwareIRL, MaxEntropyIRL, MaxMarginIRL
-from .model_selection import FailureAwareIRLCV, MaxEntropyIRLCV, MaxMarginIRLCV
-from .objective import ConstantSchedule, CosineSchedule, ExponentialSchedule, LinearSchedule
+from .diagnosis.inspection import inspect_failures
+from .diagnosis.uncertainty import LaplaceReward
+from .features.encoder import TransformerEmbedder
+from .learning.estimators import FailureAwareIRL, MaxEntropyIRL, MaxMarginIRL
+from .learning.objective import ConstantSchedule, CosineSchedule, ExponentialSchedule, LinearSchedule
+from .learning.search import FailureAwareIRLCV, MaxEntropyIRLCV, MaxMarginIRLCV
 from .pairs import PairTransformer, check_pairs, make_pairs
-from .uncertainty import LaplaceReward
 
 __version__ = "0.1.0"
 

@@ -31,8 +31,9 @@ import torch
 from sklearn.utils import Bunch
 from tqdm.auto import tqdm
 
-from .datasets import generation_settings, load_preferences, read_generated
-from .encoder import (
+from .datasets.readers import generation_settings, load_preferences, read_generated
+from .device import torch_device
+from .features.encoder import (
     _DTYPES,
     _LOADING,
     _NO_MEMORY,
@@ -44,7 +45,6 @@ from .encoder import (
     _warn,
     count_positions,
 )
-from .net import torch_device
 from .pairs import preference_sign, read_texts, to_text
 from .rewards import _import_extra, _weights_sha256
 

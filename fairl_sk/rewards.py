@@ -35,7 +35,8 @@ from scipy.special import expit, logsumexp
 from sklearn.utils.validation import check_is_fitted
 from tqdm.auto import tqdm
 
-from .encoder import (
+from .device import torch_device
+from .features.encoder import (
     _LOADING,
     _check_vocabulary,
     _files_of,
@@ -45,8 +46,7 @@ from .encoder import (
     count_positions,
     default_budget,
 )
-from .net import torch_device
-from .store import text_keys
+from .features.store import text_keys
 
 __all__ = ["ClassifierReward", "DetoxifyReward", "EstimatorReward"]
 

@@ -30,7 +30,7 @@ from sklearn.utils import Bunch
 from test_rewards import save_checkpoint, save_classifier, save_tokenizer, tiny
 
 import fairl_sk.audit
-import fairl_sk.encoder
+import fairl_sk.features.encoder
 from fairl_sk import (
     FailureAwareIRL,
     LaplaceReward,
@@ -39,7 +39,6 @@ from fairl_sk import (
     PairTransformer,
     TransformerEmbedder,
 )
-from fairl_sk.__main__ import main
 from fairl_sk.audit import (
     KINDS,
     MEASURES,
@@ -52,10 +51,11 @@ from fairl_sk.audit import (
     results_folder,
     write_audit,
 )
+from fairl_sk.cli import main
 from fairl_sk.datasets import make_detox_preferences
+from fairl_sk.features.store import EmbeddingStore
 from fairl_sk.metrics import BootstrapInterval, starc_distance
 from fairl_sk.pairs import stack_outputs
-from fairl_sk.store import EmbeddingStore
 
 LEARNERS = ["MaxMarginIRL", "MaxEntropyIRL", "FailureAwareIRL"]
 NULLS = ["all desirable", "longer output", "shorter output", "prompt only", "shuffled labels"]
@@ -602,7 +602,7 @@ def test_a_file_that_holds_no_pipeline(judge, tmp_path, monkeypatch, capsys, cas
 def test_all_that_we_save_loads(tmp_path, preferences):
     """Schedules and detectors are types of ours, too."""
     from fairl_sk import CosineSchedule
-    from fairl_sk.failures import MarginFailures
+    from fairl_sk.learning.failures import MarginFailures
 
     learner = FailureAwareIRL(failure_weight=CosineSchedule(3.0, 1.0), failures=MarginFailures(), random_state=0)
     learner.fit(preferences.data, preferences.target)
@@ -954,7 +954,7 @@ def python(*arguments, **options):
 # A run whose audit is the given one: what counts here is how it ends.
 STUB = """
 import sys, fairl_sk.audit as module
-from fairl_sk.__main__ import main
+from fairl_sk.cli import main
 module.audit = lambda *args, **kwargs: None
 module.format_audit = lambda result: "{report}"
 module.write_audit = lambda result, folder: [(folder / "table.csv")] + [(folder / "table.csv").write_text("kept")][:0]
@@ -1020,7 +1020,7 @@ def test_importing_the_package_loads_nothing_heavy():
     assert not heavy & loaded["import fairl_sk"] - loaded[BASELINE]
     assert not {"transformers", "trl", "datasets", "detoxify"} & loaded["import fairl_sk"]
     ours = {name for name in loaded["import fairl_sk"] if name.startswith("fairl_sk.")}
-    assert not ours & {"fairl_sk.audit", "fairl_sk.plot", "fairl_sk.datasets", "fairl_sk.__main__"}
+    assert not ours & {"fairl_sk.audit", "fairl_sk.plot", "fairl_sk.datasets", "fairl_sk.cli"}
 
 
 def test_importing_the_package_takes_less_than_half_as_long_again():
@@ -1061,7 +1061,7 @@ def test_an_encoder_with_a_store(place, corpus, capsys):
     shown = capsys.readouterr().out.splitlines()[-1]
     assert "minilm  pooling mean, layer -1, dtype float32, max_length 256" in shown
     with pytest.MonkeyPatch.context() as patch:  # the second time no text is embedded
-        patch.setattr(fairl_sk.encoder, "_load_model", None)
+        patch.setattr(fairl_sk.features.encoder, "_load_model", None)
         assert encode("--encoder", "minilm", "--store", "vectors", "--out", "p") == 0
     assert check_written(place / "p")["table"] == document["table"]
     pipeline = load_pipeline(place / "o" / "FailureAwareIRL.skops")

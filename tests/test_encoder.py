@@ -37,8 +37,8 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 
 from fairl_sk import FailureAwareIRL, TransformerEmbedder, encoder
+from fairl_sk.features.store import EmbeddingStore, StoreError, text_keys
 from fairl_sk.pairs import join_prompt
-from fairl_sk.store import EmbeddingStore, StoreError, text_keys
 
 WORDS = "you are kind awful fool a the thank for asking go away bench green is so very not user assistant :".split()
 SPECIAL = ["<unk>", "<s>", "<end>", "<pad>"]

@@ -12,7 +12,7 @@ from sklearn.model_selection import GridSearchCV
 
 from fairl_sk import FailureAwareIRL, MaxMarginIRL
 from fairl_sk.datasets import make_preferences
-from fairl_sk.failures import (
+from fairl_sk.learning.failures import (
     ConfirmedFailures,
     CrossFittedFailures,
     DisagreementFailures,
@@ -27,7 +27,7 @@ from fairl_sk.failures import (
     _DistinctPairs,
     find_failures,
 )
-from fairl_sk.sampling import content_keys, pair_keys, sample_failures
+from fairl_sk.learning.sampling import content_keys, pair_keys, sample_failures
 
 
 def a_round(margins, rewards=None, labels=None, threshold=0.0):

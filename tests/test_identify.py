@@ -19,7 +19,7 @@ from sklearn.preprocessing import StandardScaler
 
 from fairl_sk import FailureAwareIRL, MaxEntropyIRL, MaxMarginIRL, PairTransformer, identify
 from fairl_sk.datasets import make_preferences
-from fairl_sk.identify import FeasibleRewards, ambiguity
+from fairl_sk.diagnosis.feasible import FeasibleRewards, ambiguity
 from fairl_sk.pairs import stack_outputs
 
 few = settings(deadline=None, derandomize=True, database=None, max_examples=30)

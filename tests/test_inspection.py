@@ -19,7 +19,7 @@ from fairl_sk import (
     inspect_failures,
 )
 from fairl_sk.datasets import make_preferences
-from fairl_sk.failures import ConfirmedFailures, CrossFittedFailures, FewLabelFailures, NoiseAwareFailures
+from fairl_sk.learning.failures import ConfirmedFailures, CrossFittedFailures, FewLabelFailures, NoiseAwareFailures
 
 
 @pytest.fixture(scope="module")

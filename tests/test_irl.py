@@ -17,10 +17,10 @@ from sklearn.svm import LinearSVC
 
 from fairl_sk import ExponentialSchedule, FailureAwareIRL, LinearSchedule, MaxEntropyIRL, MaxMarginIRL
 from fairl_sk.datasets import make_preferences
-from fairl_sk.failures import MarginFailures, NearTieFailures
-from fairl_sk.irl import separating_threshold
+from fairl_sk.learning.estimators import separating_threshold
+from fairl_sk.learning.failures import MarginFailures, NearTieFailures
+from fairl_sk.learning.net import Curriculum
 from fairl_sk.metrics import starc_distance
-from fairl_sk.net import Curriculum
 from fairl_sk.pairs import stack_outputs
 
 ALL = [

@@ -17,7 +17,7 @@ from sklearn.exceptions import ConvergenceWarning, FitFailedWarning, NotFittedEr
 from sklearn.metrics import make_scorer, roc_auc_score
 from sklearn.model_selection import GridSearchCV, GroupKFold, KFold, ShuffleSplit, StratifiedKFold
 
-import fairl_sk.columns
+import fairl_sk.learning.columns
 from fairl_sk import (
     ExponentialSchedule,
     FailureAwareIRL,
@@ -28,13 +28,13 @@ from fairl_sk import (
     MaxMarginIRL,
     MaxMarginIRLCV,
 )
-from fairl_sk.columns import Columns, PairProducts, _even_ranges, _limits, _MarginReader
 from fairl_sk.datasets import make_preferences
-from fairl_sk.failures import FewLabelFailures, MarginFailures, NearTieFailures, NoiseAwareFailures
+from fairl_sk.learning.columns import Columns, PairProducts, _even_ranges, _limits, _MarginReader
+from fairl_sk.learning.failures import FewLabelFailures, MarginFailures, NearTieFailures, NoiseAwareFailures
+from fairl_sk.learning.products import FormedDifferences, _malloc_trim, _Reader, release_freed_memory
+from fairl_sk.learning.sampling import KeyOrder, sample_failures
 from fairl_sk.metrics import output_auc_scorer, output_f1_scorer, pair_accuracy_scorer
 from fairl_sk.pairs import stack_outputs
-from fairl_sk.products import FormedDifferences, _malloc_trim, _Reader, release_freed_memory
-from fairl_sk.sampling import KeyOrder, sample_failures
 
 GRID = {
     "failure_weight": [ExponentialSchedule(5.0, 2.0), 1.0],
@@ -280,7 +280,7 @@ def test_threads_share_the_work_and_change_nothing(preferences, monkeypatch):
     X, y, n_before = preferences.data, preferences.target, torch.get_num_threads()
     search = FailureAwareIRLCV(alpha=[0.1, 0.01], failures=["near_ties", "sign"], random_state=0)
     alone = clone(search).fit(X, y)
-    monkeypatch.setattr("fairl_sk.columns._WORTH_THREADS", 1)
+    monkeypatch.setattr("fairl_sk.learning.columns._WORTH_THREADS", 1)
     monkeypatch.setattr(PairProducts, "part_bytes", 10_000)
     shares = []
     shared = PairProducts.shared
@@ -304,7 +304,7 @@ def test_an_error_in_a_thread_is_raised(preferences, monkeypatch):
             raise RuntimeError("no room beside")
         return differences(self, *args)
 
-    monkeypatch.setattr("fairl_sk.columns._WORTH_THREADS", 1)
+    monkeypatch.setattr("fairl_sk.learning.columns._WORTH_THREADS", 1)
     monkeypatch.setattr(PairProducts, "part_bytes", 10_000)
     monkeypatch.setattr(_Reader, "differences", fail_beside)
     torch.set_num_threads(2)
@@ -325,10 +325,10 @@ def test_freed_memory_is_given_back_where_the_library_can(monkeypatch, library):
 
     monkeypatch.setattr(ctypes, "CDLL", load)
     assert _malloc_trim.__wrapped__() is None
-    monkeypatch.setattr("fairl_sk.products._malloc_trim", lambda: None)
+    monkeypatch.setattr("fairl_sk.learning.products._malloc_trim", lambda: None)
     release_freed_memory()
     given_back = []
-    monkeypatch.setattr("fairl_sk.products._malloc_trim", lambda: given_back.append)
+    monkeypatch.setattr("fairl_sk.learning.products._malloc_trim", lambda: given_back.append)
     release_freed_memory()
     assert given_back == [0]
 
@@ -350,7 +350,7 @@ def test_torchs_threads_part_long_products(preferences, monkeypatch):
     X, y, n_before = preferences.data, preferences.target, torch.get_num_threads()
     search = FailureAwareIRLCV(alpha=[0.1, 0.01], random_state=0)
     alone = clone(search).fit(X, y)
-    monkeypatch.setattr("fairl_sk.columns._WORTH_THREADS", 1)
+    monkeypatch.setattr("fairl_sk.learning.columns._WORTH_THREADS", 1)
     monkeypatch.setattr(_MarginReader, "worth_threads", 1)
     monkeypatch.setattr(_MarginReader, "rows_in_chunk", 50)
     threads, product = set(), _Reader.product
@@ -404,11 +404,11 @@ def test_little_memory_changes_nothing(preferences, monkeypatch):
     search = FailureAwareIRLCV(**GRID, random_state=0)
     whole = clone(search).fit(X, y)
     blocks = []
-    monkeypatch.setattr("fairl_sk.model_selection._LEAST_MEMORY", 40_000)
+    monkeypatch.setattr("fairl_sk.learning.search._LEAST_MEMORY", 40_000)
     monkeypatch.setattr(PairProducts, "part_bytes", 10_000)
-    run = fairl_sk.columns.Columns._run_failures
+    run = fairl_sk.learning.columns.Columns._run_failures
     monkeypatch.setattr(
-        fairl_sk.columns.Columns, "_run_failures", lambda *args: (blocks.append(len(args[1])), run(*args))
+        fairl_sk.learning.columns.Columns, "_run_failures", lambda *args: (blocks.append(len(args[1])), run(*args))
     )
     parted = clone(search).fit(X, y)
     assert len(blocks) > 2
@@ -430,7 +430,7 @@ def test_differences_that_are_formed_anew_change_no_bit(rng, monkeypatch, shuffl
     monkeypatch.setattr(
         FormedDifferences, "_form", lambda self, piece: formed.append(self.lengths) or form(self, piece)
     )
-    monkeypatch.setattr("fairl_sk.products._WORTH_FORMING", 1)
+    monkeypatch.setattr("fairl_sk.learning.products._WORTH_FORMING", 1)
     search.set_params(cv=splits).fit(X, y)
     assert {len(lengths) for lengths in formed} == {1, 3}  # of the last fit, and of three folds
     np.testing.assert_array_equal(search.coef_path_, held.coef_path_)
@@ -864,7 +864,7 @@ def test_fits_that_have_not_converged_are_counted(preferences):
 
 
 def interrupt_in_block(monkeypatch, number):
-    run, calls = fairl_sk.columns.Columns._run_failures, []
+    run, calls = fairl_sk.learning.columns.Columns._run_failures, []
 
     def interrupted(*args):
         calls.append(args)
@@ -872,8 +872,8 @@ def interrupt_in_block(monkeypatch, number):
             raise KeyboardInterrupt
         run(*args)
 
-    monkeypatch.setattr(fairl_sk.columns.Columns, "_run_failures", interrupted)
-    monkeypatch.setattr("fairl_sk.model_selection._LEAST_MEMORY", 40_000)
+    monkeypatch.setattr(fairl_sk.learning.columns.Columns, "_run_failures", interrupted)
+    monkeypatch.setattr("fairl_sk.learning.search._LEAST_MEMORY", 40_000)
 
 
 def test_an_interrupt_keeps_what_is_finished_and_says_so(preferences, monkeypatch):

@@ -5,8 +5,8 @@ import pytest
 import torch
 from skorch.dataset import Dataset
 
-from fairl_sk.failures import Round
-from fairl_sk.net import (
+from fairl_sk.learning.failures import Round
+from fairl_sk.learning.net import (
     Curriculum,
     DualPath,
     DualPathLoss,

@@ -6,9 +6,9 @@ from sklearn.model_selection import GridSearchCV, KFold
 
 from fairl_sk import FailureAwareIRL
 from fairl_sk.datasets import make_preferences
+from fairl_sk.learning.sampling import clustered_weights, output_keys
+from fairl_sk.learning.search import FailureAwareIRLCV
 from fairl_sk.metrics import output_f1_scorer
-from fairl_sk.model_selection import FailureAwareIRLCV
-from fairl_sk.sampling import clustered_weights, output_keys
 
 
 def star(n_pairs=300, seed=0):
@@ -132,7 +132,7 @@ def test_single_outputs_recur_in_no_pair():
 
 def test_differences_that_are_formed_anew_and_offsets_by_a_scorer(monkeypatch):
     X, y = star()
-    monkeypatch.setattr("fairl_sk.products._WORTH_FORMING", 1)
+    monkeypatch.setattr("fairl_sk.learning.products._WORTH_FORMING", 1)
     settings = {"pointwise_weight": 0.0, "recurrence_correlation": 0.5, "random_state": 0}
     cv = list(KFold(2).split(X))
     search = FailureAwareIRLCV("max_margin", **settings, scoring=output_f1_scorer, cv=cv).fit(X, y)

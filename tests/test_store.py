@@ -21,8 +21,8 @@ import lmdb
 import numpy as np
 import pytest
 
-import fairl_sk.store
-from fairl_sk.store import EmbeddingStore, StoreError, settings_id, text_keys
+import fairl_sk.features.store
+from fairl_sk.features.store import EmbeddingStore, StoreError, settings_id, text_keys
 
 SETTINGS = {"model": "m", "store_dtype": "float32"}
 
@@ -36,7 +36,7 @@ def vectors(texts, size=8):
 PRELUDE = f"""
 import os, runpy, signal, sys, time
 import numpy as np
-names = runpy.run_path({fairl_sk.store.__file__!r})
+names = runpy.run_path({fairl_sk.features.store.__file__!r})
 EmbeddingStore, StoreError, text_keys = names["EmbeddingStore"], names["StoreError"], names["text_keys"]
 SETTINGS = {SETTINGS!r}
 

@@ -20,7 +20,7 @@ from sklearn.preprocessing import StandardScaler
 
 from fairl_sk import FailureAwareIRL, FailureAwareIRLCV, LaplaceReward, MaxEntropyIRL, MaxMarginIRL, PairTransformer
 from fairl_sk.datasets import make_preferences
-from fairl_sk.uncertainty import _Posterior
+from fairl_sk.diagnosis.uncertainty import _Posterior
 
 EXACT = MaxEntropyIRL(tol=1e-10, random_state=0)
 

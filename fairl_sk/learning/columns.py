@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from sklearn.base import clone
 
-from .failures import MarginFailures, NearTieFailures, Round, find_failures
-from .irl import (
+from ..device import torch_device
+from .estimators import (
     _WORTH_THREADS,
     centred_outputs,
     checked_scale,
@@ -27,6 +27,7 @@ from .irl import (
     preferred_first,
     squared_lengths,
 )
+from .failures import MarginFailures, NearTieFailures, Round, find_failures
 from .net import (
     BasePath,
     DualBundle,
@@ -36,7 +37,6 @@ from .net import (
     base_direction,
     export_linear,
     take_failure_step,
-    torch_device,
 )
 from .products import FormedDifferences, PairProducts, worth_forming
 from .sampling import KeyOrder, clustered_weights, keys_of_pairs, output_keys, sampled_weights

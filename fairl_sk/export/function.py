@@ -37,9 +37,10 @@ from sklearn.preprocessing import FunctionTransformer, MaxAbsScaler, MinMaxScale
 from sklearn.utils import Bunch
 from sklearn.utils.validation import check_is_fitted
 
-from . import __version__, encoder
-from .encoder import TransformerEmbedder
-from .pairs import PairTransformer, _column_names, join_prompt, preference_sign, read_texts, to_text
+from .. import __version__
+from ..features import encoder
+from ..features.encoder import TransformerEmbedder
+from ..pairs import PairTransformer, _column_names, join_prompt, preference_sign, read_texts, to_text
 
 __all__ = ["RewardFunction", "check_reward", "export_reward_model", "load_reward_model"]
 

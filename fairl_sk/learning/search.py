@@ -1,7 +1,7 @@
 """Searches in the convention of ``LassoCV``: an estimator whose parameters may be lists, at the cost of a few fits.
 
 For users who choose ``temperature_fail``, ``failure_weight`` or ``alpha`` by cross-validation. The linear fits of all
-candidates and folds go through their rounds together (`fairl_sk.columns`), each as if it were alone, so that the result
+candidates and folds go through their rounds together (`fairl_sk.learning.columns`), each as if it were alone, so that the result
 is that of ``GridSearchCV`` over the plain estimator. Heads with hidden layers, batches, and base heads that failures
 move, are fitted one by one.
 """
@@ -28,10 +28,10 @@ from sklearn.utils.metadata_routing import (
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 from tqdm.auto import tqdm
 
+from ..metrics.metrics import check_split
+from ..pairs import check_pairs
 from .columns import Columns
-from .irl import FailureAwareIRL, MaxEntropyIRL, MaxMarginIRL
-from .metrics import check_split
-from .pairs import check_pairs
+from .estimators import FailureAwareIRL, MaxEntropyIRL, MaxMarginIRL
 from .products import release_freed_memory
 
 __all__ = ["FailureAwareIRLCV", "MaxEntropyIRLCV", "MaxMarginIRLCV"]

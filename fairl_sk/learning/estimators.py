@@ -17,6 +17,8 @@ from sklearn.utils._param_validation import (
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, column_or_1d
 
+from ..device import torch_device
+from ..pairs import TIES_REMEDY, check_pairs, distinct_labels, preference_sign
 from .failures import LabelFailures, MarginFailures, NearTieFailures, OutputSignFailures, fit_detector
 from .net import (
     Curriculum,
@@ -32,10 +34,8 @@ from .net import (
     export_heads,
     head_reward,
     import_heads,
-    torch_device,
 )
 from .objective import ExponentialSchedule, LinearSchedule, schedule_values
-from .pairs import TIES_REMEDY, check_pairs, distinct_labels, preference_sign
 from .pointwise import estimate_weight
 from .products import FormedDifferences, readable_tensor, release_freed_memory, worth_forming
 from .sampling import clustered_weights, keys_of_pairs, output_keys
@@ -976,7 +976,7 @@ class FailureAwareIRL(_PreferenceIRL):
         it (the paper's), hence also a pair that is clearly contradicted, as flipped preferences are; a pair with an
         output on the wrong side of 0, which separates preferred from other outputs; an output whose reward has another
         sign than its label (the paper's with labels; needs ``output_labels`` in `fit`, which then also place the
-        offset); or an object with ``detect``, see `fairl_sk.failures`: ``ConfirmedFailures()`` made more of labels in
+        offset); or an object with ``detect``, see `fairl_sk.learning.failures`: ``ConfirmedFailures()`` made more of labels in
         our benchmarks.
     alpha_fail : float >= 0 or None, default=None
         L2 strength of the failure path. Larger: smaller corrections. None: that of the base path, ``alpha``.
@@ -1011,7 +1011,7 @@ class FailureAwareIRL(_PreferenceIRL):
 
     Notes
     -----
-    A schedule is a number, an object of `fairl_sk.objective` (``ConstantSchedule``, ``LinearSchedule``,
+    A schedule is a number, an object of `fairl_sk.learning.objective` (``ConstantSchedule``, ``LinearSchedule``,
     ``ExponentialSchedule``, ``CosineSchedule``), whose parameters ``GridSearchCV`` reaches as
     ``failure_weight__decay``, or a callable of progress in [0, 1].
 

@@ -14,8 +14,8 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions  # the parameters' declared constraints
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 
-from .irl import MaxEntropyIRL, _differences, _scale_of
-from .pairs import check_pairs, preference_sign
+from ..learning.estimators import MaxEntropyIRL, _differences, _scale_of
+from ..pairs import check_pairs, preference_sign
 
 __all__ = ["LaplaceReward"]
 
@@ -94,7 +94,7 @@ class LaplaceReward(ClassifierMixin, BaseEstimator):
 
     See Also
     --------
-    fairl_sk.identify.ambiguity : The range of each output's reward over all rewards that fit nearly as well.
+    fairl_sk.diagnosis.feasible.ambiguity : The range of each output's reward over all rewards that fit nearly as well.
     fairl_sk.metrics.bootstrap_interval : Intervals of a score, over the held-out groups.
 
     Notes

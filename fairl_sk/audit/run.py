@@ -33,11 +33,12 @@ from sklearn.model_selection import GroupShuffleSplit
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.utils import Bunch
 
-from . import __version__
-from .datasets import make_detox_preferences
-from .identify import ambiguity
-from .irl import FailureAwareIRL, MaxEntropyIRL, MaxMarginIRL
-from .metrics import (
+from .. import __version__
+from ..datasets.readers import make_detox_preferences
+from ..diagnosis.feasible import ambiguity
+from ..diagnosis.uncertainty import LaplaceReward
+from ..learning.estimators import FailureAwareIRL, MaxEntropyIRL, MaxMarginIRL
+from ..metrics.metrics import (
     BootstrapInterval,
     bootstrap_interval,
     check_split,
@@ -50,9 +51,8 @@ from .metrics import (
     shuffled_labels_null,
     starc_distance,
 )
-from .pairs import PairTransformer, preference_sign, stack_outputs
-from .plot import HistoryDisplay, MarginDisplay
-from .uncertainty import LaplaceReward
+from ..pairs import PairTransformer, preference_sign, stack_outputs
+from ..plot import HistoryDisplay, MarginDisplay
 
 __all__ = ["audit", "load_pipeline", "prepare_folder", "write_audit"]
 

@@ -23,7 +23,7 @@ from sklearn.model_selection import GroupKFold, KFold
 from sklearn.utils import _safe_indexing, check_random_state  # private: rows of an array, a list or a table
 from sklearn.utils.metadata_routing import UNUSED, _MetadataRequester  # private: gives set_score_request
 
-from .pairs import is_pairs, preference_sign, read_texts, stack_outputs
+from ..pairs import is_pairs, preference_sign, read_texts, stack_outputs
 
 __all__ = [
     "BootstrapInterval",

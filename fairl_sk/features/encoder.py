@@ -29,8 +29,8 @@ from sklearn.utils._param_validation import Interval, StrOptions  # the paramete
 from sklearn.utils._set_output import ADAPTERS_MANAGER, _get_output_config  # what wrapping a 2-D result uses
 from tqdm.auto import tqdm
 
-from .net import torch_device
-from .pairs import _column_names, join_prompt, read_texts, to_text
+from ..device import torch_device
+from ..pairs import _column_names, join_prompt, read_texts, to_text
 from .store import EmbeddingStore, StoreError, text_keys
 
 __all__ = ["TransformerEmbedder"]

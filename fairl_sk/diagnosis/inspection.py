@@ -7,9 +7,9 @@ from sklearn.base import BaseEstimator, clone
 from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 
-from .failures import NoiseAwareFailures, find_failures, fit_detector
-from .irl import FailureAwareIRL, MaxEntropyIRL, MaxMarginIRL
-from .pairs import check_pairs, preference_sign, read_texts
+from ..learning.estimators import FailureAwareIRL, MaxEntropyIRL, MaxMarginIRL
+from ..learning.failures import NoiseAwareFailures, find_failures, fit_detector
+from ..pairs import check_pairs, preference_sign, read_texts
 
 __all__ = ["inspect_failures"]
 
@@ -33,7 +33,7 @@ def inspect_failures(
     """List the k pairs with the smallest margins, with what speaks for an error, for ambiguity, and for noise.
 
     The margin is the reward's. Beside it stand the held-out margins of an ensemble of rewards that did not see the pair
-    (`fairl_sk.failures.NoiseAwareFailures`). A failing pair, whose margin is at or below ``threshold``, has as reason
+    (`fairl_sk.learning.failures.NoiseAwareFailures`). A failing pair, whose margin is at or below ``threshold``, has as reason
 
     - ``"suspected noise"``: the preference is probably flipped, more so than the detector's ``confidence``;
     - ``"ambiguity"``: else, if the ensemble is divided, its mean within ``n_std`` standard deviations of 0;

@@ -1,0 +1,23 @@
+"""Which device to compute on, by its name."""
+
+import torch
+
+
+def torch_device(name):
+    """The device of a name, "auto" being a GPU where there is one; a ValueError for one that cannot compute here."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f"Found device={name!r}. Expected 'cpu', 'cuda' (or 'cuda:0', ...) or 'auto'.") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device={name!r}, but torch finds no CUDA device here. Use device='cpu' or 'auto'.")
+    try:
+        (torch.ones(2, device=device) + 1).sum().item()
+    except (RuntimeError, AssertionError, ImportError) as error:  # what torch raises differs from device to device
+        found = str(error).partition("\n")[0][:120]
+        raise ValueError(
+            f"device={name!r}, but torch cannot compute there ({found}). Use device='cpu' or 'auto'."
+        ) from error
+    return device

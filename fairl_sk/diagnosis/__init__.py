@@ -1,0 +1,1 @@
+"""What the data determine: uncertainty, feasible rewards, ambiguity, the hardest failures."""

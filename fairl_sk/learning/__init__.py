@@ -1,0 +1,1 @@
+"""Learning the reward: estimators, solvers, the dual-path net, failure detectors, schedules and searches."""
