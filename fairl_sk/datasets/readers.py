@@ -25,7 +25,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from sklearn.utils import Bunch, check_random_state
 
-from ..pairs import count_shared, split_messages, to_text
+from ..messages import count_shared, split_messages, to_text
 
 __all__ = ["load_preferences", "make_detox_preferences", "make_preferences"]
 
