@@ -96,6 +96,11 @@ def _table_texts(X, sides, has_prompts, join):
 def _text_column(X, name):
     values = list(X[name])
     for row, value in enumerate(values):
+        if isinstance(value, Real) and value == value:
+            raise ValueError(
+                f"Column {name!r} holds numbers ({value!r}, ...). Expected strings or lists of messages there: rename a "
+                "column of features."
+            )
         to_text(value, where=f"row {row} of column {name!r}")
     return [value if isinstance(value, str) else read_messages(value) for value in values]
 
@@ -125,7 +130,7 @@ def _holds_text(values):
         return values.dtype.kind in "UT"
     if isinstance(values.flat[0], (dict, list)):
         raise ValueError(
-            "Found lists or messages outside a table. Expected conversations in columns 'chosen' and 'rejected' "
+            "Found messages or lists outside a table. Expected conversations in columns 'chosen' and 'rejected' "
             "(pairs) or 'completion' (outputs): pandas.DataFrame({'completion': conversations})."
         )
     if values.ndim == 1 or values.shape[1:] == (2,):  # beside a text everything has to be text
@@ -197,9 +202,9 @@ def _check_features(X, estimator, reset, **options):
     paired = values.ndim == 3
     if values.ndim not in (1, 2, 3) or (paired and (values.shape[1] != 2 or not values.shape[2])):
         raise ValueError(
-            f"Found {'X=None' if X is None else f'X of shape {values.shape}'}. Expected (n_pairs, 2, n_features) or "
-            "(n_samples, n_features), with at least one feature. The second axis holds the two outputs of a pair: more "
-            "outputs are several pairs, and features in several axes are flattened: X.reshape(n_pairs, 2, -1)."
+            f"Found {'X=None' if X is None else f'X of shape {values.shape}, with {values.ndim} axes'}. Expected "
+            "(n_pairs, 2, n_features) or (n_samples, n_features), with at least one feature. The second axis holds the "
+            "two outputs of a pair: more outputs are several pairs. Further axes: flatten, X.reshape(n_pairs, 2, -1)."
         )
     if paired:
         values = values.reshape(-1, values.shape[2])

@@ -63,7 +63,7 @@ def test_check_pairs_sets_the_number_of_features_not_of_sides():
         (np.full((2, 2, 2), np.inf), "infinity"),
         (np.zeros((0, 2, 2)), r"0 sample"),
         (sparse.eye(3).tocsr(), "[Ss]parse"),
-        (np.zeros((2, 2, 2, 2)), r"shape \(2, 2, 2, 2\).*features in several axes are flattened"),
+        (np.zeros((2, 2, 2, 2)), r"shape \(2, 2, 2, 2\), with 4 axes.*flatten"),
         (np.zeros((2, 2, 0)), r"shape \(2, 2, 0\).*at least one feature"),
         (np.zeros((2, 0)), r"0 feature\(s\)"),
         (None, r"Found X=None. Expected \(n_pairs, 2, n_features\)"),
@@ -125,7 +125,9 @@ def test_conversations_outside_a_table_are_refused():
 )
 def test_numbers_in_a_column_of_texts_are_refused(table):
     for call in (is_pairs, check_pairs, PairTransformer().fit):
-        with pytest.raises(ValueError, match=f"row 0 of column '{list(table)[0]}', but found (float|int)"):
+        with pytest.raises(
+            ValueError, match=f"olumn '{list(table)[0]}'(, but found float nan| holds numbers .*rename)"
+        ):
             call(pd.DataFrame(table))
 
 
@@ -137,7 +139,7 @@ def test_numbers_in_a_column_of_texts_are_refused(table):
         (pd.DataFrame({"chosen": ["a", None], "rejected": ["c", "d"]}), "row 1 of column 'chosen'.*(None|nan)"),
         (
             pd.DataFrame({"chosen": ["a"], "rejected": ["b"], "prompt": [3]}),
-            "row 0 of column 'prompt'.*int 3",
+            "Column 'prompt' holds numbers .3",
         ),
         (np.array([["a", 1.5]], dtype=object), "row 0, side 1.*1.5"),
         (np.array([["a", "b", "c"]]), r"texts of shape \(1, 3\).*Expected \(n_pairs, 2\)"),
