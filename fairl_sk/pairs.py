@@ -14,6 +14,8 @@ outputs  array (n_samples, n_features)   array (n_samples,), or a table with a c
 A table may have a column ``prompt``. `fairl_sk.messages` joins prompts and outputs to texts.
 """
 
+from numbers import Real
+
 import numpy as np
 from sklearn.base import BaseEstimator, TransformerMixin, clone
 from sklearn.compose import ColumnTransformer
@@ -98,8 +100,8 @@ def _text_column(X, name):
     for row, value in enumerate(values):
         if isinstance(value, Real) and value == value:
             raise ValueError(
-                f"Column {name!r} holds numbers ({value!r}, ...). Expected strings or lists of messages there: rename a "
-                "column of features."
+                f"Column {name!r} holds numbers ({value!r}, ...). Expected strings or lists of messages there: "
+                "rename a column of features."
             )
         to_text(value, where=f"row {row} of column {name!r}")
     return [value if isinstance(value, str) else read_messages(value) for value in values]

@@ -125,9 +125,7 @@ def test_conversations_outside_a_table_are_refused():
 )
 def test_numbers_in_a_column_of_texts_are_refused(table):
     for call in (is_pairs, check_pairs, PairTransformer().fit):
-        with pytest.raises(
-            ValueError, match=f"olumn '{list(table)[0]}'(, but found float nan| holds numbers .*rename)"
-        ):
+        with pytest.raises(ValueError, match=f"olumn '{list(table)[0]}'(.* float nan| holds numbers .*rename)"):
             call(pd.DataFrame(table))
 
 
