@@ -29,6 +29,7 @@ def test_every_benchmark_is_tested():
         "bench_fit",
         "bench_loop",
         "bench_search",
+        "gpu",
         "identify",
         "paper",
         "paradetox",
@@ -126,67 +127,52 @@ def test_bench_loop(monkeypatch, capsys, tmp_path):
     assert json.loads((tmp_path / "loop.json").read_text(encoding="utf-8"))["aims"] == aims
 
 
-def test_growth_of_a_fit(capsys):
-    (rows,) = load("bench_fit").bench_growth(sizes=(100, 300), widths=(8,), repeats=1)
-    assert [row["pairs"] for row in rows] == [100, 300]
-    ratio = rows[1]["FailureAwareIRL"] / rows[0]["FailureAwareIRL"] / 3
-    assert f"from 100 to 300 pairs, time a pair x {ratio:.2f}" in capsys.readouterr().out
-
-
-def test_bench_fit(capsys, tmp_path):
-    rows, memory = load("bench_fit").main(size="smoke", out=tmp_path / "fit.json")
+def test_bench_fit(monkeypatch, capsys, tmp_path):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    module = importlib.import_module("bench_fit")
+    results = module.main(size="smoke", out=tmp_path / "fit.json")
     shown = capsys.readouterr().out
-    (row,) = rows
-    assert (row["pairs"], row["features"]) == (1000, 64)
-    assert all(row[name] > 0 for name in ("MaxMarginIRL", "MaxEntropyIRL", "FailureAwareIRL", "logistic", "floor"))
-    assert row["default_loader"] > row["FailureAwareIRL"]  # the reason for the slicing iterator
-    assert f"{row['FailureAwareIRL'] / row['logistic']:.2f}" in shown
-    assert memory > 1  # the input itself counts
-    assert (tmp_path / "fit.json").stat().st_size > 0
+    assert [(row["pairs"], row["features"]) for row in results["rows"]] == [(300, 16), (1000, 16)]
+    for row in results["rows"]:
+        assert all(row[name] > 0 for name in module.LEARNERS)
+        assert row["ratio"] == row["FailureAwareIRL"] / row["logistic"] and f"{row['ratio']:.3f}" in shown
+    assert results["peak memory"] > 1  # the input itself counts
+    assert f"peak memory, times the input: {results['peak memory']:.2f} (aim: at most 2.5)" in shown
+    assert json.loads((tmp_path / "fit.json").read_text(encoding="utf-8")) == results
+    rows = [{"pairs": pairs, "FailureAwareIRL": took} for pairs, took in ((1, 1.0), (2, 1.0), (4, 3.0))]
+    assert module.growth(rows) == pytest.approx(1.5)  # 1, 0.5 and 0.75 seconds a pair
+    module.verdict("faster", 9, 10, at_least=True)
+    assert "faster: 9.00 (aim: at least 10): MISSED" in capsys.readouterr().out
 
 
 def test_bench_search(capsys, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(BENCHMARKS)
-    module = load("bench_search")
+    module = importlib.import_module("bench_search")
     results = module.main(size="smoke", peer_share=0.5, picture=tmp_path / "a.png", out=tmp_path / "search.json")
     shown = capsys.readouterr().out
-    grid = results["grid"]
-    assert (grid["candidates"], grid["peer candidates"]) == (7, 4)
-    assert "EXTRAPOLATED: peers ran 4 of 7 candidates" in shown
-    assert f"{grid['search'] / grid['one fit']:.1f} times one fit" in shown
-    assert grid["largest difference"] < 1e-5
-    assert grid["search"] < grid["GridSearchCV(n_jobs=1)"]
-    assert [row["learner"] for row in results["alphas"]] == ["MaxMarginIRL", "MaxEntropyIRL"]
-    assert all(row["difference"] <= 1e-5 for row in [*results["alphas"], results["overlap"]])
-    assert f"4 random splits, 200 pairs x 32, 4 candidates: {results['overlap']['search']:.3f} s" in shown
+    grid = results["peers"][0]
+    assert (grid["candidates"], grid["peer ran"]) == (7, 4)
+    assert "EXTRAPOLATED: GridSearchCV ran 4 of 7 candidates" in shown
+    assert f"times faster than GridSearchCV: {grid['times faster']:.2f} (aim: at least 10)" in shown
+    assert all(row["largest difference of a score"] <= 2e-3 and row["same choice"] for row in results["peers"])
     assert [row["candidates"] for row in results["candidates"]] == [3, 7]
-    assert results["memory"]["search"] > 1
+    assert results["shapes"][-1]["memory / input"] > 1
     assert (tmp_path / "a.png").stat().st_size > 1000
-    assert json.loads((tmp_path / "search.json").read_text(encoding="utf-8"))["grid"] == grid
+    assert json.loads((tmp_path / "search.json").read_text(encoding="utf-8")) == results
     assert len(module.candidates_of(module.make_grid(60))) == 61
-    assert grid["last fit"] > 0 and results["recurrence"]["less"] > 0
-    assert all(row["memory"] > 1 for row in results["growth"])
 
 
-def test_bench_search_on_a_device(capsys, tmp_path, monkeypatch):
+def test_gpu(capsys, monkeypatch):
+    """Both benchmarks run on the device that is named; without CUDA the message says so."""
     monkeypatch.syspath_prepend(BENCHMARKS)
-    module = load("bench_search")
-    a, b, rows = torch.ones(4, 8), torch.ones(8, 2), torch.tensor([0, 1])
-    for call, n_bytes in (
-        (lambda: a @ b, 4 * (32 + 16 + 8)),
-        (lambda: a.t()[1:], 0),
-        (lambda: a.add_(1), 4 * 64),
-        (lambda: a.index_select(0, rows), 4 * 32),
-    ):
-        with module.Traffic() as traffic:
-            call()
-        assert traffic.n_bytes == n_bytes
-    row = module.main(size="smoke", device="cpu", out=tmp_path / "device.json")["device"]
-    assert row["share"] == pytest.approx(max(row["bandwidth"], row["arithmetic"]) / row["seconds"])
-    # at the least the base paths' products with the differences, twice a round, of one round
-    assert row["flops"] > 2 * 2 * 5 * 320 * 16 and row["bytes"] > 5 * 320 * 16 * 4
-    assert f"on cpu: {row['seconds']:.3f} s" in capsys.readouterr().out
-    assert json.loads((tmp_path / "device.json").read_text(encoding="utf-8"))["device"] == row
+    gpu = importlib.import_module("gpu")
+    for module in (gpu.bench_fit, gpu.bench_search):
+        monkeypatch.setattr(module, "main", lambda size, device, **_: (size, device))
+    assert gpu.main(size="smoke", device="cpu") == (("smoke", "cpu"),) * 2
+    assert capsys.readouterr().out == "cpu\n"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(SystemExit, match="no CUDA device"):
+        gpu.main(size="smoke")
 
 
 def test_uncertainty(capsys, tmp_path):
