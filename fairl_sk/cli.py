@@ -1,38 +1,20 @@
-"""The command line: ``fairl-sk audit`` and ``fairl-sk store``."""
+"""The command line: ``fairl-sk audit`` and ``fairl-sk store``. `main` runs it."""
 
-import argparse
 import os
 import re
+import shutil
 import sys
 import warnings
 from contextlib import contextmanager
+from functools import partial
+from types import SimpleNamespace
 
+import click
 import torch
 
 from . import __version__
 
-MAX_NUMBER = 2**31 - 1
-OF_FILES = {  # options that say how to read PAIRS, by parameter of load_preferences
-    "format": "--format",
-    "text_column": "--text-column",
-    "label_column": "--label-column",
-    "desirable": "--desirable",
-    "quoted": "--no-quotes",
-    "encoding": "--encoding",
-    "limit": "--limit",
-}
-OF_REFERENCES = {  # options for what the messages of fairl_sk.rewards call its parameters
-    "checkpoint": "--reference FILE.ckpt",
-    "config_folder": "--reference-config",
-}
-NEEDED = {  # options that say something about another one
-    "reference_output": "reference",
-    "toxic_label": "reference",
-    "nontoxic_label": "reference",
-    "reference_config": "reference",
-    "pooling": "encoder",
-    "store": "encoder",
-}
+NO_MEMORY = "out of memory|not enough memory|can't allocate memory|ALLOC_FAILED"  # as torch words it
 
 
 def main(argv=None):
@@ -41,43 +23,45 @@ def main(argv=None):
     Parameters
     ----------
     argv : list of str, default=None
-        Arguments; those of the process by default.
+        Arguments. None: those of the process.
 
     Returns
     -------
     status : int
-        0; 2 after an error that the user can mend; 130 after an interrupt. After either, no file was written or
-        changed, and a folder that the run had made is gone.
+        0; 2 after an error that the user can mend; 130 after an interrupt. After an error or an interrupt, the files
+        are as before the run.
     """
-    arguments = _parser().parse_args(argv)
     try:
         with _warnings_as_lines():
-            report = arguments.run(arguments)
+            report = commands.main(argv, prog_name="fairl-sk", standalone_mode=False)
+    except click.ClickException as error:
+        return _fail(error.format_message())
+    except click.Abort:
+        return _fail("interrupted; the results of this run are lost, nothing was written.", 130)
     except (ValueError, OSError, ImportError) as error:
-        return _fail(str(error))
+        return _fail(f"{error}{_options_named_in(str(error))}")
     except (MemoryError, RuntimeError) as error:
-        if not _is_of_memory(error):
+        if not isinstance(error, (MemoryError, torch.OutOfMemoryError)) and not re.search(NO_MEMORY, str(error)):
             raise
-        return _fail(
-            f"{str(error) or 'Memory ran out.'} On the command line: fewer records with --limit, fewer features with "
-            "--components, a smaller model, or another --device."
-        )
-    except KeyboardInterrupt:
-        print("\nfairl-sk: interrupted; what this run had computed is lost, nothing was written.", file=sys.stderr)
-        return 130
-    return _print(report)
+        remedy = "fewer records with --limit, fewer features with --components, a smaller model, or another --device."
+        return _fail(f"{str(error) or 'Memory ran out.'} On the command line: {remedy}")
+    return _print(report) if isinstance(report, str) else report  # --help and --version give a status
 
 
-def _fail(message):
+def _fail(message, status=2):
     print(f"fairl-sk: error: {' '.join(message.split())}", file=sys.stderr)
-    return 2
+    return status
 
 
-def _is_of_memory(error):
-    """Whether an error says that memory ended, as NumPy, torch on a CPU, or torch on a GPU say it."""
-    from .features.encoder import _NO_MEMORY
-
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(words in str(error) for words in _NO_MEMORY)
+def _options_named_in(message):
+    """A sentence with the options whose parameters a message names."""
+    options = {"checkpoint": "--reference FILE.ckpt"} | {option.name: option.opts[0] for option in audit.params}
+    found = [
+        option
+        for name, option in options.items()
+        if option not in message and re.search(rf"\b{name}\b" if "_" in name else rf"\b{name}(=| is )", message)
+    ]
+    return f" On the command line: {', '.join(found)}." if found else ""
 
 
 @contextmanager
@@ -93,135 +77,106 @@ def _warnings_as_lines():
 
 
 def _print(report):
-    """Print what is on disk already, so that nothing is lost where nobody reads."""
+    """Print a report whose results are written already, whatever the terminal can show and whoever reads."""
     encoding = sys.stdout.encoding or "utf-8"
     try:
         print(report.encode(encoding, "backslashreplace").decode(encoding), flush=True)
     except OSError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for Python's own flush at the exit
         if not isinstance(error, BrokenPipeError):  # a reader that left, such as head, is no error
-            print(f"fairl-sk: error: cannot print: {error.strerror}. The results are written.", file=sys.stderr)
-            return 2
+            return _fail(f"cannot print: {error.strerror}. The results are written.")
     return 0
 
 
-def _parser():
-    parser = argparse.ArgumentParser(prog="fairl-sk", description="Recover the reward behind preference pairs.")
-    parser.add_argument("--version", action="version", version=f"fairl-sk {__version__}")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    audit = commands.add_parser(
-        "audit",
-        help="fit, measure and save the reward that pairs of texts express",
-        description="Fit MaxMarginIRL, MaxEntropyIRL and FailureAwareIRL on pairs of texts, measure them on held-out "
-        "groups, and write tables, pictures and the fitted pipelines.",
-    )
-    audit.set_defaults(run=_audit)
-    audit.add_argument(
-        "pairs",
-        nargs="?",
-        metavar="PAIRS",
-        help="TSV, CSV, JSON Lines or Parquet with preferences (see the docs on data); without it, a corpus that the "
-        "package writes itself",
-    )
-    audit.add_argument("--out", metavar="DIR", help="folder for the results (default: a new one, fairl_sk_audit)")
-    audit.add_argument(
-        "--force", action="store_true", help="replace the results of an earlier audit in DIR; other files there stay"
-    )
-    _add_reference(audit)
-    _add_encoder(audit)
-    audit.add_argument("--seed", type=int, default=0, help="seed of everything random (default: 0)")
-    audit.add_argument(
-        "--format",
-        metavar="NAME",
-        help="what the columns of PAIRS mean: paradetox, preference or unpaired (default: what their names say)",
-    )
-    audit.add_argument("--text-column", metavar="NAME", help="unpaired data: the column of texts")
-    audit.add_argument("--label-column", metavar="NAME", help="unpaired data: the column of labels")
-    audit.add_argument(
-        "--desirable",
-        metavar="LABEL",
-        action="append",
-        help="unpaired data: the label that is desirable; once for each, if several are",
-    )
-    audit.add_argument(
-        "--no-quotes",
-        dest="quoted",
-        action="store_false",
-        default=None,
-        help="TSV and CSV: quotation marks are plain characters, they enclose no fields",
-    )
-    audit.add_argument("--encoding", metavar="NAME", help="encoding of PAIRS, such as cp1252 (default: utf-8)")
-    audit.add_argument("--limit", type=int, metavar="N", help="read the first N records only")
-    audit.add_argument(
-        "--components", type=int, metavar="N", help="features of a text without --encoder (default: 256)"
-    )
-    audit.add_argument("--quiet", action="store_true", help="no progress bars")
-    store = commands.add_parser(
-        "store", help="show or prune an embedding store", description="Show what an embedding store holds, or prune it."
-    )
-    store.set_defaults(run=_store)
-    store.add_argument("path", metavar="DIR", help="the store")
-    store.add_argument(
-        "--prune", metavar="ID", nargs="+", help="forget the embeddings under these ids; 'all': every one"
-    )
-    return parser
+class Option(click.Option):
+    """An option in a section of the help, which may be about another parameter and need it."""
+
+    def __init__(self, *args, section="Options", needs=None, **settings):
+        super().__init__(*args, **settings)
+        self.section = section
+        self.needs = needs
 
 
-def _add_reference(audit):
-    """Options of the ground-truth reward."""
-    reference = audit.add_argument_group("ground-truth reward")
-    reference.add_argument(
-        "--reference",
-        metavar="REWARD",
-        help="a fitted scikit-learn text classifier saved with skops (FILE.skops); 'detoxify', 'detoxify:VARIANT' or a "
-        "checkpoint of it (FILE.ckpt); or a Hugging Face text classifier, a folder or the name of one in the hub",
-    )
-    reference.add_argument(
-        "--reference-output",
-        choices=("logit", "probability"),
-        help="which number of the classifier is the reward (default: logit); they are different rewards",
-    )
-    label = reference.add_mutually_exclusive_group()
-    label.add_argument("--toxic-label", metavar="NAME", help="FILE.skops and Hugging Face: the label of what is toxic")
-    label.add_argument("--nontoxic-label", metavar="NAME", help="FILE.skops and Hugging Face: the label of what is not")
-    reference.add_argument(
-        "--reference-config",
-        metavar="DIR",
-        help="detoxify and FILE.ckpt: the folder with the config.json and the tokenizer of its architecture",
-    )
+class Command(click.Command):
+    """A command whose options stand in sections, and are refused without the parameter that they need."""
+
+    def format_options(self, ctx, formatter):
+        sections = {}
+        for param in self.get_params(ctx):
+            if isinstance(param, click.Option) and (record := param.get_help_record(ctx)):
+                sections.setdefault(getattr(param, "section", "Options"), []).append(record)
+        for section, records in sections.items():
+            with formatter.section(section):
+                formatter.write_dl(records)
+
+    def invoke(self, ctx):
+        given = {param.name: param.opts[0] for param in self.params if ctx.params[param.name] not in (None, ())}
+        for param in self.params:
+            needed = getattr(param, "needs", None)
+            if param.name in given and needed and needed not in given:
+                name = "PAIRS" if needed == "pairs" else f"--{needed}"
+                raise click.UsageError(f"Found {given[param.name]} without {name}. Expected both.")
+        return super().invoke(ctx)
 
 
-def _add_encoder(audit):
-    """Options of the features."""
-    encoder = audit.add_argument_group("features")
-    encoder.add_argument(
-        "--encoder",
-        metavar="MODEL",
-        help="embed with this transformer model: 'minilm' (packaged), a folder, or the name of one in the hub "
-        "(default: TF-IDF and truncated SVD)",
-    )
-    encoder.add_argument("--pooling", choices=("mean", "last", "cls", "max"), help="of the encoder (default: mean)")
-    encoder.add_argument("--store", metavar="DIR", help="keep embeddings in this folder, and take them from there")
-    encoder.add_argument("--device", metavar="NAME", help="where models run: cpu (default), cuda or auto")
+option = partial(click.option, cls=Option)
+of_pairs = partial(option, section="Reading PAIRS", needs="pairs")
+of_reference = partial(option, section="Ground-truth reward", needs="reference")
+of_features = partial(option, section="Features")
 
 
-def _audit(arguments):
-    """Audit, write, and return what to print."""
-    _check_options(arguments)
-    from .audit.run import audit, format_audit, results_folder, write_audit
+@click.group(context_settings={"help_option_names": ["-h", "--help"]}, no_args_is_help=False)
+@click.version_option(__version__, message="fairl-sk %(version)s")
+def commands():
+    """Recover the reward behind preference pairs."""
 
-    with results_folder(arguments.out, force=arguments.force) as folder:
-        data = _load(arguments)
-        with _naming_options(OF_REFERENCES):
-            result = audit(
-                data,
-                reference=None if arguments.reference is None else _reference(arguments),
-                features=None if arguments.encoder is None else _encoder(arguments),
-                n_components=arguments.components or 256,
-                random_state=arguments.seed,
-                verbose=not arguments.quiet,
-            )
-        report = format_audit(result)
+
+@commands.command(cls=Command)
+@click.argument("pairs", required=False)
+@option("--out", metavar="DIR", help="Folder for the results. [default: a new one, fairl_sk_audit]")
+@option("--force", is_flag=True, help="Replace the results of an earlier audit in DIR.")
+@option("--seed", type=click.IntRange(0), default=0, metavar="N", help="Random seed. [default: 0]")
+@option("--quiet", is_flag=True, help="Show no progress bars.")
+@of_pairs("--format", metavar="NAME", help="paradetox, preference or unpaired. [default: guessed]")
+@of_pairs("--text-column", metavar="NAME", help="Unpaired data: the column of texts.")
+@of_pairs("--label-column", metavar="NAME", help="Unpaired data: the column of labels.")
+@of_pairs("--desirable", metavar="LABEL", multiple=True, help="Unpaired data: a desirable label; repeatable.")
+@of_pairs("--no-quotes", "quoted", flag_value=False, default=None, help="TSV, CSV: quotation marks enclose nothing.")
+@of_pairs("--encoding", metavar="NAME", help="Encoding, such as cp1252. [default: utf-8]")
+@of_pairs("--limit", type=click.IntRange(2), metavar="N", help="Read the first N records only.")
+@of_reference("--reference", needs=None, metavar="REWARD", help="detoxify, FILE.skops, FILE.ckpt or a model.")
+@of_reference("--toxic-label", metavar="NAME", help="Its label for toxic texts.")
+@of_reference("--nontoxic-label", metavar="NAME", help="Its label for non-toxic texts.")
+@of_reference("--reference-output", metavar="NAME", help="Its reward: logit or probability. [default: logit]")
+@of_reference("--reference-config", "config_folder", metavar="DIR", help="Folder with config.json and tokenizer.")
+@of_features("--encoder", metavar="MODEL", help="minilm or a model. [default: TF-IDF and SVD]")
+@of_features("--pooling", needs="encoder", metavar="NAME", help="mean, last, cls or max. [default: mean]")
+@of_features("--store", needs="encoder", metavar="DIR", help="Keep embeddings in this folder, and reuse them.")
+@of_features("--device", metavar="NAME", help="Where models run: cpu, cuda or auto. [default: cpu]")
+@of_features("--components", type=click.IntRange(1), metavar="N", help="Dimensions of the SVD. [default: 256]")
+def audit(**options):
+    """Fit, measure and save the reward that pairs of texts express.
+
+    PAIRS is a TSV, CSV, JSON Lines or Parquet file of preferences. Without it, the package writes its own pairs. The
+    three learners are measured on held-out groups. Tables, pictures and the fitted pipelines are written.
+
+    A model is a folder, or the name of a model on the Hugging Face hub. A ground-truth reward is a classifier of texts:
+    detoxify or detoxify:VARIANT, a checkpoint of it (FILE.ckpt), a scikit-learn pipeline (FILE.skops), or a model.
+    """
+    options = SimpleNamespace(**options)
+    _check_models(options)
+    from .audit import audit, format_audit, results_folder, write_audit
+
+    with results_folder(options.out, force=options.force) as folder:
+        result = audit(
+            _load(options),
+            reference=None if options.reference is None else _reference(options),
+            features=None if options.encoder is None else _encoder(options),
+            n_components=options.components or 256,
+            random_state=options.seed,
+            verbose=not options.quiet,
+        )
+        report = format_audit(result, shutil.get_terminal_size().columns if sys.stdout.isatty() else None)
         try:
             paths = write_audit(result, folder)
         except OSError as error:
@@ -230,178 +185,115 @@ def _audit(arguments):
                 f"Cannot write the results to {folder}: {error.strerror or error}. The folder is as it was; the table "
                 "was printed. Make room or name another folder with --out, and run again."
             ) from error
-    written = f"{report}\n\nWritten to {folder}: {', '.join(path.name for path in paths)}"
-    pipelines = [str(path) for path in paths if path.suffix == ".skops"]
-    return f"{written}\nLoad one with fairl_sk.audit.load_pipeline({pipelines[0]!r})" if pipelines else written
+    pipelines = [f"\nLoad one with fairl_sk.audit.load_pipeline({str(p)!r})" for p in paths if p.suffix == ".skops"]
+    return f"{report}\n\nWritten to {folder}: {', '.join(path.name for path in paths)}{''.join(pipelines[:1])}"
 
 
-def _check_options(arguments):
-    """Refuse options that have no meaning, before anything is imported or read."""
-    for option, low, default in (("seed", 0, "0"), ("components", 1, "256"), ("limit", 2, "all records")):
-        value = getattr(arguments, option)
-        if value is not None and not low <= value <= MAX_NUMBER:
-            raise ValueError(
-                f"--{option} is {value}. Expected a whole number from {low} to {MAX_NUMBER}; without the option it is "
-                f"{default}."
-            )
-    for option, needed in NEEDED.items():
-        if getattr(arguments, option) is not None and getattr(arguments, needed) is None:
-            raise ValueError(
-                f"Found {_option(option)} without {_option(needed)}. Expected both: it says how that one is to be used."
-            )
-    _check_reference_options(arguments)
-    if arguments.encoder is not None and arguments.components is not None:
-        raise ValueError("Found --components and --encoder. Expected one: an encoder has its own number of features.")
-    given = [OF_FILES[name] for name in _reading(arguments)]
-    if arguments.pairs is None and given:
-        raise ValueError(
-            f"Found {' and '.join(given)} without PAIRS. Expected a file that the option is about: name it, or leave "
-            "the option out."
-        )
+def _load(options):
+    if options.pairs is None:
+        return None
+    from .datasets import load_preferences
+
+    names = [option.name for option in audit.params if getattr(option, "needs", None) == "pairs"]
+    given = {name: value for name in names if (value := getattr(options, name)) not in (None, ())}
+    return load_preferences(options.pairs, random_state=options.seed, **given)
 
 
-def _check_reference_options(arguments):
-    """Refuse options that the kind of reference does not read, and a classifier without a label."""
-    kind = None if arguments.reference is None else _kind(arguments.reference)
-    labels = arguments.toxic_label is not None or arguments.nontoxic_label is not None
-    if labels and kind == "detoxify":
-        raise ValueError(
-            f"Found {_given_label(arguments)} with --reference {arguments.reference}. Expected it without: the reward "
-            "of Detoxify is that a text lacks its category 'toxicity'."
-        )
-    if not labels and kind == "classifier":
-        raise ValueError(
-            f"Found --reference {arguments.reference}, a Hugging Face classifier, without --toxic-label and "
-            "--nontoxic-label. Expected one of them, with a label of the classifier (id2label in its config.json): it "
-            "says which side is the good one."
-        )
-    if arguments.reference_config is not None and kind != "detoxify":
-        raise ValueError(
-            f"Found --reference-config with --reference {arguments.reference}. Expected it with detoxify or a "
-            "FILE.ckpt only: other models bring their own configuration."
-        )
-    if arguments.device is not None and arguments.encoder is None and kind in (None, "saved"):
-        raise ValueError(
-            "Found --device without a model that could run there. Expected --encoder, or a --reference that is "
-            "detoxify or a Hugging Face classifier: scikit-learn computes on the CPU."
-        )
+def _encoder(options):
+    from .features.encoder import TransformerEmbedder
+
+    return TransformerEmbedder(
+        options.encoder,
+        pooling=options.pooling or "mean",
+        normalize=True,  # the learners' alpha then means the same for every encoder
+        device=options.device or "cpu",
+        store=options.store,
+        verbose=not options.quiet,
+    )
 
 
 def _kind(reference):
-    """What --reference names."""
+    """What --reference names: a saved estimator, a version of Detoxify, or a Hugging Face classifier."""
     if reference.endswith(".skops"):
         return "saved"
     return "detoxify" if reference.endswith(".ckpt") or reference.partition(":")[0] == "detoxify" else "classifier"
 
 
-def _given_label(arguments):
-    return "--nontoxic-label" if arguments.toxic_label is None else "--toxic-label"
+def _check_models(options):
+    """Refuse options that the encoder or the kind of reference does not read, and a classifier without a label."""
+    if options.encoder is not None and options.components is not None:
+        raise ValueError("Found --components and --encoder. Expected one: --components is about TF-IDF features.")
+    kind = None if options.reference is None else _kind(options.reference)
+    found = f"Found --reference {options.reference}"
+    labels = [name for name in ("toxic", "nontoxic") if getattr(options, f"{name}_label") is not None]
+    if len(labels) == 2:
+        raise ValueError("Found --toxic-label and --nontoxic-label. Expected one: the other follows.")
+    if labels and kind == "detoxify":
+        raise ValueError(f"{found} with --{labels[0]}-label. Expected it without: its label is 'toxicity'.")
+    if not labels and kind == "classifier":
+        raise ValueError(
+            f"{found}, a Hugging Face classifier. Expected --toxic-label or --nontoxic-label too, with a label of the "
+            "classifier (id2label in its config.json)."
+        )
+    if options.config_folder is not None and kind != "detoxify":
+        raise ValueError(f"{found} with --reference-config. Expected detoxify or a FILE.ckpt: others bring their own.")
+    if options.device is not None and options.encoder is None and kind in (None, "saved"):
+        raise ValueError("Found --device without a model that could run there: name one as --encoder or --reference.")
 
 
-def _option(name):
-    return f"--{name.replace('_', '-')}"
-
-
-def _encoder(arguments):
-    from .features.encoder import TransformerEmbedder
-
-    return TransformerEmbedder(
-        arguments.encoder,
-        pooling=arguments.pooling or "mean",
-        normalize=True,  # the learners' alpha then means the same for every encoder
-        device=arguments.device or "cpu",
-        store=arguments.store,
-        verbose=not arguments.quiet,
-    )
-
-
-def _reference(arguments):
+def _reference(options):
     """The ground-truth reward that --reference names."""
-    name, kind = arguments.reference, _kind(arguments.reference)
-    label = arguments.nontoxic_label if arguments.toxic_label is None else arguments.toxic_label
-    output = arguments.reference_output or "logit"
-    if kind == "saved":
-        return _saved_reference(name, label, arguments.toxic_label is None, output)
     from .rewards import ClassifierReward, DetoxifyReward
 
-    options = {"output": output, "device": arguments.device or "cpu", "verbose": not arguments.quiet}
+    name, kind, desirable = options.reference, _kind(options.reference), options.toxic_label is None
+    label = options.nontoxic_label if desirable else options.toxic_label
+    output = options.reference_output or "logit"
+    if kind == "saved":
+        return _saved_reference(name, label, desirable, output)
+    settings = {"output": output, "device": options.device or "cpu", "verbose": not options.quiet}
     if kind == "classifier":
-        return ClassifierReward(name, label, desirable=arguments.toxic_label is None, **options)
-    options |= {"config_folder": arguments.reference_config}
+        return ClassifierReward(name, label, desirable=desirable, **settings)
+    settings["config_folder"] = options.config_folder
     if name.endswith(".ckpt"):
-        return DetoxifyReward(checkpoint=name, **options)
-    return DetoxifyReward(name.partition(":")[2] or "original", **options)
+        return DetoxifyReward(checkpoint=name, **settings)
+    return DetoxifyReward(name.partition(":")[2] or "original", **settings)
 
 
 def _saved_reference(path, label, desirable, output):
-    from .audit.run import load_pipeline
+    from .audit import load_pipeline
     from .rewards import EstimatorReward
 
     pipeline = load_pipeline(path)
-    if not hasattr(pipeline, "decision_function") and not hasattr(pipeline, "predict_proba"):
-        raise ValueError(
-            f"--reference {path} holds a {type(pipeline).__name__} without decision_function. Expected a fitted text "
-            "classifier, such as make_pipeline(TfidfVectorizer(), LogisticRegression())."
-        )
     classes = getattr(pipeline, "classes_", ())
     if label is None and (len(classes) > 2 or any(isinstance(name, str) for name in classes)):
         raise ValueError(
-            f"--reference {path} has the classes {', '.join(repr(str(name)) for name in classes)}, and nothing says "
-            "which of them are desirable. Expected --toxic-label or --nontoxic-label with one of them."
+            f"--reference {path} has the classes {', '.join(repr(str(name)) for name in classes)}. Expected "
+            "--toxic-label or --nontoxic-label with one of them, to say which is desirable."
         )
     return EstimatorReward(pipeline, column=label, desirable=desirable, output=output)
 
 
-def _store(arguments):
-    """Show or prune a store, and return what to print."""
+@commands.command()
+@click.argument("path", metavar="DIR")
+@click.argument("ids", metavar="[ID]...", nargs=-1)
+@click.option("--prune", is_flag=True, help="Forget the embeddings under these IDs; 'all': every one.")
+def store(path, ids, prune):
+    """Show what the embedding store DIR holds, or prune it."""
+    if bool(ids) != prune:
+        raise click.UsageError("Expected --prune and the IDs to forget, or neither.")
     from .features.store import EmbeddingStore
 
-    store = EmbeddingStore(arguments.path)
-    if not store.exists():
-        raise ValueError(f"There is no embedding store {arguments.path}. Name the folder that was given as --store.")
-    rows = store.list()
-    if arguments.prune:
-        ids = [row["id"] for row in rows] if arguments.prune == ["all"] else arguments.prune
-        return f"Forgot {store.prune(ids)} embeddings; the file keeps its size, new ones take their place."
+    embeddings = EmbeddingStore(path)
+    if not embeddings.exists():
+        raise ValueError(f"There is no embedding store {path}. Name the folder that was given as --store.")
+    rows = embeddings.list()
+    if prune:
+        forgotten = [row["id"] for row in rows] if ids == ("all",) else list(ids)
+        return f"Forgot {embeddings.prune(forgotten)} embeddings; the file keeps its size, new ones take their place."
     lines = [
         f"{row['id']}  {row['n_vectors']:>9} embeddings  {row['bytes'] / 2**20:>8.1f} MiB  since "
         f"{row['settings']['created']}  {row['settings'].get('_name')}  "
         + ", ".join(f"{name} {row['settings'].get(name)}" for name in ("pooling", "layer", "dtype", "max_length"))
         for row in rows
     ]
-    return "\n".join(lines) if lines else f"The store {arguments.path} is empty."
-
-
-def _load(arguments):
-    from .datasets.readers import load_preferences
-
-    if arguments.pairs is None:
-        return None
-    with _naming_options(OF_FILES):
-        return load_preferences(arguments.pairs, random_state=arguments.seed, **_reading(arguments))
-
-
-def _reading(arguments):
-    """The parameters of load_preferences that were given."""
-    return {name: getattr(arguments, name) for name in OF_FILES if getattr(arguments, name) is not None}
-
-
-@contextmanager
-def _naming_options(options):
-    """Put the options behind a message that names their parameters."""
-    try:
-        yield
-    except (ValueError, FileNotFoundError) as error:
-        raise ValueError(f"{error}{_as_options(str(error), options)}") from error
-
-
-def _as_options(message, options):
-    """A sentence with the options for the parameters that a message names."""
-    patterns = {name: rf"\b{name}\b" if "_" in name else rf"\b{name}(=| is )" for name in options}
-    found = [options[name] for name, pattern in patterns.items() if re.search(pattern, message)]
-    named = ", ".join(found).replace("--no-quotes", "--no-quotes (for quoted=False)")
-    return f" On the command line: {named}." if found else ""
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    return "\n".join(lines) or f"The store {path} is empty."

@@ -1,2 +1,7 @@
-from .run import *  # noqa: F403
-from .run import __all__  # noqa: F401
+"""The main job: from pairs of texts to fitted, measured and saved rewards."""
+
+from .report import load_pipeline, prepare_folder, results_folder, write_audit
+from .run import audit
+from .tables import format_audit
+
+__all__ = ["audit", "format_audit", "load_pipeline", "prepare_folder", "results_folder", "write_audit"]

@@ -1,0 +1,227 @@
+"""The files of an audit: tables, pictures and pipelines, written all or none; and `load_pipeline`, which reads them."""
+
+import copy
+import csv
+import importlib
+import itertools
+import json
+import os
+import tempfile
+import zipfile
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import numpy as np
+import skops.io
+from sklearn.base import BaseEstimator
+
+from ..plot import HistoryDisplay, MarginDisplay
+from .run import MEASURES
+
+RUN_PARAMETERS = {"store": None, "device": "cpu", "verbose": False}  # of this run, not of the reward: not saved
+
+
+def prepare_folder(folder, *, force=False):
+    """Make a folder for results, or check that an existing one may be used.
+
+    Parameters
+    ----------
+    folder : path or None
+        None: ``fairl_sk_audit``, or the first of ``fairl_sk_audit_2``, ``_3``, ... that does not exist.
+    force : bool, default=False
+        Allow a folder that holds files. Those of an earlier audit are replaced.
+
+    Returns
+    -------
+    folder : Path
+
+    Raises
+    ------
+    FileExistsError
+        If the folder holds files and ``force`` is False, or is a file.
+    OSError
+        If the folder cannot be made or written to.
+    """
+    folder = _default_folder() if folder is None else Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+        in_use = any(folder.iterdir()) and not force
+    except OSError as error:
+        raise type(error)(f"Cannot write to --out {folder}: {error.strerror}. Name another folder.") from error
+    if in_use:
+        raise FileExistsError(
+            f"--out {folder} already holds files. Name another folder, or add --force to replace the results of an "
+            "earlier audit (other files stay)."
+        )
+    return folder
+
+
+def _default_folder():
+    names = (f"fairl_sk_audit_{number}" for number in itertools.count(2))
+    return next(path for path in map(Path, itertools.chain(["fairl_sk_audit"], names)) if not path.exists())
+
+
+@contextmanager
+def results_folder(folder, *, force=False):
+    """`prepare_folder`, which removes the folders that it made if the body fails and has written nothing."""
+    folder = _default_folder() if folder is None else Path(folder)
+    ours = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        yield prepare_folder(folder, force=force)
+    except BaseException:  # an interrupt too
+        for path in ours:
+            with suppress(OSError):  # not made, or not empty
+                path.rmdir()
+        raise
+
+
+def write_audit(result, folder):
+    """Write the tables, the pictures and the fitted pipelines of an audit: all of them, or none after an error.
+
+    Parameters
+    ----------
+    result : Bunch
+        From `audit`.
+    folder : path
+        From `prepare_folder`.
+
+    Returns
+    -------
+    paths : list of Path
+        ``table.json`` (everything, with the settings), ``table.csv``, ``failures.csv``, ``margins.png``,
+        ``history.png``, and ``<learner>.skops`` for each learner, without the store and the device of this run.
+    """
+    folder = Path(folder)
+    rows = {name: [_plain(row) for row in result[name]] for name in ("table", "kinds", "subtypes", "failures")}
+    document = rows | {"uncertainty": result.uncertainty, "settings": result.settings}
+    texts = ("output",) if result.settings["rows_are"] == "outputs" else ("preferred", "other")
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".writing-") as temporary:
+        temporary = Path(temporary)
+        with _open(temporary / "table.json") as file:
+            json.dump(document, file, indent=2, ensure_ascii=False, allow_nan=False)
+        _write_csv(temporary / "table.csv", [_flat(row) for row in rows["table"]])
+        _write_csv(temporary / "failures.csv", rows["failures"], ("index", "margin", *texts))
+        _draw(result, temporary)
+        for name, pipeline in result.pipelines.items():
+            saved = _without_run_parameters(pipeline)
+            skops.io.dump(saved, temporary / f"{name}.skops", compression=zipfile.ZIP_DEFLATED)
+        names = sorted(path.name for path in temporary.iterdir())
+        for name in names:
+            os.replace(temporary / name, folder / name)
+    return [folder / name for name in names]
+
+
+def _plain(row):
+    """A row with intervals as dicts, and None for numbers that are not finite: JSON has no NaN."""
+    return {
+        name: {part: number if np.isfinite(number) else None for part, number in value._asdict().items()}
+        if hasattr(value, "_asdict")
+        else value
+        for name, value in row.items()
+    }
+
+
+def _flat(row):
+    """A row of ``table`` with three columns per measure."""
+    flat = {"reward": row["reward"], "null": row["null"]}
+    for name in MEASURES:
+        interval = row[name] or {}
+        flat |= {name: interval.get("estimate")}
+        flat |= {f"{name}_{end}": interval.get(end) for end in ("low", "high")}
+    return flat
+
+
+def _write_csv(path, rows, columns=None):
+    with _open(path) as file:
+        writer = csv.DictWriter(file, columns or list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def _open(path):
+    """A text file to write. Half a surrogate pair (a cut emoji) is no UTF-8 and becomes ``\\ud83d``, as in JSON."""
+    return open(path, "w", newline="", encoding="utf-8", errors="backslashreplace")
+
+
+def _draw(result, folder):
+    import matplotlib.pyplot as plt
+
+    rows_are = result.settings["rows_are"]
+    margins = MarginDisplay(result.margins).plot()
+    margins.figure_.suptitle(f"Held-out {rows_are}")
+    margins.ax_.set(ylabel=rows_are)
+    if rows_are == "outputs":
+        margins.ax_.set(xlabel="reward, signed by the label, in standard deviations")
+    history = HistoryDisplay.from_estimator(result.pipelines["FailureAwareIRL"]["irl"])
+    history.figure_.suptitle(f"FailureAwareIRL, training {rows_are}")
+    history.axes_[1].set(ylabel=rows_are)
+    for name, display in (("margins", margins), ("history", history)):
+        display.figure_.savefig(folder / f"{name}.png", dpi=150)
+        plt.close(display.figure_)
+
+
+def _without_run_parameters(pipeline):
+    """A copy in which this package's estimators have the default store, device and progress bars."""
+    copied = copy.deepcopy(pipeline)
+    parameters = copied.get_params() | {"": copied}
+    defaults = {}
+    for name in parameters:
+        owner, _, parameter = name.rpartition("__")
+        if parameter in RUN_PARAMETERS and type(parameters[owner]).__module__.startswith("fairl_sk."):
+            defaults[name] = RUN_PARAMETERS[parameter]
+    return copied.set_params(**defaults)
+
+
+def load_pipeline(path):
+    """Load a fitted pipeline that skops saved, if it holds types of known libraries only.
+
+    Parameters
+    ----------
+    path : path
+        A ``.skops`` file, from an audit or from ``skops.io.dump``.
+
+    Returns
+    -------
+    pipeline : estimator
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If skops cannot read the file, or it holds types other than those of scikit-learn, NumPy, SciPy and the
+        estimators of this package.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"There is no file {path} (looked in {Path.cwd()}). Check the name and the folder.")
+    data = path.read_bytes()  # once: the checked bytes are the loaded ones
+    try:
+        named = skops.io.get_untrusted_types(data=data)
+        unknown = [name for name in named if not _is_own_estimator(name)]
+        loaded = None if unknown else skops.io.loads(data, trusted=named)
+    except Exception as error:  # a damaged archive fails anywhere in zipfile, json, numpy or skops
+        raise ValueError(
+            f"{path} is not a file that skops can read ({type(error).__name__}: {error}). Expected a fitted pipeline, "
+            "saved by an audit or by skops.io.dump."
+        ) from error
+    if unknown:
+        raise ValueError(
+            f"{path} holds types that are not trusted: {', '.join(unknown[:5])}. Read that list, load the file "
+            "yourself with skops.io.load(path, trusted=[...]), and give its decision_function to fairl_sk.audit.audit."
+        )
+    return loaded
+
+
+def _is_own_estimator(name):
+    """Whether a type's full name is that of an estimator, a schedule or a detector that this package defines."""
+    module, _, attribute = name.rpartition(".")
+    if not module.startswith("fairl_sk."):
+        return False
+    try:
+        found = getattr(importlib.import_module(module), attribute, None)
+    except ImportError:
+        return False
+    return isinstance(found, type) and issubclass(found, BaseEstimator) and found.__module__ == module

@@ -1,0 +1,163 @@
+"""An audit as plain text, for a terminal or a file; `format_audit` is what the command line prints."""
+
+import textwrap
+
+from .run import MEASURES, UNDECIDED
+
+NOTABLE = 0.05  # a null whose score surely differs from 1/2 by more than this may explain the preferences
+SHORTCUT_CLAIMS = {
+    "pair_accuracy": "orders {:.1%} of the pairs",
+    "output_auc": "tells the outputs apart with an AUC of {:.3f}",
+}
+
+
+def format_audit(result, width=None):
+    """Format an audit as text: an overview first, then one section per question.
+
+    Parameters
+    ----------
+    result : Bunch
+        From `audit`.
+    width : int, default=None
+        Columns of the terminal. Wider tables are split into several. None: lines of any length.
+
+    Returns
+    -------
+    text : str
+    """
+    sections = (_overview, _scores, _notes, _kinds, _subtypes, _uncertainty)  # a verdict would go first
+    blocks = [block for section in sections for block in section(result)]
+    return "\n\n".join(_table(b, width) if isinstance(b, list) else _paragraph(b, width) for b in blocks)
+
+
+def _overview(result):
+    settings = result.settings
+    text = (
+        f"{settings['rows']} {settings['rows_are']}, {settings['groups']} groups; {settings['train_rows']} to train, "
+        f"{settings['test_rows']} held out (whole groups)."
+    )
+    dropped = ", ".join(f"{count} {reason}" for reason, count in settings["dropped"].items() if count)
+    return [f"{text}\nDropped: {dropped}." if dropped else text]
+
+
+def _scores(result):
+    """Each reward's measures: the learners, then the nulls (baselines that do not read the texts' content)."""
+    names = _known_measures(result)
+    rows = [(row["null"], [row["reward"], *(_interval(row[name]) for name in names)]) for row in result.table]
+    header = ["reward", *(name.replace("_", " ") for name in names)]
+    learners, nulls = ([row for null, row in rows if null == which] for which in (False, True))
+    return [[header, *learners, ["nulls", *[""] * len(names)], *nulls]]
+
+
+def _known_measures(result):
+    return [name for name in MEASURES if any(row[name] is not None for row in result.table)]
+
+
+def _notes(result):
+    """What the columns of the scores mean, and which nulls score too well."""
+    settings, names = result.settings, _known_measures(result)
+    of_outputs = {"pairs": "chosen vs. rejected", "outputs": "desirable vs. undesirable"}[settings["rows_are"]]
+    lines = [f"Intervals: {settings['intervals']}.", f"output: {of_outputs}."]
+    if "label_f1" in names:
+        lines.append("label: toxic vs. non-toxic, by the known label of each output.")
+    if "starc" in names:
+        lines.append(f"STARC: distance to the reference reward, 0 to 1, lower is better; {settings['starc']}.")
+        lines.append(f"Reference: {_reference(settings['reference'])}.")
+    return ["\n".join([*lines, *_shortcuts(result.table)])]
+
+
+def _reference(reference):
+    if not isinstance(reference, dict):
+        return str(reference)
+    shown = ("reward", "model", "label", "desirable", "output")
+    return ", ".join(f"{name} {reference[name]}" for name in shown if name in reference)
+
+
+def _shortcuts(table):
+    """A line for each null that orders the pairs, or tells the outputs apart."""
+    for row in table:
+        if not row["null"] or row["reward"] == "shuffled labels":
+            continue
+        sure = [name for name in SHORTCUT_CLAIMS if row[name] and row[name].low > 0.5 + NOTABLE]
+        if sure:
+            claim = SHORTCUT_CLAIMS[sure[0]].format(row[sure[0]].estimate)
+            rows_are = "outputs" if row["pair_accuracy"] is None else "pairs"
+            yield (
+                f"Shortcut: '{row['reward']}' alone {claim}; a reward may have learned no more than that. Compare on "
+                f"{rows_are} of equal length, or control for it."
+            )
+
+
+def _kinds(result):
+    names = list(result.pipelines)
+    rows = [
+        [row["kind"], f"{row['pairs']}", f"{row['share']:.1%}", *(_number(row[name]) for name in names)]
+        for row in result.kinds
+    ]
+    title = "Pair accuracy by kind of held-out pair (rejected -> chosen; T: toxic, NT: not toxic):"
+    return [title, [["kind", "pairs", "share", *names], *rows]] if rows else []
+
+
+def _subtypes(result):
+    names = list(result.pipelines)
+    rows = [[row["subtype"], f"{row['outputs']}", *(_interval(row[name]) for name in names)] for row in result.subtypes]
+    title = "AUC between non-toxic outputs and toxic outputs of one sub-type (held out):"
+    return [title, [["sub-type", "outputs", *names], *rows]] if rows else []
+
+
+def _uncertainty(result):
+    """What the data do not determine. Outputs by row number only: their texts may be offensive."""
+    found = result.uncertainty
+    title = f"Uncertainty: what the {result.settings['rows_are']} do not determine"
+    if found["left_out"] is not None:
+        return [f"{title}: not computed, {found['left_out']}."]
+    blocks = [
+        f"{title}, by the standard deviations of MaxEntropyIRL's reward (LaplaceReward with alpha "
+        f"{found['alpha']:.2g}, chosen by evidence)."
+    ]
+    if pairs := found["pairs"]:
+        blocks.append(
+            f"{pairs['undecided']} held-out pairs ({pairs['share']:.1%}) are undecided: their margins are within "
+            f"{UNDECIDED:g} standard deviations of 0. Pair accuracy on these: {_number(pairs['undecided_accuracy'])}; "
+            f"on the others: {_number(pairs['decided_accuracy'])}."
+        )
+    names = [name for name in ("side", "reward", "std", "low", "high") if found["outputs"][0].get(name) is not None]
+    rows = [
+        [f"{row['index']}", *(row[name] if name == "side" else f"{row[name]:.2f}" for name in names)]
+        for row in found["outputs"]
+    ]
+    return [
+        *blocks,
+        "The held-out outputs with the most uncertain rewards. 0: the mean training output; 1: the standard deviation "
+        "of held-out rewards.",
+        [["row", *names], *rows],
+        f"Range (low to high): {found['ranges']}.",
+    ]
+
+
+def _interval(interval):
+    return "-" if interval is None else f"{interval.estimate:.3f} [{interval.low:.3f}, {interval.high:.3f}]"
+
+
+def _number(value):
+    return "-" if value is None else f"{value:.3f}"
+
+
+def _paragraph(text, width):
+    return "\n".join(textwrap.fill(line, width) for line in text.splitlines()) if width else text
+
+
+def _table(rows, width):
+    """Aligned columns. Columns beyond the width go to another table below, beside the first column again."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    blocks = [[0]]
+    for column in range(1, len(widths)):
+        if width and len(blocks[-1]) > 1 and sum(widths[c] + 2 for c in blocks[-1]) + widths[column] > width:
+            blocks.append([0])
+        blocks[-1].append(column)
+    lines = [
+        [row[0].ljust(widths[0]), *(row[column].rjust(widths[column]) for column in block[1:])]
+        for block in blocks
+        for row in (*rows, [""] * len(widths))
+    ]
+    return "\n".join("  ".join(cells).rstrip() for cells in lines).rstrip()
