@@ -1,0 +1,447 @@
+"""The command line: what the options do, what users are told, and that nothing is left behind after an error."""
+
+import csv
+import errno
+import functools
+import json
+import os
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import skops.io
+import torch
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+
+import fairl_sk.audit
+from fairl_sk import FailureAwareIRL
+from fairl_sk.audit import audit, load_pipeline
+from fairl_sk.cli import main
+from fairl_sk.datasets import make_detox_preferences
+from fairl_sk.features.store import EmbeddingStore
+
+FILES = ["FailureAwareIRL.skops", "MaxEntropyIRL.skops", "MaxMarginIRL.skops", "failures.csv", "history.png"]
+FILES += ["margins.png", "table.csv", "table.json"]
+
+
+@pytest.fixture(scope="module")
+def corpus():
+    return make_detox_preferences(480, hard=0.0, random_state=0)
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch, corpus):
+    """An empty working folder with data files beside it, and an audit with few draws."""
+    monkeypatch.setattr(fairl_sk.audit, "audit", functools.partial(audit, n_resamples=50, n_shuffles=2))
+    monkeypatch.setattr("fairl_sk.audit.run.make_detox_preferences", lambda n, random_state: corpus)
+    work = tmp_path / "work"
+    work.mkdir()
+    monkeypatch.chdir(work)
+    sides = np.where(corpus.target[:, None] == 1, corpus.data, corpus.data[:, ::-1])[:200]
+    records = [{"prompt": p, "chosen": c, "rejected": r} for p, (c, r) in zip(corpus.prompt[:200], sides, strict=True)]
+    (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, records)), encoding="utf-8")
+    with open(tmp_path / "outputs.csv", "w", newline="", encoding="utf-8") as lines:
+        kinds = np.array(["rude", "fine"])[corpus.output_labels[:100].ravel()]
+        csv.writer(lines).writerow(["class", "tweet"])
+        csv.writer(lines).writerows(zip(kinds, corpus.data[:100].ravel(), strict=True))
+    return work
+
+
+def run(*arguments):
+    return main(["audit", "--quiet", "--components", "8", *map(str, arguments)])
+
+
+def encode(*arguments):
+    return main(["audit", "--quiet", "../pairs.jsonl", *map(str, arguments)])
+
+
+def refused(capsys, *arguments, run=run):
+    """The one line on stderr of a run that ends with status 2, prints nothing else and leaves nothing behind."""
+    before = sorted(Path().rglob("*"))
+    capsys.readouterr()
+    assert run(*arguments) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("fairl-sk: error: ") and captured.err.count("\n") == 1
+    assert sorted(Path().rglob("*")) == before
+    return captured.err
+
+
+def document(folder):
+    assert sorted(path.name for path in Path(folder).iterdir() if path.name in FILES) == FILES
+    return json.loads(Path(folder, "table.json").read_text(encoding="utf-8"))
+
+
+# --------------------------------------------------------------------------------------------------- what it does
+
+
+def test_without_options_each_run_has_a_new_folder(place, capsys):
+    assert run() == 0
+    shown = capsys.readouterr()
+    assert shown.err == ""
+    assert f"Written to fairl_sk_audit: {', '.join(FILES)}\n" in shown.out
+    last = shown.out.splitlines()[-1].removeprefix("Load one with ")
+    assert last == "fairl_sk.audit.load_pipeline('fairl_sk_audit/FailureAwareIRL.skops')"
+    assert eval(last, {"fairl_sk": fairl_sk}).score(["you are kind"], [1]) in (0, 1)
+    first = {path.name: path.read_bytes() for path in Path("fairl_sk_audit").iterdir()}
+    assert run("--seed", 1) == 0
+    assert first == {path.name: path.read_bytes() for path in Path("fairl_sk_audit").iterdir()}
+    documents = document("fairl_sk_audit"), document("fairl_sk_audit_2")
+    assert [found["settings"]["seed"] for found in documents] == [0, 1]
+    assert documents[0]["table"] != documents[1]["table"]
+    assert documents[0]["settings"]["data"] == {"made by": "make_detox_preferences(2000, random_state=0)"}
+
+
+def test_results_are_replaced_with_force_only(place, capsys):
+    assert run("../pairs.jsonl", "--out", "o") == 0
+    Path("o", "notes.txt").write_text("mine")
+    assert "already holds files. Name another folder, or add --force" in refused(capsys, "--out", "o")
+    assert document("o")["settings"]["seed"] == 0
+    assert run("../pairs.jsonl", "--out", "o", "--seed", 1, "--force") == 0
+    assert document("o")["settings"]["seed"] == 1
+    assert Path("o", "notes.txt").read_text() == "mine"
+
+
+def test_pairs_from_a_file(place):
+    Path("empty").mkdir()
+    assert run("../pairs.jsonl", "--limit", 150, "--out", "empty") == 0
+    settings = document("empty")["settings"]
+    assert (settings["rows"], settings["rows_are"]) == (150, "pairs")
+    assert "n_components=8" in settings["features"]
+    assert (settings["data"]["file"], settings["data"]["limit"]) == ("pairs.jsonl", 150)
+    defaults = {
+        name: repr(value) for name, value in FailureAwareIRL(random_state=0, verbose=False).get_params().items()
+    }
+    assert settings["learners"]["FailureAwareIRL"] == {name: " ".join(text.split()) for name, text in defaults.items()}
+
+
+def test_outputs_from_a_file(place, capsys):
+    columns = ["--text-column", "tweet", "--label-column", "class", "--out", "o"]
+    assert "which of them are desirable" in refused(capsys, "../outputs.csv", *columns)
+    lines = Path("../outputs.csv").read_text(encoding="utf-8").splitlines()
+    Path("o.csv").write_text("\n".join([*lines, "great,Thank you for that", "great,Well done"]), encoding="utf-8")
+    assert run(*columns, "--desirable", "fine", "--desirable", "great", "o.csv") == 0
+    settings = document("o")["settings"]
+    assert settings["rows_are"] == "outputs"
+    assert settings["rows"] + sum(settings["dropped"].values()) == len(lines) + 1
+
+
+def test_encoding_quotes_and_format_of_a_file(place, capsys, corpus):
+    lines = [f'{first} "naïve\t{second}\t1' for first, second in corpus.data[:150]]
+    Path("pairs.tsv").write_text("\n".join(["chosen\trejected\ttoxic", *lines]), encoding="cp1252")
+    assert refused(capsys, "pairs.tsv", "--out", "o").endswith("On the command line: --encoding.\n")
+    arguments = ["pairs.tsv", "--out", "o", "--encoding", "cp1252", "--no-quotes", "--format"]
+    assert "'paradetox'" in refused(capsys, *arguments, "paradetox")
+    assert run(*arguments, "preference") == 0
+    assert document("o")["settings"]["rows"] > 100
+
+
+def test_a_reference_from_a_file(place, corpus, capsys):
+    judge = make_pipeline(TfidfVectorizer(), LogisticRegression())
+    skops.io.dump(judge, "unfitted.skops")
+    assert "reference failed" in refused(capsys, "../pairs.jsonl", "--reference", "unfitted.skops")
+    labels = corpus.output_labels.ravel()
+    skops.io.dump(judge.fit(corpus.data.ravel(), labels), "judge.skops")
+    skops.io.dump(judge.fit(corpus.data.ravel(), np.array(["toxic", "fine"])[labels]), "named.skops")
+    starc = {}
+    for case, options in {
+        "plain": ["judge.skops"],
+        "number": ["judge.skops", "--toxic-label", "0"],
+        "chance": ["judge.skops", "--reference-output", "probability"],
+        "toxic": ["named.skops", "--toxic-label", "toxic"],
+        "fine": ["named.skops", "--nontoxic-label", "Fine"],
+        "turned": ["named.skops", "--nontoxic-label", "toxic"],
+        "own": ["plain/MaxMarginIRL.skops"],
+    }.items():
+        assert run("../pairs.jsonl", "--out", case, "--reference", *options) == 0
+        starc[case] = document(case)["table"][0]["starc"]["estimate"]
+    assert starc["plain"] == pytest.approx(starc["number"]) == pytest.approx(starc["toxic"])
+    assert starc["toxic"] == pytest.approx(starc["fine"])
+    assert starc["turned"] > starc["toxic"] + 0.2 and starc["chance"] != starc["plain"]
+    assert starc["own"] == pytest.approx(0, abs=1e-6)
+    recorded = document("turned")["settings"]["reference"]
+    assert (recorded["label"], recorded["desirable"]) == ("toxic", True)
+    shown = refused(capsys, "../pairs.jsonl", "--reference", "named.skops")
+    assert "has the classes 'fine', 'toxic'. Expected --toxic-label or --nontoxic-label" in shown
+    assert "'fine', 'toxic'" in refused(capsys, "../pairs.jsonl", "--reference", "named.skops", "--toxic-label", "x")
+
+
+@pytest.mark.parametrize(
+    ("options", "reward", "settings"),
+    [
+        (["detoxify"], "Detoxify", {"variant": "original"}),
+        (["detoxify:unbiased", "--device", "auto"], "Detoxify", {"variant": "unbiased", "device": "auto"}),
+        (["a.ckpt", "--reference-config", "c"], "Detoxify", {"checkpoint": "a.ckpt", "config_folder": "c"}),
+        (["org/m", "--toxic-label", "bad"], "Classifier", {"label": "bad", "desirable": False, "output": "logit"}),
+        (
+            ["m", "--nontoxic-label", "ok", "--reference-output", "probability"],
+            "Classifier",
+            {"label": "ok", "desirable": True, "output": "probability"},
+        ),
+    ],
+)
+def test_a_reference_that_is_a_model(place, monkeypatch, options, reward, settings):
+    made = {}
+
+    def make(kind, first, value=None, **given):
+        made.update(given, kind=kind, **({} if value is None else {first: value}))
+        return lambda texts: np.array([len(text) - 50.5 for text in texts])
+
+    def make_detoxify(variant=None, **given):
+        return make("Detoxify", "variant", variant, **given)
+
+    def make_classifier(model, label, **given):
+        return make("Classifier", "label", label, **given)
+
+    monkeypatch.setattr("fairl_sk.rewards.DetoxifyReward", make_detoxify)
+    monkeypatch.setattr("fairl_sk.rewards.ClassifierReward", make_classifier)
+    assert run("../pairs.jsonl", "--out", "o", "--reference", *options) == 0
+    assert {name: made[name] for name in settings} == settings and made["kind"] == reward
+    assert document("o")["table"][0]["starc"] is not None
+
+
+def test_an_encoder_with_a_store(place, corpus, capsys):
+    lines = (
+        Path("../pairs.jsonl").read_text(encoding="utf-8").replace('"}', ' \\ud83d"}')
+    )  # half an emoji is a text too
+    Path("../pairs.jsonl").write_text(lines, encoding="utf-8")
+    options = ["--encoder", "minilm", "--store", "vectors", "--device", "auto", "--out"]
+    assert encode(*options, "o") == 0
+    settings = document("o")["settings"]
+    assert settings["embedding"]["pooling"] == "mean" and "store='vectors'" in settings["features"]
+    assert main(["store", "vectors"]) == 0
+    shown = capsys.readouterr().out.splitlines()[-1]
+    assert "minilm" in shown and "pooling mean, layer -1, dtype float32, max_length 256" in shown
+    pipeline = load_pipeline("o/FailureAwareIRL.skops")
+    assert pipeline["features"].store is None
+    assert pipeline.score(corpus.data[:200], corpus.target[:200]) > 0.8
+    with pytest.MonkeyPatch.context() as patch:  # the second time no model is loaded
+        patch.setattr("transformers.AutoModel.from_pretrained", None)
+        assert encode(*options, "p") == 0
+    assert document("p")["table"] == document("o")["table"]
+
+
+def test_the_store_is_pruned(tmp_path, capsys):
+    stored = EmbeddingStore(tmp_path)
+    for name in ("a", "b", "c"):
+        stored.write({"model": name, "_name": name}, [b"k" * 16], np.ones((1, 4)))
+    ids = {row["settings"]["_name"]: row["id"] for row in stored.list()}
+    assert main(["store", str(tmp_path), "--prune", ids["a"], ids["c"]]) == 0
+    assert "Forgot 2 embeddings" in capsys.readouterr().out
+    assert [row["id"] for row in stored.list()] == [ids["b"]]
+    for arguments, message in {
+        ("--prune", "ffff"): f"holds no settings 'ffff'. It holds: ['{ids['b']}']",
+        ("--prune",): "Expected --prune and the IDs to forget, or neither",
+        (ids["b"],): "Expected --prune and the IDs to forget, or neither",
+    }.items():
+        assert main(["store", str(tmp_path), *arguments]) == 2
+        assert message in capsys.readouterr().err
+    assert main(["store", str(tmp_path), "--prune", "all"]) == main(["store", str(tmp_path)]) == 0
+    assert "is empty" in capsys.readouterr().out
+    assert main(["store", str(tmp_path / "gone")]) == 2
+    assert "There is no embedding store" in capsys.readouterr().err
+
+
+# ------------------------------------------------------------------------------------------------------- errors
+
+BAD_FILES = {
+    "missing": ("gone.tsv", None, [], "There is no file gone.tsv"),
+    "empty": ("empty.csv", "", [], "empty.csv is empty"),
+    "column": ("column.csv", "chosen,worse\na,b\n", [], "On the command line: --text-column, --label-column."),
+    "quotes": ("q.tsv", 'chosen\trejected\na\t"b" c\n', [], "On the command line: --no-quotes."),
+    "encoding": ("e.tsv", "chosen\trejected\na\tb\n", ["--encoding", "utf-99"], "On the command line:"),
+    "format": ("f.tsv", "chosen\trejected\na\tb\n", ["--format", "trl"], "On the command line: "),
+    "desirable": ("d.tsv", "completion\tlabel\na\tb\n", ["--desirable", "c"], "On the command line:"),
+    "one group": (
+        "same.csv",
+        "chosen,rejected\n" + "".join(f"fine{i},no\n" for i in range(9)),
+        [],
+        "9 rows in 1 group",
+    ),
+}
+DOG = ["--reference", "dx/clf", "--toxic-label", "x"]
+BAD_OPTIONS = {
+    "components": (["--components", 0], "Invalid value for '--components': 0 is not in the range x>=1."),
+    "limit": (["--limit", 1], "'--limit': 1 is not in the range x>=2."),
+    "seed": (["--seed", -1], "'--seed': -1 is not in the range x>=0."),
+    "seed too large": (["--seed", 2**40], "2**32 - 1"),
+    "unknown": (["--nothing"], "No such option"),
+    "out is a file": (["--out", "../outputs.csv"], "Cannot write to --out ../outputs.csv: File exists"),
+    "out below a file": (["--out", "../outputs.csv/a"], "Cannot write to --out ../outputs.csv/a: Not a directory"),
+    "no label": (DOG[:2], "Expected --toxic-label or --nontoxic-label too"),
+    "two labels": ([*DOG, "--nontoxic-label", "y"], "Found --toxic-label and --nontoxic-label. Expected one"),
+    "label of detoxify": (["--reference", "detoxify", *DOG[2:]], "detoxify with --toxic-label. Expected it without"),
+    "folder of a pipeline": (["--reference", "a.skops", "--reference-config", "c"], "Expected detoxify or a FILE.ckpt"),
+    "device of nothing": (["--device", "cuda"], "Found --device without a model that could run there"),
+    "device of a pipeline": (["--reference", "a.skops", "--device", "cpu"], "Found --device without a model"),
+    "no such device": ([*DOG, "--device", "tpu9"], "Found device='tpu9'. Expected 'cpu', 'cuda'"),
+    "output": ([*DOG, "--reference-output", "x"], "Got output='x', but expected 'logit' or 'probability'"),
+    "variant": (["--reference", "detoxify:best"], "Got variant='best', but expected one of"),
+    "no checkpoint": (["--reference", "a.ckpt", "--reference-config", "."], "There is no checkpoint a.ckpt"),
+    "no pipeline": (["--reference", "gone.skops"], "There is no file gone.skops"),
+    "no model": (["--encoder", "no/model"], "Cannot load the model 'no/model'"),
+    "components of an encoder": (["--encoder", "minilm", "--components", 8], "Found --components and --encoder."),
+}
+NEEDED = {
+    "PAIRS": [["--limit", 5], ["--format", "x"], ["--encoding", "x"], ["--no-quotes"], ["--desirable", "2"]],
+    "--reference": [["--reference-output", "logit"], ["--toxic-label", "x"], ["--reference-config", "x"]],
+    "--encoder": [["--store", "s"], ["--pooling", "last"]],
+}
+
+
+@pytest.mark.parametrize("case", BAD_FILES)
+def test_unfit_files_are_named(place, capsys, case):
+    name, content, options, message = BAD_FILES[case]
+    if content is not None:
+        Path(name).write_text(content)
+    for out in ([], ["--out", "a/b"]):
+        assert message in refused(capsys, name, *options, *out)
+
+
+@pytest.mark.parametrize("case", BAD_OPTIONS)
+def test_unfit_options_are_named(place, capsys, case):
+    arguments, message = BAD_OPTIONS[case]
+    assert message in refused(capsys, *arguments, run=encode)
+
+
+@pytest.mark.parametrize("needed", NEEDED)
+def test_options_that_need_another_one(place, capsys, needed):
+    for option in NEEDED[needed]:
+        assert f"Found {option[0]} without {needed}. Expected both." in refused(capsys, *option)
+
+
+def test_a_command_is_needed(capsys):
+    assert main([]) == main(["train"]) == 2
+    assert capsys.readouterr().err == "fairl-sk: error: Missing command.\nfairl-sk: error: No such command 'train'.\n"
+
+
+@pytest.mark.parametrize("out", [[], ["--out", "a/b"]], ids=["default", "out"])
+@pytest.mark.parametrize("where", ["pathlib.Path.mkdir", "tempfile.TemporaryFile"])
+def test_a_folder_that_cannot_be_written_to(place, monkeypatch, capsys, out, where):
+    def denied(*args, **kwargs):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(where, denied)
+    name = out[1] if out else "fairl_sk_audit"
+    assert f"Cannot write to --out {name}: Permission denied. Name another folder." in refused(capsys, *out)
+
+
+def test_a_write_that_fails_shows_the_table(place, monkeypatch, capsys):
+    def full_disk(*args, **kwargs):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(skops.io, "dump", full_disk)
+    assert run("../pairs.jsonl", "--out", "new") == 2
+    shown = capsys.readouterr()
+    assert "Cannot write the results to new: No space left on device. The folder is as it was" in shown.err
+    assert "FailureAwareIRL" in shown.out and "Written to" not in shown.out
+    assert not list(place.iterdir())
+
+
+@pytest.mark.parametrize("moment", ["fairl_sk.FailureAwareIRL.fit", "skops.io.dump"])
+def test_an_interrupt_leaves_nothing(place, monkeypatch, capsys, moment):
+    def interrupt(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(moment, interrupt)
+    assert run("../pairs.jsonl") == 130
+    shown = capsys.readouterr()
+    assert shown.out == "" and "interrupted; the results of this run are lost, nothing was written" in shown.err
+    assert not list(place.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (MemoryError("A single text does not fit into memory."), "error: A single text does not fit into memory. On"),
+        (MemoryError(), "error: Memory ran out. On the command line: fewer records with --limit"),
+        (torch.OutOfMemoryError("CUDA out of memory."), "error: CUDA out of memory. On the command line"),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), "can't allocate memory On the"),
+        (FileNotFoundError("Pass checkpoint='x' and config_folder=..."), "--reference FILE.ckpt, --reference-config."),
+        (RuntimeError("ours"), None),
+    ],
+)
+def test_errors_are_a_line_unless_they_are_ours(place, monkeypatch, capsys, error, message):
+    def fail(*args, **options):
+        raise error
+
+    monkeypatch.setattr(fairl_sk.audit, "audit", fail)
+    if message is None:
+        with pytest.raises(RuntimeError, match="ours"):
+            run()
+    else:
+        assert message in refused(capsys)
+
+
+@pytest.mark.filterwarnings("default")
+def test_warnings_are_lines_and_progress_is_shown_unless_quiet(place, capsys):
+    records = [json.loads(line) for line in Path("../pairs.jsonl").read_text(encoding="utf-8").splitlines()]
+    first = records[0] | {"chosen": records[0]["rejected"], "rejected": records[0]["chosen"]}
+    Path("pairs.jsonl").write_text("\n".join(map(json.dumps, [*records, first])), encoding="utf-8")
+    before = warnings.showwarning
+    assert run("pairs.jsonl", "--out", "o") == 0
+    errors = capsys.readouterr().err.splitlines()
+    assert "contradict" in errors[0] and all(line.startswith("fairl-sk: warning: ") for line in errors)
+    assert warnings.showwarning is before
+    assert main(["audit", "../pairs.jsonl", "--components", "4"]) == 0
+    assert "FailureAwareIRL" in capsys.readouterr().err
+
+
+# --------------------------------------------------------------------------------------------------- processes
+
+
+def start(*arguments, **options):
+    environment = {**os.environ, "PYTHONPATH": str(Path(fairl_sk.__file__).parents[1]), **options.pop("env", {})}
+    return subprocess.Popen(
+        [sys.executable, *arguments], **{"stdout": -1, "stderr": -1, "text": True, "env": environment, **options}
+    )
+
+
+STUB = """
+import sys, fairl_sk.audit as module
+from fairl_sk.cli import main
+module.audit = lambda *args, **options: None
+module.format_audit = lambda result, width: 50_000 * "row\\n"
+module.write_audit = lambda result, folder: [folder / "table.csv"][: (folder / "table.csv").write_text("kept")]
+sys.exit(main(["audit", "--out", sys.argv[1]]))
+"""
+
+
+@pytest.mark.parametrize("reader", ["leaves", "full", "ascii"])
+def test_results_are_written_whoever_reads(tmp_path, reader):
+    out = tmp_path / "prüfung"
+    with open("/dev/full", "w") as full:
+        options = {"full": {"stdout": full}, "ascii": {"env": {"PYTHONIOENCODING": "ascii"}}}.get(reader, {})
+        process = start("-c", STUB, str(out), **options)
+        if reader == "leaves":
+            assert process.stdout.readline() == "row\n"
+            process.stdout.close()
+            process.stdout = None
+        shown, errors = process.communicate(timeout=60)
+    assert (out / "table.csv").read_text() == "kept"
+    assert process.returncode == (2 if reader == "full" else 0)
+    assert reader != "ascii" or "pr\\xfcfung: table.csv" in shown
+    cannot = "fairl-sk: error: cannot print: No space left on device. The results are written.\n"
+    assert errors == (cannot if reader == "full" else "")
+
+
+def test_help_and_version():
+    shown, _ = start("-m", "fairl_sk", "audit", "--help", env={"COLUMNS": "80"}).communicate()
+    for option in ("[PAIRS]", "--out DIR", "--force", "--reference REWARD", "--seed N", "--limit N", "Features:"):
+        assert option in shown
+    options = [line for line in shown.splitlines() if line.startswith("  -")]
+    assert len(options) == 22 and all("  " in line.strip() for line in options)  # one line each, with its text
+    shown, _ = start("-m", "fairl_sk", "--version").communicate()
+    assert shown == f"fairl-sk {fairl_sk.__version__}\n"
+
+
+def test_importing_the_package_loads_nothing_heavy():
+    line = "import sklearn, torch, skorch, sys; old = {*sys.modules}; import fairl_sk; print(*{*sys.modules} - old)"
+    loaded = set(start("-c", line).communicate()[0].split())
+    assert not loaded & {"transformers", "trl", "datasets", "detoxify", "matplotlib", "pandas", "skops", "click"}
+    assert "fairl_sk" in loaded and not loaded & {"fairl_sk.audit", "fairl_sk.plot", "fairl_sk.cli"}
