@@ -337,7 +337,7 @@ def test_the_tables_fit_the_terminal_and_lose_nothing(result, width):
 
 def test_the_tables_say_what_was_held_out_and_show_no_texts(result):
     text = format_audit(result)
-    assert f"{result.settings["test_rows"]} held out (whole groups)" in text.splitlines()[0]
+    assert f"{result.settings['test_rows']} held out (whole groups)" in text.splitlines()[0]
     assert "Dropped" not in text and "Shortcut" not in text
     dropped = {**result.settings, "dropped": {"empty": 2, "identical sides": 0}}
     assert "\nDropped: 2 empty.\n" in format_audit(Bunch(**{**result, "settings": dropped}))
