@@ -1,0 +1,147 @@
+"""Scorers for ``scoring=`` of scikit-learn's cross-validation and searches. For whoever selects a model.
+
+Scorers of `sklearn.metrics.make_scorer` need y. These work without y too, and they score the outputs of pairs.
+"""
+
+import numpy as np
+from sklearn.base import BaseEstimator
+from sklearn.utils.metadata_routing import UNUSED
+
+from ..pairs import is_pairs, preference_sign, read_texts, stack_outputs
+from .distances import check_norm, starc_distance
+from .outputs import output_auc_score, output_f1_score
+from .pairs import pair_accuracy, pair_log_loss
+
+
+def output_rewards(estimator, X):
+    """Reward of each output by a fitted estimator: shape (n_pairs, 2) for pairs, (n_outputs,) for outputs."""
+    if is_pairs(X):
+        return _decide(estimator, stack_outputs(X)).reshape(-1, 2)
+    return _decide(estimator, X)
+
+
+def _decide(estimator, X):
+    if not hasattr(estimator, "decision_function"):
+        raise TypeError(
+            f"Got {type(estimator).__name__} without a decision_function, but the scorer needs rewards. End the "
+            "pipeline in one of this package's estimators."
+        )
+    return np.asarray(estimator.decision_function(X))
+
+
+def _read_labels(estimator, y):
+    """y as -1 and 1 by the estimator's classes, so that a fold with one class is read correctly."""
+    classes = getattr(estimator, "classes_", None)
+    if y is None or classes is None or len(classes) != 2 or not np.isin(y, classes).all():
+        return y
+    return preference_sign(y, len(y), classes=classes)
+
+
+class _Scorer(BaseEstimator):
+    """Callable ``scorer(estimator, X, y)``; BaseEstimator adds the ``set_score_request`` of the keywords of `score`."""
+
+    __metadata_request__score = {"estimator": UNUSED}
+
+    def __call__(self, estimator, X, y=None, **metadata):
+        return self.score(estimator, X, y, **metadata)
+
+    def _accept_sample_weight(self):  # scikit-learn asks several scorers for it if routing is off
+        return True
+
+
+class PairScorer(_Scorer):
+    """Scorer of the margins of pairs: `sign` times `metric`. Takes `sample_weight` as metadata."""
+
+    def __init__(self, metric, sign=1):
+        self.metric = metric
+        self.sign = sign
+
+    def score(self, estimator, X, y=None, *, sample_weight=None):
+        """Score of a fitted estimator on pairs; higher is better."""
+        if not is_pairs(X):
+            name = self.metric.__name__
+            raise ValueError(f"Got single outputs, but {name} needs pairs. Score pairs, or use an output scorer.")
+        return self.sign * self.metric(_read_labels(estimator, y), _decide(estimator, X), sample_weight=sample_weight)
+
+
+class OutputScorer(_Scorer):
+    """Scorer of the rewards of outputs. Takes `sample_weight` and `output_labels` as metadata."""
+
+    def __init__(self, metric):
+        self.metric = metric
+
+    def score(self, estimator, X, y=None, *, sample_weight=None, output_labels=None):
+        """Score of a fitted estimator on pairs or outputs; higher is better."""
+        labels, rewards = _read_labels(estimator, y), output_rewards(estimator, X)
+        return self.metric(labels, rewards, output_labels=output_labels, sample_weight=sample_weight)
+
+
+class StarcScorer(_Scorer):
+    """Scorer of minus the distance to a reference; see `make_starc_scorer`."""
+
+    def __init__(self, reference=None, groups=None, norm=2):
+        self.reference = reference
+        self.groups = groups
+        self.norm = norm
+
+    def score(self, estimator, X, y=None, *, sample_weight=None, reference_reward=None, groups=None):
+        """Minus the distance of a fitted estimator's reward to the reference."""
+        if (self.reference is None) == (reference_reward is None):
+            found = "neither a reference nor" if reference_reward is None else "both a reference and"
+            raise ValueError(
+                f"The STARC scorer got {found} the metadata reference_reward, but expected one of the two. Give "
+                "make_starc_scorer a callable, or call sklearn.set_config(enable_metadata_routing=True) and "
+                "set_score_request(reference_reward=True), and pass it in params."
+            )
+        rewards = output_rewards(estimator, X)
+        if reference_reward is None:
+            texts = read_texts(X)
+            outputs = stack_outputs(X) if is_pairs(X) else X if texts is None else texts
+            reference_reward = np.reshape(self.reference(outputs), rewards.shape)
+        groups = self.groups if groups is None else groups
+        return -starc_distance(rewards, reference_reward, groups=groups, sample_weight=sample_weight, norm=self.norm)
+
+
+pair_accuracy_scorer = PairScorer(pair_accuracy)
+pair_log_loss_scorer = PairScorer(pair_log_loss, sign=-1)
+output_f1_scorer = OutputScorer(output_f1_score)
+output_auc_scorer = OutputScorer(output_auc_score)
+
+
+def make_starc_scorer(reference=None, *, groups=None, norm=2):
+    """Scorer that compares an estimator's reward with a reference: **minus** the STARC distance.
+
+    Scikit-learn expects that greater is better: 0 is perfect, -1 the opposite reward.
+
+    Parameters
+    ----------
+    reference : callable or None, default=None
+        Function of outputs (texts or features, two per pair) that returns one reward for each; it must pickle for
+        ``n_jobs``. None: the routed metadata `reference_reward`, of shape (n_pairs, 2) or (n_outputs,).
+    groups : {"pairs", None}, default=None
+        As in `starc_distance`. The routed metadata `groups`, of shape (n_rows,), takes precedence.
+    norm : {1, 2, numpy.inf}, default=2
+        See `starc_distance`.
+
+    Returns
+    -------
+    callable
+        ``scorer(estimator, X, y=None)``. Its ``set_score_request`` takes `sample_weight`, `reference_reward` and
+        `groups`.
+
+    Raises
+    ------
+    ValueError
+        If a parameter is not valid; when called, if there is not exactly one reference.
+    """
+    check_norm(norm)
+    if not (groups is None or isinstance(groups, str) and groups == "pairs"):
+        raise ValueError(
+            f"Got groups={groups!r}, but expected None or 'pairs'. Pass prompts as routed metadata groups."
+        )
+    if not (reference is None or callable(reference)):
+        raise ValueError(
+            f"Got a reference of type {type(reference).__name__}, but expected a callable or None. Pass an array of "
+            "rewards as routed metadata reference_reward."
+        )
+    return StarcScorer(reference, groups, norm)

@@ -1,0 +1,272 @@
+"""Scorers and nulls inside scikit-learn's cross-validation, searches and metadata routing."""
+
+import copy
+import pickle
+
+import numpy as np
+import pandas as pd
+import pytest
+import sklearn
+from sklearn.base import clone
+from sklearn.decomposition import TruncatedSVD
+from sklearn.feature_extraction.text import CountVectorizer
+from sklearn.model_selection import GridSearchCV, GroupKFold, KFold, cross_validate
+from sklearn.pipeline import make_pipeline
+
+from fairl_sk import MaxEntropyIRL, PairTransformer
+from fairl_sk.metrics import (
+    longer_null,
+    make_starc_scorer,
+    output_auc_score,
+    output_auc_scorer,
+    output_f1_score,
+    output_f1_scorer,
+    pair_accuracy,
+    pair_accuracy_scorer,
+    pair_log_loss,
+    pair_log_loss_scorer,
+    prompt_only_null,
+    shorter_null,
+    shuffled_labels_null,
+    starc_distance,
+)
+
+
+def kindness(texts):
+    """Ground truth: kind words minus rude words."""
+    return np.array([text.count("kind") - text.count("rude") for text in texts], dtype=float)
+
+
+def first_feature(outputs):
+    return outputs[:, 0]
+
+
+SCORERS = {
+    "accuracy": pair_accuracy_scorer,
+    "log_loss": pair_log_loss_scorer,
+    "f1": output_f1_scorer,
+    "auc": output_auc_scorer,
+    "starc": make_starc_scorer(kindness, groups="pairs"),
+}
+
+
+@pytest.fixture
+def texts(rng):
+    words = rng.choice(["alpha", "beta", "gamma", "delta"], size=(60, 2))
+    return np.array([[f"kind {a}", f"rude {b}"] for a, b in words], dtype=object)
+
+
+@pytest.fixture
+def pipeline():
+    embed = make_pipeline(CountVectorizer(), TruncatedSVD(5, random_state=0))
+    return make_pipeline(PairTransformer(embed), MaxEntropyIRL(random_state=0))
+
+
+@pytest.fixture
+def features(rng):
+    X = rng.normal(size=(40, 2, 3))
+    return X, (X[:, 0, 0] > X[:, 1, 0]).astype(int)
+
+
+def rewards_of(fitted, X):
+    return fitted.decision_function(X.reshape(-1, *X.shape[2:])).reshape(-1, 2)
+
+
+# ---------------------------------------------------------------------------------------------------- scorers
+
+
+@pytest.mark.parametrize(("with_y", "routing"), [(True, False), (False, True)])
+def test_scorers_in_cross_validate(texts, pipeline, with_y, routing):
+    X, y = texts, None
+    if with_y:
+        X, y = texts.copy(), np.arange(60) % 2
+        X[y == 0] = X[y == 0, ::-1]
+    with sklearn.config_context(enable_metadata_routing=routing):
+        results = cross_validate(pipeline, X, y, cv=KFold(3), scoring=SCORERS, error_score="raise")
+    for fold, (train, test) in enumerate(KFold(3).split(X)):
+        fitted = clone(pipeline).fit(X[train], None if y is None else y[train])
+        rewards, y_test = rewards_of(fitted, X[test]), None if y is None else y[test]
+        margins, truth = rewards[:, 0] - rewards[:, 1], kindness(X[test].ravel()).reshape(-1, 2)
+        expected = {
+            "accuracy": pair_accuracy(y_test, margins),
+            "log_loss": -pair_log_loss(y_test, margins),
+            "f1": output_f1_score(y_test, rewards),
+            "auc": output_auc_score(y_test, rewards),
+            "starc": -starc_distance(rewards, truth, groups="pairs"),
+        }
+        assert {name: results[f"test_{name}"][fold] for name in SCORERS} == pytest.approx(expected, abs=1e-6)
+    assert results["test_auc"].min() > 0.9 and results["test_starc"].min() > -0.4
+
+
+@pytest.mark.parametrize("routing", [True, False])
+def test_scorers_in_a_search_that_is_cloned_and_pickled(texts, pipeline, routing):
+    with sklearn.config_context(enable_metadata_routing=routing):
+        search = GridSearchCV(pipeline, {"maxentropyirl__alpha": [1e-3, 1.0]}, scoring=SCORERS, refit="starc", cv=3)
+        search = pickle.loads(pickle.dumps(clone(search))).fit(texts)
+    assert search.best_score_ == search.cv_results_["mean_test_starc"].max()
+    assert search.score(texts) > -0.4
+
+
+def test_scorers_on_tables(texts, pipeline):
+    table = pd.DataFrame({"prompt": "well, ", "chosen": texts[:, 0], "rejected": texts[:, 1]})
+    results = cross_validate(pipeline, table, scoring=SCORERS, cv=3, error_score="raise")
+    assert results["test_accuracy"].min() == 1 and results["test_starc"].min() > -0.4
+    seen = []
+
+    def reference(outputs):
+        seen.extend(outputs)
+        return kindness(outputs)
+
+    outputs = pd.DataFrame({"prompt": ["p", "q", "r"], "completion": ["kind", "so kind", "rude"]})
+    assert -1 <= make_starc_scorer(reference)(pipeline.fit(table), outputs) <= 0
+    assert seen == ["p\n\nkind", "q\n\nso kind", "r\n\nrude"]
+
+
+def test_scorers_of_single_outputs_and_output_labels(features):
+    X, y = features
+    fitted, labels = MaxEntropyIRL(random_state=0).fit(X, y), (X[..., 0] > 0).astype(int)
+    assert output_auc_scorer(fitted, X, y, output_labels=labels) > 0.95
+    assert output_auc_scorer(fitted, X[:, 0], labels[:, 0]) > 0.95
+    assert output_f1_scorer(fitted, X[:, 0], labels[:, 0]) > 0.8
+    assert make_starc_scorer(first_feature)(fitted, X[:, 0]) > -0.2
+    with pytest.raises(ValueError, match="Got single outputs, but pair_accuracy needs pairs"):
+        pair_accuracy_scorer(fitted, X[:, 0], labels[:, 0])
+
+
+def test_a_fold_with_one_class_is_read_by_the_classes_of_the_estimator(features):
+    X, y = features[0], np.where(features[1] == 1, "yes", "no")
+    fitted, no = MaxEntropyIRL(random_state=0).fit(X, y), y == "no"
+    rewards = rewards_of(fitted, X[no])
+    assert pair_accuracy_scorer(fitted, X[no], y[no]) == pair_accuracy(None, rewards[:, 1] - rewards[:, 0])
+    assert output_auc_scorer(fitted, X[no], y[no]) == output_auc_score(None, rewards[:, ::-1])
+
+
+@pytest.mark.parametrize("scorer", [*list(SCORERS.values())[:4], make_starc_scorer(first_feature)])
+def test_rows_of_weight_zero_do_not_count(features, scorer):
+    X, y = features
+    fitted, weights = MaxEntropyIRL(random_state=0).fit(X, y), (np.arange(40) >= 10).astype(float)
+    wrong = np.where(weights > 0, y, 1 - y)
+    assert scorer(fitted, X, wrong, sample_weight=weights) == pytest.approx(scorer(fitted, X[10:], y[10:]))
+    assert scorer(fitted, X, wrong) != pytest.approx(scorer(fitted, X[10:], y[10:]))
+
+
+def test_routed_metadata_reaches_the_scorers(rng, features):
+    X, y = features
+    params = {
+        "sample_weight": rng.integers(1, 5, size=40),
+        "output_labels": rng.integers(2, size=(40, 2)),
+        "reference_reward": rng.normal(size=(40, 2)),
+        "groups": np.arange(40) // 4,
+    }
+    with sklearn.config_context(enable_metadata_routing=True):
+        f1 = copy.deepcopy(output_f1_scorer).set_score_request(sample_weight=True, output_labels=True)
+        accuracy = copy.deepcopy(pair_accuracy_scorer).set_score_request(sample_weight="sample_weight")
+        starc = make_starc_scorer().set_score_request(reference_reward=True, groups=True, sample_weight=False)
+        learner = MaxEntropyIRL(random_state=0).set_fit_request(sample_weight=True)
+        scoring = {"f1": f1, "accuracy": accuracy, "starc": starc}
+        results = cross_validate(learner, X, y, cv=GroupKFold(4), scoring=scoring, params=params, error_score="raise")
+    for fold, (train, test) in enumerate(GroupKFold(4).split(X, groups=params["groups"])):
+        fitted = clone(learner).fit(X[train], y[train], sample_weight=params["sample_weight"][train])
+        rewards, part = rewards_of(fitted, X[test]), {name: value[test] for name, value in params.items()}
+        weights = part["sample_weight"]
+        f1 = output_f1_score(None, rewards, output_labels=part["output_labels"], sample_weight=weights)
+        assert results["test_f1"][fold] == pytest.approx(f1)
+        accuracy = pair_accuracy(y[test], rewards[:, 0] - rewards[:, 1], sample_weight=weights)
+        assert results["test_accuracy"][fold] == pytest.approx(accuracy)
+        distance = starc_distance(rewards, part["reference_reward"], groups=part["groups"])
+        assert results["test_starc"][fold] == pytest.approx(-distance, abs=1e-6)
+
+
+def test_metadata_has_to_be_requested(features):
+    learner, params = MaxEntropyIRL(random_state=0), {"sample_weight": np.ones(40)}
+    with sklearn.config_context(enable_metadata_routing=True):
+        learner.set_fit_request(sample_weight=True)
+        with pytest.raises(sklearn.exceptions.UnsetMetadataPassedError, match="PairScorer"):
+            cross_validate(learner, *features, scoring=pair_accuracy_scorer, params=params)
+        with pytest.raises(TypeError, match="Unexpected args"):
+            copy.deepcopy(pair_accuracy_scorer).set_score_request(output_labels=True)
+
+
+def test_scorer_errors(features):
+    X, y = features
+    fitted = MaxEntropyIRL(random_state=0).fit(X, y)
+    with pytest.raises(ValueError, match="neither a reference nor the metadata reference_reward"):
+        make_starc_scorer()(fitted, X)
+    with pytest.raises(ValueError, match="both a reference and the metadata reference_reward"):
+        make_starc_scorer(first_feature)(fitted, X, reference_reward=np.zeros((40, 2)))
+    with pytest.raises(TypeError, match="CountVectorizer without a decision_function.*End the pipeline"):
+        pair_accuracy_scorer(CountVectorizer(), X)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"reference": np.zeros((6, 2))}, "reference of type ndarray.*routed metadata reference_reward"),
+        ({"groups": np.arange(6)}, "expected None or 'pairs'. Pass prompts as routed metadata groups"),
+        ({"norm": 0}, "norm=0"),
+    ],
+)
+def test_starc_scorer_refuses_arrays_and_unknown_norms(options, message):
+    with pytest.raises(ValueError, match=message):
+        make_starc_scorer(**options)
+
+
+# ------------------------------------------------------------------------------------------------------ nulls
+
+
+def test_length_nulls():
+    texts = np.array([["a long output", "short"], ["no", "a longer one"]], dtype=object)
+    longer = longer_null(texts)
+    assert longer.shape == (2, 2) and np.median(longer) == 0
+    np.testing.assert_array_equal(longer[:, 0] - longer[:, 1], [8, -10])
+    np.testing.assert_array_equal(shorter_null(texts), -longer)
+    table = pd.DataFrame({"prompt": ["", "p", ""], "completion": ["a", "three", "seven words"]})
+    np.testing.assert_array_equal(longer_null(table), [-7, 0, 3])  # 1, 8 and 11 characters
+    with pytest.raises(ValueError, match="without texts.*Pass the input of the vectorizer"):
+        longer_null(np.zeros((3, 2, 4)))
+
+
+def test_shuffled_labels_score_about_one_half(features):
+    X, y = features
+    assert pair_accuracy_scorer(MaxEntropyIRL(random_state=0).fit(X, y), X, y) > 0.9
+    nulls = [shuffled_labels_null(MaxEntropyIRL(), X, y, groups=np.arange(40) // 2, random_state=i) for i in range(10)]
+    assert 0.3 < np.mean([pair_accuracy(y, null[:, 0] - null[:, 1]) for null in nulls]) < 0.7
+
+
+class Recorder(MaxEntropyIRL):
+    """Remembers the labels of its fits."""
+
+    seen: list = []
+
+    def fit(self, X, y=None):
+        self.seen.append(list(y))
+        return super().fit(X, y)
+
+
+@pytest.mark.parametrize(("y", "classes"), [(None, (0, 1)), (np.ones(40), (0, 1)), (["a", "b"] * 20, ("a", "b"))])
+def test_shuffled_labels_are_seeded_balanced_and_keep_the_classes(features, y, classes):
+    X = features[0]
+    draws = [shuffled_labels_null(Recorder(), X, y, X_test=X[:9], random_state=seed) for seed in (1, 1, 2)]
+    assert draws[0].shape == (9, 2) and (draws[0] == draws[1]).all() and (draws[0] != draws[2]).any()
+    assert [Recorder.seen[-1].count(name) for name in classes] == [20, 20]
+
+
+def test_shuffled_labels_of_outputs_and_errors(features):
+    X, y = features
+    assert shuffled_labels_null(MaxEntropyIRL(), X[:, 0], y, random_state=0).shape == (40,)
+    with pytest.raises(ValueError, match="an out-of-fold fit needs at least 2"):
+        shuffled_labels_null(MaxEntropyIRL(), X, groups=np.zeros(40))
+    with pytest.raises(ValueError, match="outputs with y=None.*Pass y, or pairs"):
+        shuffled_labels_null(MaxEntropyIRL(), X[:, 0])
+
+
+def test_prompt_only_null_is_the_leave_one_out_mean(rng):
+    prompts = np.repeat(np.arange(40), 5)
+    labels = (rng.random((200, 2)) < rng.random(40)[prompts][:, None]).astype(int)
+    rewards = prompt_only_null(prompts, labels)
+    np.testing.assert_allclose(rewards[0], labels[1:5].mean() - 0.5)
+    assert pair_accuracy(None, rewards[:, 0] - rewards[:, 1]) == 0.5
+    assert output_auc_score(None, rewards, output_labels=labels) > 0.6
+    assert np.ptp(prompt_only_null(np.arange(200), labels)) == 0  # a pair's own labels never enter
+    with pytest.raises(ValueError, match=r"output_labels of shape \(200,\)"):
+        prompt_only_null(prompts, labels[:, 0])
