@@ -5,7 +5,6 @@ import csv
 import gzip
 import inspect
 import json
-import re
 import tempfile
 import warnings
 from pathlib import Path
@@ -18,13 +17,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.feature_extraction.text import TfidfVectorizer
-from sklearn.linear_model import LinearRegression, LogisticRegression
+from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import GroupShuffleSplit
 from sklearn.preprocessing import FunctionTransformer
 from sklearn.utils import check_random_state
 
-import fairl_sk.datasets
 from fairl_sk import PairTransformer
 from fairl_sk.datasets import load_preferences, make_detox_preferences, make_preferences
 from fairl_sk.pairs import join_prompts
@@ -69,32 +67,30 @@ def test_make_preferences_has_the_documented_shapes_and_halves():
     assert not bunch.flipped.any() and len(set(bunch.groups)) == 101
     assert np.isclose(np.linalg.norm(bunch.coef), 1)
     assert np.allclose(bunch.data @ bunch.coef, bunch.reference_reward)
-    assert "101 synthetic" in bunch.DESCR
-
-
-def test_make_preferences_prefers_the_greater_reward_without_noise():
-    bunch = make_preferences(500, random_state=1)
     margins = bunch.reference_reward[:, 0] - bunch.reference_reward[:, 1]
-    assert ((margins > 0) == (bunch.target == 1)).all()
+    assert ((margins > 0) == (bunch.target == 1)).all()  # without noise the greater reward is preferred
+    assert make_preferences(20, shuffle_sides=False, random_state=0).target.tolist() == [1] * 20
 
 
-def test_make_preferences_is_reproducible_and_leaves_the_global_generator_alone():
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda seed: make_preferences(50, 3, groups=10, noise=0.2, random_state=seed),
+        lambda seed: make_detox_preferences(60, noise=0.3, random_state=seed),
+    ],
+)
+def test_a_seed_gives_the_same_pairs_and_leaves_the_global_generator_alone(make):
     before = check_random_state(None).get_state()[1].copy()
-    first, again, other = (make_preferences(50, 3, groups=10, noise=0.2, random_state=s) for s in (3, 3, 4))
+    first, again, other = make(3), make(3), make(4)
     assert np.array_equal(check_random_state(None).get_state()[1], before)
-    for name in ("data", "target", "groups", "coef", "reference_reward", "flipped"):
-        assert np.array_equal(first[name], again[name])
+    assert all(np.array_equal(first[name], again[name]) for name in first)
     assert not np.array_equal(first.data, other.data)
 
 
-def test_make_preferences_reward_is_recovered_by_linear_fits():
-    bunch = make_preferences(4000, 10, n_informative=4, random_state=0)
-    fit = LinearRegression(fit_intercept=False).fit(bunch.data.reshape(-1, 10), bunch.reference_reward.ravel())
-    assert np.allclose(fit.coef_, bunch.coef)
-    assert (bunch.coef != 0).sum() == 4
+def test_make_preferences_reward_is_recovered_by_a_linear_fit():
+    bunch = make_preferences(4000, 10, random_state=0)
     learner = LogisticRegression(fit_intercept=False).fit(bunch.data[:, 0] - bunch.data[:, 1], bunch.target)
-    cosine = learner.coef_[0] @ bunch.coef / np.linalg.norm(learner.coef_)
-    assert cosine > 0.99
+    assert learner.coef_[0] @ bunch.coef / np.linalg.norm(learner.coef_) > 0.99
 
 
 @pytest.mark.parametrize("noise", [0.0, 0.2, 0.5])
@@ -118,30 +114,19 @@ def test_make_preferences_groups_share_a_prompt():
     assert set(np.bincount(bunch.groups)) == {50}
     means = np.array([bunch.data[bunch.groups == g].mean(axis=(0, 1)) for g in range(8)])
     assert means.std(axis=0).mean() > 0.5  # the prompts' part has standard deviation 1, noise alone would give 0.1
-    named = make_preferences(4, 3, groups=["b", "a", "b", "a"], random_state=0)
-    assert list(named.groups) == ["b", "a", "b", "a"]
-
-
-def test_make_preferences_sides_can_stay():
-    assert make_preferences(20, shuffle_sides=False, random_state=0).target.tolist() == [1] * 20
 
 
 @pytest.mark.parametrize(
     ("parameters", "message"),
     [
-        ({"n_pairs": 1}, "n_pairs is 1, but expected a whole number at least 2"),
-        ({"n_pairs": 10.0}, "n_pairs is 10.0, but expected a whole number"),
-        ({"n_pairs": True}, "n_pairs is True"),
-        ({"n_features": 0}, "n_features is 0"),
-        ({"n_informative": 21}, "n_informative is 21, but expected a whole number at least 1 and at most 20"),
-        ({"noise": 0.6}, "noise is 0.6, but expected a number at least 0 and at most 0.5"),
-        ({"noise": float("nan")}, "noise is nan"),
-        ({"noise": "a"}, "noise is 'a'"),
-        ({"temperature": 0}, "temperature is 0, but expected a number greater than 0"),
-        ({"temperature": np.inf}, "temperature is inf"),
-        ({"groups": 0}, "groups is 0"),
-        ({"groups": 1001}, "groups is 1001, but expected a whole number at least 1 and at most 1000"),
-        ({"groups": [1, 2]}, r"groups has shape \(2,\), but expected \(1000,\)"),
+        ({"n_pairs": 1}, r"'n_pairs' .* must be an int in the range \[2, inf\). Got 1"),
+        ({"n_pairs": 10.0}, "'n_pairs' .* must be an int"),
+        ({"n_features": 0}, "'n_features' .* Got 0"),
+        ({"noise": 0.6}, r"'noise' .* must be a float in the range \[0.0, 0.5\]. Got 0.6"),
+        ({"noise": float("nan")}, "Got nan"),
+        ({"temperature": 0}, "'temperature' .* Got 0"),
+        ({"groups": 0}, "'groups' .* Got 0"),
+        ({"groups": 1001}, "groups=1001 for n_pairs=1000. Expected at most one group for each pair"),
     ],
 )
 def test_make_preferences_refuses(parameters, message):
@@ -166,14 +151,6 @@ def test_detox_has_the_documented_columns(detox):
     assert all(isinstance(text, str) for text in detox.data.ravel())
     assert detox.target.sum() == n // 2 and not detox.flipped.any()
     assert "wrote itself" in detox.DESCR
-
-
-def test_detox_is_reproducible_and_leaves_the_global_generator_alone():
-    before = check_random_state(None).get_state()[1].copy()
-    first, again, other = (make_detox_preferences(60, noise=0.3, random_state=s) for s in (5, 5, 6))
-    assert np.array_equal(check_random_state(None).get_state()[1], before)
-    assert all(np.array_equal(first[name], again[name]) for name in first if name != "DESCR")
-    assert not np.array_equal(first.data, other.data)
 
 
 def test_detox_fractions_are_exact(detox):
@@ -261,14 +238,17 @@ def test_detox_hard_cases_are_of_every_kind_and_on_the_right_side(detox):
 @pytest.mark.parametrize(
     ("parameters", "message"),
     [
-        ({"n_pairs": 0}, "n_pairs is 0"),
-        ({"hard": 1.5}, "hard is 1.5, but expected a number at least 0 and at most 1"),
-        ({"noise": -0.1}, "noise is -0.1"),
-        ({"kinds": {"T->N": 1.0}}, "the kinds are 'T->NT', 'NT->NT', 'T->T', 'NT->T'"),
-        ({"kinds": (0.5, 0.5)}, "expected a dict from kinds of pairs"),
-        ({"kinds": {"T->NT": 0.5}}, "add up to 0.5, but expected 1. Divide each by 0.5"),
-        ({"kinds": {"T->NT": 1.5, "T->T": -0.5}}, r"kinds\['T->NT'\] is 1.5"),
-        ({"kinds": {}}, "add up to 0, but expected 1"),
+        ({"n_pairs": 0}, "'n_pairs' .* Got 0"),
+        ({"hard": 1.5}, r"'hard' .* range \[0.0, 1.0\]. Got 1.5"),
+        ({"noise": -0.1}, "'noise' .* Got -0.1"),
+        ({"kinds": (0.5, 0.5)}, "'kinds' .* must be an instance of 'dict'"),
+        *(
+            (
+                {"kinds": kinds},
+                "Found kinds=.* add up to 1, for some of the kinds .* 'T->NT', 'NT->NT', 'T->T', 'NT->T'",
+            )
+            for kinds in ({"T->N": 1.0}, {"T->NT": 0.5}, {"T->NT": 1.5, "T->T": -0.5}, {"T->NT": np.nan}, {})
+        ),
     ],
 )
 def test_detox_refuses(parameters, message):
@@ -336,7 +316,7 @@ def test_long_fields_line_breaks_and_windows_line_ends_in_csv(tmp_path):
 
 def test_literal_quotes_in_a_tsv(tmp_path):
     path = write(tmp_path / "p.tsv", 'chosen\trejected\n"a" b\tc\nd\t"e\n')
-    with pytest.raises(ValueError, match=r"line 2: broken record .* or pass quoted=False"):
+    with pytest.raises(ValueError, match=r"line 2: broken record .* pass quoted=False"):
         load_preferences(path)
     assert chosen_first(load_preferences(path, quoted=False)) == [('"a" b', "c"), ("d", '"e')]
 
@@ -378,13 +358,12 @@ def test_explicit_prompt_rewards_and_labels(tmp_path):
         {"prompt": None, "chosen": "a b", "rejected": "a d", "score_chosen": None, "score_rejected": -1.5},
     ]
     labels = {"chosen_label": True, "rejected_label": 0}
-    for split_prompt in ("auto", True, False):
-        bunch = load_jsonl(tmp_path, [record | labels for record in records], split_prompt=split_prompt)
-        assert bunch.prompt.tolist() == ["p", ""]
-        assert chosen_first(bunch) == [("a b", "a c"), ("a b", "a d")]
-        rewards = chosen_first(bunch, bunch.reference_reward)
-        assert rewards[0] == (2, 0.5) and np.isnan(rewards[1][0]) and rewards[1][1] == -1.5
-        assert chosen_first(bunch, bunch.output_labels) == [(1, 0), (1, 0)]
+    bunch = load_jsonl(tmp_path, [record | labels for record in records])
+    assert bunch.prompt.tolist() == ["p", ""]
+    assert chosen_first(bunch) == [("a b", "a c"), ("a b", "a d")]
+    rewards = chosen_first(bunch, bunch.reference_reward)
+    assert rewards[0] == (2, 0.5) and np.isnan(rewards[1][0]) and rewards[1][1] == -1.5
+    assert chosen_first(bunch, bunch.output_labels) == [(1, 0), (1, 0)]
     renamed = [{"chosen": c, "rejected": c + "!", "chosen_reward": 1, "rejected_reward": 0} for c in "ab"]
     bunch = load_jsonl(tmp_path, renamed)
     assert chosen_first(bunch, bunch.reference_reward) == [(1, 0), (1, 0)]
@@ -417,8 +396,6 @@ def test_implicit_prompt_of_messages(tmp_path):
     bunch = load_jsonl(tmp_path, records)
     assert bunch.prompt.tolist() == ["hi", "hi\n\nhello\n\ntell me", "hi"]
     assert chosen_first(bunch) == [("good", "bad"), ("yes", "no"), ("hello", "hello\n\ntell me\n\nx")]
-    whole = load_jsonl(tmp_path, records, split_prompt=False)
-    assert whole.prompt is None and chosen_first(whole)[0] == ("hi\n\ngood", "hi\n\nbad")
 
 
 def test_prompt_column_beside_messages_that_repeat_it(tmp_path):
@@ -457,34 +434,6 @@ def test_transcripts_are_cut_at_a_turn(tmp_path):
     ]
     assert bunch.dropped["empty text"] == 1
     assert bunch.groups.tolist() == [0, 1, 0, 2, 0]
-    whole = load_jsonl(tmp_path, [{"chosen": a, "rejected": b} for a, b in sides], split_prompt=False)
-    assert whole.prompt is None and chosen_first(whole) == sides
-
-
-@pytest.mark.parametrize(
-    ("chosen", "rejected", "cut"),
-    [
-        ("The sky is blue", "The sky is green", "The sky is "),
-        ("The sky is blue", "The sky is black", "The sky is "),  # no word is cut
-        ("The sky", "The sky is blue", "The "),  # a beginning of the other keeps a word
-        ("sky", "sky is blue", ""),
-        ("hi  ", "hi there", ""),  # white space is no completion
-        ("hi \n", "hi \nthere", ""),
-        ("one\ntwo", "one\nthree", "one\n"),
-        ("different", "words", ""),
-        ("naïve été", "naïve étang", "naïve "),
-        (" a", " b", " "),
-    ],
-)
-def test_plain_texts_are_cut_on_request_only(tmp_path, chosen, rejected, cut):
-    records = [{"chosen": chosen, "rejected": rejected}, {"chosen": "x", "rejected": "y"}]
-    for split_prompt in ("auto", False):
-        bunch = load_jsonl(tmp_path, records, split_prompt=split_prompt)
-        assert bunch.prompt is None and chosen_first(bunch)[0] == (chosen, rejected)
-    bunch = load_jsonl(tmp_path, records, split_prompt=True)
-    assert (bunch.prompt is None) == (cut == "")
-    assert chosen_first(bunch)[0] == (chosen[len(cut) :], rejected[len(cut) :])
-    assert bunch.prompt is None or bunch.prompt[0] == cut
 
 
 # ------------------------------------------------------------------------- the same records as a file and as a table
@@ -556,9 +505,8 @@ def test_a_cut_transcript_joins_to_the_whole(shared, ends):
     records = [{"chosen": chosen, "rejected": rejected}, {"chosen": "one", "rejected": "two"}, OTHER]
     with tempfile.TemporaryDirectory() as folder:
         path = write_jsonl(Path(folder, "p.jsonl"), records)
-        for split_prompt in ("auto", True, False):
-            texts, kept = file_texts(path, split_prompt=split_prompt)
-            assert texts == [table_texts(records)[row] for row in kept]
+        texts, kept = file_texts(path)
+        assert texts == [table_texts(records)[row] for row in kept]
 
 
 def test_outputs_are_the_same_texts_from_file_and_table(tmp_path):
@@ -656,12 +604,6 @@ def test_what_was_read_and_how_is_recorded_without_the_folder(tmp_path):
     assert load_preferences(path, limit=np.int64(2)).provenance["limit"] == 2
 
 
-def test_docstrings_are_not_garbled():
-    for name, value in vars(fairl_sk.datasets).items():
-        text = getattr(value, "__doc__", None) or ""
-        assert not re.search(r'"\n\s*"', text), name
-
-
 # ----------------------------------------------------------------------------- load_preferences: what is left out
 
 
@@ -730,19 +672,19 @@ def test_generated_pairs_are_kept_as_they_were_drawn(tmp_path):
         ("p.csv", "", "p.csv is empty: it holds no records. Expected at least 2. Write or fetch"),
         ("p.jsonl", "\n \n", "is empty"),
         ("p.json", "[]", "is empty"),
-        ("p.csv", "chosen,rejected\n", r"p.csv has a header \(chosen, rejected\), but no records .* at least 2. Write"),
+        ("p.csv", "chosen,rejected\n", "p.csv is empty"),
         (
             "p.tsv",
             "chosen\trejected\na\tb\nc",
-            "line 3: found 1 fields, but expected 2 .*last record: .*cut.*fetch it again",
+            "line 3: found 1 fields, but expected 2 .*last line.*cut: fetch it again",
         ),
-        ("p.csv", 'chosen,rejected\na,b\nc,"d', "line 3: broken record .*last record: .*cut.*fetch it again"),
+        ("p.csv", 'chosen,rejected\na,b\nc,"d', "line 3: broken record .*last line.*cut: fetch it again"),
         ("p.tsv", "chosen\trejected\na\nb\tc\n", r"line 2: found 1 fields, but expected 2 \(chosen, rejected\). Quote"),
         ("p.csv", "chosen,rejection\na,b\n", r"the columns are \['chosen', 'rejection'\], but expected one of"),
         ("p.csv", "chosen;rejected\na;b\n", r"the columns are \['chosen;rejected'\]"),
         ("p.csv", "chosen,chosen\na,b\n", "line 1: column names occur twice"),
         ("p.csv", 'chosen,rejected\n"a\nb",c\nd\n', r"line 4: found 1 fields, but expected 2 \(chosen, rejected\)"),
-        ("p.csv", 'chosen,rejected\na,b\n\nc,"d\n', "line 4: broken record .*close its quotation marks"),
+        ("p.csv", 'chosen,rejected\na,b\n\nc,"d\n', "line 4: broken record .*Quote fields"),
         ("p.tsv", "chosen\trejected\na\tb\tc\n", "line 2: found 3 fields, but expected 2"),
         (
             "p.jsonl",
@@ -824,11 +766,8 @@ def test_file_that_ends_within_a_character_names_its_last_line(tmp_path):
 def test_paths_that_are_no_files(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"There is no file .*none.csv \(looked in"):
         load_preferences(tmp_path / "none.csv")
-    write(tmp_path / "train.csv", "")
-    with pytest.raises(ValueError, match=r"is a folder, but expected a file.*it holds train.csv"):
+    with pytest.raises(ValueError, match="is a folder, but expected a file"):
         load_preferences(tmp_path)
-    with pytest.raises(ValueError, match="path is a list, but expected the name of a file"):
-        load_preferences([1])
 
 
 @pytest.mark.parametrize(
@@ -840,7 +779,6 @@ def test_paths_that_are_no_files(tmp_path):
             r"the columns are \['chosen', 'rejected'\], but expected 'unpaired' \(columns completion",
         ),
         ({"format": "paradetox"}, r"but expected 'paradetox' \(columns toxic"),
-        ({"split_prompt": "always"}, "split_prompt is 'always', but expected 'auto', True or False"),
     ],
 )
 def test_wrong_parameters(tmp_path, parameters, message):
@@ -898,20 +836,3 @@ def test_any_text_comes_back_and_the_counts_add_up(rows, name):
         assert [(prompt, *pair) for prompt, pair in zip(prompts, chosen_first(bunch), strict=True)] == expected
         assert [rows[i] for i in bunch.source_index] == expected
         assert len(bunch.data) + sum(bunch.dropped.values()) == len(rows)
-
-
-@settings(max_examples=200, deadline=None)
-@given(shared=TEXT, chosen=TEXT, rejected=TEXT)
-def test_a_cut_loses_nothing_and_leaves_no_side_empty(shared, chosen, rejected):
-    chosen, rejected = shared + chosen, shared + rejected
-    if not (chosen.strip() and rejected.strip()) or chosen == rejected:
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        path = write_jsonl(
-            Path(folder, "p.jsonl"), [{"chosen": chosen, "rejected": rejected}, {"chosen": "1", "rejected": "2"}]
-        )
-        bunch = load_preferences(path, split_prompt=True)
-    prompt = "" if bunch.prompt is None else bunch.prompt[0]
-    sides = chosen_first(bunch)[0]
-    assert (prompt + sides[0], prompt + sides[1]) == (chosen, rejected)
-    assert all(side.strip() for side in sides) and (prompt == "" or prompt[-1].isspace())

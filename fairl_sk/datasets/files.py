@@ -1,0 +1,153 @@
+"""How a file of records is written: .tsv, .csv, .jsonl and .json, each also with .gz, and .parquet.
+
+Python's csv and json read them, since pandas fills lines that are too short without a word.
+"""
+
+import codecs
+import csv
+import gzip
+import json
+import re
+import zlib
+from itertools import islice
+from pathlib import Path
+
+_DELIMITERS = {".tsv": "\t", ".csv": ","}
+_SUFFIXES = ".tsv, .csv, .jsonl, .json (each also with .gz) and .parquet"
+_LINE_END = re.compile(r"\r\n|\r|\n")
+_JSON_REMEDY = "Expected one JSON object a line, or one list of objects. Repair or delete it."
+
+
+def check_path(path):
+    path = Path(path)
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder, but expected a file. Pass one of the files in it.")
+    if not path.exists():
+        raise FileNotFoundError(f"There is no file {path} (looked in {Path.cwd()}). Check the name and the folder.")
+    return path
+
+
+def read_records(path, encoding, quoted, limit):
+    """All records as (place, dict); ValueError, with a remedy, for anything that is not a table."""
+    previous = csv.field_size_limit(2**31 - 1)  # csv's own limit, 131,072 characters, is less than a long text
+    try:
+        records = list(islice(_iterate_records(path, encoding, quoted), limit))
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{path}, line {_undecodable_line(path, encoding)}: the bytes are not {encoding} ({error.reason}). Pass "
+            "the encoding the file was written in, for example encoding='utf-16' or encoding='cp1252'."
+        ) from error
+    except UnicodeError as error:
+        raise ValueError(f"{path}: not {encoding} ({error}). Pass the encoding the file was written in.") from error
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise ValueError(f"{path}: damaged or no gzip file ({error}). Fetch it again, or remove .gz.") from error
+    finally:
+        csv.field_size_limit(previous)
+    if not records:
+        raise ValueError(f"{path} is empty: it holds no records. Expected at least 2. Write or fetch the file again.")
+    return records
+
+
+def _iterate_records(path, encoding, quoted):
+    name = path.name.lower()
+    suffix = Path(name.removesuffix(".gz")).suffix
+    if name.endswith(".parquet"):
+        yield from _read_parquet(path)
+    elif suffix not in (*_DELIMITERS, ".jsonl", ".json"):
+        raise ValueError(f"{path} ends in {path.suffix!r}, but the suffixes known are {_SUFFIXES}. Rename the file.")
+    else:
+        with _open(path, encoding) as lines:
+            if suffix in _DELIMITERS:
+                yield from _read_table(path, lines, _DELIMITERS[suffix], quoted)
+            else:
+                yield from _read_json(path, lines)
+
+
+def _open(path, encoding, mode="rt"):
+    try:
+        codec = codecs.lookup(encoding).name
+    except (LookupError, TypeError) as error:
+        raise ValueError(f"encoding is {encoding!r}, which Python does not know. Try 'utf-8' or 'cp1252'.") from error
+    opener = gzip.open if path.name.lower().endswith(".gz") else open
+    text = {"encoding": "utf-8-sig" if codec == "utf-8" else encoding, "newline": ""} if mode == "rt" else {}
+    return opener(path, mode, **text)
+
+
+def _undecodable_line(path, encoding):
+    """Number of the first line that is not in this encoding."""
+    with _open(path, encoding, "rb") as file:
+        content = file.read()
+    try:
+        content.decode(encoding)
+    except UnicodeDecodeError as error:
+        return content.count(b"\n", 0, error.start) + 1
+
+
+def _read_table(path, lines, delimiter, quoted):
+    """The records of a file of separated values; a record may span lines."""
+    quoting = {"strict": True} if quoted else {"quoting": csv.QUOTE_NONE}
+    reader = csv.reader(lines, delimiter=delimiter, **quoting)
+    remedy = (
+        "Quote fields that hold a separator or a line break and double the quotation marks in them; "
+        f"pass quoted={not quoted} if quotation marks {'are plain characters' if quoted else 'enclose fields'}; if it "
+        "is the last line, the file may be cut: fetch it again."
+    )
+    header, first = None, 1
+    try:
+        for fields in reader:
+            where, first = f"line {first}", reader.line_num + 1
+            if header is None and fields:
+                header = fields
+                if len(set(header)) < len(header):
+                    raise ValueError(f"{path}, {where}: column names occur twice in {header}. Rename the columns.")
+            elif fields:
+                if len(fields) != len(header):
+                    raise ValueError(
+                        f"{path}, {where}: found {len(fields)} fields, but expected {len(header)} "
+                        f"({', '.join(header)}). {remedy}"
+                    )
+                yield where, dict(zip(header, fields, strict=True))
+    except csv.Error as error:
+        raise ValueError(f"{path}, line {first}: broken record ({error}). {remedy}") from error
+
+
+def _read_json(path, lines):
+    """The records of JSON Lines, or of one list, whichever the first character announces."""
+    fresh = True
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        if fresh and line.lstrip().startswith("["):
+            records = _parse_json(path, number, line + lines.read())
+            found = ((f"record {n}", record) for n, record in enumerate(records, 1))
+        else:
+            found = [(f"line {number}", _parse_json(path, number, line))]
+        fresh = False
+        for where, record in found:
+            if not isinstance(record, dict):
+                raise ValueError(f"{path}, {where}: found {type(record).__name__}, not an object. {_JSON_REMEDY}")
+            yield where, record
+
+
+def _parse_json(path, number, text):
+    text = text.rstrip()  # a record that is cut at its end is at fault there, not on the next line
+    try:
+        return json.loads(text)
+    except ValueError as error:  # also a number that is too long for an int, which has no place
+        line = number + len(_LINE_END.findall(text, 0, getattr(error, "pos", 0)))
+        what = f"{error.msg}, column {error.colno}" if isinstance(error, json.JSONDecodeError) else error
+        raise ValueError(f"{path}, line {line}: no JSON ({what}). {_JSON_REMEDY}") from error
+
+
+def _read_parquet(path):
+    try:
+        from pyarrow import ArrowException
+        from pyarrow.parquet import ParquetFile
+    except ImportError as error:
+        raise ImportError('A .parquet file needs pyarrow. Install it: pip install "fairl-sk[parquet]"') from error
+    try:
+        with ParquetFile(path) as table:
+            records = (record for batch in table.iter_batches() for record in batch.to_pylist())
+            yield from ((f"record {number}", record) for number, record in enumerate(records, 1))
+    except ArrowException as error:
+        raise ValueError(f"{path}: no Parquet file ({error}). Write or fetch it again.") from error

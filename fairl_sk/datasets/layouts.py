@@ -1,0 +1,183 @@
+"""What the columns of a preference file mean: one entry of `LAYOUTS` a layout.
+
+A file is read in three steps: its lines become records (files.py), a layout makes rows of each record (here), and the
+rows become the arrays of a Bunch (readers.py). To add a layout, write its function and add an entry.
+"""
+
+import re
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..messages import count_shared, split_messages, to_text
+
+_TOXIC_COLUMN = re.compile(r"toxic|en_toxic_comment")
+_NEUTRAL_COLUMN = re.compile(r"neutral\d*|en_neutral_comment")
+_REWARD_COLUMNS = (("chosen_reward", "rejected_reward"), ("score_chosen", "score_rejected"))
+_SPEAKER = "\n\nAssistant:"
+_TURN = re.compile(r"(?:\A|\n\n)(?:Human|Assistant):")
+
+
+class Row(NamedTuple):
+    """One pair (texts: chosen, rejected) or one output (texts: itself), and the record that it was read from."""
+
+    source: int
+    where: str
+    texts: tuple
+    prompt: str = ""
+    label: Any = None
+    rewards: Any = None
+    output_labels: Any = None
+
+
+class Record(NamedTuple):
+    """One record of a file; its columns are asked for by the layout's names, and errors name the file's."""
+
+    source: int  # its number, from 0
+    where: str  # its place, for errors
+    values: dict
+    names: dict = {}  # from a layout's name to the file's, where they differ
+
+    def value(self, column):
+        """The value of a column; "" if it is null."""
+        name = self.names.get(column, column)
+        if name not in self.values:
+            raise ValueError(
+                f"{self.where}: no column {name!r}, only {list(self.values)}. Add it, or delete the record."
+            )
+        return "" if self.values[name] is None else self.values[name]
+
+    def text(self, column):
+        """The text of a column; a conversation as one text."""
+        value = self.value(column)
+        try:
+            return to_text(value)
+        except ValueError as error:
+            raise ValueError(
+                f"{self.where}: column {self.names.get(column, column)!r} holds {type(value).__name__} "
+                f"{str(value)[:60]!r}, but expected a text, or a list of messages like {{'role': 'user', 'content': "
+                "'a text'}. Convert it, or delete the record."
+            ) from error
+
+    def number(self, column):
+        """The number in a column; NaN if it is empty."""
+        value = self.value(column)
+        try:
+            return np.nan if value == "" else float(value)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{self.where}: {column} is {value!r}, but expected a number or nothing.") from error
+
+    def output_label(self, column):
+        """1 (desirable) or 0."""
+        value = canonical_label(self.value(column))
+        if value not in (0, 1):
+            raise ValueError(f"{self.where}: {column} is {value!r}, but expected 0 or 1 (desirable), or true or false.")
+        return value
+
+
+def canonical_label(value):
+    """A number for what reads as number or boolean, None for nothing, else the text: "2", 2, 2.0 are one label."""
+    text = str(value).strip()
+    if text.lower() in ("true", "false"):
+        return int(text.lower() == "true")
+    try:
+        number = float(text)
+    except ValueError:
+        return text or None
+    return None if np.isnan(number) else int(number) if number.is_integer() else number
+
+
+# -------------------------------------------------------------------------------------------------- layouts
+
+
+def _read_paradetox(record, columns):
+    """One row for each rewrite; a row without a chosen text for a comment that nobody rewrote."""
+    toxic = record.text(next(filter(_TOXIC_COLUMN.fullmatch, columns)))
+    rewrites = [record.text(column) for column in filter(_NEUTRAL_COLUMN.fullmatch, columns)]
+    rewrites = [rewrite for rewrite in rewrites if rewrite.strip()] or [None]
+    return [Row(record.source, record.where, (rewrite, toxic)) for rewrite in rewrites]
+
+
+def _read_preference(record, columns):
+    prompt = record.text("prompt") if "prompt" in columns else None
+    sides = {side: record.value(side) for side in ("chosen", "rejected")}
+    texts = tuple(map(record.text, sides))
+    if all(texts):
+        prompt, *texts = _split_sides(record.where, prompt, *sides.values())
+    scores = next((pair for pair in _REWARD_COLUMNS if set(pair) <= set(columns)), None)
+    labels = [f"{side}_label" for side in sides]
+    return [
+        Row(
+            record.source,
+            record.where,
+            tuple(texts),
+            prompt or "",
+            rewards=scores and [record.number(column) for column in scores],
+            output_labels=[record.output_label(column) for column in labels] if set(labels) <= set(columns) else None,
+        )
+    ]
+
+
+def _split_sides(where, prompt, chosen, rejected):
+    """Texts of prompt, chosen and rejected; what conversations or transcripts share at their beginning is prompt."""
+    if type(chosen) is not type(rejected):
+        raise ValueError(
+            f"{where}: one side is a text, the other a list of messages, but expected both to be alike. Convert one of "
+            "them, or delete the record."
+        )
+    if isinstance(chosen, list):
+        return split_messages(prompt, chosen, rejected)
+    cut = 0
+    if prompt is None and all(side.lstrip().startswith("Human:") and _SPEAKER in side for side in (chosen, rejected)):
+        cut = _shared_transcript(chosen, rejected)
+    return prompt or chosen[:cut], chosen[cut:], rejected[cut:]
+
+
+def _shared_transcript(chosen, rejected):
+    """Length of the turns that both transcripts share, with the "Assistant: " behind them if both go on with it."""
+    turns = [_split_turns(side) for side in (chosen, rejected)]
+    cut = len("".join(turns[0][: count_shared(*turns)]))
+    after = cut + len(_SPEAKER)
+    # an answer that follows the colon at once keeps its speaker: join_prompt would set the two apart
+    if all(side.startswith(_SPEAKER, cut) and not side[after : after + 1].strip() for side in (chosen, rejected)):
+        return after + all(side.startswith(" ", after) for side in (chosen, rejected))
+    return cut
+
+
+def _split_turns(transcript):
+    starts = [turn.start() for turn in _TURN.finditer(transcript)][1:]
+    return [transcript[i:j] for i, j in zip([0, *starts], [*starts, None], strict=True)]
+
+
+def _read_unpaired(record, columns):
+    has_prompt = "prompt" in record.values and "prompt" not in record.names.values()
+    texts, prompt = (record.text("completion"),), record.text("prompt") if has_prompt else ""
+    return [Row(record.source, record.where, texts, prompt, label=canonical_label(record.value("label")))]
+
+
+class Layout(NamedTuple):
+    """A layout of files: its columns in words, whether it fits a set of columns, and the rows of one record."""
+
+    columns: str
+    fits: Callable
+    read: Callable
+
+
+LAYOUTS = {
+    "paradetox": Layout(
+        "columns toxic and neutral1, neutral2, ...",
+        lambda columns: all(any(map(name.fullmatch, columns)) for name in (_TOXIC_COLUMN, _NEUTRAL_COLUMN)),
+        _read_paradetox,
+    ),
+    "preference": Layout(
+        "columns chosen and rejected, optionally prompt",
+        {"chosen", "rejected"}.issubset,
+        _read_preference,
+    ),
+    "unpaired": Layout(
+        "columns completion and label, optionally prompt, or any two named by text_column and label_column",
+        {"completion", "label"}.issubset,
+        _read_unpaired,
+    ),
+}
