@@ -1,0 +1,180 @@
+"""What one language model says: `generate_completions`, by the ``generate`` of transformers under a seed."""
+
+from collections.abc import Sequence
+from numbers import Integral
+from typing import NamedTuple
+
+import numpy as np
+from sklearn.utils import Bunch
+from tqdm.auto import tqdm
+
+from ..pairs import to_text
+from .models import Answer, LanguageModel, find_tokenizer, import_transformers
+
+
+def generate_completions(
+    model,
+    prompts,
+    *,
+    tokenizer=None,
+    n_completions=1,
+    max_new_tokens=64,
+    batch_size=64,
+    dtype="float32",
+    device="cpu",
+    random_state=0,
+    verbose=False,
+    **generation,
+):
+    """Let a causal language model continue each prompt.
+
+    Tokens are drawn from the model's distribution as it is. The model's own generation settings, such as a repetition
+    penalty, do not count. A completion ends at any end token of the model or of the tokenizer.
+
+    Parameters
+    ----------
+    model : str, path-like or model
+        A folder with a Hugging Face causal language model or with a PEFT adapter, the id of either in the hub, or a
+        loaded model.
+    prompts : sequence of str, or of lists of dict, of length n_prompts
+        Texts, or conversations (messages ``{"role": ..., "content": ...}``), which go through the tokenizer's chat
+        template. A prompt that occurs twice is answered twice.
+    tokenizer : tokenizer, str or path-like, default=None
+        None: the model's own; for a loaded model, the one at its ``name_or_path``.
+    n_completions : int, default=1
+        Completions for each prompt.
+    max_new_tokens : int, default=64
+        Most tokens of a completion.
+    batch_size : int, default=64
+        Prompts in a batch, each with all its completions. Halved where memory ends.
+    dtype : {"float32", "bfloat16", "float16"}, default="float32"
+        Precision of a model that is loaded here.
+    device : {"cpu", "cuda", "auto"} or str, default="cpu"
+        Where a model runs that is loaded here.
+    random_state : int or None, default=0
+        Seed: the same seed, prompts and batch size give the same texts. None: another seed each time, returned in
+        ``settings``. Global random states stay as they are.
+    verbose : bool, default=False
+        Show a progress bar over the completions.
+    **generation
+        Settings of transformers' ``GenerationConfig``, for instance ``temperature``, ``top_p``, or ``min_new_tokens``,
+        which at ``max_new_tokens`` gives all completions one length, so that no reward can learn from the length.
+
+    Returns
+    -------
+    Bunch
+        With the attributes
+
+        - texts : ndarray of shape (n_prompts, n_completions) of str, without special tokens
+        - token_ids : ndarray of shape (n_prompts, n_completions) of list, the tokens without the end token
+        - ended : ndarray of shape (n_prompts, n_completions) of bool, whether an end token came
+        - settings : dict, how tokens were drawn, with the seed
+
+    Raises
+    ------
+    ValueError
+        For prompts that are empty, no texts, or too long for the model; for a parameter out of its range; for a model
+        whose logits are not finite.
+    OSError
+        If model or tokenizer cannot be loaded, or do not belong together.
+    ImportError
+        Without transformers, or for an adapter without peft.
+    MemoryError
+        If a single prompt does not fit into memory.
+    """
+    seed, settings = check_settings(random_state, batch_size, n_completions, max_new_tokens, generation)
+    speaker = LanguageModel(model, "", dtype, device, batch_size)
+    prompts = Prompts.of(prompts, [speaker], tokenizer)
+    speaker.load(prompts.tokenizer, prompts.ids, max_new_tokens)
+    answers: list = []
+    with progress_bar(len(prompts.ids) * n_completions, 0, verbose) as bar:
+        for first in range(0, len(prompts.ids), batch_size):
+            answers += speaker.answer(prompts.ids[first : first + batch_size], first, settings, seed)
+            bar.update(len(answers) * n_completions - bar.n)
+    columns = {name: np.empty((len(answers), n_completions), dtype=object) for name in Answer._fields}
+    for row, n in np.ndindex(len(answers), n_completions):
+        for name, value in answers[row][n]._asdict().items():
+            columns[name][row, n] = value
+    return Bunch(
+        texts=columns["text"],
+        token_ids=columns["token_ids"],
+        ended=columns["ended"].astype(bool),
+        settings={"seed": seed, **settings},
+    )
+
+
+def progress_bar(total, initial, verbose):
+    """A bar over completions."""
+    return tqdm(total=total, initial=initial, desc="Generating", unit="completion", disable=not verbose)
+
+
+def check_settings(random_state, batch_size, n_completions, max_new_tokens, generation):
+    """The seed, and settings of transformers' GenerationConfig; ValueError for what is out of range or unknown."""
+    if random_state is None:
+        random_state = int(np.random.SeedSequence().generate_state(1)[0])
+    sizes = {"batch_size": batch_size, "n_completions": n_completions, "max_new_tokens": max_new_tokens}
+    for name, value, low in (*((*size, 1) for size in sizes.items()), ("random_state", random_state, 0)):
+        if not isinstance(value, Integral) or isinstance(value, bool) or value < low:
+            raise ValueError(f"Found {name}={value!r}. Expected a whole number of at least {low}.")
+    transformers = import_transformers()
+    unknown = sorted(name for name in generation if not hasattr(transformers.GenerationConfig(), name))
+    if unknown:
+        raise ValueError(f"Found {', '.join(unknown)}. Expected settings of transformers.GenerationConfig.")
+    drawn = {"do_sample": True, "top_k": 0} if generation.get("do_sample", True) else {}
+    sizes = {"max_new_tokens": int(max_new_tokens), "num_return_sequences": int(n_completions)}
+    return int(random_state), drawn | sizes | generation
+
+
+class Prompts(NamedTuple):
+    """Prompts as given, as texts that models read, as the tokens of these, and the tokenizer that made them."""
+
+    given: list
+    texts: list
+    ids: list
+    tokenizer: object
+
+    @classmethod
+    def of(cls, prompts, models, tokenizer):
+        """Prompts, checked, and encoded by the tokenizer of these models, or the one that is given."""
+        prompts = _check_prompts(prompts)
+        conversational, tokenizer = not isinstance(prompts[0], str), find_tokenizer(models, tokenizer)
+        texts = [_apply_template(tokenizer, prompt) for prompt in prompts] if conversational else prompts
+        ids = tokenizer(texts, add_special_tokens=not conversational, verbose=False)["input_ids"]
+        for text, tokens in zip(texts, ids, strict=True):
+            if not tokens:
+                raise ValueError(f"The tokenizer finds no token in the prompt {text!r:.60}. Drop it.")
+        return cls(prompts, texts, ids, tokenizer)
+
+
+def _check_prompts(prompts):
+    """The prompts as a list: all texts, or all conversations."""
+    if isinstance(prompts, (str, bytes)) or not (isinstance(prompts, Sequence) or np.ndim(prompts) == 1):
+        raise ValueError(
+            f"Found prompts of type {type(prompts).__name__}, {prompts!r:.60}. Expected a list of texts or of "
+            "conversations."
+        )
+    prompts = [str(prompt) if isinstance(prompt, str) else prompt for prompt in prompts]
+    if not prompts:
+        raise ValueError("Found no prompts. Expected at least one.")
+    for row, prompt in enumerate(prompts):
+        text = to_text(prompt, where=f"prompt {row}")
+        if isinstance(prompt, str) != isinstance(prompts[0], str):
+            raise ValueError(f"Prompt 0 and prompt {row} are a text and a conversation. Expected all of one kind.")
+        if not text.strip() or any("\ud800" <= character <= "\udfff" for character in text):
+            raise ValueError(f"Prompt {row} is empty or holds half a character: {prompt!r:.60}. Drop or repair it.")
+        if not isinstance(prompt, str) and prompt[-1]["role"] == "assistant":
+            raise ValueError(f"Prompt {row} ends with a message of the assistant. Expected one of the user, to answer.")
+    return prompts
+
+
+def _apply_template(tokenizer, messages):
+    if not tokenizer.chat_template:
+        raise ValueError(
+            "Found prompts of messages, but the tokenizer has no chat template. Set tokenizer.chat_template, or give "
+            "the prompts as texts."
+        )
+    try:
+        return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    except Exception as error:  # whatever a template raises
+        roles = ", ".join(message["role"] for message in messages)
+        raise ValueError(f"The chat template refuses messages with the roles {roles}: {error}") from error

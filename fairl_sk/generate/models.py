@@ -1,0 +1,225 @@
+"""A causal language model that answers prompts under a seed, and its tokenizer; for the functions of this room."""
+
+import warnings
+from contextlib import contextmanager
+from hashlib import blake2b
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from ..device import torch_device
+from ..features.encoder import _DTYPES as DTYPES
+from ..features.encoder import _LOADING as LOADING
+from ..features.encoder import _import_transformers as import_transformers
+from ..features.encoder import _load_tokenizer as load_tokenizer
+from ..features.encoder import _loading as loading
+from ..features.encoder import count_positions
+from ..rewards import _weights_sha256 as weights_sha256
+
+_ROLES = ("", "base", "aligned")
+_FILES = ("*.safetensors", "*.bin", "config.json", "adapter_config.json")  # what a folder's answers depend on
+
+
+class Answer(NamedTuple):
+    """A completion, its tokens without the end token, and whether an end token came."""
+
+    text: str
+    token_ids: list
+    ended: bool
+
+
+class LanguageModel:
+    """A causal language model, by its folder or hub id, or loaded; see `generate_completions` for the parameters.
+
+    ``role`` ("base", "aligned" or "") is what errors call it, and has the two models of a pair draw independently.
+    """
+
+    def __init__(self, model, role, dtype, device, batch_size):
+        self.called = f"{role} model".strip()
+        self.role, self.dtype, self.device, self.batch_size = role, dtype, device, batch_size
+        self.module = model if isinstance(model, torch.nn.Module) else None
+        if self.module is not None:
+            if not hasattr(model, "generate") or model.config.is_encoder_decoder:
+                raise ValueError(
+                    f"The {self.called} is a {type(model).__name__}, not a causal language model. Load it by "
+                    "transformers.AutoModelForCausalLM."
+                )
+            self.dtype = str(model.dtype).removeprefix("torch.")
+            model = model.name_or_path
+        elif not isinstance(model, (str, Path)):
+            raise ValueError(
+                f"Found {type(model).__name__} {model!r:.60} as the {self.called}. Expected the folder or hub id of a "
+                "model, or a loaded one."
+            )
+        elif dtype not in DTYPES:
+            raise ValueError(f"Found dtype={dtype!r}. Expected one of {', '.join(map(repr, DTYPES))}.")
+        self.path = str(model)
+        self.name = Path(self.path).name if Path(self.path).is_dir() else self.path
+
+    def fingerprint(self):
+        """Checksum of a loaded model's weights or of a folder's files; of a model in the hub its id."""
+        if self.module is not None:
+            return weights_sha256(self.module)
+        digest = blake2b(self.path.encode() if not Path(self.path).is_dir() else b"", digest_size=16)
+        for file in sorted(file for pattern in _FILES for file in Path(self.path).glob(pattern)):
+            digest.update(file.name.encode())
+            with file.open("rb") as content:
+                while part := content.read(2**22):
+                    digest.update(part)
+        return digest.hexdigest()
+
+    def find_tokenizer(self):
+        """The tokenizer that lies with the model, or None."""
+        try:
+            with LOADING:
+                return load_tokenizer(self.path, None, "") if self.path else None
+        except OSError:
+            return None
+
+    def load(self, tokenizer, prompt_ids, max_new_tokens):
+        """Load the model, and refuse prompts that it cannot continue and weights that give no numbers."""
+        if self.module is None:
+            self.module = _load(self.path, DTYPES[self.dtype], torch_device(self.device))
+        self.tokenizer = tokenizer
+        n_known = self.module.get_input_embeddings().num_embeddings
+        own = self.module.generation_config.eos_token_id
+        ends = {tokenizer.eos_token_id, *(own if isinstance(own, list) else [own])}
+        self.end_ids = sorted(end for end in ends if end is not None and end < n_known)
+        lengths, longest = np.array([len(ids) for ids in prompt_ids]), count_positions(self.module)
+        too_long = np.flatnonzero(lengths + max_new_tokens > longest)
+        if len(too_long):
+            raise ValueError(
+                f"Prompt {too_long[0]} is too long for the {self.called} ({len(too_long)} of {len(lengths)} are): "
+                f"{lengths[too_long[0]]} tokens and max_new_tokens={max_new_tokens} are more than its context of "
+                f"{longest}. Shorten or drop such prompts, or lower max_new_tokens."
+            )
+        largest = max(map(max, prompt_ids))
+        if largest >= n_known:
+            raise OSError(
+                f"The tokenizer gives the token id {largest}, but the {self.called} knows {n_known} tokens: it is the "
+                "tokenizer of another model. Give the right one as tokenizer=..."
+            )
+        if not torch.isfinite(self.logits(prompt_ids[0])).all():
+            raise ValueError(
+                f"The {self.called} gives logits that are not finite. Use dtype='float32'; if it is set already, the "
+                "model's weights are damaged."
+            )
+
+    def logits(self, ids):
+        """Logits (1, n_tokens, n_vocabulary) of one text."""
+        with _undisturbed(self.module), torch.no_grad():
+            return self.module(input_ids=torch.tensor([ids], device=self.module.device)).logits
+
+    def answer(self, prompt_ids, first, settings, seed):
+        """`Answer` lists, one for each prompt; the batches are halved where memory ends.
+
+        Parameters
+        ----------
+        prompt_ids : list of list of int
+        first : int
+            Index of the first of these prompts: with seed and role it decides what a batch draws.
+        settings : dict
+            Of transformers' GenerationConfig.
+        seed : int
+        """
+        answers: list = []
+        while len(answers) < len(prompt_ids):
+            batch, at = prompt_ids[len(answers) :][: self.batch_size], first + len(answers)
+            try:
+                answers += self._generate(batch, settings, np.random.SeedSequence([seed, _ROLES.index(self.role), at]))
+            except (RuntimeError, MemoryError) as error:
+                if not isinstance(error, MemoryError) and "memory" not in str(error) and "ALLOC" not in str(error):
+                    raise
+                if len(batch) == 1:
+                    raise MemoryError(
+                        "A single prompt and its completions do not fit into memory. Lower n_completions or "
+                        "max_new_tokens, use dtype='bfloat16', or choose another device."
+                    ) from error
+                self.batch_size = len(batch) // 2
+        return answers
+
+    def _generate(self, prompt_ids, settings, seeds):
+        device = self.module.device
+        pad = self.end_ids[0] if self.end_ids else 0  # masked before a prompt, cut off behind an end
+        rows = [torch.tensor(ids) for ids in prompt_ids]
+        left = {"batch_first": True, "padding_side": "left"}
+        ids = torch.nn.utils.rnn.pad_sequence(rows, padding_value=pad, **left).to(device)
+        mask = torch.nn.utils.rnn.pad_sequence([torch.ones_like(row) for row in rows], **left).to(device)
+        config = import_transformers().GenerationConfig(**settings, eos_token_id=self.end_ids or None, pad_token_id=pad)
+        with _undisturbed(self.module), torch.random.fork_rng([device] if device.type == "cuda" else []):
+            torch.manual_seed(int(seeds.generate_state(1)[0]))
+            found = self.module.generate(input_ids=ids, attention_mask=mask, generation_config=config)
+        found = found[:, ids.shape[1] :].cpu().numpy()
+        is_end = np.isin(found, self.end_ids)
+        ended = is_end.any(axis=1)
+        n_tokens = np.where(ended, is_end.argmax(axis=1), found.shape[1])
+        token_ids = [row[:n].tolist() for row, n in zip(found, n_tokens, strict=True)]
+        texts = self.tokenizer.batch_decode(token_ids, skip_special_tokens=True)
+        flat = [Answer(*answer) for answer in zip(texts, token_ids, ended.tolist(), strict=True)]
+        n_each = len(flat) // len(prompt_ids)
+        return [flat[start : start + n_each] for start in range(0, len(flat), n_each)]
+
+
+def _load(path, dtype, device):
+    transformers = import_transformers()
+    if (Path(path) / "adapter_config.json").exists() and not transformers.utils.is_peft_available():
+        raise ImportError(f"{path} holds a PEFT adapter, which needs peft: pip install peft.")
+    with LOADING, loading(path), torch.random.fork_rng([]), warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # what peft asks of transformers
+        module, report = transformers.AutoModelForCausalLM.from_pretrained(
+            path, dtype=dtype, trust_remote_code=False, output_loading_info=True
+        )
+    missing = sorted(report["missing_keys"])
+    if missing:
+        raise OSError(
+            f"The weights of {path} lack {len(missing)} of the model's parameters, {missing[0]} for one, which would "
+            "be random. Save the model again, as a causal language model, by model.save_pretrained(folder)."
+        )
+    return module.requires_grad_(False).to(device)
+
+
+@contextmanager
+def _undisturbed(module):
+    """The model in evaluation mode and without generation settings of its own; all is as before afterwards."""
+    transformers = import_transformers()
+    parts = [module, *([module.get_base_model()] if hasattr(module, "get_base_model") else [])]
+    kept = {part: part.generation_config for part in parts if "generation_config" in vars(part)}
+    modes = {part: part.training for part in module.modules()}
+    module.eval()
+    for part in kept:
+        part.generation_config = transformers.GenerationConfig()
+    try:
+        yield
+    finally:
+        for part, config in kept.items():
+            part.generation_config = config
+        for part, mode in modes.items():
+            part.training = mode
+
+
+def find_tokenizer(models, given):
+    """The tokenizer given, or the first model's; one with a chat template if any has one.
+
+    A ValueError if the first model has none, or if those of two models differ.
+    """
+    if given is not None:
+        with LOADING:
+            return load_tokenizer(str(given), None, "") if isinstance(given, (str, Path)) else given
+    first, *others = (model.find_tokenizer() for model in models)
+    if first is None:
+        raise ValueError(
+            f"There is no tokenizer with the {models[0].called} {models[0].name}. Give it as tokenizer=..., or save it "
+            "there by tokenizer.save_pretrained(folder)."
+        )
+    found = [first, *(other for other in others if other is not None)]
+    one, two = found[0].get_vocab(), found[-1].get_vocab()
+    differing = sorted(token for token in one.keys() | two.keys() if one.get(token) != two.get(token))
+    if differing:
+        raise ValueError(
+            f"The models have different tokenizers: {len(one)} and {len(two)} tokens, of which {len(differing)} "
+            f"differ ({', '.join(map(repr, differing[:3]))}, ...). Expected one. Give an aligned model that was "
+            "trained from this base; if one tokenizer fits both, pass tokenizer=..."
+        )
+    return next((tokenizer for tokenizer in found if tokenizer.chat_template), first)
