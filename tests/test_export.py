@@ -1,9 +1,5 @@
-"""The exported reward: the pipeline's numbers in TRL's hands, as a callable and as a folder, and clear words before RL.
+"""The exported reward: the pipeline's numbers in TRL's hands, by a callable and by a folder, and the health check."""
 
-The models are tiny and random, see `test_encoder.save_model`, but for the packaged MiniLM.
-"""
-
-import errno
 import json
 import math
 import pickle
@@ -22,6 +18,7 @@ import pytest
 import safetensors.torch
 import torch
 import transformers
+from sklearn.base import clone
 from sklearn.decomposition import PCA, TruncatedSVD
 from sklearn.exceptions import NotFittedError
 from sklearn.feature_extraction.text import TfidfVectorizer
@@ -32,15 +29,13 @@ from sklearn.naive_bayes import GaussianNB
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, MinMaxScaler, QuantileTransformer, StandardScaler
 from sklearn.svm import SVC, LinearSVC
-from sklearn.utils import Bunch
-from test_encoder import CHAT, WORDS, save_model
+from tiny_models import CHAT, WORDS, save_model
 from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 from trl.data_utils import apply_chat_template
 from trl.trainer.utils import get_callable_name
 
 from fairl_sk import FailureAwareIRL, MaxEntropyIRL, MaxMarginIRL, PairTransformer, TransformerEmbedder
 from fairl_sk.export import RewardFunction, check_reward, export_reward_model, load_reward_model
-from fairl_sk.metrics import BootstrapInterval
 from fairl_sk.pairs import join_prompt
 
 pytestmark = [
@@ -137,7 +132,7 @@ CASES = [
     ("gpt2", "last", {}, False),
     ("gpt_neox", "last", {}, False),
     ("gpt_neox", "last", {"layer": 2}, False),
-    ("llama", "last", {}, True),  # its last normalisation has no bias to put the offset into
+    ("llama", "last", {}, True),  # its last normalization has no bias to put the offset into
     ("llama_bos", "last", {}, True),
     ("llama_bos", "mean", {"normalize": True}, True),
     ("gpt2", "mean", {}, True),
@@ -165,20 +160,6 @@ def test_the_folder_gives_the_rewards_of_the_pipeline(kind, pooling, options, ow
     if own_code or kind in ROTARY:
         left = as_trl_scores(model, tokenizer, texts, 64, side="left")
         np.testing.assert_allclose(left, expected, atol=1e-4, rtol=0)
-
-
-def test_the_packaged_encoder_as_a_folder(detox, tmp_path):
-    fitted = make_pipeline(TransformerEmbedder(), PairTransformer(StandardScaler()), MaxEntropyIRL(random_state=0))
-    data, target = detox.data[:40], detox.target[:40]
-    folder = export_reward_model(fitted.fit(data, target), tmp_path / "minilm", data[:10], target[:10])
-    model, tokenizer = as_trl_loads(folder)
-    texts = sorted({" ".join(text.split()[start : start + 4]) for text in detox.data.ravel() for start in range(3)})[
-        :500
-    ]
-    assert len(texts) == 500
-    expected = rewards_of(fitted, texts)
-    for batch_size in (1, 64):
-        np.testing.assert_allclose(as_trl_scores(model, tokenizer, texts, batch_size), expected, atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize(
@@ -240,18 +221,6 @@ def test_centre_and_scale_go_into_the_folder(neox, pairs, tmp_path):
     np.testing.assert_allclose(as_trl_scores(model, tokenizer, texts, 64), expected, atol=1e-4)
 
 
-def test_an_offset_without_a_place_is_left_out_on_demand(folders, pairs, tmp_path):
-    fitted = embedding_reward(folders["llama"], pairs, StandardScaler())
-    with pytest.warns(UserWarning, match="lack the pipeline's offset, .*custom_code=True"):
-        folder = export_reward_model(fitted, tmp_path / "reward", pairs, custom_code=False)
-    model, tokenizer = load_reward_model(folder)
-    assert type(model).__name__ == "LlamaForSequenceClassification"
-    texts = some_texts(50, seed=5)
-    offset = json.loads((folder / "config.json").read_text())["fairl_sk"]["offset_left_out"]
-    found = as_trl_scores(model, tokenizer, texts, 64)
-    np.testing.assert_allclose(found + offset, rewards_of(fitted, texts), atol=1e-4)
-
-
 @pytest.mark.filterwarnings("ignore:.*longer than 12 tokens")
 def test_own_code_cuts_long_texts_as_the_pipeline_does(folders, pairs, tmp_path):
     long = [" ".join([text] * 9) for text in some_texts(20, seed=6)]
@@ -273,24 +242,16 @@ def test_a_class_that_never_cuts_is_not_given_long_texts(folders, pairs, tmp_pat
     np.testing.assert_allclose(as_trl_scores(*as_trl_loads(folder), long, 2), rewards_of(fitted, long), atol=1e-4)
 
 
-def test_half_precision_around_own_code_moves_nothing(bert, pairs, tmp_path):
-    """TRL trains in bfloat16 by default, and wraps reward models in autocast."""
-    model, tokenizer = as_trl_loads(export_reward_model(bert, tmp_path / "reward", pairs))
-    texts = some_texts(30, seed=7)
-    with torch.autocast("cpu", torch.bfloat16):
-        found = as_trl_scores(model, tokenizer, texts, 30)
-    np.testing.assert_allclose(found, rewards_of(bert, texts), atol=1e-4)
-
-
 @pytest.mark.parametrize("kind", ["bert", "gpt_neox"])
-def test_own_code_loaded_in_half_precision_moves_nothing(kind, folders, pairs, tmp_path):
-    """TRL loads reward folders with the policy's ``model_init_kwargs``, its dtype for one."""
+def test_half_precision_moves_nothing_with_own_code(kind, folders, pairs, tmp_path):
+    """TRL trains in bfloat16 by default, wraps reward models in autocast, and loads them in the policy's dtype."""
     fitted = embedding_reward(folders[kind], pairs, StandardScaler(), pooling="mean")
     folder = export_reward_model(fitted, tmp_path / "reward", pairs)
     options = {"num_labels": 1, "dtype": "bfloat16", **OWN_CODE}
     model = transformers.AutoModelForSequenceClassification.from_pretrained(folder, **options)
     texts = some_texts(30, seed=7)
-    found = as_trl_scores(model, transformers.AutoTokenizer.from_pretrained(folder), texts, 30)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = as_trl_scores(model, transformers.AutoTokenizer.from_pretrained(folder), texts, 30)
     np.testing.assert_allclose(found, rewards_of(fitted, texts), atol=1e-4)
 
 
@@ -343,13 +304,13 @@ def test_a_folder_cannot_apply_a_prompt_template(folders, pairs, tmp_path):
     fitted = make_pipeline(TransformerEmbedder(folders["gpt_neox"], **options), MaxEntropyIRL()).fit(table(pairs))
     with pytest.warns(UserWarning, match="reads texts that prompt_template='user : {prompt}.*but TRL gives it prompt"):
         folder = export_reward_model(fitted, tmp_path / "reward", table(pairs))
-    assert "`prompt_template='user : {prompt} assistant : {output}'`" in (folder / "README.md").read_text()
+    assert "`'user : {prompt} assistant : {output}'`" in (folder / "README.md").read_text()
     model, tokenizer = load_reward_model(folder)
     reward = RewardFunction(fitted, table(pairs), center=0.0, scale=1.0)
     expected = rewards_of(fitted, ["user : not assistant : kind"])
     assert reward(prompts=["not"], completions=["kind"]) == pytest.approx(expected)
     np.testing.assert_allclose(as_trl_scores(model, tokenizer, ["user : not assistant : kind"], 1), expected, atol=1e-4)
-    with pytest.raises(Exception, match="Use fairl_sk.export.RewardFunction"):
+    with pytest.raises(Exception, match="reads texts that a prompt_template made"):
         tokenizer.apply_chat_template(turns("not", "kind")[0], tokenize=False)
     same = RewardFunction(fitted, table(pairs), prompt_template=options["prompt_template"])
     assert same.prompt_template == "join"
@@ -375,20 +336,6 @@ def test_messages_are_scored_as_plain_texts_if_such_were_fitted(folders, pairs):
         assert reward(prompts=[prompt], completions=[completion]) == expected
 
 
-def test_messages_in_one_row_are_messages_in_all(folders, pairs):
-    """As the embedder reads such a table, also if its first row is of strings."""
-    mixed = table(pairs).astype(object)
-    for side in ("chosen", "rejected"):
-        mixed[side] = [text if row < 3 else turns("", text)[1] for row, text in enumerate(mixed[side])]
-    fitted = make_pipeline(TransformerEmbedder(folders["chat"], pooling="last"), MaxEntropyIRL(random_state=0))
-    reward = RewardFunction(fitted.fit(mixed), mixed, center=0.0, scale=1.0)
-    rows = [turns("you are", text) for text in some_texts(5, seed=8)]
-    expected = fitted.decision_function(pd.DataFrame(rows, columns=["prompt", "completion"]))
-    assert reward(prompts=["you are"] * 5, completions=some_texts(5, seed=8)) == pytest.approx(expected, abs=1e-5)
-    without = RewardFunction(fitted, mixed.drop(columns="prompt"), center=0.0, scale=1.0)
-    assert without.prompt_template == "{output}"
-
-
 def test_prompts_that_trl_would_glue_to_completions_are_warned_of(folders, pairs, tmp_path):
     """The pipeline sets an empty line between the two; prompts that end in one are the same text either way."""
     fitted = embedding_reward(folders["gpt_neox"], table(pairs))
@@ -404,27 +351,13 @@ def test_prompts_that_trl_would_glue_to_completions_are_warned_of(folders, pairs
 
 
 def test_the_card_says_where_the_reward_comes_from(neox, pairs, tmp_path):
-    interval = BootstrapInterval(0.7, 0.6, 0.8, 0.05, 0, 100)
-    audit = Bunch(
-        table=[
-            {"reward": "MaxEntropyIRL", "null": False, "pair_accuracy": interval, "starc": None},
-            {"reward": "longer output", "null": True, "pair_accuracy": interval._replace(estimate=0.5), "starc": None},
-        ],
-        settings={"data": {"file": "pairs.csv"}, "rows": 120, "rows_are": "pairs", "intervals": "95 %", "seed": 7},
-    )
-    folder = export_reward_model(neox, tmp_path / "reward", pairs, audit=audit)
+    folder = export_reward_model(neox, tmp_path / "reward", pairs)
     card, config = (folder / "README.md").read_text(), json.loads((folder / "config.json").read_text())
     for part in (
         "# reward\n",
         "TransformerEmbedder > StandardScaler > MaxEntropyIRL",
-        "- data: {'file': 'pairs.csv'}",
-        "- rows: 120",
-        "- seed: 7",
-        "| MaxEntropyIRL | 0.700 [0.600, 0.800] |",
-        "| longer output | 0.500 [0.600, 0.800] |",
         "- encoder pooling: last",
         "- estimator: MaxEntropyIRL(random_state=0)",
-        config["fairl_sk"]["checksum"],
         "bf16=False",
     ):
         assert part in card
@@ -432,22 +365,15 @@ def test_the_card_says_where_the_reward_comes_from(neox, pairs, tmp_path):
     assert config["fairl_sk"]["encoder"]["model"] == neox[0].transformer_[0].settings_["model"]
     written = card + (folder / "config.json").read_text() + (folder / "tokenizer_config.json").read_text()
     assert str(tmp_path.parent) not in written
-    assert "Not given" in (export_reward_model(neox, tmp_path / "bare", pairs) / "README.md").read_text()
-
-
-def rewrite(folder, change):
-    weights = safetensors.torch.load_file(folder / "model.safetensors")
-    safetensors.torch.save_file(change(weights), folder / "model.safetensors", metadata={"format": "pt"})
 
 
 @pytest.mark.parametrize("own_code", [False, True])
-def test_a_head_that_is_not_the_exported_one_is_caught(own_code, neox, pairs, tmp_path):
+def test_a_head_that_is_missing_is_not_made_up(own_code, neox, pairs, tmp_path):
     head = "head.weight" if own_code else "score.weight"
     folder = export_reward_model(neox, tmp_path / "reward", pairs, custom_code=own_code)
-    rewrite(folder, lambda weights: weights | {head: weights[head] * 1.01})
-    with pytest.raises(ValueError, match="head in .* is not the one that was exported .checksum"):
-        load_reward_model(folder)
-    rewrite(folder, lambda weights: {name: weight for name, weight in weights.items() if name != head})
+    weights = safetensors.torch.load_file(folder / "model.safetensors")
+    del weights[head]
+    safetensors.torch.save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ValueError, match=f"lack {head}, so that rewards would be random"):
         load_reward_model(folder)
     if own_code:  # and transformers alone, which makes up what is missing, cannot score with it
@@ -482,9 +408,9 @@ def test_own_code_needs_nothing_of_this_package(bert, pairs, tmp_path):
 @pytest.mark.parametrize(
     ("steps", "message"),
     [
-        ([QuantileTransformer(n_quantiles=10)], "QuantileTransformer is not known to be affine"),
-        ([MinMaxScaler(clip=True)], r"MinMaxScaler\(clip=True\) is not known to be affine"),
-        ([FunctionTransformer(np.tanh)], "FunctionTransformer is not known to be affine"),
+        ([QuantileTransformer(n_quantiles=10)], "QuantileTransformer is not affine"),
+        ([MinMaxScaler(clip=True)], r"MinMaxScaler is not affine"),
+        ([FunctionTransformer(np.tanh)], "FunctionTransformer is not affine"),
     ],
 )
 def test_non_linear_steps_are_refused_with_the_alternative(steps, message, folders, pairs, tmp_path):
@@ -498,28 +424,22 @@ def test_non_linear_steps_are_refused_with_the_alternative(steps, message, folde
 def test_other_pipelines_are_refused_with_the_alternative(tfidf, folders, pairs, tmp_path):
     with pytest.raises(ValueError, match="starts with TfidfVectorizer, which is no transformer model.*RewardFunction"):
         export_reward_model(tfidf, tmp_path / "reward")
-    deep = embedding_reward(folders["gpt2"], pairs, estimator=MaxEntropyIRL(hidden_layer_sizes=(4,), max_iter=2))
-    with pytest.raises(ValueError, match=r"not linear \(hidden_layer_sizes=\(4,\)\).*RewardFunction"):
+    deep = embedding_reward(folders["gpt2"], pairs, estimator=MaxEntropyIRL(hidden_layer_sizes=(4,)))
+    with pytest.raises(ValueError, match="MaxEntropyIRL is not linear: .*RewardFunction"):
         export_reward_model(deep, tmp_path / "reward")
-    corrected = FailureAwareIRL(failure_hidden_layer_sizes=(4,), random_state=0)
-    corrected = embedding_reward(folders["gpt2"], pairs, estimator=corrected)
-    with pytest.raises(ValueError, match=r"not linear \(failure_hidden_layer_sizes=\(4,\)\).*RewardFunction"):
-        export_reward_model(corrected, tmp_path / "reward")
-    assert len(RewardFunction(corrected, pairs, prompt_template="{output}")(completions=["you"])) == 1
+    assert len(RewardFunction(deep, pairs, prompt_template="{output}")(completions=["you"])) == 1
     half = embedding_reward(folders["gpt2"], pairs, dtype="bfloat16")
     with pytest.raises(ValueError, match="runs in bfloat16, but folders are written in float32"):
         export_reward_model(half, tmp_path / "reward")
-    mean = embedding_reward(folders["gpt2"], pairs, pooling="mean")
-    with pytest.raises(ValueError, match="No class of transformers gives this reward .pooling='mean'"):
-        export_reward_model(mean, tmp_path / "reward", custom_code=False)
     curved = make_pipeline(TransformerEmbedder(folders["gpt2"]), SVC()).fit(["you", "kind"], [0, 1])
-    with pytest.raises(ValueError, match="SVC is not linear .it has no coef_"):
+    with pytest.raises(ValueError, match="SVC is not linear: it has no coef_"):
         export_reward_model(curved, tmp_path / "reward")
     three = make_pipeline(TransformerEmbedder(folders["gpt2"]), LogisticRegression()).fit(["you", "a", "so"], [0, 1, 2])
     with pytest.raises(ValueError, match=r"weights of shape \(3, 16\).*two classes"):
         export_reward_model(three, tmp_path / "reward")
-    with pytest.raises(ValueError, match="Found custom_code='no'"):
-        export_reward_model(mean, tmp_path / "reward", custom_code="no")
+    for options in ({"scale": 0.0}, {"center": "mean"}):
+        with pytest.raises(ValueError, match="Expected a number, and a number above 0"):
+            export_reward_model(three, tmp_path / "reward", **options)
 
 
 def test_a_pipeline_that_is_not_fitted_is_refused(folders, tmp_path):
@@ -543,18 +463,12 @@ def test_features_of_another_encoder_are_refused(folders, pairs, tmp_path):
         ValueError, match="cannot score texts: X has 24 features.*with the encoder that it was fitted with"
     ):
         RewardFunction(swapped, pairs, prompt_template="{output}")
-    fitted[0].set_params(model=folders["chat"], pooling="mean")  # of the same width: only the record can tell
-    for call in (lambda: export_reward_model(fitted, tmp_path / "reward"), lambda: RewardFunction(fitted)):
-        with pytest.raises(ValueError, match="encoder is not the one .* fitted with: .*pooling.* changed"):
-            call()
-
-
-def test_a_changed_normalization_is_refused(folders, pairs, tmp_path):
-    fitted = embedding_reward(folders["gpt_neox"], pairs)
-    fitted[0].set_params(normalize=not fitted[0].normalize)
-    for call in (lambda: export_reward_model(fitted, tmp_path / "reward"), lambda: RewardFunction(fitted)):
-        with pytest.raises(ValueError, match="encoder is not the one .* fitted with: normalize changed"):
-            call()
+    changes = {"model": folders["chat"], "pooling": "mean", "normalize": True}  # all of the same width
+    for name, value in changes.items():
+        changed = clone(fitted[0]).fit().set_params(**{name: value})
+        for call in (lambda p: export_reward_model(p, tmp_path / "reward"), RewardFunction):
+            with pytest.raises(ValueError, match=f"encoder is not the one .* fitted with: {name} changed"):
+                call(make_pipeline(changed, fitted[-1]))
 
 
 def test_a_reward_of_the_wrong_sign_is_refused(neox, pairs, tmp_path):
@@ -588,28 +502,23 @@ def test_an_existing_folder_is_not_touched(neox, tmp_path):
 
 
 @pytest.mark.parametrize("room", [100, 3_000])
-def test_a_full_disk_leaves_no_half_written_folder(room, neox, tmp_path):
+def test_a_full_disk_or_an_interrupt_leaves_no_half_written_folder(room, neox, tmp_path, monkeypatch):
     """A limit on the size of files is a full disk that needs no disk."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (room, limits[1]))
     try:
-        with pytest.raises(OSError, match="(?i)file too large|could not write"):
+        with pytest.raises(Exception, match="(?i)file too large"):
             export_reward_model(neox, tmp_path / "reward")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(transformers.PreTrainedTokenizerBase, "save_pretrained", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        export_reward_model(neox, tmp_path / "reward")
     assert not list(tmp_path.iterdir())
-
-
-def test_an_interrupt_leaves_no_half_written_folder(neox, tmp_path, monkeypatch):
-    for error in (KeyboardInterrupt(), OSError(errno.ENOSPC, "No space left on device")):
-
-        def fail(*_, error=error, **__):
-            raise error
-
-        monkeypatch.setattr(transformers.PreTrainedTokenizerBase, "save_pretrained", fail)
-        with pytest.raises(type(error)):
-            export_reward_model(neox, tmp_path / "reward")
-        assert not list(tmp_path.iterdir())
 
 
 def test_rewards_that_are_not_the_pipelines_are_not_written(folders, pairs, tmp_path):
@@ -654,14 +563,12 @@ def test_the_callable_gives_frozen_rewards_of_the_pipeline(tfidf, pairs):
     assert reward(completions=[]) == []
 
 
-def test_the_bound_and_the_rounding(tfidf, pairs):
+def test_the_bound(tfidf, pairs):
     options = {"prompt_template": "{output}", "center": 0.0, "scale": 0.1}
     texts = some_texts(50, seed=10)
     raw = rewards_of(tfidf, texts) / 0.1
     for clip, expected in ((1.5, np.clip(raw, -1.5, 1.5)), ("tanh", np.tanh(raw)), (None, raw)):
         assert RewardFunction(tfidf, clip=clip, **options)(completions=texts) == pytest.approx(expected)
-    rounded = RewardFunction(tfidf, decimals=1, **options)(completions=texts)
-    assert rounded == pytest.approx(np.round(raw, 1))
 
 
 def test_prompts_stand_before_completions_as_in_training(tfidf, folders, pairs):
@@ -698,11 +605,11 @@ def test_a_format_that_is_not_known_or_not_the_fitted_one_is_refused(tfidf, pair
         RewardFunction(tfidf, answers, prompt_template="join")
     with pytest.raises(ValueError, match="Expected the field {output}"):
         RewardFunction(tfidf, pairs, prompt_template="{prompt}")
-    with pytest.raises(ValueError, match="center='mean' and scale='std' without training outputs"):
+    with pytest.raises(ValueError, match="center='mean', scale='std' without training outputs"):
         RewardFunction(tfidf, prompt_template="{output}")
     with pytest.raises(ValueError, match="X holds no texts"):
         RewardFunction(tfidf, np.zeros((3, 2)), prompt_template="{output}")
-    with pytest.raises(ValueError, match="Found 0 rows"):
+    with pytest.raises(ValueError, match="X holds 0 rows"):
         RewardFunction(tfidf, np.empty((0, 2), dtype=object).astype(str), prompt_template="{output}")
     features = make_pipeline(StandardScaler(), LogisticRegression()).fit([[0.0], [1.0]], [0, 1])
     with pytest.raises(ValueError, match="cannot score texts: .*Expected a pipeline from texts to rewards"):
@@ -727,7 +634,6 @@ def test_whole_conversations_carry_their_prompts(tfidf, pairs):
         ({"scale": 0}, "scale=0. Expected 'std' or a number above 0"),
         ({"clip": -1}, "clip=-1"),
         ({"clip": "sigmoid"}, "clip='sigmoid'. Expected None, 'tanh'"),
-        ({"decimals": 0.5}, "decimals=0.5"),
         ({"on_error": "ignore"}, "on_error='ignore'. Expected 'raise' or 'none'"),
         ({"name": "my reward"}, "name='my reward'. Expected letters"),
     ],
@@ -781,25 +687,20 @@ def test_no_nan_leaves_the_callable(tfidf, pairs):
     options = {"prompt_template": "{output}", "center": 0.0, "scale": 1.0}
     strict, lenient = RewardFunction(broken, **options), RewardFunction(broken, on_error="none", **options)
     broken[-1].coef_[:] = np.nan
-    with pytest.raises(ValueError, match="Completion 1 has a reward that is not finite .nan"):
+    with pytest.raises(ValueError, match="Completion 1 has a reward that is not finite"):
         strict(prompts=["you"] * 2, completions=["", "kind"])
     assert lenient(prompts=["you"] * 2, completions=["", "kind"]) == [None, None]
     with pytest.raises(ValueError, match="gave 1 rewards that are not finite, of 1"):
         RewardFunction(broken, **options)
 
 
-def test_what_overflows_is_no_reward_either(tfidf):
-    options = {"prompt_template": "{output}", "center": 0.0}
-    for overflow in ({"scale": 1e-320}, {"scale": 1.0, "decimals": 400}):
-        assert RewardFunction(tfidf, on_error="none", **options, **overflow)(completions=["kind"]) == [None]
-        with pytest.raises(ValueError, match="Completion 0 has a reward that is not finite"):
-            RewardFunction(tfidf, **options, **overflow)(completions=["kind"])
-    assert RewardFunction(tfidf, scale=1e-320, clip=2.0, **options)(completions=["kind"]) == [2.0]
-
-
 def test_a_given_scale_may_be_of_any_size(tfidf, pairs):
-    tiny = RewardFunction(tfidf, pairs, prompt_template="{output}", center=0.0, scale=1e-13)
+    options = {"prompt_template": "{output}", "center": 0.0}
+    tiny = RewardFunction(tfidf, pairs, scale=1e-13, **options)
     assert tiny(completions=["kind"])[0] == pytest.approx(rewards_of(tfidf, ["kind"])[0] * 1e13)
+    options["scale"] = 1e-320
+    assert RewardFunction(tfidf, on_error="none", **options)(completions=["kind"]) == [None]  # it overflows
+    assert RewardFunction(tfidf, clip=2.0, **options)(completions=["kind"]) == [2.0]
 
 
 def test_a_constant_reward_cannot_be_scaled(tfidf, pairs):
@@ -984,7 +885,7 @@ def wordy(prompts, completions, **_):
     ]
 
 
-def standardised(prompts, completions, **_):
+def standardized(prompts, completions, **_):
     values = np.array(healthy(prompts, completions))
     return list((values - values.mean()) / (values.std() + 1e-4))
 
@@ -1023,7 +924,7 @@ def test_a_healthy_reward_is_not_warned_of():
         (poisoned, {"not finite"}, r"\d+ rewards are NaN or infinite"),
         (saturated, {"saturation", "ties"}, "of the rewards lie at an end of their range"),
         (wordy, {"length"}, r"follows the length of completions .rank correlation (0.9|1.0)"),
-        (standardised, {"batch"}, "changes by .* standard deviations when it is computed alone"),
+        (standardized, {"batch"}, "changes by .* standard deviations when it is computed alone"),
         (small, {"nats per spread"}, "buys 0.0.* nats of KL in RLOO"),
         (large, {"nats per spread"}, "buys 2.*e.03 nats of KL in RLOO"),
     ],
@@ -1087,7 +988,6 @@ def test_an_exported_folder_is_checked_as_trl_scores_with_it(neox, folders, pair
         (lambda p, c: check_reward(lambda **_: [None] * 96, p, c), "None of 96 rewards is a finite number"),
         (lambda p, c: check_reward(lambda **_: [1.0], p, c), "gave 1 rewards for 96 completions"),
         (lambda p, c: check_reward(healthy, p, c, beta=0), "beta=0. Expected a number above 0"),
-        (lambda p, c: check_reward(healthy, p, c, n_batch=1), "n_batch=1"),
     ],
 )
 def test_bad_input_of_the_check_is_named(call, message):

@@ -1,0 +1,453 @@
+"""A linear reward on a transformer as a Hugging Face folder: how it is written, compared, described and loaded."""
+
+import json
+import os
+import shutil
+import tempfile
+import warnings
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from .. import __version__
+from ..features.encoder import _LOADING as MODEL_LOCK
+from ..features.encoder import TransformerEmbedder
+from ..features.encoder import _apart as separate_prompt
+from ..features.encoder import _find_model as find_model
+from ..features.encoder import _import_transformers as import_transformers
+from ..features.encoder import _load_model as load_model
+from ..features.encoder import _loading as quiet_loading
+from ..features.encoder import _warn as warn_user
+from ..pairs import read_texts
+from .fitted import TextTable, TrainingTexts, check_sign, find_reader, flat_steps, is_finite, text_array
+
+TOLERANCE = 1e-4  # of rewards up to 1 in size, else of the largest: what a folder may differ by from its pipeline
+PAD = "<|fairl_sk_pad|>"  # a token of its own: where a text holds the pad token, native classes pool before it
+_CODE = "modeling_reward.py"
+_RECORD = "fairl_sk"  # the key in config.json
+_INSTEAD = "Use fairl_sk.export.RewardFunction, which takes any pipeline over texts."
+_TEXTS = (  # what an export is compared on where no texts are given
+    "Thank you for the quick answer.",
+    "No.",
+    "I would rather not say.\n\nAsk the neighbor, she knows the way.",
+    "Rain is expected in the evening, so take a coat with you when you leave the house.",
+)
+# `fairl_sk.pairs.join_prompt` of messages, in the language of chat templates.
+_JOIN_TEMPLATE = (
+    "{%- set ns = namespace(text='') -%}{%- for message in messages -%}{%- set content = message['content'] -%}"
+    "{%- if ns.text and content and not ns.text[-1].isspace() and not content[0].isspace() -%}"
+    "{%- set ns.text = ns.text + '\\n\\n' -%}{%- endif -%}{%- set ns.text = ns.text + content -%}{%- endfor -%}"
+    "{{- ns.text -}}"
+)
+
+
+def export_reward_model(pipeline, folder, X=None, y=None, *, center=0.0, scale=1.0, custom_code=False):
+    """Write a reward as a Hugging Face folder, which TRL and transformers load by its path.
+
+    ``AutoModelForSequenceClassification.from_pretrained(folder)`` gives the rewards as ``logits`` (n_texts, 1). The
+    folder is loaded again and compared with the pipeline before it appears under its name.
+
+    Parameters
+    ----------
+    pipeline : Pipeline
+        Fitted: a `TransformerEmbedder`, affine steps (scalers, PCA) and a linear estimator, in any nesting of
+        pipelines, `PairTransformer` and searches.
+    folder : path
+        New, or empty.
+    X : array-like or table, default=None
+        Pairs or outputs, as they were fitted: up to 500 are compared, and the reward has to prefer the preferred. None:
+        a few sentences of this package.
+    y : array-like of shape (n_rows,), default=None
+        Which is preferred, see `RewardFunction`.
+    center, scale : float, default=0.0, 1.0
+        The folder gives ``(R - center) / scale``; those of a `RewardFunction` are frozen from training outputs.
+    custom_code : bool, default=False
+        True: the folder carries its own modeling code, to be loaded with ``trust_remote_code=True``. False: only if no
+        class of transformers gives the reward.
+
+    Returns
+    -------
+    folder : Path
+        With weights, configuration, tokenizer and the model card ``README.md``.
+
+    Raises
+    ------
+    NotFittedError, TypeError
+        See `RewardFunction`.
+    ValueError
+        If the pipeline cannot be written as such a folder, or its encoder changed; it says what to do instead.
+    RuntimeError
+        If the folder's rewards are not the pipeline's.
+    OSError
+        If the folder holds anything, or cannot be written. No part of it is left.
+
+    Warns
+    -----
+    UserWarning
+        If TRL's text, prompt + completion, is not what the pipeline read.
+
+    Notes
+    -----
+    No own code is needed for last-token pooling over GPT-2 and GPT-NeoX if the tokenizer adds no special tokens. These
+    classes have no bias: the offset goes into the bias of the last normalization. Such a folder never cuts a text, and
+    scores in the precision that it is loaded in; one with own code cuts as the pipeline does and scores in float32.
+    """
+    folder = _check_new(folder)
+    if not is_finite(center) or not is_finite(scale) or scale <= 0:
+        raise ValueError(f"Found center={center!r}, scale={scale!r}. Expected a number, and a number above 0.")
+    reader = find_reader(pipeline)
+    head = _fold(pipeline, center, scale)
+    training = None if X is None else TrainingTexts.of(X)
+    outputs, texts, templated = _texts_of(head, reader, training)
+    expected = (np.asarray(pipeline.decision_function(outputs), dtype=np.float64) - center) / scale
+    if training is not None:
+        check_sign(expected, training.paired, y, pipeline)
+    with MODEL_LOCK, quiet_loading(head.path), torch.random.fork_rng(devices=[]):
+        tokenizer = import_transformers().AutoTokenizer.from_pretrained(head.path, revision=head.revision)
+        special = ([], []) if templated else _special_ids(tokenizer)
+        custom_code = bool(custom_code) or not _is_native(head, special)
+        model = (_custom_model if custom_code else _native_model)(head, tokenizer, special)
+        tokenizer.truncation_side, tokenizer.padding_side = head.embedder.truncation_side, "right"
+        tokenizer.model_max_length = head.settings["max_length"]
+        _set_chat_template(tokenizer, head.embedder, reader, templated)
+    encoder = {key.lstrip("_"): value for key, value in head.settings.items()}
+    record = {"version": __version__, "custom_code": custom_code, "center": float(center), "scale": float(scale)}
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".") as temporary:
+        written = Path(temporary) / folder.name
+        written.mkdir()
+        setattr(model.config, _RECORD, {**record, "encoder": encoder})
+        model.config._name_or_path = ""
+        with quiet_loading(head.path):
+            model.save_pretrained(written)
+            tokenizer.save_pretrained(written)
+        if custom_code:
+            shutil.copyfile(Path(__file__).with_name(_CODE), written / _CODE)
+        chosen = np.unique(np.linspace(0, len(texts) - 1, min(len(texts), 500)).astype(int))
+        room = np.inf if custom_code else encoder["max_length"]
+        record["largest difference from the pipeline"] = _compare(written, texts[chosen], expected[chosen], room)
+        (written / "README.md").write_text(_card(folder.name, pipeline, record, encoder), encoding="utf-8")
+        os.replace(written, folder)
+    _warn_of_format(head, reader, training, texts)
+    return folder
+
+
+def _check_new(folder):
+    folder = Path(folder)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise FileExistsError(
+            f"{folder} is there already{' and holds files' if folder.is_dir() else ', and is no folder'}. Name another "
+            "folder, or remove it first: nothing is overwritten."
+        )
+    if not folder.parent.is_dir():
+        raise FileNotFoundError(f"There is no folder {folder.parent} to write {folder.name} into. Make it first.")
+    return folder
+
+
+# ------------------------------------------------------------------------------------------- the weights
+
+
+class _Head(NamedTuple):
+    """A reward as (states - shift) @ weight + bias of what the embedder pools."""
+
+    embedder: TransformerEmbedder
+    path: str
+    revision: str | None
+    shift: np.ndarray
+    weight: np.ndarray
+    bias: float
+
+    @property
+    def settings(self):
+        return self.embedder.settings_
+
+
+def _fold(pipeline, center, scale):
+    """Affine steps and the estimator as one linear head, in float64."""
+    embedder, *steps = flat_steps(pipeline)
+    if not isinstance(embedder, TransformerEmbedder) or not steps:
+        raise ValueError(
+            f"The pipeline starts with {type(embedder).__name__}, which is no transformer model, so that there is no "
+            f"Hugging Face folder for it. Expected a TransformerEmbedder first. {_INSTEAD}"
+        )
+    if embedder.dtype != "float32":
+        raise ValueError(
+            f"The embedder runs in {embedder.dtype}, but folders are written in float32, in which rewards differ. Fit "
+            f"with dtype='float32'. {_INSTEAD}"
+        )
+    n_features = len(embedder.get_feature_names_out())
+    *steps, last = steps
+    coef, intercept = _linear(last)
+    shift = np.asarray(getattr(steps[0] if steps else None, "mean_", np.zeros(n_features)), dtype=np.float64)
+    points = np.vstack([np.zeros(n_features), shift, np.eye(n_features)])
+    for step in steps:
+        points = _apply(step, points)
+    if points.shape[1] != len(coef):
+        raise ValueError(
+            f"{type(last).__name__} has {len(coef)} weights for {points.shape[1]} features: it was fitted on features "
+            "of another encoder. Fit the pipeline again."
+        )
+    at = points @ coef
+    source = find_model(embedder.model, embedder.revision)
+    bias = float((at[1] + intercept - center) / scale)
+    return _Head(embedder, source.path, source.revision, shift, (at[2:] - at[0]) / scale, bias)
+
+
+def _apply(step, points):
+    """A step at points (n, n_features); one that is not affine is refused."""
+    probes = np.random.default_rng(0).normal(scale=100.0, size=(2, points.shape[1]))
+    with warnings.catch_warnings():  # steps that were fitted on named columns miss them
+        warnings.filterwarnings("ignore", message="X does not have valid feature names")
+        images = np.asarray(step.transform(np.vstack([points, probes, probes.sum(axis=0)])), dtype=np.float64)
+        zero = np.asarray(step.transform(np.zeros((1, points.shape[1]))), dtype=np.float64)[0]
+    *moved, a, b, both = images
+    if np.abs(a + b - both - zero).max(initial=0) > 1e-6 * np.abs(images).max(initial=0):
+        raise ValueError(
+            f"The step {type(step).__name__} is not affine, so that it cannot become part of a linear layer. Expected "
+            f"scalers, PCA, TruncatedSVD or selectors between the embedder and the estimator. {_INSTEAD}"
+        )
+    return np.array(moved)
+
+
+def _linear(estimator):
+    """Weights (n_features,) and intercept of a linear estimator of two classes."""
+    name = type(estimator).__name__
+    coef, intercept = getattr(estimator, "coef_", None), getattr(estimator, "intercept_", None)
+    if coef is None or intercept is None:
+        raise ValueError(
+            f"{name} is not linear: it has no coef_ and intercept_. Only linear rewards are exported. {_INSTEAD}"
+        )
+    coef, intercept = np.asarray(coef, dtype=np.float64), np.asarray(intercept, dtype=np.float64)
+    if coef.ndim > 2 or (coef.ndim == 2 and len(coef) > 1) or intercept.size != 1:
+        raise ValueError(f"{name} has weights of shape {coef.shape}. Expected those of one reward: two classes.")
+    return coef.ravel(), float(intercept.ravel()[0])
+
+
+def _is_native(head, special):
+    """Whether a class of transformers gives the reward: a linear head on the last token, and a place for the offset."""
+    transformers, embedder = import_transformers(), head.embedder
+    config = transformers.AutoConfig.from_pretrained(head.path, revision=head.revision)
+    return (
+        config.model_type in ("gpt2", "gpt_neox")
+        and embedder.pooling == "last"
+        and embedder.layer in (-1, config.num_hidden_layers)
+        and not embedder.normalize
+        and not any(special)  # TRL leaves them out
+    )
+
+
+def _native_model(head, tokenizer, _):
+    """A class of transformers with the head set.
+
+    The offset goes into the last normalization's bias: weight @ (states + change) = weight @ states + offset.
+    """
+    model = import_transformers().AutoModelForSequenceClassification.from_pretrained(
+        head.path, revision=head.revision, trust_remote_code=False, num_labels=1, dtype=torch.float32
+    )
+    norm = model.base_model.ln_f if hasattr(model.base_model, "ln_f") else model.base_model.final_layer_norm
+    square = max(float(head.weight @ head.weight), 1e-300)
+    with torch.no_grad():
+        model.score.weight.copy_(torch.from_numpy(head.weight)[None])
+        norm.bias.copy_(norm.bias.double() + torch.from_numpy(head.weight * (head.bias / square) - head.shift))
+    tokenizer.add_special_tokens({"pad_token": PAD})
+    if len(tokenizer) > model.get_input_embeddings().num_embeddings:
+        model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    model.config.pad_token_id = tokenizer.pad_token_id
+    return model.eval()
+
+
+def _custom_model(head, tokenizer, special):
+    from .modeling_reward import RewardConfig, RewardModel  # imports transformers
+
+    embedder = head.embedder
+    if tokenizer.pad_token is None:  # masked by this model, whichever it is
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token or PAD
+    source = find_model(embedder.model, embedder.revision)
+    module = load_model(source.path, source.revision, source.identity, "float32", "cpu")
+    config = RewardConfig(
+        backbone={key: value for key, value in module.config.to_dict().items() if not key.startswith("_")},
+        n_features=len(head.shift),
+        pooling=embedder.pooling,
+        layer=embedder.layer,
+        normalize=embedder.normalize,
+        max_tokens=head.settings["max_length"],
+        truncation_side=embedder.truncation_side,
+        prefix_ids=special[0],
+        suffix_ids=special[1],
+        num_labels=1,
+        pad_token_id=tokenizer.pad_token_id,
+        dtype="float32",
+    )
+    classes = {"AutoConfig": "RewardConfig", "AutoModelForSequenceClassification": "RewardModel"}
+    config.auto_map = {auto: f"{Path(_CODE).stem}.{name}" for auto, name in classes.items()}
+    model = RewardModel(config).eval()
+    model.backbone.load_state_dict(module.state_dict())
+    with torch.no_grad():
+        model.shift.copy_(torch.from_numpy(head.shift))
+        model.head.weight.copy_(torch.from_numpy(head.weight)[None])
+        model.head.bias.fill_(head.bias)
+    return model
+
+
+# --------------------------------------------------------------------------------------------- its texts
+
+
+def _texts_of(head, reader, training):
+    """Outputs as the pipeline takes them, the texts that it makes of them, and whether a chat template did."""
+    if training is None:
+        outputs = text_array(_TEXTS)
+    elif training.kind == "array":
+        outputs = text_array([text for _, text in training.rows])
+    else:
+        outputs = TextTable.of([separate_prompt(*row) for row in training.rows])
+    texts, templated = head.embedder._read(outputs) if reader is head.embedder else (read_texts(outputs), False)
+    return outputs, texts, templated
+
+
+def _special_ids(tokenizer):
+    """Ids that the tokenizer puts before and after a text, which TRL tells it not to."""
+    plain, whole = tokenizer("a", add_special_tokens=False)["input_ids"], tokenizer("a")["input_ids"]
+    for start in range(len(whole) - len(plain) + 1):
+        if whole[start : start + len(plain)] == plain:
+            return whole[:start], whole[start + len(plain) :]
+    raise ValueError(f"The tokenizer writes {whole} for {plain} and special tokens: not around it. {_INSTEAD}")
+
+
+def _set_chat_template(tokenizer, embedder, reader, templated):
+    """Have TRL format messages as the pipeline does."""
+    if reader is embedder and embedder.prompt_template is not None:
+        tokenizer.chat_template = "{{ raise_exception('This reward reads texts that a prompt_template made.') }}"
+    elif not (templated or (reader is embedder and tokenizer.chat_template)):
+        tokenizer.chat_template = _JOIN_TEMPLATE
+
+
+def _warn_of_format(head, reader, training, texts):
+    """Warn if TRL's prompt + completion is not the text that the pipeline read."""
+    template = head.embedder.prompt_template if reader is head.embedder else None
+    rows = [] if training is None else zip(training.rows, texts, strict=True)
+    if template is not None:
+        warn_user(
+            f"The folder reads texts that prompt_template={template!r} made, but TRL gives it prompt + completion: "
+            "write the rest of the template into the prompts, or use RewardFunction."
+        )
+    elif any(isinstance(p, str) and isinstance(output, str) and p + output != text for (p, output), text in rows):
+        warn_user(
+            "The pipeline read an empty line between prompt and output, but TRL gives the folder prompt + completion: "
+            "end the prompts in an empty line, or use RewardFunction."
+        )
+
+
+# ---------------------------------------------------------------------------------- comparing and loading
+
+
+def _compare(folder, texts, expected, room):
+    """Largest difference between the folder, loaded again, and the pipeline."""
+    model, tokenizer = load_reward_model(folder)
+    texts = texts.tolist()
+    n_long = sum(len(ids) > room for ids in tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"])
+    if n_long:
+        raise ValueError(
+            f"{n_long} of {len(texts)} texts are longer than {room} tokens, which the pipeline cuts and this folder "
+            "would not. Pass custom_code=True, or shorter texts as X."
+        )
+    found = np.concatenate([score_texts(model, tokenizer, texts), score_texts(model, tokenizer, texts[:8], 1)])
+    difference = float(np.abs(found - np.concatenate([expected, expected[:8]])).max())
+    most = TOLERANCE * max(1.0, np.abs(expected).max())
+    if not difference <= most:
+        raise RuntimeError(
+            f"The folder's rewards differ from the pipeline's by up to {difference:.2g} (expected {most:.2g}), so it "
+            "was removed. Features with a tiny scale, or store_dtype='float16', cost digits: refit without. "
+            f"{_INSTEAD}"
+        )
+    return difference
+
+
+def score_texts(model, tokenizer, texts, batch_size=64):
+    """Rewards (n_texts,) of texts, tokenized as TRL does."""
+    rewards, texts = [], list(texts)
+    options = {"return_tensors": "pt", "padding": True, "padding_side": "right", "add_special_tokens": False}
+    for start in range(0, len(texts), batch_size):
+        inputs = tokenizer(text=texts[start : start + batch_size], **options)
+        with torch.inference_mode():
+            rewards.append(model(**inputs).logits[:, 0].numpy())
+    return np.concatenate(rewards)
+
+
+def load_reward_model(folder):
+    """Load an exported reward, making sure that no weight is missing.
+
+    transformers makes up weights that a file lacks, and says so in a log only. No code of the folder is run: this
+    package's own is.
+
+    Parameters
+    ----------
+    folder : path
+        From `export_reward_model`.
+
+    Returns
+    -------
+    model : PreTrainedModel
+        In evaluation mode; ``reward_funcs`` takes it, too.
+    tokenizer : PreTrainedTokenizer
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such folder.
+    ValueError
+        If it is not an export of this package, or lacks weights.
+    """
+    transformers, folder = import_transformers(), Path(folder)
+    if not (folder / "config.json").exists():
+        raise FileNotFoundError(f"There is no reward model in {folder}: it has no config.json.")
+    record = json.loads((folder / "config.json").read_text(encoding="utf-8")).get(_RECORD)
+    if record is None:
+        raise ValueError(f"{folder} was not written by export_reward_model. Load it by transformers.")
+    if record["custom_code"]:
+        from .modeling_reward import RewardModel as model_class  # imports transformers
+    else:
+        model_class = transformers.AutoModelForSequenceClassification
+    with MODEL_LOCK, quiet_loading(str(folder)), torch.random.fork_rng(devices=[]):
+        model, report = model_class.from_pretrained(
+            folder, num_labels=1, output_loading_info=True, ignore_mismatched_sizes=True
+        )
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, config=model.config)
+    lost = sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))
+    if lost:
+        raise ValueError(
+            f"The weights in {folder} lack {', '.join(lost[:3])}, so that rewards would be random. Export again, and "
+            "copy the whole folder."
+        )
+    return model.eval(), tokenizer
+
+
+def _card(name, pipeline, record, encoder):
+    """The model card, in Markdown."""
+    steps, load = list(flat_steps(pipeline)), ", trust_remote_code=True" * record["custom_code"]
+    template = encoder["prompt_template"]
+    form = "outputs alone, or on outputs an empty line behind their prompts" if template is None else f"`{template!r}`"
+    rows = {
+        **{f"encoder {key}": value for key, value in encoder.items()},
+        "estimator": " ".join(repr(steps[-1]).split()),
+        **record,
+    }
+    return f"""---
+library_name: transformers
+pipeline_tag: text-classification
+tags: [reward-model, trl, fairl_sk]
+---
+
+# {name}
+
+A reward recovered from preferences by fairl_sk: {" > ".join(type(step).__name__ for step in steps)}.
+
+    model = AutoModelForSequenceClassification.from_pretrained({name!r}{load})  # model(...).logits[:, 0]
+    model, tokenizer = fairl_sk.export.load_reward_model({name!r})  # also checks that no weight is missing
+
+TRL gives it prompt + completion, with nothing between. It was fitted on {form}: give it texts of that form.
+Messages are formatted by the chat template of this folder. Texts of more than {encoder["max_length"]} tokens are
+{"cut as in training" if load else "misread, and in bfloat16 the rewards move: train with `bf16=False`"}.
+
+{chr(10).join(f"- {key.replace('_', ' ')}: {value}" for key, value in rows.items())}
+"""
