@@ -302,7 +302,7 @@ def test_messages_reach_the_folder_as_they_reach_the_pipeline(folders, pairs, tm
 def test_a_folder_cannot_apply_a_prompt_template(folders, pairs, tmp_path):
     options = {"prompt_template": "user : {prompt} assistant : {output}", "pooling": "last"}
     fitted = make_pipeline(TransformerEmbedder(folders["gpt_neox"], **options), MaxEntropyIRL()).fit(table(pairs))
-    with pytest.warns(UserWarning, match="reads texts that prompt_template='user : {prompt}.*but TRL gives it prompt"):
+    with pytest.warns(UserWarning, match="The pipeline read more than prompt . completion, which is what TRL gives"):
         folder = export_reward_model(fitted, tmp_path / "reward", table(pairs))
     assert "`'user : {prompt} assistant : {output}'`" in (folder / "README.md").read_text()
     model, tokenizer = load_reward_model(folder)
@@ -312,8 +312,6 @@ def test_a_folder_cannot_apply_a_prompt_template(folders, pairs, tmp_path):
     np.testing.assert_allclose(as_trl_scores(model, tokenizer, ["user : not assistant : kind"], 1), expected, atol=1e-4)
     with pytest.raises(Exception, match="reads texts that a prompt_template made"):
         tokenizer.apply_chat_template(turns("not", "kind")[0], tokenize=False)
-    same = RewardFunction(fitted, table(pairs), prompt_template=options["prompt_template"])
-    assert same.prompt_template == "join"
     with pytest.raises(ValueError, match="the pipeline's embedder was fitted with 'user"):
         RewardFunction(fitted, pairs, prompt_template="{output}")
 
@@ -339,7 +337,7 @@ def test_messages_are_scored_as_plain_texts_if_such_were_fitted(folders, pairs):
 def test_prompts_that_trl_would_glue_to_completions_are_warned_of(folders, pairs, tmp_path):
     """The pipeline sets an empty line between the two; prompts that end in one are the same text either way."""
     fitted = embedding_reward(folders["gpt_neox"], table(pairs))
-    with pytest.warns(UserWarning, match="read an empty line between prompt and output, but TRL gives .* end the prom"):
+    with pytest.warns(UserWarning, match="read more than prompt . completion.*an empty line"):
         export_reward_model(fitted, tmp_path / "apart", table(pairs))
     ended = table(pairs).assign(prompt="you are\n\n")
     model, tokenizer = load_reward_model(export_reward_model(fitted, tmp_path / "ended", ended))
@@ -733,26 +731,11 @@ def test_each_distinct_text_is_scored_once(tfidf, pairs, monkeypatch):
     assert sorted(seen) == ["fool", "kind"] and found[:2] == found[2:]
 
 
-def test_metrics_are_logged(tfidf, pairs):
-    logged = {}
-    options = {"prompt_template": "{output}", "clip": 0.5, "name": "kindness", "center": 0.0, "scale": 1e-3}
-    reward = RewardFunction(tfidf, **options)
-    reward(
-        prompts=["a", "a", "b", "b"],
-        completions=["kind", "", "kind", "awful fool"],
-        completion_ids=[[1]] * 4,
-        trainer_state=None,
-        column=["x"] * 4,
-        log_extra=None,
-        log_metric=logged.__setitem__,
-    )
-    expected = {"flat_groups": 0.5, "clipped": 1.0, "unscored": 0.25}
-    assert logged == {f"rewards/kindness/{name}": value for name, value in expected.items()}
-    reward(prompts=["a"], completions=[""], log_metric=logged.__setitem__)
-    assert all(math.isfinite(value) for value in logged.values())
-    assert reward.__name__ == get_callable_name(reward) == "kindness" and "clip=0.5" in repr(reward)
+def test_what_trl_passes_and_asks_for(tfidf, pairs):
+    reward = RewardFunction(tfidf, pairs, prompt_template="{output}", name="kindness")
     image = [{"role": "user", "content": "kind", "image": object()}]  # JSON has no word for it
-    assert len(reward(prompts=[image], completions=["kind"], log_metric=logged.__setitem__)) == 1
+    found = reward(prompts=["a", image], completions=["kind", "kind"], completion_ids=[[1]] * 2, column=["x"] * 2)
+    assert found[0] == found[1] and reward.__name__ == get_callable_name(reward) == "kindness"
     assert get_callable_name(RewardFunction(tfidf, pairs, prompt_template="{output}")) == "FailureAwareIRL"
 
 
@@ -827,7 +810,7 @@ def test_trl_is_given_the_rewards_of_the_pipeline(trainer, config, neox, bert, t
     np.testing.assert_allclose(rewards["behind"], behind(prompts=prompts, completions=completions), atol=1e-5)
     expected = [math.nan if value is None else value for value in alone(prompts=prompts, completions=completions)]
     np.testing.assert_allclose(rewards["alone"], expected, atol=1e-5)
-    assert {"rewards/alone/flat_groups", "rewards/behind/clipped", "rewards/alone/unscored"} <= set(history[0])
+    assert {"rewards/alone/mean", "rewards/own/std"} <= set(history[0])
 
 
 @trl_run

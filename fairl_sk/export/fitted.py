@@ -84,14 +84,12 @@ class TrainingTexts(NamedTuple):
             return cls([(None, text) for text in texts.ravel()], paired, "array", None)
         sides = [list(X[side]) for side in (("chosen", "rejected") if paired else ("completion",))]
         prompts = list(X["prompt"]) if "prompt" in names else [None] * len(sides[0])
-        outputs = [
-            output if isinstance(output, str) else list(output) for row in zip(*sides, strict=True) for output in row
-        ]
-        rows = list(zip(np.repeat(np.array([*prompts, None], dtype=object)[:-1], len(sides)), outputs, strict=True))
+        rows = [(prompt, side[row]) for row, prompt in enumerate(prompts) for side in sides]
+        rows = [(prompt, output if isinstance(output, str) else list(output)) for prompt, output in rows]
         kind = "messages" if has_messages(X) else "text"
         has_prompts: bool | None = True if "prompt" in names else None
         if has_prompts is None and kind == "messages":
-            turns = (message for output in outputs for message in as_messages(output, "assistant"))
+            turns = (message for _, output in rows for message in as_messages(output, "assistant"))
             has_prompts = any(message["role"] != "assistant" for message in turns)
         return cls(rows, paired, kind, has_prompts)
 
@@ -99,22 +97,12 @@ class TrainingTexts(NamedTuple):
 class TextTable(dict):
     """Columns by name, which this package's readers take for a table."""
 
-    @property
-    def columns(self):
-        """Names of the columns."""
-        return list(self)
+    columns = property(list)
 
     @classmethod
     def of(cls, rows):
         """A table of rows (prompt or None, output)."""
         return cls(prompt=[prompt or "" for prompt, _ in rows], completion=[output for _, output in rows])
-
-
-def text_array(texts):
-    """An object array (n_texts,)."""
-    array = np.empty(len(texts), dtype=object)
-    array[:] = texts
-    return array
 
 
 def check_sign(rewards, paired, y, pipeline):

@@ -21,19 +21,18 @@ from ..features.encoder import _load_model as load_model
 from ..features.encoder import _loading as quiet_loading
 from ..features.encoder import _warn as warn_user
 from ..pairs import read_texts
-from .fitted import TextTable, TrainingTexts, check_sign, find_reader, flat_steps, is_finite, text_array
+from .fitted import TextTable, TrainingTexts, check_sign, find_reader, flat_steps, is_finite
 
 TOLERANCE = 1e-4  # of rewards up to 1 in size, else of the largest: what a folder may differ by from its pipeline
 PAD = "<|fairl_sk_pad|>"  # a token of its own: where a text holds the pad token, native classes pool before it
 _CODE = "modeling_reward.py"
 _RECORD = "fairl_sk"  # the key in config.json
 _INSTEAD = "Use fairl_sk.export.RewardFunction, which takes any pipeline over texts."
-_TEXTS = (  # what an export is compared on where no texts are given
-    "Thank you for the quick answer.",
+_TEXTS = (
+    "Thank you.",
     "No.",
     "I would rather not say.\n\nAsk the neighbor, she knows the way.",
-    "Rain is expected in the evening, so take a coat with you when you leave the house.",
-)
+)  # where none are given
 # `fairl_sk.pairs.join_prompt` of messages, in the language of chat templates.
 _JOIN_TEMPLATE = (
     "{%- set ns = namespace(text='') -%}{%- for message in messages -%}{%- set content = message['content'] -%}"
@@ -74,10 +73,8 @@ def export_reward_model(pipeline, folder, X=None, y=None, *, center=0.0, scale=1
 
     Raises
     ------
-    NotFittedError, TypeError
-        See `RewardFunction`.
-    ValueError
-        If the pipeline cannot be written as such a folder, or its encoder changed; it says what to do instead.
+    NotFittedError, TypeError, ValueError
+        See `RewardFunction`; also if the pipeline cannot be written as such a folder.
     RuntimeError
         If the folder's rewards are not the pipeline's.
     OSError
@@ -129,7 +126,8 @@ def export_reward_model(pipeline, folder, X=None, y=None, *, center=0.0, scale=1
         record["largest difference from the pipeline"] = _compare(written, texts[chosen], expected[chosen], room)
         (written / "README.md").write_text(_card(folder.name, pipeline, record, encoder), encoding="utf-8")
         os.replace(written, folder)
-    _warn_of_format(head, reader, training, texts)
+    if training is not None:
+        _warn_of_format(training, texts)
     return folder
 
 
@@ -195,19 +193,17 @@ def _fold(pipeline, center, scale):
 
 
 def _apply(step, points):
-    """A step at points (n, n_features); one that is not affine is refused."""
-    probes = np.random.default_rng(0).normal(scale=100.0, size=(2, points.shape[1]))
+    """An affine step at points (n, n_features), in float64."""
+    steps = np.random.default_rng(0).normal(scale=100.0, size=(2, points.shape[1]))
     with warnings.catch_warnings():  # steps that were fitted on named columns miss them
         warnings.filterwarnings("ignore", message="X does not have valid feature names")
-        images = np.asarray(step.transform(np.vstack([points, probes, probes.sum(axis=0)])), dtype=np.float64)
-        zero = np.asarray(step.transform(np.zeros((1, points.shape[1]))), dtype=np.float64)[0]
-    *moved, a, b, both = images
-    if np.abs(a + b - both - zero).max(initial=0) > 1e-6 * np.abs(images).max(initial=0):
+        probed = step.transform(np.vstack([points, points[0] + steps, points[:1] + steps.sum(axis=0)]))
+    *images, a, b, both = np.asarray(probed, dtype=np.float64)
+    if np.abs(images[0] + both - a - b).max(initial=0) > 1e-6 * np.abs(both).max(initial=0):
         raise ValueError(
-            f"The step {type(step).__name__} is not affine, so that it cannot become part of a linear layer. Expected "
-            f"scalers, PCA, TruncatedSVD or selectors between the embedder and the estimator. {_INSTEAD}"
+            f"The step {type(step).__name__} is not affine, so that it cannot become part of a linear layer. {_INSTEAD}"
         )
-    return np.array(moved)
+    return np.array(images)
 
 
 def _linear(estimator):
@@ -296,9 +292,9 @@ def _custom_model(head, tokenizer, special):
 def _texts_of(head, reader, training):
     """Outputs as the pipeline takes them, the texts that it makes of them, and whether a chat template did."""
     if training is None:
-        outputs = text_array(_TEXTS)
+        outputs = np.array(_TEXTS, dtype=object)
     elif training.kind == "array":
-        outputs = text_array([text for _, text in training.rows])
+        outputs = np.array([text for _, text in training.rows], dtype=object)
     else:
         outputs = TextTable.of([separate_prompt(*row) for row in training.rows])
     texts, templated = head.embedder._read(outputs) if reader is head.embedder else (read_texts(outputs), False)
@@ -322,19 +318,13 @@ def _set_chat_template(tokenizer, embedder, reader, templated):
         tokenizer.chat_template = _JOIN_TEMPLATE
 
 
-def _warn_of_format(head, reader, training, texts):
+def _warn_of_format(training, texts):
     """Warn if TRL's prompt + completion is not the text that the pipeline read."""
-    template = head.embedder.prompt_template if reader is head.embedder else None
-    rows = [] if training is None else zip(training.rows, texts, strict=True)
-    if template is not None:
+    rows = zip(training.rows, texts, strict=True)
+    if any(isinstance(p, str) and isinstance(output, str) and p + output != text for (p, output), text in rows):
         warn_user(
-            f"The folder reads texts that prompt_template={template!r} made, but TRL gives it prompt + completion: "
-            "write the rest of the template into the prompts, or use RewardFunction."
-        )
-    elif any(isinstance(p, str) and isinstance(output, str) and p + output != text for (p, output), text in rows):
-        warn_user(
-            "The pipeline read an empty line between prompt and output, but TRL gives the folder prompt + completion: "
-            "end the prompts in an empty line, or use RewardFunction."
+            "The pipeline read more than prompt + completion, which is what TRL gives the folder: write what stands "
+            "between, an empty line or the rest of prompt_template, into the prompts, or use RewardFunction."
         )
 
 
@@ -427,11 +417,7 @@ def _card(name, pipeline, record, encoder):
     steps, load = list(flat_steps(pipeline)), ", trust_remote_code=True" * record["custom_code"]
     template = encoder["prompt_template"]
     form = "outputs alone, or on outputs an empty line behind their prompts" if template is None else f"`{template!r}`"
-    rows = {
-        **{f"encoder {key}": value for key, value in encoder.items()},
-        "estimator": " ".join(repr(steps[-1]).split()),
-        **record,
-    }
+    rows = {f"encoder {key}": value for key, value in encoder.items()} | record
     return f"""---
 library_name: transformers
 pipeline_tag: text-classification
@@ -441,13 +427,12 @@ tags: [reward-model, trl, fairl_sk]
 # {name}
 
 A reward recovered from preferences by fairl_sk: {" > ".join(type(step).__name__ for step in steps)}.
-
-    model = AutoModelForSequenceClassification.from_pretrained({name!r}{load})  # model(...).logits[:, 0]
-    model, tokenizer = fairl_sk.export.load_reward_model({name!r})  # also checks that no weight is missing
+Load it by `AutoModelForSequenceClassification.from_pretrained({name!r}{load})`; `logits[:, 0]` is the reward.
 
 TRL gives it prompt + completion, with nothing between. It was fitted on {form}: give it texts of that form.
 Messages are formatted by the chat template of this folder. Texts of more than {encoder["max_length"]} tokens are
 {"cut as in training" if load else "misread, and in bfloat16 the rewards move: train with `bf16=False`"}.
 
+- estimator: {" ".join(repr(steps[-1]).split())}
 {chr(10).join(f"- {key.replace('_', ' ')}: {value}" for key, value in rows.items())}
 """

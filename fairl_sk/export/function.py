@@ -10,8 +10,7 @@ from ..features.encoder import _apart as separate_prompt
 from ..features.encoder import _as_messages as as_messages
 from ..features.encoder import _check_template as check_template
 from ..pairs import join_prompt, to_text
-from .fitted import TextTable, TrainingTexts, check_sign, find_reader, is_finite, text_array
-from .health import group_rows, is_flat
+from .fitted import TextTable, TrainingTexts, check_sign, find_reader, is_finite
 
 ALONE, JOIN = "{output}", "join"  # the two formats that are no templates of the user's
 
@@ -67,9 +66,6 @@ class RewardFunction:
     -----
     An empty completion without a prompt always gives None, as a model may well end at once. Messages go through the
     encoder's chat template only if those of ``X`` did, or if "join" is given without ``X``.
-
-    Through TRL's ``log_metric`` it logs, under ``rewards/<name>/``: ``flat_groups``, the share of prompts whose
-    completions all have one reward; ``clipped``, the share at the bound; ``unscored``, that of None.
 
     Examples
     --------
@@ -131,7 +127,7 @@ class RewardFunction:
                 "that tells them apart."
             )
 
-    def __call__(self, prompts=None, completions=None, *, log_metric=None, **_):
+    def __call__(self, prompts=None, completions=None, **_):
         """Rewards of completions; called by TRL.
 
         Parameters
@@ -139,8 +135,6 @@ class RewardFunction:
         prompts : list of str or of lists of messages, default=None
             One for each completion. May be None where the completions are scored alone.
         completions : list of str or of lists of messages
-        log_metric : callable, (name, value) -> None, default=None
-            Where the metrics of the batch go.
         **_ : dict
             What else TRL passes, ignored: token ids, the trainer's state, the data set's columns.
 
@@ -174,14 +168,7 @@ class RewardFunction:
                     f"Completion {keys.index(key)} has a reward that is not finite. Fit the pipeline again, or pass "
                     "on_error='none'."
                 )
-        rewards = [values.get(key) for key in keys]
-        if log_metric is not None:
-            self._log(log_metric, prompts, rewards)
-        return rewards
-
-    def __repr__(self):
-        names = ("name", "prompt_template", "center", "scale", "clip", "on_error")
-        return f"RewardFunction({', '.join(f'{name}={getattr(self, name)!r}' for name in names)})"
+        return [values.get(key) for key in keys]
 
     # ------------------------------------------------------------------------------------------- formats
 
@@ -196,16 +183,14 @@ class RewardFunction:
                     "template that they were made with."
                 )
             return JOIN if has_prompts else ALONE
-        own = getattr(self._reader, "prompt_template", None)
         if template != JOIN:
             check_template(template)
-            if own not in (None, template):
+            own = getattr(self._reader, "prompt_template", None)
+            if own is not None:
                 raise ValueError(
                     f"Found prompt_template={template!r}, but the pipeline's embedder was fitted with {own!r}. Pass "
                     "'join': it formats by the embedder's own."
                 )
-            if own == template:
-                return JOIN
         if has_prompts is not None and has_prompts != (template == JOIN or "{prompt" in template):
             found = "has prompts" if has_prompts else "has no prompts"
             raise ValueError(
@@ -235,14 +220,14 @@ class RewardFunction:
             own = self._reader.prompt_template is not None and self.prompt_template == JOIN
             if own or not all(isinstance(output, str) for _, output in rows):
                 return TextTable.of(rows)
-        return text_array([join_prompt(*row) for row in rows])
+        return np.array([join_prompt(*row) for row in rows], dtype=object)
 
     def _training_rewards(self, training):
         if training is None:
-            return self._raw(text_array(["Thank you."]))  # whether it scores texts
+            return self._raw(np.array(["Thank you."], dtype=object))  # whether it scores texts
         rows = training.rows
         if training.kind == "array":
-            return self._raw(text_array([text for _, text in rows]))
+            return self._raw(np.array([text for _, text in rows], dtype=object))
         if training.has_prompts is not None:
             rows = [self._format(*row) for row in rows]
             if None in rows:
@@ -285,19 +270,6 @@ class RewardFunction:
             values = np.tanh(values) if self.clip == "tanh" else np.clip(values, -self.clip, self.clip)
         fits = np.isfinite(raw) & np.isfinite(values)
         return [float(value) if fit else None for value, fit in zip(values, fits, strict=True)]
-
-    def _log(self, log_metric, prompts, rewards):
-        values = np.array([np.nan if reward is None else reward for reward in rewards])
-        known = [values[rows] for rows in group_rows(prompts)]
-        known = [group[np.isfinite(group)] for group in known if np.isfinite(group).any()]
-        bound = {None: np.inf, "tanh": 0.99}.get(self.clip, self.clip)
-        metrics = {
-            "flat_groups": np.mean([is_flat(group) for group in known]) if known else 1.0,
-            "clipped": np.mean(np.abs(np.concatenate(known)) >= bound) if known else 0.0,
-            "unscored": np.mean(np.isnan(values)) if rewards else 0.0,
-        }
-        for key, value in metrics.items():
-            log_metric(f"rewards/{self.name}/{key}", float(value))
 
     def _check_call(self, prompts, completions):
         if completions is None or isinstance(completions, str):

@@ -113,7 +113,7 @@ def check_reward(reward, prompts, completions, *, beta=0.05, **columns):
     finite = np.isfinite(values)
     if not finite.any():
         raise ValueError(f"None of {len(values)} rewards is a finite number. Expected some: check the reward function.")
-    groups = [rows for rows in group_rows(prompts) if len(rows) > 1]
+    groups = [rows for rows in _group_rows(prompts) if len(rows) > 1]
     if not groups:
         raise ValueError(f"Found {len(prompts)} prompts, no two of them equal. Expected several completions of each.")
     texts = np.array([to_text(completion) for completion in completions], dtype=object)
@@ -121,7 +121,9 @@ def check_reward(reward, prompts, completions, *, beta=0.05, **columns):
     spread = float(np.sqrt(np.mean([np.var(values[rows]) for rows in groups]))) if groups else 0.0
     measures = {
         "spread": spread,
-        "flat groups": float(np.mean([is_flat(values[rows]) for rows in groups])) if groups else 1.0,
+        "flat groups": float(np.mean([np.ptp(values[rows]) <= 1e-9 * np.abs(values[rows]).max() for rows in groups]))
+        if groups
+        else 1.0,
         "ties": _ties(values, texts, groups),
         "missing": n_missing / len(values),
         "not finite": int((~finite).sum()) - n_missing,
@@ -158,17 +160,12 @@ def _folder_function(folder):
     return lambda prompts, completions, **_: list(score_texts(model, tokenizer, map(as_text, prompts, completions)))
 
 
-def group_rows(prompts):
+def _group_rows(prompts):
     """Rows of each distinct prompt, a list of arrays."""
     groups: dict[str, list] = {}
     for row, prompt in enumerate(prompts):
         groups.setdefault(json.dumps(prompt, default=repr), []).append(row)
     return [np.array(rows) for rows in groups.values()]
-
-
-def is_flat(values):
-    """Whether rewards (n,) of a group are all the same."""
-    return np.ptp(values) <= 1e-9 * max(1.0, np.abs(values).max())
 
 
 def _ties(values, texts, groups):

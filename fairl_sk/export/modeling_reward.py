@@ -15,28 +15,13 @@ class RewardConfig(PreTrainedConfig):
 
     model_type = "fairl_sk_reward"
 
-    def __init__(
-        self,
-        backbone=None,
-        n_features=1,
-        pooling="mean",
-        layer=-1,
-        normalize=False,
-        max_tokens=512,
-        truncation_side="left",
-        prefix_ids=(),
-        suffix_ids=(),
-        **kwargs,
-    ):
-        self.backbone = dict(backbone or {})
-        self.n_features = n_features
-        self.pooling = pooling
-        self.layer = layer
-        self.normalize = normalize
-        self.max_tokens = max_tokens
-        self.truncation_side = truncation_side
-        self.prefix_ids = list(prefix_ids)
-        self.suffix_ids = list(suffix_ids)
+    def __init__(self, **kwargs):
+        self.backbone = dict(kwargs.pop("backbone", {}))
+        self.n_features = kwargs.pop("n_features", 1)
+        self.pooling, self.layer = kwargs.pop("pooling", "mean"), kwargs.pop("layer", -1)
+        self.normalize = kwargs.pop("normalize", False)
+        self.max_tokens, self.truncation_side = kwargs.pop("max_tokens", 512), kwargs.pop("truncation_side", "left")
+        self.prefix_ids, self.suffix_ids = kwargs.pop("prefix_ids", []), kwargs.pop("suffix_ids", [])
         super().__init__(**kwargs)
 
 
@@ -77,9 +62,7 @@ class RewardModel(PreTrainedModel):
         if not lengths.all():
             raise ValueError(f"Text {int(lengths.argmin())} has no token. Leave out empty texts.")
         if not torch.isfinite(self.head.weight).all() or not torch.isfinite(self.shift + self.head.bias).all():
-            raise RuntimeError(
-                "The head of this reward model was not loaded: its rewards would be random. Export the folder again."
-            )
+            raise RuntimeError("The head of this reward model was not loaded. Export the folder again.")
         ids = nn.utils.rnn.pad_sequence(rows, batch_first=True)
         mask = torch.arange(ids.shape[1], device=ids.device) < lengths[:, None]
         with torch.autocast(ids.device.type, enabled=False):  # half precision would move the rewards
