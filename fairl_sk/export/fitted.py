@@ -10,10 +10,8 @@ from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 
 from ..features.encoder import TransformerEmbedder
-from ..features.encoder import _as_messages as as_messages
-from ..features.encoder import _has_messages as has_messages
+from ..messages import as_messages, column_names, has_messages
 from ..pairs import PairTransformer, preference_sign, read_texts
-from ..pairs import _column_names as column_names
 
 # Settings that make another encoder of an embedder.
 _ENCODER = ("model", "pooling", "layer", "dtype", "max_length", "truncation_side", "prompt_template", "normalize")

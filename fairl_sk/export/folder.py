@@ -14,12 +14,12 @@ import torch
 from .. import __version__
 from ..features.encoder import _LOADING as MODEL_LOCK
 from ..features.encoder import TransformerEmbedder
-from ..features.encoder import _apart as separate_prompt
 from ..features.encoder import _find_model as find_model
 from ..features.encoder import _import_transformers as import_transformers
 from ..features.encoder import _load_model as load_model
 from ..features.encoder import _loading as quiet_loading
 from ..features.encoder import _warn as warn_user
+from ..messages import separate_prompt
 from ..pairs import read_texts
 from .fitted import TextTable, TrainingTexts, check_sign, find_reader, flat_steps, is_finite
 

@@ -6,10 +6,8 @@ import re
 import numpy as np
 
 from ..features.encoder import TransformerEmbedder
-from ..features.encoder import _apart as separate_prompt
-from ..features.encoder import _as_messages as as_messages
 from ..features.encoder import _check_template as check_template
-from ..pairs import join_prompt, to_text
+from ..messages import as_messages, join_prompt, separate_prompt, to_text
 from .fitted import TextTable, TrainingTexts, check_sign, find_reader, is_finite
 
 ALONE, JOIN = "{output}", "join"  # the two formats that are no templates of the user's

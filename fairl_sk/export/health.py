@@ -8,7 +8,7 @@ from scipy.stats import rankdata
 from sklearn.utils import Bunch
 
 from ..features.encoder import _warn as warn_user
-from ..pairs import to_text
+from ..messages import to_text
 from .folder import load_reward_model, score_texts
 
 _EXPECTED = {  # the least and the most of each measure

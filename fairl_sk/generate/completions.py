@@ -8,7 +8,7 @@ import numpy as np
 from sklearn.utils import Bunch
 from tqdm.auto import tqdm
 
-from ..pairs import to_text
+from ..messages import to_text
 from .models import Answer, LanguageModel, find_tokenizer, import_transformers
 
 

@@ -13,7 +13,8 @@ from sklearn.utils import Bunch
 
 from ..datasets.readers import generation_settings, load_preferences, read_generated
 from ..features.encoder import _warn as warn
-from ..pairs import preference_sign, read_texts, to_text
+from ..messages import to_text
+from ..pairs import preference_sign, read_texts
 from .completions import Prompts, check_settings, progress_bar
 from .models import LanguageModel
 
