@@ -10,7 +10,6 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score, f1_score, log_loss, roc_auc_score
 from sklearn.model_selection import GroupKFold
 
-from fairl_sk import metrics
 from fairl_sk.metrics import (
     bootstrap_difference,
     bootstrap_interval,
@@ -26,6 +25,7 @@ from fairl_sk.metrics import (
 )
 
 NORMS = [1, 2, np.inf]
+CHAIN = np.full((2, 1, 2), 0.5)  # a table of two states and one action
 N = 12
 values = st.floats(-100, 100).map(lambda x: round(x, 3))
 rewards = arrays(float, N, elements=values)
@@ -34,16 +34,10 @@ norms = st.sampled_from(NORMS)
 steady = settings(deadline=None, derandomize=True, database=None)  # a slow machine must not fail a test
 
 
-# ------------------------------------------------------------------------------------------- pairs and outputs
-
-
 def test_pair_accuracy_is_accuracy_without_ties_and_ties_count_one_half(rng):
     margins, y, weights = rng.normal(size=40), rng.integers(2, size=40), rng.random(40)
     expected = accuracy_score(y, margins > 0, sample_weight=weights)
     assert pair_accuracy(y, margins, sample_weight=weights) == pytest.approx(expected)
-    names = np.where(y == 1, "yes", "no")
-    assert pair_accuracy(names, margins, sample_weight=weights) == pytest.approx(expected)
-    assert pair_accuracy(None, [0.0, 0.0]) == 0.5
     assert pair_accuracy(None, [2.0, 0.0, -1.0], sample_weight=[2, 1, 1]) == 0.625
 
 
@@ -61,6 +55,7 @@ def test_pair_log_loss_ignores_the_scale_and_the_order_of_sides(rng, scale):
     margins, y = rng.normal(size=50) + 0.5, rng.integers(0, 2, 50)
     assert pair_log_loss(None, scale * margins) == pytest.approx(pair_log_loss(None, margins), rel=1e-6)
     assert pair_log_loss(1 - y, -margins) == pytest.approx(pair_log_loss(y, margins), rel=1e-9)
+    assert pair_log_loss(None, [1.0, 2.0, -0.1]) < pair_log_loss(None, [1.0, 2.0, -0.9])  # equal accuracy
 
 
 @pytest.mark.parametrize(
@@ -68,18 +63,12 @@ def test_pair_log_loss_ignores_the_scale_and_the_order_of_sides(rng, scale):
     [
         ([-1.0, -2.0], None, np.log(2)),  # an opposite reward
         ([0.0, 0.0], None, np.log(2)),  # a constant reward
-        ([1.0, 2.0], None, 0),
-        ([1.0, 1.0, 1.0, 1e8], None, 0),
         ([1e308, 1e308, -1e-300], None, np.log(2) / 3),  # the last is as good as a tie
         ([1.0, 1.0, -1e7], [1, 1, 0], 0),
     ],
 )
 def test_pair_log_loss_of_extreme_rewards(margins, weights, loss):
     assert pair_log_loss(None, margins, sample_weight=weights) == pytest.approx(loss, abs=1e-3)
-
-
-def test_pair_log_loss_separates_rewards_of_equal_accuracy():
-    assert pair_log_loss(None, [1.0, 2.0, -0.1]) < pair_log_loss(None, [1.0, 2.0, -0.9])
 
 
 @steady
@@ -95,13 +84,6 @@ def test_output_metrics_are_those_of_sklearn(rewards, seed):
         assert metric(y, rewards, sample_weight=weights) == pytest.approx(expected)
         assert metric(None, rewards, output_labels=labels, sample_weight=weights) == pytest.approx(expected)
         assert metric(flat[0], flat[1], sample_weight=flat[2]) == pytest.approx(expected)
-
-
-def test_output_metrics_have_the_right_direction_and_only_f1_reads_the_offset():
-    good = np.array([[2.0, -1.0], [1.0, -2.0]])
-    assert output_auc_score(None, good) == 1 and output_auc_score(None, -good) == 0
-    assert output_f1_score(None, good) == 1 and output_f1_score(None, -good) == 0
-    assert output_auc_score(None, good + 10) == 1 and output_f1_score(None, good + 10) == pytest.approx(2 / 3)
 
 
 @pytest.mark.parametrize("metric", [output_f1_score, output_auc_score])
@@ -124,12 +106,8 @@ def test_integer_weights_are_repetitions(seed, norm):
     expected = starc_distance(a[again], b[again], groups=groups[again], norm=norm)
     assert starc_distance(a, b, groups=groups, norm=norm, sample_weight=times) == pytest.approx(expected, abs=1e-9)
     margins = a[:, 0] - a[:, 1]
-    for metric, reward in (
-        (pair_accuracy, margins),
-        (pair_log_loss, margins),
-        (output_f1_score, a),
-        (output_auc_score, a),
-    ):
+    cases = {pair_accuracy: margins, pair_log_loss: margins, output_f1_score: a, output_auc_score: a}
+    for metric, reward in cases.items():
         expected = metric(signs[again], reward[again])
         assert metric(signs, reward, sample_weight=times) == pytest.approx(expected, rel=1e-6)
 
@@ -140,12 +118,10 @@ def test_integer_weights_are_repetitions(seed, norm):
         (lambda: starc_distance(np.ones((3, 3)), np.ones((3, 3))), r"reward_a of shape \(3, 3\), but expected"),
         (lambda: starc_distance([1.0, 2.0], [1.0]), r"shape \(2,\) and reward_b of shape \(1,\).*same shape"),
         (lambda: starc_distance([1.0, np.nan], [1.0, 2.0]), "reward_a contains NaN"),
-        (lambda: starc_distance([1.0, 2.0], [1.0, np.inf]), "reward_b contains infinity"),
         (lambda: starc_distance([], []), r"0 sample\(s\) .* minimum of 1"),
         (lambda: starc_distance(["a"], ["b"]), "could not convert string to float"),
         (lambda: starc_distance([1.0], [1.0], norm=3), "norm=3, but expected 1, 2 or numpy.inf"),
         (lambda: starc_distance([1.0], [1.0], sample_weight=[1, 2]), r"shape \(2,\), from .* expected 1 finite"),
-        (lambda: starc_distance([1.0], [1.0], sample_weight=[-1]), "from -1.0 to -1.0, but expected 1 finite"),
         (lambda: starc_distance([1.0], [1.0], sample_weight=[0]), "not all 0. Leave sample_weight out"),
         (lambda: starc_distance([1.0], [1.0], groups=[1, 2]), r"groups of shape \(2,\), but expected \(1,\)"),
         (lambda: starc_distance([1.0, 2.0], [1.0, 2.0], groups=["a", None]), "groups that cannot be sorted"),
@@ -154,7 +130,13 @@ def test_integer_weights_are_repetitions(seed, norm):
         (lambda: output_f1_score(None, [1.0, 2.0]), "y_true=None with the rewards of single outputs"),
         (lambda: output_auc_score([0, 1, 2], [1.0, 2.0, 3.0]), "3 classes"),
         (lambda: output_auc_score(None, [[1.0, 2.0]], output_labels=[[0, 3]]), r"output_labels .*values \[0, 3\]"),
-        (lambda: output_auc_score(None, [[1.0, 2.0]], output_labels=[0, 1]), r"output_labels of shape \(2,\)"),
+        (
+            lambda: tabular_starc([[0, 0]], [[0, 0]], CHAIN, 0.9),
+            r"rewards of shapes \(1, 2\) and .*n_states, n_actions",
+        ),
+        (lambda: tabular_starc(CHAIN, CHAIN, 2 * CHAIN, 0.9), "transitions of shape .* sum to 1 over the last axis"),
+        (lambda: tabular_starc(CHAIN, CHAIN, CHAIN, 1.0), r"discount=1.0, but expected a number in \[0, 1\)"),
+        (lambda: tabular_dard(CHAIN, np.nan * CHAIN, CHAIN, 0.9), "reward contains NaN"),
     ],
 )
 def test_errors_say_what_was_found_and_expected(call, message):
@@ -162,14 +144,10 @@ def test_errors_say_what_was_found_and_expected(call, message):
         call()
 
 
-# ------------------------------------------------------------------------------------------------------- STARC
-
-
 def test_starc_with_the_global_mean_is_the_distance_of_pearson(rng):
     a, b = rng.normal(size=(2, 50, 2))
     expected = np.sqrt((1 - np.corrcoef(a.ravel(), b.ravel())[0, 1]) / 2)
-    assert starc_distance(a, b) == pytest.approx(expected)
-    assert starc_distance(a.ravel(), b.ravel()) == pytest.approx(expected)
+    assert starc_distance(a, b) == starc_distance(a.ravel(), b.ravel()) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("groups", ["pairs", np.arange(50), [f"prompt {i}" for i in range(50)]])
@@ -182,10 +160,8 @@ def test_starc_with_one_pair_per_prompt_depends_on_the_cosine_of_the_margins_onl
 
 @pytest.mark.parametrize("norm", NORMS)
 def test_starc_by_hand(norm):
-    # c = (1, -1, 0) and (1, 0, -1), of length 2, sqrt(2) and 1; their difference is (0, -1, 1)
-    assert starc_distance([1.0, -1.0, 0.0], [1.0, 0.0, -1.0], norm=norm) == pytest.approx(0.5)
-    # c = (2, -1, -1) and (-1, 2, -1), of length 4 and 2; the difference (3, -3, 0) is divided by it
-    expected = {1: 6 / 4, 2: np.sqrt(18 / 6), np.inf: 3 / 2}[norm] / 2
+    # c = (2, -1, -1) and (-1, 2, -1), of length 4, sqrt(6) and 2; the difference (3, -3, 0) is divided by it
+    expected = {1: 6 / 4, 2: np.sqrt(18) / np.sqrt(6), np.inf: 3 / 2}[norm] / 2
     assert starc_distance([3.0, 0.0, 0.0], [0.0, 3.0, 0.0], norm=norm) == pytest.approx(expected)
 
 
@@ -251,8 +227,6 @@ def test_starc_ignores_scale_and_offsets_of_prompts(a, scale, offsets, groups, n
     assert opposite == pytest.approx(0.0 if constant else 1.0, abs=1e-6)
 
 
-# ------------------------------------------------------------------------------------------------ finite MDPs
-
 TABULAR = {
     "starc": lambda a, b, dynamics: tabular_starc(a, b, dynamics, 0.9),
     "epic": lambda a, b, dynamics: tabular_epic(a, b, 0.9),
@@ -307,82 +281,34 @@ def test_canonical_forms_by_loops(name, rng):
     assert TABULAR[name](a, b, dynamics) == pytest.approx(expected)
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"reward_a": np.zeros((2, 2))}, r"rewards of shapes \(2, 2\) and .*n_states, n_actions, n_states"),
-        ({"reward_a": np.full((2, 1, 2), np.nan)}, "reward contains NaN"),
-        ({"discount": 1.0}, r"discount=1.0, but expected a number in \[0, 1\)"),
-        ({"transitions": np.ones((2, 1, 2))}, "transitions of shape .* sum to 1 over the last axis"),
-        ({"norm": 7}, "norm=7"),
-    ],
-)
-def test_tabular_errors(change, message):
-    table = np.arange(4.0).reshape(2, 1, 2)
-    arguments = {"reward_a": table, "reward_b": table, "transitions": np.full((2, 1, 2), 0.5), "discount": 0.9}
-    with pytest.raises(ValueError, match=message):
-        tabular_starc(**{**arguments, **change})
-
-
-# -------------------------------------------------------------------------------------------------- intervals
-
-
-def bootstrap_cases(rng, n_rows=60):
-    a, b = rng.normal(size=(2, n_rows, 2))
-    y = rng.permutation(n_rows) % 2
+def bootstrap_cases(rng):
+    a, b = rng.normal(size=(2, 60, 2))
+    y, weights = rng.permutation(60) % 2, {"sample_weight": rng.integers(1, 5, size=60)}
     return {
-        "pair_accuracy": ((y, a[:, 0] - a[:, 1]), {}),
-        "pair_log_loss": ((y, a[:, 0] - a[:, 1]), {}),
-        "output_f1_score": ((y, a), {}),
-        "output_auc_score": ((y, a), {"output_labels": rng.integers(2, size=(n_rows, 2))}),
-        "starc_distance": ((a, a + b), {"groups": rng.integers(5, size=n_rows), "norm": 1}),
+        pair_accuracy: ((y, a[:, 0] - a[:, 1]), weights),
+        pair_log_loss: ((y, a[:, 0] - a[:, 1]), {}),
+        output_f1_score: ((y, a), weights),
+        output_auc_score: ((y, a), {"output_labels": rng.integers(2, size=(60, 2)), **weights}),
+        starc_distance: ((a, a + b), {"groups": rng.integers(5, size=60), "norm": 1, **weights}),
+        roc_auc_score: ((y, a[:, 0]), weights),  # any function that takes sample_weight
     }
 
 
-CASES = list(bootstrap_cases(np.random.default_rng(0)))
-
-
-@pytest.mark.parametrize("name", CASES)
-def test_bootstrap_is_brute_force_resampling_of_groups(name, rng):
-    arguments, params = bootstrap_cases(rng)[name]
-    metric, groups = getattr(metrics, name), rng.integers(8, size=60)
+@pytest.mark.parametrize("metric", bootstrap_cases(np.random.default_rng(0)))
+def test_bootstrap_is_brute_force_resampling_of_groups(metric, rng):
+    (arguments, params), groups = bootstrap_cases(rng)[metric], rng.integers(8, size=60)
     options = {"groups": groups, "n_resamples": 150, "random_state": 3, "metric_params": params}
-    interval = bootstrap_interval(name, *arguments, **options)
+    interval = bootstrap_interval(metric, *arguments, **options)
     draws, seed = [], np.random.RandomState(3)
     for _ in range(150):
         rows = np.concatenate([np.flatnonzero(groups == g) for g in seed.randint(8, size=8)])
         taken = {k: v[rows] if isinstance(v, np.ndarray) else v for k, v in params.items()}
         draws.append(metric(*(x[rows] for x in arguments), **taken))
     assert interval.estimate == pytest.approx(metric(*arguments, **params))
-    assert (interval.low, interval.high) == pytest.approx(tuple(np.quantile(draws, [0.025, 0.975])))
-    assert interval.std == pytest.approx(np.std(draws)) and interval[4:] == (8, 150)
-    assert bootstrap_interval(metric, *arguments, **options) == interval
-
-
-@pytest.mark.parametrize("name", CASES)
-def test_bootstrap_keeps_the_sample_weights(name, rng):
-    weights, groups = rng.integers(1, 5, size=60), rng.integers(8, size=60)
-    repeated = np.repeat(np.arange(60), weights)
-    arguments, params = bootstrap_cases(rng)[name]
-    copies = {k: v[repeated] if isinstance(v, np.ndarray) else v for k, v in params.items()}
-    options = {"n_resamples": 50, "random_state": 3}
-    weighted = bootstrap_interval(
-        name, *arguments, groups=groups, metric_params={**params, "sample_weight": weights}, **options
-    )
-    by_copies = bootstrap_interval(
-        name, *(x[repeated] for x in arguments), groups=groups[repeated], metric_params=copies, **options
-    )
-    assert weighted == pytest.approx(by_copies, rel=1e-6)
-    unweighted = bootstrap_interval(name, *arguments, groups=groups, metric_params=params, **options)
-    assert weighted.std != pytest.approx(unweighted.std)
-
-
-def test_bootstrap_takes_any_statistic_with_sample_weight(rng):
-    y, scores = rng.permutation(60) % 2, rng.normal(size=60)
-    options = {"groups": np.arange(60) // 3, "n_resamples": 30, "random_state": 0}
-    options["metric_params"] = {"sample_weight": rng.random(60)}
-    theirs = bootstrap_interval(roc_auc_score, y, scores, **options)
-    assert theirs == pytest.approx(bootstrap_interval("output_auc_score", y, scores, **options))
+    assert (interval.low, interval.high) == pytest.approx(tuple(np.quantile(draws, [0.025, 0.975])), rel=1e-6)
+    assert interval.std == pytest.approx(np.std(draws), rel=1e-5) and interval[4:] == (8, 150)
+    if metric is not roc_auc_score:
+        assert bootstrap_interval(metric.__name__, *arguments, **options) == interval
 
 
 def test_bootstrap_covers_the_truth(rng):
@@ -396,28 +322,15 @@ def test_bootstrap_covers_the_truth(rng):
     assert 0.9 <= covered / 200 <= 0.99
 
 
-def nan_without_the_first_row(rewards, sample_weight):
-    return np.nan if sample_weight[0] == 0 else np.average(rewards[:, 0], weights=sample_weight)
-
-
-@pytest.mark.parametrize(
-    ("statistic", "arguments", "params"),
-    [("output_auc_score", (None,), {"output_labels": [[1, 0], [1, 1], [1, 1]]}), (nan_without_the_first_row, (), {})],
-)
-def test_draws_without_a_score_are_dropped_counted_and_warned_about(statistic, arguments, params):
-    rewards = np.array([[2.0, 0.0], [1.0, 2.0], [1.0, 3.0]])  # a draw without the first row has no score
+def test_draws_without_a_score_are_dropped_counted_and_warned_about():
+    labels, rewards = [[1, 0], [1, 1], [1, 1]], np.array([[2.0, 0.0], [1.0, 2.0], [1.0, 3.0]])
+    options = {"groups": [0, 1, 2], "random_state": 0, "metric_params": {"output_labels": labels}}
     with pytest.warns(UserWarning, match="of 1000 bootstrap draws have no score .* Use more groups"):
-        interval = bootstrap_interval(
-            statistic, *arguments, rewards, groups=[0, 1, 2], random_state=0, metric_params=params
-        )
-    assert 600 < interval.n_valid < 800  # 1 - (2/3)^3 = 0.70
+        interval = bootstrap_interval("output_auc_score", None, rewards, **options)
+    assert 600 < interval.n_valid < 800  # 1 - (2/3)^3 = 0.70 of the draws have the first row
     assert np.isfinite(interval[:4]).all()
-
-
-def test_without_any_score_the_interval_is_nan():
-    params = {"output_labels": np.ones((3, 2))}
     with pytest.warns(UserWarning, match="1000 of 1000"):
-        interval = bootstrap_interval("output_auc_score", None, np.eye(3, 2), groups=None, metric_params=params)
+        interval = bootstrap_interval("output_f1_score", [0, 0], [1.0, -1.0], groups=None)
     assert interval.n_valid == 0 and np.isnan(interval[:4]).all()
 
 
@@ -464,9 +377,6 @@ def test_check_split_names_the_leak():
         assert check_split(train, test, groups).size == 0
     with pytest.raises(ValueError, match="a split by groups needs at least 2"):
         check_split([0], [1], ["a", "a"])
-
-
-@pytest.mark.parametrize("rows", [[2], [0.5], [True]])
-def test_check_split_refuses_rows_that_do_not_fit(rows):
-    with pytest.raises(ValueError, match="rows that do not fit .* row numbers below 2, or masks of shape"):
-        check_split([0], rows, ["a", "b"])
+    for rows in ([2], [0.5], [True]):
+        with pytest.raises(ValueError, match="rows that do not fit .* row numbers below 2, or masks of shape"):
+            check_split([0], rows, ["a", "b"])

@@ -13,23 +13,7 @@ from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.model_selection import GridSearchCV, GroupKFold, KFold, cross_validate
 from sklearn.pipeline import make_pipeline
 
-from fairl_sk import MaxEntropyIRL, PairTransformer
-from fairl_sk.metrics import (
-    longer_null,
-    make_starc_scorer,
-    output_auc_score,
-    output_auc_scorer,
-    output_f1_score,
-    output_f1_scorer,
-    pair_accuracy,
-    pair_accuracy_scorer,
-    pair_log_loss,
-    pair_log_loss_scorer,
-    prompt_only_null,
-    shorter_null,
-    shuffled_labels_null,
-    starc_distance,
-)
+from fairl_sk import MaxEntropyIRL, PairTransformer, metrics
 
 
 def kindness(texts):
@@ -37,16 +21,12 @@ def kindness(texts):
     return np.array([text.count("kind") - text.count("rude") for text in texts], dtype=float)
 
 
-def first_feature(outputs):
-    return outputs[:, 0]
-
-
 SCORERS = {
-    "accuracy": pair_accuracy_scorer,
-    "log_loss": pair_log_loss_scorer,
-    "f1": output_f1_scorer,
-    "auc": output_auc_scorer,
-    "starc": make_starc_scorer(kindness, groups="pairs"),
+    "accuracy": metrics.pair_accuracy_scorer,
+    "log_loss": metrics.pair_log_loss_scorer,
+    "f1": metrics.output_f1_scorer,
+    "auc": metrics.output_auc_scorer,
+    "starc": metrics.make_starc_scorer(kindness, groups="pairs"),
 }
 
 
@@ -72,9 +52,6 @@ def rewards_of(fitted, X):
     return fitted.decision_function(X.reshape(-1, *X.shape[2:])).reshape(-1, 2)
 
 
-# ---------------------------------------------------------------------------------------------------- scorers
-
-
 @pytest.mark.parametrize(("with_y", "routing"), [(True, False), (False, True)])
 def test_scorers_in_cross_validate(texts, pipeline, with_y, routing):
     X, y = texts, None
@@ -88,11 +65,11 @@ def test_scorers_in_cross_validate(texts, pipeline, with_y, routing):
         rewards, y_test = rewards_of(fitted, X[test]), None if y is None else y[test]
         margins, truth = rewards[:, 0] - rewards[:, 1], kindness(X[test].ravel()).reshape(-1, 2)
         expected = {
-            "accuracy": pair_accuracy(y_test, margins),
-            "log_loss": -pair_log_loss(y_test, margins),
-            "f1": output_f1_score(y_test, rewards),
-            "auc": output_auc_score(y_test, rewards),
-            "starc": -starc_distance(rewards, truth, groups="pairs"),
+            "accuracy": metrics.pair_accuracy(y_test, margins),
+            "log_loss": -metrics.pair_log_loss(y_test, margins),
+            "f1": metrics.output_f1_score(y_test, rewards),
+            "auc": metrics.output_auc_score(y_test, rewards),
+            "starc": -metrics.starc_distance(rewards, truth, groups="pairs"),
         }
         assert {name: results[f"test_{name}"][fold] for name in SCORERS} == pytest.approx(expected, abs=1e-6)
     assert results["test_auc"].min() > 0.9 and results["test_starc"].min() > -0.4
@@ -118,36 +95,28 @@ def test_scorers_on_tables(texts, pipeline):
         return kindness(outputs)
 
     outputs = pd.DataFrame({"prompt": ["p", "q", "r"], "completion": ["kind", "so kind", "rude"]})
-    assert -1 <= make_starc_scorer(reference)(pipeline.fit(table), outputs) <= 0
+    assert -1 <= metrics.make_starc_scorer(reference)(pipeline.fit(table), outputs) <= 0
     assert seen == ["p\n\nkind", "q\n\nso kind", "r\n\nrude"]
 
 
 def test_scorers_of_single_outputs_and_output_labels(features):
     X, y = features
     fitted, labels = MaxEntropyIRL(random_state=0).fit(X, y), (X[..., 0] > 0).astype(int)
-    assert output_auc_scorer(fitted, X, y, output_labels=labels) > 0.95
-    assert output_auc_scorer(fitted, X[:, 0], labels[:, 0]) > 0.95
-    assert output_f1_scorer(fitted, X[:, 0], labels[:, 0]) > 0.8
-    assert make_starc_scorer(first_feature)(fitted, X[:, 0]) > -0.2
+    assert metrics.output_auc_scorer(fitted, X, y, output_labels=labels) > 0.95
+    assert metrics.output_auc_scorer(fitted, X[:, 0], labels[:, 0]) > 0.95
+    assert metrics.output_f1_scorer(fitted, X[:, 0], labels[:, 0]) > 0.8
+    assert metrics.make_starc_scorer(lambda outputs: outputs[:, 0])(fitted, X[:, 0]) > -0.2
     with pytest.raises(ValueError, match="Got single outputs, but pair_accuracy needs pairs"):
-        pair_accuracy_scorer(fitted, X[:, 0], labels[:, 0])
+        metrics.pair_accuracy_scorer(fitted, X[:, 0], labels[:, 0])
 
 
 def test_a_fold_with_one_class_is_read_by_the_classes_of_the_estimator(features):
     X, y = features[0], np.where(features[1] == 1, "yes", "no")
     fitted, no = MaxEntropyIRL(random_state=0).fit(X, y), y == "no"
     rewards = rewards_of(fitted, X[no])
-    assert pair_accuracy_scorer(fitted, X[no], y[no]) == pair_accuracy(None, rewards[:, 1] - rewards[:, 0])
-    assert output_auc_scorer(fitted, X[no], y[no]) == output_auc_score(None, rewards[:, ::-1])
-
-
-@pytest.mark.parametrize("scorer", [*list(SCORERS.values())[:4], make_starc_scorer(first_feature)])
-def test_rows_of_weight_zero_do_not_count(features, scorer):
-    X, y = features
-    fitted, weights = MaxEntropyIRL(random_state=0).fit(X, y), (np.arange(40) >= 10).astype(float)
-    wrong = np.where(weights > 0, y, 1 - y)
-    assert scorer(fitted, X, wrong, sample_weight=weights) == pytest.approx(scorer(fitted, X[10:], y[10:]))
-    assert scorer(fitted, X, wrong) != pytest.approx(scorer(fitted, X[10:], y[10:]))
+    accuracy = metrics.pair_accuracy(None, rewards[:, 1] - rewards[:, 0])
+    assert metrics.pair_accuracy_scorer(fitted, X[no], y[no]) == accuracy
+    assert metrics.output_auc_scorer(fitted, X[no], y[no]) == metrics.output_auc_score(None, rewards[:, ::-1])
 
 
 def test_routed_metadata_reaches_the_scorers(rng, features):
@@ -159,78 +128,57 @@ def test_routed_metadata_reaches_the_scorers(rng, features):
         "groups": np.arange(40) // 4,
     }
     with sklearn.config_context(enable_metadata_routing=True):
-        f1 = copy.deepcopy(output_f1_scorer).set_score_request(sample_weight=True, output_labels=True)
-        accuracy = copy.deepcopy(pair_accuracy_scorer).set_score_request(sample_weight="sample_weight")
-        starc = make_starc_scorer().set_score_request(reference_reward=True, groups=True, sample_weight=False)
+        f1 = copy.deepcopy(metrics.output_f1_scorer).set_score_request(sample_weight=True, output_labels=True)
+        accuracy = copy.deepcopy(metrics.pair_accuracy_scorer).set_score_request(sample_weight="sample_weight")
+        starc = metrics.make_starc_scorer().set_score_request(reference_reward=True, groups=True, sample_weight=True)
         learner = MaxEntropyIRL(random_state=0).set_fit_request(sample_weight=True)
         scoring = {"f1": f1, "accuracy": accuracy, "starc": starc}
         results = cross_validate(learner, X, y, cv=GroupKFold(4), scoring=scoring, params=params, error_score="raise")
     for fold, (train, test) in enumerate(GroupKFold(4).split(X, groups=params["groups"])):
         fitted = clone(learner).fit(X[train], y[train], sample_weight=params["sample_weight"][train])
         rewards, part = rewards_of(fitted, X[test]), {name: value[test] for name, value in params.items()}
-        weights = part["sample_weight"]
-        f1 = output_f1_score(None, rewards, output_labels=part["output_labels"], sample_weight=weights)
+        weights, reference, groups = part["sample_weight"], part["reference_reward"], part["groups"]
+        f1 = metrics.output_f1_score(None, rewards, output_labels=part["output_labels"], sample_weight=weights)
         assert results["test_f1"][fold] == pytest.approx(f1)
-        accuracy = pair_accuracy(y[test], rewards[:, 0] - rewards[:, 1], sample_weight=weights)
+        accuracy = metrics.pair_accuracy(y[test], rewards[:, 0] - rewards[:, 1], sample_weight=weights)
         assert results["test_accuracy"][fold] == pytest.approx(accuracy)
-        distance = starc_distance(rewards, part["reference_reward"], groups=part["groups"])
+        distance = metrics.starc_distance(rewards, reference, groups=groups, sample_weight=weights)
         assert results["test_starc"][fold] == pytest.approx(-distance, abs=1e-6)
-
-
-def test_metadata_has_to_be_requested(features):
-    learner, params = MaxEntropyIRL(random_state=0), {"sample_weight": np.ones(40)}
-    with sklearn.config_context(enable_metadata_routing=True):
-        learner.set_fit_request(sample_weight=True)
-        with pytest.raises(sklearn.exceptions.UnsetMetadataPassedError, match="PairScorer"):
-            cross_validate(learner, *features, scoring=pair_accuracy_scorer, params=params)
-        with pytest.raises(TypeError, match="Unexpected args"):
-            copy.deepcopy(pair_accuracy_scorer).set_score_request(output_labels=True)
 
 
 def test_scorer_errors(features):
     X, y = features
     fitted = MaxEntropyIRL(random_state=0).fit(X, y)
     with pytest.raises(ValueError, match="neither a reference nor the metadata reference_reward"):
-        make_starc_scorer()(fitted, X)
+        metrics.make_starc_scorer()(fitted, X)
     with pytest.raises(ValueError, match="both a reference and the metadata reference_reward"):
-        make_starc_scorer(first_feature)(fitted, X, reference_reward=np.zeros((40, 2)))
+        metrics.make_starc_scorer(lambda outputs: outputs[:, 0])(fitted, X, reference_reward=np.zeros((40, 2)))
     with pytest.raises(TypeError, match="CountVectorizer without a decision_function.*End the pipeline"):
-        pair_accuracy_scorer(CountVectorizer(), X)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"reference": np.zeros((6, 2))}, "reference of type ndarray.*routed metadata reference_reward"),
-        ({"groups": np.arange(6)}, "expected None or 'pairs'. Pass prompts as routed metadata groups"),
-        ({"norm": 0}, "norm=0"),
-    ],
-)
-def test_starc_scorer_refuses_arrays_and_unknown_norms(options, message):
-    with pytest.raises(ValueError, match=message):
-        make_starc_scorer(**options)
-
-
-# ------------------------------------------------------------------------------------------------------ nulls
+        metrics.pair_accuracy_scorer(CountVectorizer(), X)
+    with pytest.raises(ValueError, match="reference of type ndarray.*routed metadata reference_reward"):
+        metrics.make_starc_scorer(np.zeros((6, 2)))
+    with pytest.raises(ValueError, match="expected None or 'pairs'. Pass prompts as routed metadata groups"):
+        metrics.make_starc_scorer(groups=np.arange(6))
 
 
 def test_length_nulls():
     texts = np.array([["a long output", "short"], ["no", "a longer one"]], dtype=object)
-    longer = longer_null(texts)
+    longer = metrics.longer_null(texts)
     assert longer.shape == (2, 2) and np.median(longer) == 0
     np.testing.assert_array_equal(longer[:, 0] - longer[:, 1], [8, -10])
-    np.testing.assert_array_equal(shorter_null(texts), -longer)
+    np.testing.assert_array_equal(metrics.shorter_null(texts), -longer)
     table = pd.DataFrame({"prompt": ["", "p", ""], "completion": ["a", "three", "seven words"]})
-    np.testing.assert_array_equal(longer_null(table), [-7, 0, 3])  # 1, 8 and 11 characters
+    np.testing.assert_array_equal(metrics.longer_null(table), [-7, 0, 3])  # 1, 8 and 11 characters
     with pytest.raises(ValueError, match="without texts.*Pass the input of the vectorizer"):
-        longer_null(np.zeros((3, 2, 4)))
+        metrics.longer_null(np.zeros((3, 2, 4)))
 
 
 def test_shuffled_labels_score_about_one_half(features):
     X, y = features
-    assert pair_accuracy_scorer(MaxEntropyIRL(random_state=0).fit(X, y), X, y) > 0.9
-    nulls = [shuffled_labels_null(MaxEntropyIRL(), X, y, groups=np.arange(40) // 2, random_state=i) for i in range(10)]
-    assert 0.3 < np.mean([pair_accuracy(y, null[:, 0] - null[:, 1]) for null in nulls]) < 0.7
+    assert metrics.pair_accuracy_scorer(MaxEntropyIRL(random_state=0).fit(X, y), X, y) > 0.9
+    options = {"groups": np.arange(40) // 2}
+    nulls = [metrics.shuffled_labels_null(MaxEntropyIRL(), X, y, random_state=i, **options) for i in range(10)]
+    assert 0.3 < np.mean([metrics.pair_accuracy(y, null[:, 0] - null[:, 1]) for null in nulls]) < 0.7
 
 
 class Recorder(MaxEntropyIRL):
@@ -246,27 +194,27 @@ class Recorder(MaxEntropyIRL):
 @pytest.mark.parametrize(("y", "classes"), [(None, (0, 1)), (np.ones(40), (0, 1)), (["a", "b"] * 20, ("a", "b"))])
 def test_shuffled_labels_are_seeded_balanced_and_keep_the_classes(features, y, classes):
     X = features[0]
-    draws = [shuffled_labels_null(Recorder(), X, y, X_test=X[:9], random_state=seed) for seed in (1, 1, 2)]
+    draws = [metrics.shuffled_labels_null(Recorder(), X, y, X_test=X[:9], random_state=seed) for seed in (1, 1, 2)]
     assert draws[0].shape == (9, 2) and (draws[0] == draws[1]).all() and (draws[0] != draws[2]).any()
     assert [Recorder.seen[-1].count(name) for name in classes] == [20, 20]
 
 
 def test_shuffled_labels_of_outputs_and_errors(features):
     X, y = features
-    assert shuffled_labels_null(MaxEntropyIRL(), X[:, 0], y, random_state=0).shape == (40,)
+    assert metrics.shuffled_labels_null(MaxEntropyIRL(), X[:, 0], y, random_state=0).shape == (40,)
     with pytest.raises(ValueError, match="an out-of-fold fit needs at least 2"):
-        shuffled_labels_null(MaxEntropyIRL(), X, groups=np.zeros(40))
+        metrics.shuffled_labels_null(MaxEntropyIRL(), X, groups=np.zeros(40))
     with pytest.raises(ValueError, match="outputs with y=None.*Pass y, or pairs"):
-        shuffled_labels_null(MaxEntropyIRL(), X[:, 0])
+        metrics.shuffled_labels_null(MaxEntropyIRL(), X[:, 0])
 
 
 def test_prompt_only_null_is_the_leave_one_out_mean(rng):
     prompts = np.repeat(np.arange(40), 5)
     labels = (rng.random((200, 2)) < rng.random(40)[prompts][:, None]).astype(int)
-    rewards = prompt_only_null(prompts, labels)
+    rewards = metrics.prompt_only_null(prompts, labels)
     np.testing.assert_allclose(rewards[0], labels[1:5].mean() - 0.5)
-    assert pair_accuracy(None, rewards[:, 0] - rewards[:, 1]) == 0.5
-    assert output_auc_score(None, rewards, output_labels=labels) > 0.6
-    assert np.ptp(prompt_only_null(np.arange(200), labels)) == 0  # a pair's own labels never enter
+    assert metrics.pair_accuracy(None, rewards[:, 0] - rewards[:, 1]) == 0.5
+    assert metrics.output_auc_score(None, rewards, output_labels=labels) > 0.6
+    assert np.ptp(metrics.prompt_only_null(np.arange(200), labels)) == 0  # a pair's own labels never enter
     with pytest.raises(ValueError, match=r"output_labels of shape \(200,\)"):
-        prompt_only_null(prompts, labels[:, 0])
+        metrics.prompt_only_null(prompts, labels[:, 0])
