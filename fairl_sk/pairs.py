@@ -17,11 +17,11 @@ A table may have a column ``prompt``. `fairl_sk.messages` joins prompts and outp
 from numbers import Real
 
 import numpy as np
-from sklearn.base import BaseEstimator, TransformerMixin, clone
+from sklearn.base import BaseEstimator, clone
 from sklearn.compose import ColumnTransformer
 from sklearn.pipeline import FeatureUnion, Pipeline
 from sklearn.preprocessing import FunctionTransformer
-from sklearn.utils import InputTags, _safe_indexing, check_random_state, get_tags
+from sklearn.utils import InputTags, TransformerTags, _safe_indexing, check_random_state, get_tags
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_array, check_is_fitted, column_or_1d, validate_data
 
@@ -374,7 +374,7 @@ def distinct_labels(y):
 # ---------------------------------------------------------------------------------------------- transformer
 
 
-class PairTransformer(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None):  # type: ignore[call-arg]
+class PairTransformer(BaseEstimator):  # no TransformerMixin: the tables of its set_output cannot hold pairs
     """Apply a transformer of outputs to pairs.
 
     The inner transformer is fitted on the distinct outputs of all pairs, and transforms each distinct output once per
@@ -521,6 +521,7 @@ class PairTransformer(TransformerMixin, BaseEstimator, auto_wrap_output_keys=Non
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
+        tags.transformer_tags = TransformerTags()
         tags.input_tags.three_d_array = True
         tags.input_tags.string = True
         if self.transformer is not None:

@@ -1,5 +1,6 @@
 """Pairs: reading, checking, shuffling, and lifting a transformer to them."""
 
+import datasets
 import numpy as np
 import pandas as pd
 import pytest
@@ -86,22 +87,13 @@ def test_tables_of_texts():
     assert is_pairs(pd.DataFrame({"chosen": ["a"], "rejected": ["b"]}).astype("string"))
 
 
-class FakeDataset:
-    """The two things that a ``datasets.Dataset`` offers here: column names and columns."""
-
-    def __init__(self, columns):
-        self.columns_ = columns
-        self.column_names = list(columns)
-
-    def __getitem__(self, name):
-        return self.columns_[name]
-
-
 def test_conversational_data_sets_are_read_as_text():
-    chosen = [[{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]]
-    rejected = [[{"role": "user", "content": "hi"}, {"role": "assistant", "content": "go away"}]]
-    data = FakeDataset({"chosen": chosen, "rejected": rejected})
-    assert stack_outputs(data).tolist() == ["hi\n\nhello", "hi\n\ngo away"]
+    sides = {"chosen": "hello", "rejected": "go away"}
+    data = {
+        side: [[{"role": "user", "content": "hi"}, {"role": "assistant", "content": text}]]
+        for side, text in sides.items()
+    }
+    assert stack_outputs(datasets.Dataset.from_dict(data)).tolist() == ["hi\n\nhello", "hi\n\ngo away"]
 
 
 def test_conversations_outside_a_table_are_refused():
@@ -133,7 +125,7 @@ def test_numbers_in_a_column_of_texts_are_refused(table):
     ("X", "message"),
     [
         (pd.DataFrame({"good": ["a"], "bad": ["b"]}), "columns .*good.*Expected 'chosen' and 'rejected'"),
-        (FakeDataset({"text": ["a"]}), "columns .*text.*Expected 'chosen'"),
+        (datasets.Dataset.from_dict({"text": ["a"]}), "columns .*text.*Expected 'chosen'"),
         (pd.DataFrame({"chosen": ["a", None], "rejected": ["c", "d"]}), "row 1 of column 'chosen'.*(None|nan)"),
         (
             pd.DataFrame({"chosen": ["a"], "rejected": ["b"], "prompt": [3]}),
@@ -141,9 +133,7 @@ def test_numbers_in_a_column_of_texts_are_refused(table):
         ),
         (np.array([["a", 1.5]], dtype=object), "row 0, side 1.*1.5"),
         (np.array([["a", "b", "c"]]), r"texts of shape \(1, 3\).*Expected \(n_pairs, 2\)"),
-        (np.array(["a", None], dtype=object), "row 1.*None"),
         ([[None, "b c"], ["c d", "d e"]], "row 0, side 0, but found NoneType None.*drop or fill"),
-        ([[7, "b c"], ["c d", "d e"]], "row 0, side 0, but found int 7"),
         ([None, "b c"], "row 0, but found NoneType"),
         (["b c", np.nan], "row 1, but found float nan.*drop or fill"),
     ],
@@ -178,7 +168,6 @@ def test_preference_sign():
         (["x", "x", "x"], {}, "Found 1 class in y"),
         ([0, 1], {}, "2 labels for 3 rows"),
         ([0, 1, 5], {"classes": [0, 1]}, r"label 5 in.*two classes \[0, 1\]"),
-        ([0.0, 1.0, 5.0], {"classes": np.array([0.0, 1.0])}, r"label 5\.0 in.*two classes \[0\.0, 1\.0\]"),
         ([0, 1, 0.5], {}, "found 0.5 in y.*twice.*sample_weight 0.5 each"),
         ([0, 1, 0.5], {"classes": [0, 1]}, "found 0.5 in y.*twice"),
         (["a", None, "b"], {}, "None in y, first at row 1"),
@@ -259,13 +248,6 @@ def test_equal_to_doing_it_by_hand(detox, text_features):
     np.testing.assert_allclose(text_features.transform(stack_outputs(detox.data)), lifted.reshape(-1, 16), atol=1e-6)
 
 
-def test_order_of_the_rows_does_not_matter(detox, text_features, rng):
-    order = rng.permutation(len(detox.data))
-    lifted = clone(text_features).fit_transform(detox.data)
-    permuted = clone(text_features).fit_transform(detox.data[order])
-    np.testing.assert_array_equal(permuted, lifted[order])
-
-
 def test_every_form_of_the_same_texts_gives_the_same_features(detox, text_features):
     data = detox.data[:50]
     expected = text_features.fit_transform(data)
@@ -286,12 +268,6 @@ def test_sparse_features_of_pairs_are_refused_with_the_remedy(detox):
         PairTransformer(TfidfVectorizer()).fit_transform(detox.data)
     outputs = PairTransformer(TfidfVectorizer()).fit(detox.data).transform(detox.data[:, 0])
     assert sparse.issparse(outputs)
-
-
-def test_nested_parameters():
-    lift = PairTransformer(make_pipeline(TfidfVectorizer(), TruncatedSVD()))
-    lift.set_params(transformer__truncatedsvd__n_components=3)
-    assert lift.get_params()["transformer__truncatedsvd__n_components"] == 3
 
 
 def test_more_features_than_at_fit_and_text_instead_of_numbers(rng):
