@@ -602,9 +602,11 @@ def test_one_output_with_both_labels_is_a_contradiction(tmp_path):
 
 def test_groups_are_connected_through_prompts_and_rejected_texts(tmp_path):
     rows = [("p", "a", "b"), ("q", "c", "d"), ("p", "e", "f"), ("r", "g", "f"), ("", "h", "i"), ("", "h", "j")]
+    rows.append(("d", "k", "l"))
     records = [dict(zip(("prompt", "chosen", "rejected"), row, strict=True)) for row in rows]
-    # p joins rows 0 and 2, f joins 2 and 3; no prompt joins nothing, nor does a common chosen text
-    assert load_jsonl(tmp_path, records).groups.tolist() == [0, 1, 0, 0, 2, 3]
+    # p joins rows 0 and 2, f joins 2 and 3; no prompt joins nothing, nor does a common chosen text, nor a
+    # prompt that is a rejected text elsewhere
+    assert load_jsonl(tmp_path, records).groups.tolist() == [0, 1, 0, 0, 2, 3, 4]
 
 
 def test_generated_pairs_are_kept_as_they_were_drawn(tmp_path):
