@@ -1,4 +1,4 @@
-"""Synthetic preferences keep their promises; every file format, bad file and odd line of `load_preferences`."""
+"""Preference files: every format, every bad file and every odd line of `load_preferences`."""
 
 import builtins
 import csv
@@ -16,15 +16,10 @@ import pyarrow.parquet
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.feature_extraction.text import TfidfVectorizer
-from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import roc_auc_score
-from sklearn.model_selection import GroupShuffleSplit
 from sklearn.preprocessing import FunctionTransformer
-from sklearn.utils import check_random_state
 
 from fairl_sk import PairTransformer
-from fairl_sk.datasets import load_preferences, make_detox_preferences, make_preferences
+from fairl_sk.datasets import load_preferences
 from fairl_sk.pairs import join_prompts
 
 PAIRS = [("good morning", "go away"), ("well done", "badly done"), ('a "fine" day', "no, never")]
@@ -42,7 +37,7 @@ def write_jsonl(path, records):
 def write_table(path, header, rows):
     opener = gzip.open if path.suffix == ".gz" else open
     with opener(path, "wt", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, delimiter="\t" if ".tsv" in path.name else ",")
+        writer = csv.writer(file, delimiter="\t" if ".tsv" in path.name.lower() else ",")
         writer.writerows([header, *rows])
     return path
 
@@ -55,202 +50,6 @@ def chosen_first(bunch, values=None):
     """The pairs of a bunch as tuples (chosen, rejected)."""
     values = bunch.data if values is None else values
     return [tuple(row if target else row[::-1]) for row, target in zip(values, bunch.target, strict=True)]
-
-
-# ---------------------------------------------------------------------------------------------- make_preferences
-
-
-def test_make_preferences_has_the_documented_shapes_and_halves():
-    bunch = make_preferences(101, 7, random_state=0)
-    assert bunch.data.shape == (101, 2, 7) and bunch.reference_reward.shape == (101, 2)
-    assert bunch.target.sum() == 50 and set(bunch.target) == {0, 1}
-    assert not bunch.flipped.any() and len(set(bunch.groups)) == 101
-    assert np.isclose(np.linalg.norm(bunch.coef), 1)
-    assert np.allclose(bunch.data @ bunch.coef, bunch.reference_reward)
-    margins = bunch.reference_reward[:, 0] - bunch.reference_reward[:, 1]
-    assert ((margins > 0) == (bunch.target == 1)).all()  # without noise the greater reward is preferred
-    assert make_preferences(20, shuffle_sides=False, random_state=0).target.tolist() == [1] * 20
-
-
-@pytest.mark.parametrize(
-    "make",
-    [
-        lambda seed: make_preferences(50, 3, groups=10, noise=0.2, random_state=seed),
-        lambda seed: make_detox_preferences(60, noise=0.3, random_state=seed),
-    ],
-)
-def test_a_seed_gives_the_same_pairs_and_leaves_the_global_generator_alone(make):
-    before = check_random_state(None).get_state()[1].copy()
-    first, again, other = make(3), make(3), make(4)
-    assert np.array_equal(check_random_state(None).get_state()[1], before)
-    assert all(np.array_equal(first[name], again[name]) for name in first)
-    assert not np.array_equal(first.data, other.data)
-
-
-def test_make_preferences_reward_is_recovered_by_a_linear_fit():
-    bunch = make_preferences(4000, 10, random_state=0)
-    learner = LogisticRegression(fit_intercept=False).fit(bunch.data[:, 0] - bunch.data[:, 1], bunch.target)
-    assert learner.coef_[0] @ bunch.coef / np.linalg.norm(learner.coef_) > 0.99
-
-
-@pytest.mark.parametrize("noise", [0.0, 0.2, 0.5])
-def test_make_preferences_noise_flips_that_fraction(noise):
-    bunch = make_preferences(4000, 5, noise=noise, random_state=0)
-    wrong = (bunch.reference_reward[:, 0] > bunch.reference_reward[:, 1]) != (bunch.target == 1)
-    assert np.array_equal(wrong, bunch.flipped)
-    assert abs(bunch.flipped.mean() - noise) < 0.03
-
-
-def test_make_preferences_temperature_is_that_of_bradley_terry():
-    bunch = make_preferences(20000, 5, temperature=0.7, random_state=0)
-    margins = bunch.reference_reward[:, 0] - bunch.reference_reward[:, 1]
-    fit = LogisticRegression(fit_intercept=False, C=1e6).fit(margins[:, None], bunch.target)
-    assert abs(fit.coef_[0, 0] - 1 / 0.7) < 0.1
-    assert not bunch.flipped.any()
-
-
-def test_make_preferences_groups_share_a_prompt():
-    bunch = make_preferences(400, 30, groups=8, random_state=0)
-    assert set(np.bincount(bunch.groups)) == {50}
-    means = np.array([bunch.data[bunch.groups == g].mean(axis=(0, 1)) for g in range(8)])
-    assert means.std(axis=0).mean() > 0.5  # the prompts' part has standard deviation 1, noise alone would give 0.1
-
-
-@pytest.mark.parametrize(
-    ("parameters", "message"),
-    [
-        ({"n_pairs": 1}, r"'n_pairs' .* must be an int in the range \[2, inf\). Got 1"),
-        ({"n_pairs": 10.0}, "'n_pairs' .* must be an int"),
-        ({"n_features": 0}, "'n_features' .* Got 0"),
-        ({"noise": 0.6}, r"'noise' .* must be a float in the range \[0.0, 0.5\]. Got 0.6"),
-        ({"noise": float("nan")}, "Got nan"),
-        ({"temperature": 0}, "'temperature' .* Got 0"),
-        ({"groups": 0}, "'groups' .* Got 0"),
-        ({"groups": 1001}, "groups=1001 for n_pairs=1000. Expected at most one group for each pair"),
-    ],
-)
-def test_make_preferences_refuses(parameters, message):
-    with pytest.raises(ValueError, match=message):
-        make_preferences(**parameters)
-
-
-# ---------------------------------------------------------------------------------------- make_detox_preferences
-
-
-@pytest.fixture(scope="module")
-def detox():
-    return make_detox_preferences(3000, random_state=0)
-
-
-def test_detox_has_the_documented_columns(detox):
-    n = 3000
-    for name in ("data", "reference_reward", "output_labels", "subtypes", "hard"):
-        assert detox[name].shape == (n, 2)
-    for name in ("target", "prompt", "groups", "kinds", "flipped"):
-        assert detox[name].shape == (n,)
-    assert all(isinstance(text, str) for text in detox.data.ravel())
-    assert detox.target.sum() == n // 2 and not detox.flipped.any()
-    assert "wrote itself" in detox.DESCR
-
-
-def test_detox_fractions_are_exact(detox):
-    counts = {kind: (detox.kinds == kind).sum() for kind in set(detox.kinds)}
-    assert counts == {"T->NT": 1500, "NT->NT": 750, "T->T": 600, "NT->T": 150}
-    assert (detox.hard != "").sum() == 1800
-    one_kind = make_detox_preferences(7, kinds={"T->T": 1.0}, hard=0, random_state=0)
-    assert set(one_kind.kinds) == {"T->T"} and set(one_kind.hard.ravel()) == {""}
-    odd = make_detox_preferences(10, kinds={"NT->T": 1 / 3, "T->NT": 2 / 3}, random_state=0)
-    assert (odd.kinds == "NT->T").sum() == 3
-
-
-def test_detox_reward_agrees_with_labels_kinds_and_preferences(detox):
-    assert np.array_equal(detox.output_labels, (detox.reference_reward > 0).astype(int))
-    assert np.abs(detox.reference_reward).min() > 0.04
-    assert np.array_equal(detox.subtypes == "none", detox.output_labels == 1)
-    assert set(detox.subtypes.ravel()) == {"none", "insult", "threat", "obscenity", "identity"}
-    labels = np.array(["T", "NT"])
-    for kind, (chosen, rejected) in zip(detox.kinds, chosen_first(detox, detox.output_labels), strict=True):
-        assert kind == f"{labels[rejected]}->{labels[chosen]}"
-    margins = np.array([chosen - rejected for chosen, rejected in chosen_first(detox, detox.reference_reward)])
-    assert np.array_equal(margins > 0, detox.kinds != "NT->T")
-    assert np.abs(margins).min() > 0.049
-
-
-def test_detox_noise_flips_preferences_and_renames_their_kinds():
-    plain = make_detox_preferences(1000, kinds={"T->NT": 1.0}, random_state=0)
-    noisy = make_detox_preferences(1000, kinds={"T->NT": 1.0}, noise=0.25, random_state=0)
-    assert set(plain.kinds) == {"T->NT"}
-    assert np.array_equal(noisy.kinds == "NT->T", noisy.flipped)
-    assert abs(noisy.flipped.mean() - 0.25) < 0.05
-
-
-def test_detox_groups_hold_prompts_together(detox):
-    for column in (detox.prompt, np.array([rejected for _, rejected in chosen_first(detox)])):
-        groups = {}
-        for value, group in zip(column, detox.groups, strict=True):
-            assert groups.setdefault(value, group) == group
-    assert len(set(detox.groups)) > 500 and np.bincount(detox.groups).max() < 30
-
-
-def test_detox_texts_are_distinct_and_length_or_style_is_no_giveaway(detox):
-    assert len(set(detox.data.ravel())) > 0.98 * detox.data.size
-    for measure in (len, lambda text: len(text.split())):
-        sizes = np.array([[measure(text) for text in row] for row in detox.data])
-        chosen, rejected = np.array(chosen_first(detox, sizes)).T
-        assert 0.45 < np.mean((chosen < rejected) + 0.5 * (chosen == rejected)) < 0.55
-        assert 0.45 < roc_auc_score(detox.output_labels.ravel(), sizes.ravel()) < 0.55
-    for sign in (str.isupper, lambda c: c == "!", lambda c: c in "\"'", lambda c: c == ","):
-        counts = [sum(map(sign, text)) for text in detox.data.ravel()]
-        assert 0.45 < roc_auc_score(detox.output_labels.ravel(), counts) < 0.55
-
-
-def test_detox_bag_of_words_learns_it_but_fails_on_hard_cases():
-    easy, hard = [], []
-    for seed in range(2):
-        bunch = make_detox_preferences(3000, random_state=seed)
-        split = GroupShuffleSplit(1, test_size=0.3, random_state=0)
-        train, test = next(split.split(bunch.data, groups=bunch.groups))
-        features = TfidfVectorizer().fit(bunch.data[train].ravel()).transform(bunch.data.ravel())
-        differences = features[0::2] - features[1::2]
-        learner = LogisticRegression(C=10, max_iter=1000).fit(differences[train], bunch.target[train])
-        truth = bunch.reference_reward[:, 0] > bunch.reference_reward[:, 1]
-        right = (learner.predict(differences[test]) == truth[test]).astype(float)
-        is_hard = (bunch.hard[test] != "").any(axis=1)
-        easy += list(right[~is_hard])
-        hard += list(right[is_hard])
-    assert 0.8 < np.mean(easy + hard) < 0.95
-    assert np.mean(easy) > np.mean(hard) + 0.03
-
-
-def test_detox_hard_cases_are_of_every_kind_and_on_the_right_side(detox):
-    harmless = {"negation", "quotation", "reported", "mild"}
-    toxic = {"implicit", "disguise"}
-    assert set(detox.hard.ravel()) == {""} | harmless | toxic
-    assert set(detox.hard[detox.output_labels == 1]) == {""} | harmless
-    assert set(detox.hard[detox.output_labels == 0]) == {""} | toxic
-    means = {kind: detox.reference_reward[detox.hard == kind].mean() for kind in harmless}
-    assert all(abs(means["mild"] + 0.15 - means[kind]) < 0.06 for kind in harmless - {"mild"})
-    texts = [text.lower() for text in detox.data[detox.hard == "negation"]]
-    assert sum("you are not" in text for text in texts) > 10
-    assert not any("{" in text or " a idiot" in text for text in detox.data.ravel())
-
-
-BAD_KINDS = ({"T->N": 1.0}, {"T->NT": 0.5}, {"T->NT": 1.5, "T->T": -0.5}, {"T->NT": np.nan}, {})
-
-
-@pytest.mark.parametrize(
-    ("parameters", "message"),
-    [
-        ({"n_pairs": 0}, "'n_pairs' .* Got 0"),
-        ({"hard": 1.5}, r"'hard' .* range \[0.0, 1.0\]. Got 1.5"),
-        ({"noise": -0.1}, "'noise' .* Got -0.1"),
-        ({"kinds": (0.5, 0.5)}, "'kinds' .* must be an instance of 'dict'"),
-        *(({"kinds": kinds}, "Found kinds=.* add up to 1, for some .* 'T->NT', 'NT->NT'") for kinds in BAD_KINDS),
-    ],
-)
-def test_detox_refuses(parameters, message):
-    with pytest.raises(ValueError, match=message):
-        make_detox_preferences(**parameters)
 
 
 # ---------------------------------------------------------------------------------------- load_preferences: files
@@ -269,11 +68,8 @@ def test_every_kind_of_file_gives_the_same_pairs(tmp_path, name):
         path.write_bytes(gzip.compress(text.encode()) if name.endswith("gz") else text.encode())
     else:
         path = write_table(path, ["chosen", "rejected"], PAIRS)
-        if name == "p.TSV":
-            path.write_text("chosen\trejected\n" + "\n".join(f"{a.replace(chr(34), '')}\t{b}" for a, b in PAIRS))
     bunch = load_preferences(path)
-    expected = [(a.replace('"', ""), b) for a, b in PAIRS] if name == "p.TSV" else PAIRS
-    assert chosen_first(bunch) == expected
+    assert chosen_first(bunch) == PAIRS
     assert bunch.format == "preference" and bunch.prompt is None
     assert bunch.data.shape == (3, 2) and bunch.target.sum() == 1
     assert bunch.source_index.tolist() == [0, 1, 2] and sum(bunch.dropped.values()) == 0
@@ -656,12 +452,12 @@ GOOD = '{"chosen": "a", "rejected": "b"}'
         ("p.json", f"[{GOOD},\n\n\n", "line 1: no JSON"),
         ("p.json", "[1, 2]", "record 1: found int, not an object"),
         ("p.jsonl", f'{GOOD}\n{{"chosen": "a"}}\n', "line 2: no column 'rejected'"),
-        ("p.jsonl", '{"chosen": "a", "rejected": 3}', "line 1: column 'rejected' holds int '3', but expected a text"),
-        ("p.jsonl", '{"chosen": "a", "rejected": ["b"]}', "column 'rejected' holds list"),
-        ("p.jsonl", '{"chosen": {"role": "user", "content": "a"}, "rejected": "b"}', "'chosen' holds dict"),
-        ("p.jsonl", '{"chosen": [{"role": "user", "content": null}], "rejected": "b"}', "'chosen' holds list"),
+        ("p.jsonl", '{"chosen": "a", "rejected": 3}', "line 1: Expected text at column 'rejected', but found int 3"),
+        ("p.jsonl", '{"chosen": "a", "rejected": ["b"]}', "column 'rejected', but found list"),
+        ("p.jsonl", '{"chosen": {"role": "user", "content": "a"}, "rejected": "b"}', "'chosen', but found dict"),
+        ("p.jsonl", '{"chosen": [{"role": "user", "content": null}], "rejected": "b"}', "'chosen', but found list"),
         ("p.jsonl", '{"chosen": [{"role": "a", "content": "a"}], "rejected": "b"}', "line 1: one side is a text"),
-        ("p.jsonl", '{"prompt": 1, "chosen": "a", "rejected": "b"}', "line 1: column 'prompt' holds int"),
+        ("p.jsonl", '{"prompt": 1, "chosen": "a", "rejected": "b"}', "line 1: Expected text at column 'prompt'"),
         ("p.csv", "chosen,rejected,score_chosen,score_rejected\na,b,x,1\n", "score_chosen is 'x'"),
         ("p.csv", "chosen,rejected,chosen_label,rejected_label\na,b,2,1\n", "chosen_label is 2, but"),
         (
@@ -687,9 +483,12 @@ def test_truncated_gzip_is_refused(tmp_path):
         load_preferences(path)
 
 
+HEAD = b"chosen,rejected\na,b\n"
+
+
 @pytest.mark.parametrize("name", ["p.csv", "p.csv.gz"])
-def test_wrong_encoding_names_the_line(tmp_path, name):
-    data = "chosen,rejected\na,b\ncafé,d\n".encode("cp1252")
+@pytest.mark.parametrize("data", [HEAD + b"caf\xe9,d\n", HEAD + b"c,\xc3"])
+def test_wrong_encoding_names_the_line(tmp_path, name, data):
     (tmp_path / name).write_bytes(gzip.compress(data) if name.endswith("gz") else data)
     with pytest.raises(ValueError, match=r"line 3: the bytes are not utf-8 .* encoding='cp1252'") as caught:
         load_preferences(tmp_path / name)
@@ -698,12 +497,6 @@ def test_wrong_encoding_names_the_line(tmp_path, name):
         load_preferences(tmp_path / name, encoding="utf-16")
     with pytest.raises(ValueError, match="encoding is 'utf-nine', which Python does not know"):
         load_preferences(tmp_path / name, encoding="utf-nine")
-
-
-def test_file_that_ends_within_a_character_names_its_last_line(tmp_path):
-    (tmp_path / "p.csv").write_bytes("chosen,rejected\na,b\nc,é".encode()[:-1])
-    with pytest.raises(ValueError, match="line 3: the bytes are not utf-8"):
-        load_preferences(tmp_path / "p.csv")
 
 
 def test_paths_that_are_no_files(tmp_path):

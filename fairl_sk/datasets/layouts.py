@@ -15,50 +15,38 @@ from ..messages import count_shared, split_messages, to_text
 _TOXIC_COLUMN = re.compile(r"toxic|en_toxic_comment")
 _NEUTRAL_COLUMN = re.compile(r"neutral\d*|en_neutral_comment")
 _REWARD_COLUMNS = (("chosen_reward", "rejected_reward"), ("score_chosen", "score_rejected"))
+_LABEL_COLUMNS = ("chosen_label", "rejected_label")
 _SPEAKER = "\n\nAssistant:"
 _TURN = re.compile(r"(?:\A|\n\n)(?:Human|Assistant):")
 
 
 class Row(NamedTuple):
-    """One pair (texts: chosen, rejected) or one output (texts: itself), and the record that it was read from."""
+    """One pair (texts: chosen, rejected) or one output (texts: itself)."""
 
-    source: int
-    where: str
     texts: tuple
     prompt: str = ""
     label: Any = None
     rewards: Any = None
     output_labels: Any = None
+    source: int = 0  # number of the record, from 0
 
 
 class Record(NamedTuple):
-    """One record of a file; its columns are asked for by the layout's names, and errors name the file's."""
+    """One record of a file, whose columns are asked for by the layout's names."""
 
-    source: int  # its number, from 0
-    where: str  # its place, for errors
     values: dict
-    names: dict = {}  # from a layout's name to the file's, where they differ
+    names: dict  # from a layout's name to the file's, where they differ
 
     def value(self, column):
         """The value of a column; "" if it is null."""
         name = self.names.get(column, column)
         if name not in self.values:
-            raise ValueError(
-                f"{self.where}: no column {name!r}, only {list(self.values)}. Add it, or delete the record."
-            )
+            raise ValueError(f"no column {name!r}, only {list(self.values)}. Add it, or delete the record.")
         return "" if self.values[name] is None else self.values[name]
 
     def text(self, column):
         """The text of a column; a conversation as one text."""
-        value = self.value(column)
-        try:
-            return to_text(value)
-        except ValueError as error:
-            raise ValueError(
-                f"{self.where}: column {self.names.get(column, column)!r} holds {type(value).__name__} "
-                f"{str(value)[:60]!r}, but expected a text, or a list of messages like {{'role': 'user', 'content': "
-                "'a text'}. Convert it, or delete the record."
-            ) from error
+        return to_text(self.value(column), where=f"column {self.names.get(column, column)!r}")
 
     def number(self, column):
         """The number in a column; NaN if it is empty."""
@@ -66,13 +54,13 @@ class Record(NamedTuple):
         try:
             return np.nan if value == "" else float(value)
         except (TypeError, ValueError) as error:
-            raise ValueError(f"{self.where}: {column} is {value!r}, but expected a number or nothing.") from error
+            raise ValueError(f"{column} is {value!r}, but expected a number or nothing.") from error
 
     def output_label(self, column):
         """1 (desirable) or 0."""
         value = canonical_label(self.value(column))
         if value not in (0, 1):
-            raise ValueError(f"{self.where}: {column} is {value!r}, but expected 0 or 1 (desirable), or true or false.")
+            raise ValueError(f"{column} is {value!r}, but expected 0 or 1 (desirable), or true or false.")
         return value
 
 
@@ -95,36 +83,27 @@ def _read_paradetox(record, columns):
     """One row for each rewrite; a row without a chosen text for a comment that nobody rewrote."""
     toxic = record.text(next(filter(_TOXIC_COLUMN.fullmatch, columns)))
     rewrites = [record.text(column) for column in filter(_NEUTRAL_COLUMN.fullmatch, columns)]
-    rewrites = [rewrite for rewrite in rewrites if rewrite.strip()] or [None]
-    return [Row(record.source, record.where, (rewrite, toxic)) for rewrite in rewrites]
+    return [Row((rewrite, toxic)) for rewrite in filter(str.strip, rewrites)] or [Row((None, toxic))]
 
 
 def _read_preference(record, columns):
     prompt = record.text("prompt") if "prompt" in columns else None
-    sides = {side: record.value(side) for side in ("chosen", "rejected")}
-    texts = tuple(map(record.text, sides))
+    texts = (record.text("chosen"), record.text("rejected"))
     if all(texts):
-        prompt, *texts = _split_sides(record.where, prompt, *sides.values())
+        prompt, *texts = _split_sides(prompt, record.value("chosen"), record.value("rejected"))
     scores = next((pair for pair in _REWARD_COLUMNS if set(pair) <= set(columns)), None)
-    labels = [f"{side}_label" for side in sides]
-    return [
-        Row(
-            record.source,
-            record.where,
-            tuple(texts),
-            prompt or "",
-            rewards=scores and [record.number(column) for column in scores],
-            output_labels=[record.output_label(column) for column in labels] if set(labels) <= set(columns) else None,
-        )
-    ]
+    rewards = scores and [record.number(column) for column in scores]
+    has_labels = set(_LABEL_COLUMNS) <= set(columns)
+    labels = [record.output_label(column) for column in _LABEL_COLUMNS] if has_labels else None
+    return [Row(tuple(texts), prompt or "", rewards=rewards, output_labels=labels)]
 
 
-def _split_sides(where, prompt, chosen, rejected):
+def _split_sides(prompt, chosen, rejected):
     """Texts of prompt, chosen and rejected; what conversations or transcripts share at their beginning is prompt."""
     if type(chosen) is not type(rejected):
         raise ValueError(
-            f"{where}: one side is a text, the other a list of messages, but expected both to be alike. Convert one of "
-            "them, or delete the record."
+            "one side is a text, the other a list of messages, but expected both to be alike. Convert one of them, or "
+            "delete the record."
         )
     if isinstance(chosen, list):
         return split_messages(prompt, chosen, rejected)
@@ -152,8 +131,8 @@ def _split_turns(transcript):
 
 def _read_unpaired(record, columns):
     has_prompt = "prompt" in record.values and "prompt" not in record.names.values()
-    texts, prompt = (record.text("completion"),), record.text("prompt") if has_prompt else ""
-    return [Row(record.source, record.where, texts, prompt, label=canonical_label(record.value("label")))]
+    prompt = record.text("prompt") if has_prompt else ""
+    return [Row((record.text("completion"),), prompt, label=canonical_label(record.value("label")))]
 
 
 class Layout(NamedTuple):

@@ -136,11 +136,11 @@ def load_preferences(
         provenance["settings"] = settings
     kept, dropped, contradictions = _drop_unusable(path, rows, sampled=settings is not None)
     if contradictions:
+        first = ", ".join(records[row.source][0] for row in contradictions[:4])
         warnings.warn(
-            f"{path}: {len(contradictions)} rows contradict each other (the same two outputs, each preferred "
-            "to the other, or one output with both labels) and were all dropped; the first are "
-            f"{', '.join(row.where for row in contradictions[:4])}. Decide which of them hold and delete the others.",
-            UserWarning,
+            f"{path}: {len(contradictions)} rows contradict each other (the same two outputs, each preferred to the "
+            f"other, or one output with both labels) and were all dropped; the first are {first}. Decide which of them "
+            "hold and delete the others.",
             stacklevel=2,
         )
     return _bunch(path, kept, dropped, format, check_random_state(random_state), shuffle_sides, provenance)
@@ -178,9 +178,8 @@ def _find_layout(path, columns, format, names):
     if names:
         if format not in ("auto", "unpaired"):
             raise ValueError(f"text_column and label_column go with format='unpaired', but format is {format!r}.")
-        missing = [
-            name for name in (names.get(column, column) for column in ("completion", "label")) if name not in columns
-        ]
+        needed = {"completion": "completion", "label": "label", **names}
+        missing = [name for name in needed.values() if name not in columns]
         if missing:
             raise ValueError(f"{path} has no column {missing}. Its columns are {columns}; name two of them.")
         return "unpaired"
@@ -196,12 +195,15 @@ def _find_layout(path, columns, format, names):
 
 
 def _read_rows(path, records, format, names):
-    read, columns = LAYOUTS[format].read, list(records[0][1])
-    try:
-        found = (read(Record(n, *record, names), columns) for n, record in enumerate(records))
-        return [row for rows in found for row in rows]
-    except ValueError as error:
-        raise ValueError(f"{path}, {error}") from error
+    columns = list(records[0][1])
+    rows = []
+    for source, (where, values) in enumerate(records):
+        try:
+            found = LAYOUTS[format].read(Record(values, names), columns)
+        except ValueError as error:
+            raise ValueError(f"{path}, {where}: {error}") from error
+        rows += [row._replace(source=source) for row in found]
+    return rows
 
 
 def _check_desirable(path, column, found, desirable):
