@@ -1,7 +1,4 @@
-"""Display classes in scikit-learn's manner: margins of pairs, and the history of a fit; for reports and notebooks.
-
-Matplotlib is imported when something is drawn, not before.
-"""
+"""Pictures in the manner of scikit-learn's displays: the margins of rewards, and the history of a fit."""
 
 import numpy as np
 
@@ -9,55 +6,36 @@ from .pairs import preference_sign
 
 __all__ = ["HistoryDisplay", "MarginDisplay"]
 
-# Chosen to be told apart in grey and by colour-blind readers (Okabe and Ito).
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00")
-_LINES = ("-", "--", ":", "-.")  # where outlines coincide, the one below shows through the gaps
-
-# A spread below this share of the largest margin is rounding: such margins are constant.
-_CONSTANT = 1e-9
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00")  # Okabe and Ito: for color-blind readers and in gray
+LINES = ("-", "--", ":", "-.")
 
 
-def _axes(ax, n_rows=1):
-    """The axes to draw on, and how to place legends: above axes of our own, inside those of the user, who may
-    have put a title above."""
+def _make_axes(axes, n_rows):
+    """The user's axes, or new ones in rows; and how to place legends: the user's axes may have a title above."""
     import matplotlib.pyplot as plt
 
-    if ax is not None:
-        axes = np.atleast_1d(ax)
+    if axes is not None:
+        axes = np.atleast_1d(axes)
         if axes.shape != (n_rows,):
             raise ValueError(f"Got axes of shape {axes.shape}. Expected {n_rows} matplotlib Axes in one row.")
         return axes, {"loc": "best"}
-    figsize = (7, 2.4 * n_rows + 1)
-    axes = np.atleast_1d(plt.subplots(n_rows, 1, figsize=figsize, sharex=True, layout="constrained")[1])
-    return axes, {"loc": "lower left", "bbox_to_anchor": (0, 1)}
+    _, axes = plt.subplots(n_rows, 1, figsize=(7, 2.4 * n_rows + 1), sharex=True, layout="constrained")
+    return np.atleast_1d(axes), {"loc": "lower left", "bbox_to_anchor": (0, 1)}
 
 
-def _check_margins(margins):
-    """Finite margins by name, at least one of each."""
-    checked = {name: np.asarray(values, dtype=float) for name, values in margins.items()}
-    if not checked:
-        raise ValueError("Got no margins. Expected a dict from a reward's name to its margins.")
-    for name, values in checked.items():
-        if values.ndim != 1 or not values.size or not np.isfinite(values).all():
-            raise ValueError(
-                f"Got margins of {name!r} of shape {values.shape}, {np.sum(~np.isfinite(values))} of them not finite. "
-                "Expected finite numbers of shape (n_pairs,), n_pairs > 0: drop the other rows."
-            )
-    return checked
-
-
-def _in_deviations(values):
-    """Margins in units of their standard deviation; constant ones in the reward's own unit."""
+def _in_standard_deviations(name, values):
+    """Finite margins in units of their standard deviation; constant ones as they are."""
+    values = np.asarray(values, dtype=float)
+    if values.ndim != 1 or not values.size or not np.isfinite(values).all():
+        found = f"{values.shape}, {np.sum(~np.isfinite(values))} of them not finite"
+        raise ValueError(f"Got margins of {name!r} of shape {found}. Expected some, all finite, of shape (n_pairs,).")
     largest = np.abs(values).max() or 1.0
-    deviation = np.std(values / largest)  # scaled, so that no square overflows
-    return values / largest / deviation if deviation > _CONSTANT else values
+    deviation = np.std(values / largest)  # of numbers up to 1: no square overflows
+    return values / largest / deviation if deviation > 1e-9 else values  # less is rounding
 
 
 def _bin_edges(values, n_bins):
-    """About `n_bins` bins of one width over all but the tails, such that no bin lies on both sides of 0.
-
-    The edge at 0 is just above it, so that margins of exactly 0 count on the left, with the misordered.
-    """
+    """Edges of about `n_bins` bins over all but the tails. 0 is an edge, and margins of exactly 0 are left of it."""
     low, high = np.quantile(values, [0.001, 0.999])
     low, high = min(low, 0.0), max(high, 0.0)
     width = (high - low) / n_bins or 1.0 / n_bins
@@ -66,12 +44,12 @@ def _bin_edges(values, n_bins):
 
 
 class MarginDisplay:
-    """Histogram of margins, one outline a reward; what lies left of 0 is misordered.
+    """Histograms of the margins of one or more rewards; pairs left of 0 are misordered.
 
     Parameters
     ----------
     margins : dict of str to array-like of shape (n_pairs,)
-        Margins R(preferred) - R(other) by the reward's name. For outputs: the reward, signed by its label.
+        Margins R(preferred) - R(other) by the reward's name. Of outputs: rewards, signed by the label.
 
     Attributes
     ----------
@@ -98,27 +76,27 @@ class MarginDisplay:
         estimator : estimator with ``decision_function``
         X : pairs or outputs
         y : array-like of shape (n_rows,), default=None
+            See `from_predictions`.
         name : str, default=None
-            Name in the legend; the estimator's class by default.
+            Name in the legend. None: the estimator's class.
         ax : matplotlib Axes, default=None
 
         Returns
         -------
         display : MarginDisplay
         """
-        name = type(estimator).__name__ if name is None else name
-        return cls.from_predictions(y, estimator.decision_function(X), name=name, ax=ax)
+        return cls.from_predictions(y, estimator.decision_function(X), name=name or type(estimator).__name__, ax=ax)
 
     @classmethod
     def from_predictions(cls, y, decision, *, name="reward", ax=None):
-        """Draw margins from what ``decision_function`` gave.
+        """Draw the margins that ``decision_function`` gave.
 
         Parameters
         ----------
         y : array-like of shape (n_rows,) or None
-            Preferences (None: the first is preferred everywhere).
+            Preferences, or labels of outputs. None: the first output is preferred in every pair.
         decision : array-like of shape (n_rows,)
-            R(first) - R(second) of pairs.
+            R(first) - R(second) of pairs, or R of outputs.
         name : str, default="reward"
             Name in the legend.
         ax : matplotlib Axes, default=None
@@ -130,16 +108,12 @@ class MarginDisplay:
         decision = np.asarray(decision, dtype=float)
         return cls({name: decision * preference_sign(y, len(decision))}).plot(ax=ax)
 
-    def plot(self, *, ax=None, bins="auto"):
-        """Draw, each reward's margins in units of their own standard deviation so that outlines compare.
-
-        Margins that are all equal have none and stay in the reward's own unit.
+    def plot(self, *, ax=None):
+        """Draw each reward's margins in units of their own standard deviation, so that the histograms compare.
 
         Parameters
         ----------
         ax : matplotlib Axes, default=None
-        bins : int or "auto", default="auto"
-            Number of bins, about: 0 is always an edge. "auto": the root of the number of pairs, between 15 and 80.
 
         Returns
         -------
@@ -150,20 +124,17 @@ class MarginDisplay:
         ValueError
             If there are no margins, or some that are not finite.
         """
-        margins = _check_margins(self.margins)
-        (self.ax_,), place = _axes(ax)
+        if not self.margins:
+            raise ValueError("Got no margins. Expected a dict from a reward's name to its margins.")
+        scaled = {name: _in_standard_deviations(name, values) for name, values in self.margins.items()}
+        (self.ax_,), place = _make_axes(ax, 1)
         self.figure_ = self.ax_.figure
-        scaled = {name: _in_deviations(values) for name, values in margins.items()}
         everything = np.concatenate(list(scaled.values()))
-        if bins == "auto":
-            bins = int(np.clip(np.sqrt(len(everything) / len(scaled)), 15, 80))
-        edges = _bin_edges(everything, bins)
+        edges = _bin_edges(everything, int(np.clip(np.sqrt(len(everything) / len(scaled)), 15, 80)))
         for index, (name, values) in enumerate(scaled.items()):
-            label = f"{name} ({(values <= 0).mean():.1%} at or below 0)"
-            inside = np.clip(values, edges[0], edges[-1])  # tails count in the outermost bins
-            heights = np.histogram(inside, edges)[0]
-            style = {"color": _COLOURS[index % len(_COLOURS)], "ls": _LINES[index % len(_LINES)]}
-            self.ax_.stairs(heights, edges, lw=1.8, label=label, **style)
+            heights, _ = np.histogram(np.clip(values, edges[0], edges[-1]), edges)  # tails: in the outermost bins
+            style = {"color": COLORS[index % len(COLORS)], "ls": LINES[index % len(LINES)], "lw": 1.8}
+            self.ax_.stairs(heights, edges, label=f"{name} ({(values <= 0).mean():.1%} at or below 0)", **style)
         self.ax_.axvline(0, color="0.4", lw=1)
         self.ax_.set(xlabel="margin R(preferred) - R(other), in standard deviations", ylabel="pairs")
         self.ax_.legend(frameon=False, fontsize="small", **place)
@@ -171,7 +142,7 @@ class MarginDisplay:
 
 
 class HistoryDisplay:
-    """What a fit did, round by round: losses, numbers of failures, quantiles of the margins.
+    """The rounds of a fit: losses, numbers of failures, and quantiles of the margins.
 
     Parameters
     ----------
@@ -199,21 +170,11 @@ class HistoryDisplay:
 
     @classmethod
     def from_estimator(cls, estimator, *, axes=None):
-        """Draw the history of a fitted estimator of this package.
-
-        Parameters
-        ----------
-        estimator : estimator with ``history_``
-        axes : array of 3 matplotlib Axes, default=None
-
-        Returns
-        -------
-        display : HistoryDisplay
-        """
+        """Draw the ``history_`` of a fitted estimator. See `plot`."""
         return cls(estimator.history_).plot(axes=axes)
 
     def plot(self, *, axes=None):
-        """Draw.
+        """Draw the losses, the failures and the margins, by round.
 
         Parameters
         ----------
@@ -232,26 +193,24 @@ class HistoryDisplay:
 
         if not len(self.history):
             raise ValueError("Got a history without rounds. Expected an estimator's history_: fit it first.")
-        self.axes_, place = _axes(axes, n_rows=3)
+        self.axes_, place = _make_axes(axes, 3)
         self.figure_ = self.axes_[0].figure
-        column = {name: np.array([row[name] for row in self.history], dtype=float) for name in self.history[0]}
-        rounds = column["round"]
         losses, failures, margins = self.axes_
-        sampled = column["n_sampled"] > 0
+        column = {name: np.array([row[name] for row in self.history], dtype=float) for name in self.history[0]}
+        rounds, sampled = column["round"], column["n_sampled"] > 0
         dots = {"marker": "." if len(rounds) < 10 else None}  # a line needs two rounds to be seen
-        losses.plot(rounds, column["loss_base"], color=_COLOURS[0], label="all rows, base path", **dots)
+
+        losses.plot(rounds, column["loss_base"], color=COLORS[0], label="base path, all pairs", **dots)
         if sampled.any():
-            label = "sampled failures, both paths"
-            losses.plot(rounds[sampled], column["loss_failure"][sampled], color=_COLOURS[1], label=label, **dots)
+            style = {"color": COLORS[1], "label": "both paths, sampled failures", **dots}
+            losses.plot(rounds[sampled], column["loss_failure"][sampled], **style)
         losses.set(ylabel="mean loss")
-        failures.plot(rounds, column["n_failures"], color=_COLOURS[1], label="failures", **dots)
-        failures.plot(rounds, column["n_sampled"], color=_COLOURS[4], ls="--", label="sampled", **dots)
-        failures.set(ylabel="pairs")
-        failures.set_ylim(bottom=-0.03 * max(column["n_failures"].max(), 1))
-        margins.plot(rounds, column["margin_q50"], color=_COLOURS[0], label="median margin", **dots)
-        margins.fill_between(
-            rounds, column["margin_q05"], column["margin_q95"], color=_COLOURS[0], alpha=0.2, label="5 % to 95 %"
-        )
+        failures.plot(rounds, column["n_failures"], color=COLORS[1], label="failures", **dots)
+        failures.plot(rounds, column["n_sampled"], color=COLORS[4], ls="--", label="sampled", **dots)
+        failures.set(ylabel="pairs", ylim=(-0.03 * max(column["n_failures"].max(), 1), None))
+        margins.plot(rounds, column["margin_q50"], color=COLORS[0], label="median margin", **dots)
+        band = {"color": COLORS[0], "alpha": 0.2, "label": "5 % to 95 %"}
+        margins.fill_between(rounds, column["margin_q05"], column["margin_q95"], **band)
         margins.plot(rounds, column["failure_threshold"], color="0.3", ls=":", label="failure threshold", **dots)
         margins.set(ylabel="margin, units of reward", xlabel="round")
         margins.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
