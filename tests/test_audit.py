@@ -74,8 +74,7 @@ def estimates(table, measure):
 
 
 def test_every_measure_of_every_reward_has_an_interval(result):
-    assert [row["reward"] for row in result.table] == LEARNERS + NULLS
-    assert [row["null"] for row in result.table] == [False] * len(LEARNERS) + [True] * len(NULLS)
+    assert [(row["reward"], row["null"]) for row in result.table] == [(n, n in NULLS) for n in LEARNERS + NULLS]
     for row in result.table:
         for name in MEASURES:
             interval = row[name]
@@ -100,9 +99,9 @@ def test_learners_beat_the_nulls(corpus, result, held_out):
 
 
 def test_kinds_add_up(corpus, result, held_out):
-    assert [row["kind"] for row in result.kinds] == list(KINDS)
-    assert [row["pairs"] for row in result.kinds] == [(corpus.kinds[held_out] == kind).sum() for kind in KINDS]
-    assert sum(row["share"] for row in result.kinds) == pytest.approx(1)
+    counts = [(kind, (corpus.kinds[held_out] == kind).sum()) for kind in KINDS]
+    assert [(row["kind"], row["pairs"]) for row in result.kinds] == counts
+    assert [row["share"] for row in result.kinds] == pytest.approx([count / len(held_out) for _, count in counts])
     for name in LEARNERS:
         right = sum(row["pairs"] * row[name] for row in result.kinds if row["pairs"])
         assert right / len(held_out) == pytest.approx(estimates(result.table, "pair_accuracy")[name])
@@ -112,26 +111,16 @@ def test_kinds_add_up(corpus, result, held_out):
 
 
 def test_whole_groups_are_held_out_and_the_hardest_failures_are_among_them(corpus, result, held_out):
-    assert result.settings["test_rows"] == len(held_out)
-    assert result.settings["train_rows"] == len(corpus.data) - len(held_out)
-    assert result.settings["groups"] == len(np.unique(corpus.groups))
-    found = [row["margin"] for row in result.failures]
-    assert 0 < len(found) <= 5 and found[-1] <= 0
-    assert found == np.sort(result.margins["FailureAwareIRL"])[: len(found)].tolist()
+    settings, margins = result.settings, [row["margin"] for row in result.failures]
+    assert (settings["train_rows"], settings["test_rows"]) == (len(corpus.data) - len(held_out), len(held_out))
+    assert 0 < len(margins) <= 5 and margins[-1] <= 0
+    assert margins == np.sort(result.margins["FailureAwareIRL"])[: len(margins)].tolist()
     for row in result.failures:
         assert row["index"] in held_out
         pair = corpus.data[row["index"]][:: 1 if corpus.target[row["index"]] == 1 else -1]
         preferred, other = result.pipelines["FailureAwareIRL"].decision_function(pair)
         assert preferred - other == pytest.approx(row["margin"], abs=1e-6)
-        for text, shown in zip(pair, (row["preferred"], row["other"]), strict=True):
-            assert len(shown) <= 80 and text.startswith(shown.removesuffix("..."))
-
-
-def test_long_texts_are_shortened_to_a_line(corpus):
-    texts = np.array([[f"{a}\n\n{a} " * 3, b] for a, b in corpus.data], dtype=object)
-    shown = [row[side] for row in small_audit({**corpus, "data": texts}).failures for side in ("preferred", "other")]
-    assert any(text.endswith("...") for text in shown)
-    assert all("\n" not in text and len(text) <= 80 for text in shown)
+        assert [row["preferred"], row["other"]] == [t if len(t) <= 80 else f"{t[:77]}..." for t in pair]
 
 
 def test_the_seed_decides(corpus, result):
@@ -146,13 +135,11 @@ def test_outputs_have_no_pair_measures(unpaired, result_of_outputs, tmp_path):
     assert {row[name] for row in result.table for name in ("pair_accuracy", "label_f1", "starc")} == {None}
     auc = estimates(result.table, "output_auc")
     assert auc["FailureAwareIRL"] > 0.1 + max(auc["longer output"], auc["shorter output"], auc["shuffled labels"])
-    assert result.kinds == [] and result.failures
-    assert result.uncertainty["pairs"] is None
+    assert result.kinds == [] and result.uncertainty["pairs"] is None
     assert all(row["low"] is row["high"] is None and "side" not in row for row in result.uncertainty["outputs"])
     for row in result.failures:
-        sign = 1 if unpaired.target[row["index"]] == 1 else -1
         reward = result.pipelines["FailureAwareIRL"].decision_function(unpaired.data[[row["index"]]])[0]
-        assert reward * sign == pytest.approx(row["margin"], abs=1e-6)
+        assert reward * (1 if unpaired.target[row["index"]] else -1) == pytest.approx(row["margin"], abs=1e-6)
     text = format_audit(result)
     assert "300 outputs, 150 groups" in text and "output: desirable vs. undesirable." in text
     assert not any(words in text for words in ("pair accuracy", "chosen vs", "undecided"))
@@ -173,17 +160,16 @@ def test_any_number_of_components(n_components):
         ({"groups": np.zeros(480)}, "480 rows in 1 group.*at least two groups"),
         ({"groups": np.arange(480) % 3}, "in 3 group.*at least two held-out groups"),
         ({"target": np.ones(480)}, "all of one class.*shuffle the sides"),
-        ({"data": np.zeros((480, 2, 4))}, "not texts of pairs"),
         ({"data": np.zeros((480, 2))}, "not texts of pairs"),
         ({"data": [["a", "b", "c"]] * 480}, r"shape \(480, 3\)"),
         ({"groups": None}, "a Bunch with data, target and groups"),
         ({"data": np.array([["same", "same"]] * 480, dtype=object)}, "No features in the .* training texts"),
     ],
-    ids=["one group", "three groups", "one class", "features", "numbers", "triples", "no groups", "no words"],
+    ids=["one group", "three groups", "one class", "numbers", "triples", "no groups", "no words"],
 )
 def test_unfit_data(corpus, change, message):
-    with pytest.raises(ValueError, match=f"(?s){message}"):
-        small_audit(Bunch(**{**corpus, **change}))
+    with pytest.raises(ValueError, match=message):
+        small_audit({**corpus, **change})
 
 
 def test_unfit_arguments(corpus):
@@ -202,19 +188,16 @@ def kindness(texts):
 
 
 def test_a_reference_brings_starc_labels_and_kinds(corpus, unpaired, held_out):
-    bare = Bunch(data=corpus.data, target=corpus.target, groups=corpus.groups)
+    bare = {name: corpus[name] for name in ("data", "target", "groups")}
     without, known = small_audit(bare), small_audit(bare, reference=kindness)
     assert {row[name] for row in without.table for name in ("starc", "label_f1")} == {None}
-    assert without.kinds == []
-    assert all(row["label_f1"] and row["label_auc"] for row in known.table)
-    assert [row["reward"] for row in known.table if row["starc"] is None] == ["all desirable"]
-    assert [row["kind"] for row in known.kinds] == list(KINDS)
+    assert [row["kind"] for row in without.kinds + known.kinds] == list(KINDS)
     assert [row["pair_accuracy"] for row in known.table] == [row["pair_accuracy"] for row in without.table]
-    outputs = stack_outputs(bare.data[held_out])
+    outputs = stack_outputs(corpus.data[held_out])
     expected = starc_distance(known.pipelines["MaxMarginIRL"].decision_function(outputs), kindness(outputs))
     assert estimates(known.table, "starc")["MaxMarginIRL"] == pytest.approx(expected)
-    table = small_audit(unpaired, reference=kindness).table
-    assert all(row["label_auc"] and (row["starc"] or row["reward"] == "all desirable") for row in table)
+    for table in (known.table, small_audit(unpaired, reference=kindness).table):
+        assert all(row["label_auc"] and (row["starc"] or row["reward"] == "all desirable") for row in table)
 
 
 class Judge:
@@ -225,9 +208,8 @@ class Judge:
         self.known = {text: (reward, kind) for text, reward, kind in zip(*columns, strict=True)}
 
     def subtypes(self, texts):
-        rewards = np.array([self.known[text][0] for text in texts])
-        kinds = np.array([self.known[text][1] for text in texts])
-        return {"all": rewards, **{name: np.where(kinds == name, -1.0, 1.0) for name in ("insult", "threat", "never")}}
+        rewards, kinds = (np.array(values) for values in zip(*(self.known[text] for text in texts), strict=True))
+        return {"all": rewards, **{name: np.where(kinds == name, -1.0, 1.0) for name in ("insult", "never")}}
 
     def describe(self):
         return {"label": "all", "output": "logit"}
@@ -235,16 +217,16 @@ class Judge:
 
 def test_subtypes_of_the_corpus_and_of_a_reference_agree(corpus, result, held_out):
     rows = {row["subtype"]: row for row in result.subtypes}
-    assert set(rows) == {"identity", "insult", "obscenity", "threat"}
-    for name, row in rows.items():
-        assert row["outputs"] == (corpus.subtypes[held_out] == name).sum()
-    judged = small_audit(corpus, reference=Judge(corpus))
-    again = {row["subtype"]: row for row in judged.subtypes}
-    assert again["insult"] == rows["insult"] and again["never"]["MaxMarginIRL"] is None
-    clean, insult = corpus.output_labels[held_out].ravel() == 1, corpus.subtypes[held_out].ravel() == "insult"
+    kinds = corpus.subtypes[held_out].ravel()
+    counts = {name: (kinds == name).sum() for name in ("identity", "insult", "obscenity", "threat")}
+    assert {name: row["outputs"] for name, row in rows.items()} == counts
+    clean = (corpus.output_labels[held_out].ravel() == 1) & (kinds != "insult")
     rewards = result.pipelines["MaxMarginIRL"].decision_function(corpus.data[held_out].ravel())
-    expected = roc_auc_score(clean[clean | insult], rewards[clean | insult])
+    rows_of_it = clean | (kinds == "insult")
+    expected = roc_auc_score(clean[rows_of_it], rewards[rows_of_it])
     assert rows["insult"]["MaxMarginIRL"].estimate == pytest.approx(expected)
+    judged = small_audit(corpus, reference=Judge(corpus))
+    assert judged.subtypes[0] == rows["insult"] and judged.subtypes[1]["MaxMarginIRL"] is None
     assert "Reference: label all, output logit." in format_audit(judged)
 
 
@@ -260,13 +242,12 @@ def test_subtypes_of_the_corpus_and_of_a_reference_agree(corpus, result, held_ou
     ids=["nan", "shape", "scalar", "text", "unfitted"],
 )
 def test_a_reference_that_gives_no_rewards(corpus, reference, message):
-    with pytest.raises(ValueError, match=f"(?s){message}"):
+    with pytest.raises(ValueError, match=message):
         small_audit(corpus, reference=reference)
 
 
 def test_a_reference_reward_with_gaps_is_left_out_with_a_warning(corpus):
-    rewards = corpus.reference_reward.copy()
-    rewards[3, 0] = np.nan
+    rewards = np.where(np.arange(960).reshape(-1, 2) == 6, np.nan, corpus.reference_reward)
     with pytest.warns(UserWarning, match="not finite for 1 of 960 outputs.*left out.*Fill") as caught:
         table = audit(
             {**corpus, "reference_reward": rewards, "output_labels": None}, n_resamples=20, n_shuffles=1
@@ -279,33 +260,31 @@ def test_a_reference_reward_with_gaps_is_left_out_with_a_warning(corpus):
 
 
 def test_undecided_pairs_and_uncertain_outputs_are_those_of_the_posterior(corpus, result, held_out):
-    found = result.uncertainty
     features = result.pipelines["MaxEntropyIRL"]["features"]
     train = np.setdiff1d(np.arange(len(corpus.data)), held_out)
     X, X_test = features.transform(corpus.data[train]), features.transform(corpus.data[held_out])
     reward = LaplaceReward(MaxEntropyIRL(random_state=0, tol=1e-6)).fit(X, corpus.target[train])
     margins, std = reward.decision_function(X_test, return_std=True)
     undecided, right = np.abs(margins) <= 2 * std, (margins > 0) == corpus.target[held_out]
-    close = functools.partial(pytest.approx, rel=0.02)  # fit_transform and transform differ in the last digits
-    assert found["alpha"] == close(reward.alpha_)
-    assert found["pairs"]["undecided"] == close(undecided.sum())
-    assert found["pairs"]["share"] == found["pairs"]["undecided"] / len(held_out)
-    assert found["pairs"]["undecided_accuracy"] == close(right[undecided].mean())
-    assert found["pairs"]["decided_accuracy"] == close(right[~undecided].mean())
+    expected = undecided.sum(), undecided.mean(), right[undecided].mean(), right[~undecided].mean()
+    found = [
+        result.uncertainty["pairs"][name] for name in ("undecided", "share", "undecided_accuracy", "decided_accuracy")
+    ]
+    assert found == pytest.approx(expected, rel=0.02)  # fit_transform and transform differ in the last digits
+    assert result.uncertainty["alpha"] == pytest.approx(reward.alpha_, rel=0.02)
 
     rewards, std = reward.decision_function(stack_outputs(X_test), return_std=True)
     center = reward.decision_function(stack_outputs(X).mean(axis=0)[None])[0]
-    unit = rewards.std()
-    listed = [row["std"] for row in found["outputs"]]
-    assert listed == sorted(listed, reverse=True) and listed[0] == close(std.max() / unit)
-    assert len({row["output"] for row in found["outputs"]}) == len(listed) == 8  # each text once
-    for row in found["outputs"]:
+    rows = result.uncertainty["outputs"]
+    listed = [row["std"] for row in rows]
+    assert listed == sorted(listed, reverse=True) and listed[0] == pytest.approx(std.max() / rewards.std(), rel=0.02)
+    assert len({row["output"] for row in rows}) == len(rows) == 8  # each text once
+    for row in rows:
+        pair = np.flatnonzero(held_out == row["index"])[0]
         side = int((corpus.target[row["index"]] == 1) != (row["side"] == "preferred"))
-        text = corpus.data[row["index"]][side]
-        assert row["index"] in held_out and text.startswith(row["output"].removesuffix("..."))
-        (its_reward,), (its_std,) = reward.decision_function(features.transform([text]), return_std=True)
-        assert row["reward"] == pytest.approx((its_reward - center) / unit, abs=0.02)
-        assert row["std"] == close(its_std / unit)
+        assert corpus.data[row["index"]][side].startswith(row["output"].removesuffix("..."))
+        assert row["reward"] == pytest.approx((rewards[2 * pair + side] - center) / rewards.std(), abs=0.02)
+        assert row["std"] == pytest.approx(std[2 * pair + side] / rewards.std(), rel=0.02)
         assert row["low"] < row["reward"] < row["high"]
         assert (row["high"] - row["low"]) / (2 * 1.96 * row["std"]) == pytest.approx(1, abs=0.5)
 
@@ -329,31 +308,28 @@ def test_the_tables_fit_the_terminal_and_lose_nothing(result, width):
     assert text.isascii() and all(line == line.rstrip() for line in lines)
     assert width is None or max(map(len, lines)) <= width
     assert set(text.split()) == set(format_audit(result).split())
-    for name in [*LEARNERS, *NULLS, *KINDS]:
-        assert any(line.startswith(f"{name} ") for line in lines)
+    assert all(any(line.startswith(f"{name} ") for line in lines) for name in [*LEARNERS, *NULLS, *KINDS])
     for interval in (result.table[0]["pair_accuracy"], result.subtypes[-1]["FailureAwareIRL"]):
         assert f"{interval.estimate:.3f} [{interval.low:.3f}, {interval.high:.3f}]" in text
 
 
 def test_the_tables_say_what_was_held_out_and_show_no_texts(result):
-    text = format_audit(result)
-    assert f"{result.settings['test_rows']} held out (whole groups)" in text.splitlines()[0]
-    assert "Dropped" not in text and "Shortcut" not in text
-    dropped = {**result.settings, "dropped": {"empty": 2, "identical sides": 0}}
-    assert "\nDropped: 2 empty.\n" in format_audit(Bunch(**{**result, "settings": dropped}))
+    text, pairs = format_audit(result), result.uncertainty["pairs"]
+    assert text.startswith(f"480 pairs, {result.settings['groups']} groups; ")
     assert "range of 3 shuffles" in text and "output: chosen vs. rejected." in text
-    pairs = result.uncertainty["pairs"]
+    assert "Dropped" not in text and "Shortcut" not in text
     assert f"{pairs['undecided']} held-out pairs ({pairs['share']:.1%}) are undecided" in text
     for row in result.uncertainty["outputs"]:
         assert any(line.split()[:2] == [f"{row['index']}", row["side"]] for line in text.splitlines())
         assert row["output"] not in text
+    settings = {**result.settings, "dropped": {"empty": 2, "identical sides": 0}}
+    assert "\nDropped: 2 empty.\n" in format_audit(Bunch(**{**result, "settings": settings}))
 
 
 def test_a_shortcut_is_named_once_by_its_surest_measure(result, result_of_outputs):
     sure, unsure = BootstrapInterval(0.7, 0.6, 0.8, 0.05, 0, 50), BootstrapInterval(0.6, 0.5, 0.7, 0.05, 0, 50)
     for changed, accuracy, auc, claim in (
         (result, sure, sure, "orders 70.0% of the pairs"),
-        (result, sure, unsure, "orders 70.0% of the pairs"),
         (result, unsure, sure, "tells the outputs apart with an AUC of 0.700"),
         (result_of_outputs, None, sure, "tells the outputs apart with an AUC of 0.700"),
     ):
@@ -364,10 +340,13 @@ def test_a_shortcut_is_named_once_by_its_surest_measure(result, result_of_output
         assert f"Compare on {changed.settings['rows_are']} of equal length" in text
 
 
-def test_a_planted_length_shortcut_is_found(corpus):
+def test_a_planted_length_shortcut_is_found_and_long_texts_are_shortened(corpus):
     chosen = corpus.target[:, None] == [1, 0]
-    texts = np.where(chosen, corpus.data + " And so on and so forth, on and on." * 5, corpus.data)
-    assert "Shortcut: 'longer output' alone orders" in format_audit(small_audit({**corpus, "data": texts}))
+    found = small_audit(
+        {**corpus, "data": np.where(chosen, corpus.data + "\n\nAnd so on and so forth." * 5, corpus.data)}
+    )
+    assert "Shortcut: 'longer output' alone orders" in format_audit(found)
+    assert all("\n" not in row["output"] and len(row["output"]) <= 80 for row in found.uncertainty["outputs"])
 
 
 # ------------------------------------------------------------------------------------------------------- files
@@ -375,25 +354,18 @@ def test_a_planted_length_shortcut_is_found(corpus):
 
 def check_written(folder):
     """The JSON holds the same as the CSV, the pictures show something, the pipelines load."""
-
-    def refuse(name):
-        raise AssertionError(f"{name} is no JSON")
-
-    document = json.loads((folder / "table.json").read_text(encoding="utf-8"), parse_constant=refuse)
+    document = json.loads((folder / "table.json").read_text(encoding="utf-8"), parse_constant=pytest.fail)
     with open(folder / "table.csv", newline="", encoding="utf-8") as lines:
         rows = list(csv.DictReader(lines))
     assert [(row["reward"], row["null"]) for row in rows] == [(r["reward"], str(r["null"])) for r in document["table"]]
     for flat, row in zip(rows, document["table"], strict=True):
         for name in MEASURES:
             for part, column in (("estimate", name), ("low", f"{name}_low"), ("high", f"{name}_high")):
-                expected = None if row[name] is None else row[name][part]
-                assert (float(flat[column]) if flat[column] else None) == expected
+                assert (float(flat[column]) if flat[column] else None) == (row[name] and row[name][part])
     with open(folder / "failures.csv", newline="", encoding="utf-8") as lines:
         assert [int(row["index"]) for row in csv.DictReader(lines)] == [row["index"] for row in document["failures"]]
     for name in ("margins.png", "history.png"):
         pixels = imread(folder / name)[..., :3]
-        assert min(pixels.shape[:2]) > 400
-        assert len(np.unique(pixels @ [1.0, 10.0, 100.0])) > 20  # colors
         assert 0.005 < (pixels < 0.9).any(axis=2).mean() < 0.5
     for name in LEARNERS:
         assert load_pipeline(folder / f"{name}.skops").decision_function(["you are kind"]).shape == (1,)
@@ -412,23 +384,38 @@ def test_files_hold_the_results(corpus, result, held_out, tmp_path):
     for name in LEARNERS:
         pipeline = load_pipeline(tmp_path / f"{name}.skops")
         assert pipeline.score(texts, y) == pytest.approx(estimates(result.table, "pair_accuracy")[name])
-        rewards = pipeline.decision_function(stack_outputs(texts)).reshape(-1, 2)
-        distance = starc_distance(rewards, corpus.reference_reward[held_out])
+        distance = starc_distance(pipeline.decision_function(texts.ravel()), corpus.reference_reward[held_out].ravel())
         assert distance == pytest.approx(estimates(result.table, "starc")[name])
 
 
 def test_missing_numbers_and_cut_emojis_are_written_as_json_writes_them(result, tmp_path):
     nan = result.table[0]["pair_accuracy"]._replace(low=np.nan, high=np.nan)
     cut = [{**row, "preferred": "so kind \ud83d"} for row in result.failures]
-    table = [{**result.table[0], "starc": nan, "label_f1": None}]
-    write_audit(Bunch(**{**result, "failures": cut, "table": table}), tmp_path)
+    write_audit(Bunch(**{**result, "failures": cut, "table": [{**result.table[0], "starc": nan}]}), tmp_path)
     document = check_written(tmp_path)
-    assert document["table"][0]["starc"]["low"] is None
-    assert document["table"][0]["starc"]["estimate"] == nan.estimate
+    starc = document["table"][0]["starc"]
+    assert (starc["low"], starc["estimate"]) == (None, nan.estimate)
     assert document["failures"] == cut
     assert "so kind \\ud83d" in (tmp_path / "failures.csv").read_text(encoding="utf-8")
     write_audit(Bunch(**{**result, "failures": []}), tmp_path)
     assert (tmp_path / "failures.csv").read_text() == "index,margin,preferred,other\n"
+
+
+class OwnStep(TransformerMixin, BaseEstimator):
+    def __init__(self, store=None):
+        self.store = store
+
+
+def test_saved_pipelines_name_no_store_and_no_device_of_this_run(result, tmp_path):
+    embedder = TransformerEmbedder(store="s", device="cuda", verbose=True)
+    steps = [("words", TfidfVectorizer()), ("own", OwnStep(store="mine")), ("embed", embedder)]
+    mine = make_pipeline(PairTransformer(Pipeline(steps, verbose=True)), result.pipelines["MaxMarginIRL"]["irl"])
+    write_audit(Bunch(**{**result, "pipelines": {**result.pipelines, "mine": mine}}), tmp_path)
+    path = tmp_path / "mine.skops"
+    saved = skops.io.load(path, trusted=skops.io.get_untrusted_types(file=path))["pairtransformer"].transformer
+    assert (saved["embed"].store, saved["embed"].device, saved["embed"].verbose) == (None, "cpu", False)
+    assert (saved.verbose, saved["own"].store) == (True, "mine")
+    assert embedder.store == "s"  # a copy was changed
 
 
 def test_a_write_that_fails_leaves_the_folder_as_it_was(result, tmp_path, monkeypatch):
@@ -442,32 +429,6 @@ def test_a_write_that_fails_leaves_the_folder_as_it_was(result, tmp_path, monkey
     assert [path.name for path in tmp_path.iterdir()] == ["failures.csv"]
     assert (tmp_path / "failures.csv").read_text() == "old"
     assert not plt.get_fignums()
-
-
-class OwnStep(TransformerMixin, BaseEstimator):
-    def __init__(self, store=None, device=None):
-        self.store = store
-        self.device = device
-
-
-def test_saved_pipelines_name_no_store_and_no_device_of_this_run(result, tmp_path):
-    texts = Pipeline([("words", TfidfVectorizer()), ("own", OwnStep(store="mine", device="tpu"))], verbose=True)
-    embedder = TransformerEmbedder(store="s", device="cuda", verbose=True)
-    features = PairTransformer(Pipeline([("texts", texts), ("embed", embedder)]))
-    irl = result.pipelines["MaxMarginIRL"]["irl"]
-    write_audit(
-        Bunch(
-            **{**result, "pipelines": {**result.pipelines, "mine": Pipeline([("features", features), ("irl", irl)])}}
-        ),
-        tmp_path,
-    )
-    path = tmp_path / "mine.skops"
-    saved = skops.io.load(path, trusted=skops.io.get_untrusted_types(file=path))
-    inner = saved["features"].transformer
-    assert (inner["embed"].store, inner["embed"].device, inner["embed"].verbose) == (None, "cpu", False)
-    assert (inner["texts"].verbose, inner["texts"]["own"].store, inner["texts"]["own"].device) == (True, "mine", "tpu")
-    assert embedder.store == "s"  # a copy was changed
-    np.testing.assert_array_equal(saved["irl"].coef_, irl.coef_)
 
 
 def test_a_folder_that_was_made_for_nothing_is_removed(tmp_path, monkeypatch):
@@ -503,49 +464,32 @@ def shout(texts):
     return [text.upper() for text in texts]
 
 
-def damaged(judge):
-    return skops.io.dumps(judge)[:-200]
-
-
-def without_schema(judge):
-    content = io.BytesIO()
-    with zipfile.ZipFile(content, "w") as archive:
-        archive.writestr("readme.txt", "hello")
-    return content.getvalue()
-
-
 def naming(name, judge):
     """A pipeline whose vectorizer names another type."""
-    with zipfile.ZipFile(io.BytesIO(skops.io.dumps(judge))) as archive:
-        members = {member: archive.read(member) for member in archive.namelist()}
-    schema = json.loads(members["schema.json"])
-    step = schema["content"]["content"]["steps"]["content"][0]["content"][1]
-    step["__module__"], _, step["__class__"] = name.rpartition(".")
     content = io.BytesIO()
-    with zipfile.ZipFile(content, "w") as archive:
-        for member, data in {**members, "schema.json": json.dumps(schema)}.items():
+    with zipfile.ZipFile(io.BytesIO(skops.io.dumps(judge))) as saved, zipfile.ZipFile(content, "w") as archive:
+        for member in saved.namelist():
+            data = saved.read(member)
+            if member == "schema.json":
+                schema = json.loads(data)
+                step = schema["content"]["content"]["steps"]["content"][0]["content"][1]
+                step["__module__"], _, step["__class__"] = name.rpartition(".")
+                data = json.dumps(schema)
             archive.writestr(member, data)
     return content.getvalue()
 
 
+UNKNOWN_TYPES = ["subprocess.Popen", "fairl_sk.nothing.Thing"]
+UNKNOWN_TYPES += ["fairl_sk.audit.report.Path", "fairl_sk.audit.report.prepare_folder"]
 BAD_PIPELINES = {
     "garbage": (lambda judge: b"chosen,rejected\n", "not a file that skops can read.*BadZipFile"),
     "empty": (lambda judge: b"", "not a file that skops can read"),
-    "no schema": (without_schema, "not a file that skops can read.*KeyError"),
-    "damaged": (damaged, "not a file that skops can read"),
-    "unknown type": (
+    "damaged": (lambda judge: skops.io.dumps(judge)[:-200], "not a file that skops can read"),
+    "own function": (
         lambda judge: skops.io.dumps(make_pipeline(FunctionTransformer(shout), judge)),
         "types that are not trusted: .*test_audit.shout.*Read that list",
     ),
-    **{
-        name: (functools.partial(naming, name), f"not trusted: .*{name}")
-        for name in (
-            "subprocess.Popen",
-            "fairl_sk.audit.report.Path",
-            "fairl_sk.audit.report.prepare_folder",
-            "fairl_sk.nothing.Thing",
-        )
-    },
+    **{name: (functools.partial(naming, name), f"not trusted: .*{name}") for name in UNKNOWN_TYPES},
 }
 
 
