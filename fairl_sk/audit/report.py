@@ -218,10 +218,8 @@ def load_pipeline(path):
 def _is_own_estimator(name):
     """Whether a type's full name is that of an estimator, a schedule or a detector that this package defines."""
     module, _, attribute = name.rpartition(".")
-    if not module.startswith("fairl_sk."):
-        return False
     try:
-        found = getattr(importlib.import_module(module), attribute, None)
+        found = getattr(importlib.import_module(module), attribute, None) if module.startswith("fairl_sk.") else None
     except ImportError:
         return False
     return isinstance(found, type) and issubclass(found, BaseEstimator) and found.__module__ == module

@@ -282,7 +282,8 @@ def _nulls(held):
         "shorter output": metrics.shorter_null(held.texts),
     }
     if held.texts.ndim == 2:
-        nulls["prompt only"] = metrics.prompt_only_null(held.groups, held.labels)
+        labels = np.tile([1, 0], (len(held.texts), 1)) if held.labels is None else held.labels  # one of two is chosen
+        nulls["prompt only"] = metrics.prompt_only_null(held.groups, labels)
     return nulls
 
 

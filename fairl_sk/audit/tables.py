@@ -25,7 +25,7 @@ def format_audit(result, width=None):
     -------
     text : str
     """
-    sections = (_overview, _scores, _notes, _kinds, _subtypes, _uncertainty)  # a verdict would go first
+    sections = (_overview, _scores, _kinds, _subtypes, _uncertainty)  # a verdict would go first
     blocks = [block for section in sections for block in section(result)]
     return "\n\n".join(_table(b, width) if isinstance(b, list) else _paragraph(b, width) for b in blocks)
 
@@ -41,29 +41,22 @@ def _overview(result):
 
 
 def _scores(result):
-    """Each reward's measures: the learners, then the nulls (baselines that do not read the texts' content)."""
-    names = _known_measures(result)
-    rows = [(row["null"], [row["reward"], *(_interval(row[name]) for name in names)]) for row in result.table]
-    header = ["reward", *(name.replace("_", " ") for name in names)]
-    learners, nulls = ([row for null, row in rows if null == which] for which in (False, True))
-    return [[header, *learners, ["nulls", *[""] * len(names)], *nulls]]
-
-
-def _known_measures(result):
-    return [name for name in MEASURES if any(row[name] is not None for row in result.table)]
-
-
-def _notes(result):
-    """What the columns of the scores mean, and which nulls score too well."""
-    settings, names = result.settings, _known_measures(result)
+    """The measures of the learners and of the nulls (baselines that do not read the content), and what they mean."""
+    settings = result.settings
+    names = [name for name in MEASURES if any(row[name] is not None for row in result.table)]
+    rows = [["reward", *(name.replace("_", " ") for name in names)]]
+    for row in result.table:
+        if row["null"] and ["nulls"] not in [cells[:1] for cells in rows]:
+            rows.append(["nulls", *[""] * len(names)])
+        rows.append([row["reward"], *(_interval(row[name]) for name in names)])
     of_outputs = {"pairs": "chosen vs. rejected", "outputs": "desirable vs. undesirable"}[settings["rows_are"]]
-    lines = [f"Intervals: {settings['intervals']}.", f"output: {of_outputs}."]
+    notes = [f"Intervals: {settings['intervals']}.", f"output: {of_outputs}."]
     if "label_f1" in names:
-        lines.append("label: toxic vs. non-toxic, by the known label of each output.")
+        notes.append("label: toxic vs. non-toxic, by the known label of each output.")
     if "starc" in names:
-        lines.append(f"STARC: distance to the reference reward, 0 to 1, lower is better; {settings['starc']}.")
-        lines.append(f"Reference: {_reference(settings['reference'])}.")
-    return ["\n".join([*lines, *_shortcuts(result.table)])]
+        notes.append(f"STARC: distance to the reference reward, 0 to 1, lower is better; {settings['starc']}.")
+        notes.append(f"Reference: {_reference(settings['reference'])}.")
+    return [rows, "\n".join([*notes, *_shortcuts(result.table)])]
 
 
 def _reference(reference):
@@ -89,20 +82,23 @@ def _shortcuts(table):
 
 
 def _kinds(result):
-    names = list(result.pipelines)
+    header = ["kind", "pairs", "share", *result.pipelines]
     rows = [
-        [row["kind"], f"{row['pairs']}", f"{row['share']:.1%}", *(_number(row[name]) for name in names)]
+        [row["kind"], f"{row['pairs']}", f"{row['share']:.1%}", *(_number(row[name]) for name in result.pipelines)]
         for row in result.kinds
     ]
     title = "Pair accuracy by kind of held-out pair (rejected -> chosen; T: toxic, NT: not toxic):"
-    return [title, [["kind", "pairs", "share", *names], *rows]] if rows else []
+    return [title, [header, *rows]] if rows else []
 
 
 def _subtypes(result):
-    names = list(result.pipelines)
-    rows = [[row["subtype"], f"{row['outputs']}", *(_interval(row[name]) for name in names)] for row in result.subtypes]
+    header = ["sub-type", "outputs", *result.pipelines]
+    rows = [
+        [row["subtype"], f"{row['outputs']}", *(_interval(row[name]) for name in result.pipelines)]
+        for row in result.subtypes
+    ]
     title = "AUC between non-toxic outputs and toxic outputs of one sub-type (held out):"
-    return [title, [["sub-type", "outputs", *names], *rows]] if rows else []
+    return [title, [header, *rows]] if rows else []
 
 
 def _uncertainty(result):
