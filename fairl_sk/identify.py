@@ -1,4 +1,6 @@
-"""Feasible rewards and ambiguity under their public path; they live in `fairl_sk.diagnosis`."""
+"""Feasible rewards and ambiguity under their public path; the code is in `fairl_sk.diagnosis`."""
 
-from .diagnosis.feasible import *  # noqa: F403
-from .diagnosis.feasible import __all__  # noqa: F401
+from .diagnosis.ambiguity import Ambiguity, ambiguity
+from .diagnosis.feasible import Ball, FeasibleRewards, Slack, VolumeRatio
+
+__all__ = ["Ambiguity", "Ball", "FeasibleRewards", "Slack", "VolumeRatio", "ambiguity"]

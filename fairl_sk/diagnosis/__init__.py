@@ -1,1 +1,17 @@
-"""What the data determine: uncertainty, feasible rewards, ambiguity, the hardest failures."""
+"""What the pairs determine: uncertainty of a reward, feasible rewards, ambiguous outputs, the hardest pairs."""
+
+from .ambiguity import Ambiguity, ambiguity
+from .feasible import Ball, FeasibleRewards, Slack, VolumeRatio
+from .inspection import inspect_failures
+from .uncertainty import LaplaceReward
+
+__all__ = [
+    "Ambiguity",
+    "Ball",
+    "FeasibleRewards",
+    "LaplaceReward",
+    "Slack",
+    "VolumeRatio",
+    "ambiguity",
+    "inspect_failures",
+]
