@@ -126,7 +126,7 @@ def test_the_slope_of_the_evidence_is_its_derivative(data, n_pairs):
     for log_rho in (-1.0, 2.0):
         slope = (twice_log_evidence(log_rho + 1e-3) - twice_log_evidence(log_rho - 1e-3)) / 2e-3
         inside = log_rho - 2 * np.log(posterior.scale)
-        assert posterior._evidence_slope(inside) == pytest.approx(slope, abs=1e-3)
+        assert posterior.evidence_slope(inside) == pytest.approx(slope, abs=1e-3)
 
 
 def test_pairs_that_say_nothing_and_pairs_that_say_all_end_at_the_bounds(rng):

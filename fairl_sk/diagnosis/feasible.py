@@ -5,6 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..pairs import check_pairs
+from .ambiguity import Ambiguity, ambiguity
 from .fitted import (
     check_failures,
     check_number,
@@ -17,7 +18,7 @@ from .fitted import (
 )
 from .polytope import Polytope
 
-__all__ = ["Ball", "FeasibleRewards", "Slack", "VolumeRatio"]
+__all__ = ["Ambiguity", "Ball", "FeasibleRewards", "Slack", "VolumeRatio", "ambiguity"]
 
 _TOL = 1e-6  # what a margin may be short by, as a share of the largest that the bound allows; HiGHS has 1e-7
 _MAX_VOLUME_FEATURES = 6  # beyond, Qhull takes long and loses digits
