@@ -1,17 +1,26 @@
-"""The pairs that a reward finds hardest, and why; for users who want to look at their data after a fit."""
+"""Which pairs does a reward find hardest, and why? For users who want to look at their data after a fit."""
 
 import warnings
+from numbers import Integral
 
 import numpy as np
+from scipy.optimize import minimize
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+from scipy.special import expit
 from sklearn.base import BaseEstimator, clone
-from sklearn.pipeline import Pipeline
-from sklearn.utils.validation import check_is_fitted
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GroupKFold, cross_val_predict
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 
-from ..learning.estimators import FailureAwareIRL, MaxEntropyIRL, MaxMarginIRL
-from ..learning.failures import NoiseAwareFailures, find_failures, fit_detector
+from ..learning.estimators import FailureAwareIRL
+from ..learning.failures import find_failures
+from ..learning.rows import difference_scale, signed_differences
 from ..pairs import check_pairs, preference_sign, read_texts
+from .fitted import check_number, detector_of, split_pipeline
 
-__all__ = ["inspect_failures"]
+_N_FOLDS = 5
+_ALPHA = 1e-3  # L2 strength of the held-out rewards, for differences of root mean squared length 1
 
 
 def inspect_failures(
@@ -21,80 +30,78 @@ def inspect_failures(
     *,
     texts=None,
     k=20,
-    noise="auto",
     trajectory=True,
     threshold=0.0,
-    n_std=2.0,
+    confidence=0.75,
     sample_weight=None,
     output_labels=None,
     groups=None,
-    seed=0,
 ):
-    """List the k pairs with the smallest margins, with what speaks for an error, for ambiguity, and for noise.
+    r"""List the k pairs with the smallest margins, and say of each failure whether it looks like noise.
 
-    The margin is the reward's. Beside it stand the held-out margins of an ensemble of rewards that did not see the pair
-    (`fairl_sk.learning.failures.NoiseAwareFailures`). A failing pair, whose margin is at or below ``threshold``, has as reason
+    A pair fails if the reward's margin is at or below ``threshold``. Linear Bradley-Terry rewards, each fitted to other
+    pairs by cross-validation, then tell why. The reason is
 
-    - ``"suspected noise"``: the preference is probably flipped, more so than the detector's ``confidence``;
-    - ``"ambiguity"``: else, if the ensemble is divided, its mean within ``n_std`` standard deviations of 0;
-    - ``"error"``: else. The reward gets it wrong, and flipped preferences do not explain it.
-
-    Others have the reason ``"none"``.
+    - ``"suspected noise"``: the preference was flipped, with a probability above ``confidence``;
+    - ``"error"``: the other pairs support the preference, with a probability above ``confidence``;
+    - ``"ambiguity"``: neither;
+    - ``"none"``: the pair does not fail.
 
     Parameters
     ----------
     estimator : fitted estimator or Pipeline
-        Anything with ``decision_function`` of pairs. The last step of a pipeline gets what the steps before make of
-        ``X``.
-    X : array-like of shape (n_pairs, 2, n_features), or texts where ``estimator`` is a Pipeline that reads them
-        Pairs, best those of the fit.
+        Anything with ``decision_function`` of pairs. The steps of a Pipeline transform ``X``.
+    X : array-like of shape (n_pairs, 2, n_features), or texts for a Pipeline that reads them
+        Pairs, as a rule those of the fit.
     y : array-like of shape (n_pairs,), default=None
-        Two classes, the larger meaning that the first is preferred; None: it is everywhere.
+        Two classes, the larger meaning "the first is preferred"; None: the first everywhere.
     texts : array-like of shape (n_pairs, 2) or table, default=None
         Texts to show, in the order of ``X``. None: those of ``X``, if it holds texts.
     k : int >= 1, default=20
         Number of pairs to list; at most all are.
-    noise : "auto", NoiseAwareFailures or None, default="auto"
-        What judges the pairs; "auto" has its defaults. It is fitted on ``X``, on a clone, at the cost of a few logistic
-        regressions. None: it is left out, its columns are NaN, and no pair is ambiguous or noise.
     trajectory : bool, default=True
-        Whether to list each pair's margins over the rounds. They come from a second fit on ``X`` and ``y``, with the
-        estimator's parameters, and take as long as the first fit. They are those of the first one if ``X``, ``y`` and
-        the weights are, and ``random_state`` is a number.
+        Whether to list the margins in each round of a `FailureAwareIRL`. This fits a clone of it to ``X`` and ``y``;
+        with a fixed ``random_state`` and the rows of the first fit, the rounds are the same.
     threshold : float, default=0.0
         Margin at or below which a pair fails, in units of reward.
-    n_std : float > 0, default=2.0
-        Standard deviations within which the ensemble's mean margin counts as 0.
+    confidence : float in [0.5, 1], default=0.75
+        Larger: more failures are ambiguous.
     sample_weight : array-like of shape (n_pairs,), default=None
         Weights of the pairs, as in the fit.
     output_labels : array-like of shape (n_pairs, 2), default=None
-        Labels of the outputs, as in the fit; read by the second fit only.
+        Labels of the outputs, as in the fit; only the trajectory reads them.
     groups : array-like of shape (n_pairs,), default=None
-        Rows that the ensemble's folds do not part, such as those of a prompt. None: pairs that share an output.
-    seed : int, default=0
-        Seed of the ensemble.
+        Groups, such as prompts, that stay in one fold. None: pairs that share an output stay in one fold.
 
     Returns
     -------
     table : pandas.DataFrame of shape (k, n_columns)
-        A row a pair, the smallest margin first, with the columns
+        One pair per row, the smallest margin first:
 
         - ``pair``: its row in ``X``;
-        - ``preferred``, ``other``: its texts, where they are known;
+        - ``preferred``, ``other``: its texts, if there are any;
         - ``margin``: R(preferred) - R(other);
-        - ``held_out_margin``, ``held_out_std``: mean and standard deviation over the ensemble, in the unit of
-          ``margin`` (scaled to the same root mean square over all pairs);
-        - ``noise_probability``: probability that the preference is flipped;
+        - ``noise_probability``: probability that the preference was flipped;
         - ``reason``: see above;
-        - ``trajectory``: ndarray of shape (n_rounds,), the margin before each round's step, or None.
+        - ``trajectory``: margins before each round's step, shape (n_rounds,); None without rounds.
 
     Raises
     ------
     ImportError
         If pandas is not installed.
     ValueError
-        If the rows are not pairs, ``k`` is not a number above 0, ``noise`` is something else, or the estimator has no
-        rounds and ``trajectory=True``.
+        For rows that are not pairs, bad ``k``, ``confidence``, ``groups`` or ``texts``, or one group only.
+
+    Notes
+    -----
+    With the held-out margin :math:`m_i` of a pair, the preferred output is better with probability
+    :math:`s_i = \sigma(k m_i)`. Preferences are flipped at a rate :math:`\epsilon`, so that this one is seen with
+    probability :math:`p_i = \epsilon (1 - s_i) + (1 - \epsilon) s_i`. The k and :math:`\epsilon` of greatest likelihood
+    [1]_ give the ``noise_probability`` :math:`\epsilon (1 - s_i) / p_i`.
+
+    References
+    ----------
+    .. [1] J. B. Copas. Binary regression models for contaminated data. JRSS B, 1988.
 
     Examples
     --------
@@ -108,41 +115,40 @@ def inspect_failures(
     >>> float(data.flipped[table["pair"]].mean())
     1.0
     """
-    pandas = _import_pandas()
-    texts, X, estimator = _unwrap(estimator, X, texts)
+    try:
+        import pandas
+    except ImportError as error:
+        raise ImportError("inspect_failures returns a pandas.DataFrame: pip install pandas") from error
+    texts = X if texts is None else texts
+    estimator, X = split_pipeline(estimator, X)
+    check_is_fitted(estimator)
+    X, texts = _check_rows(X, texts)
+    k = check_number("k", k, kind=Integral)
+    if not 0.5 <= check_number("confidence", confidence) <= 1:
+        raise ValueError(f"Found confidence={confidence!r}. Expected a probability from 0.5 to 1.")
     sign = preference_sign(y, len(X), classes=None if y is None else getattr(estimator, "classes_", None))
-    if not isinstance(k, (int, np.integer)) or k < 1:
-        raise ValueError(f"Found k={k!r}. Expected a whole number of at least 1: how many pairs to list.")
     margins = sign * np.asarray(estimator.decision_function(X), dtype=np.float64)
     rows = np.argsort(margins, kind="stable")[:k]
     table = {"pair": rows}
     if texts is not None:
         table["preferred"] = np.where(sign > 0, texts[:, 0], texts[:, 1])[rows]
         table["other"] = np.where(sign > 0, texts[:, 1], texts[:, 0])[rows]
-    judged = _judge(noise, X, sign, sample_weight, groups, seed, margins, threshold, n_std)
-    table.update({"margin": margins[rows]}, **{name: values[rows] for name, values in judged.items()})
+    weight = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
+    support, noise = _support_and_noise(_held_out_margins(X, sign, weight, groups), weight)
+    failing = margins <= threshold
+    kinds = [failing & (noise > confidence), failing & (support > confidence), failing]
+    table["margin"] = margins[rows]
+    table["noise_probability"] = noise[rows]
+    table["reason"] = np.select(kinds, ["suspected noise", "error", "ambiguity"], "none")[rows]
+    learner = getattr(estimator, "best_estimator_", estimator)
     recorded = [None] * len(rows)
-    if trajectory:
-        recorded = list(_record(estimator, X, y, rows, sample_weight, output_labels))
+    if trajectory and isinstance(learner, FailureAwareIRL):
+        recorded = list(_margins_of_rounds(learner, X, y, rows, sample_weight, output_labels))
     return pandas.DataFrame({**table, "trajectory": pandas.Series(recorded, dtype=object)})
 
 
-def _import_pandas():
-    try:
-        import pandas
-    except ImportError as error:
-        raise ImportError("inspect_failures gives a pandas.DataFrame: pip install pandas") from error
-    return pandas
-
-
-def _unwrap(estimator, X, texts):
-    """Texts (n_pairs, 2) or None, features (n_pairs, 2, n_features), and the estimator that reads these."""
-    texts = X if texts is None else texts
-    if isinstance(estimator, Pipeline):
-        check_is_fitted(estimator)
-        X = X if len(estimator) == 1 else estimator[:-1].transform(X)
-        estimator = estimator[-1]
-    check_is_fitted(estimator)
+def _check_rows(X, texts):
+    """Features (n_pairs, 2, n_features) and texts (n_pairs, 2) or None."""
     X = check_pairs(X)
     if X.ndim != 3:
         raise ValueError(
@@ -151,60 +157,63 @@ def _unwrap(estimator, X, texts):
     texts = None if getattr(texts, "ndim", 2) == 3 else read_texts(texts)
     if texts is not None and texts.shape != (len(X), 2):
         raise ValueError(f"Found texts of shape {texts.shape} for {len(X)} pairs. Expected two a pair, (n_pairs, 2).")
-    return texts, X, estimator
+    return X, texts
 
 
-def _judge(noise, X, sign, sample_weight, groups, seed, margins, threshold, n_std):
-    """What the ensemble says of every pair, and the reason."""
-    if noise is None:
-        unknown = np.full(len(X), np.nan)
-        reason = np.where(margins <= threshold, "error", "none")
-        return {"held_out_margin": unknown, "held_out_std": unknown, "noise_probability": unknown, "reason": reason}
-    detector = NoiseAwareFailures() if isinstance(noise, str) and noise == "auto" else noise
-    if not isinstance(detector, NoiseAwareFailures):
-        raise ValueError(f"Found noise={noise!r}. Expected 'auto', a NoiseAwareFailures object, or None.")
-    detector = clone(detector).fit(X, sign, sample_weight, groups=groups, seed=seed)
-    size = np.sqrt(np.mean(detector.margins_**2))
-    unit = np.sqrt(np.mean(margins**2)) / size if size > 0 else 0.0
-    failing = margins <= threshold
-    suspected = failing & (detector.noise_probability_ > detector.confidence)
-    ambiguous = failing & ~suspected & (np.abs(detector.margins_) <= n_std * detector.std_)
-    return {
-        "held_out_margin": unit * detector.margins_,
-        "held_out_std": unit * detector.std_,
-        "noise_probability": detector.noise_probability_,
-        "reason": np.select([suspected, ambiguous, failing], ["suspected noise", "ambiguity", "error"], "none"),
-    }
+def _held_out_margins(X, sign, weight, groups):
+    """Margin of each pair, (n_pairs,), by a linear Bradley-Terry reward of the pairs in the other folds."""
+    groups = _linked_pairs(X) if groups is None else np.asarray(groups)
+    n_groups = len(np.unique(groups))
+    if groups.shape != (len(X),) or n_groups < 2:
+        raise ValueError(
+            f"Found groups of shape {groups.shape} with {n_groups} distinct values for {len(X)} pairs. Expected one "
+            "group per pair, and at least two groups. Without groups, pairs that share an output, directly or through "
+            "other pairs, are one group: pass groups=np.arange(n_pairs) if they all are."
+        )
+    differences = signed_differences(X.astype(np.float64), sign)
+    differences /= difference_scale(differences, weight)
+    both = np.concatenate([differences, -differences])  # the solver needs two classes
+    margins = cross_val_predict(
+        LogisticRegression(C=1 / (4 * _ALPHA * len(X)), fit_intercept=False, max_iter=1000),
+        both,
+        np.repeat([1, 0], len(X)),
+        groups=np.tile(groups, 2),
+        cv=GroupKFold(min(_N_FOLDS, n_groups)),
+        method="decision_function",
+        params={"sample_weight": np.tile(weight / weight.mean(), 2)},
+    )
+    return margins[: len(X)]
 
 
-# ---------------------------------------------------------------------------------------------- the trajectory
+def _support_and_noise(margins, weight):
+    """Probabilities that the preferred output is better and that the preference was flipped, both (n_pairs,)."""
+
+    def loss(point):
+        seen = point[1] + (1 - 2 * point[1]) * expit(np.exp(point[0]) * margins)
+        return -np.average(np.log(np.maximum(seen, 1e-12)), weights=weight)
+
+    starts, bounds = [(0.5, 0.05), (0.5, 0.4)], [(-5.0, 5.0), (0.0, 0.49)]
+    scale, rate = min((minimize(loss, start, bounds=bounds) for start in starts), key=lambda found: found.fun).x
+    support = expit(np.exp(scale) * margins)
+    flipped = rate * (1 - support)
+    return support, flipped / np.maximum(flipped + (1 - rate) * support, 1e-300)
 
 
-def _record(estimator, X, y, rows, sample_weight, output_labels):
+def _linked_pairs(X):
+    """Group of each pair, (n_pairs,): pairs that share an output, directly or through other pairs, have the same."""
+    outputs = np.unique(X.reshape(-1, X.shape[-1]), axis=0, return_inverse=True)[1].reshape(-1, 2)
+    edges = coo_array((np.ones(len(outputs)), outputs.T), shape=(outputs.max() + 1,) * 2)
+    return connected_components(edges, directed=False)[1][outputs[:, 0]]
+
+
+def _margins_of_rounds(learner, X, y, rows, sample_weight, output_labels):
     """Margins (n_rows, n_rounds) of some pairs in the rounds of a second fit."""
-    again = _failure_aware(getattr(estimator, "best_estimator_", estimator))
-    recorder = _Recorder(again._schedules()["detector"], rows)
-    again.set_params(failures=recorder, verbose=0, warm_start=False)
-    with warnings.catch_warnings():  # the first fit has said them
+    recorder = _Recorder(clone(detector_of(learner), safe=False), rows)
+    again = clone(learner).set_params(failures=recorder, verbose=0)
+    with warnings.catch_warnings():  # the first fit has raised them
         warnings.simplefilter("ignore")
         again.fit(X, y, sample_weight, output_labels)
     return np.stack(recorder.margins_, axis=1)
-
-
-def _failure_aware(estimator):
-    """An unfitted `FailureAwareIRL` that goes through the same rounds."""
-    if isinstance(estimator, FailureAwareIRL):
-        return clone(estimator)
-    if not isinstance(estimator, (MaxMarginIRL, MaxEntropyIRL)):
-        raise ValueError(
-            f"Found {type(estimator).__name__}, which has no rounds. Expected MaxMarginIRL, MaxEntropyIRL, "
-            "FailureAwareIRL or a search over one of them for trajectory=True: pass trajectory=False."
-        )
-    params = clone(estimator).get_params(deep=False)
-    if isinstance(estimator, MaxMarginIRL):
-        return FailureAwareIRL.paper(failure_weight=0, margin_fail=2 * estimator.margin, **params)
-    half = estimator.temperature / 2
-    return FailureAwareIRL.paper(objective="max_entropy", failure_weight=0, temperature_fail=half, **params)
 
 
 class _Recorder(BaseEstimator):
@@ -221,7 +230,6 @@ class _Recorder(BaseEstimator):
         One a round.
     """
 
-    partial_labels = property(lambda self: getattr(self.detector, "partial_labels", False))
     requires_labels = property(lambda self: getattr(self.detector, "requires_labels", False))
 
     def __init__(self, detector, rows):
@@ -231,13 +239,14 @@ class _Recorder(BaseEstimator):
     def __sklearn_clone__(self):
         return self  # the margins have to be found again
 
-    def fit(self, X, y, sample_weight, *, output_labels, seed):
-        """Fit the other detector, if it asks for that."""
-        self.detector_ = fit_detector(self.detector, X, y, sample_weight, output_labels, seed)
+    def fit(self, X, y, sample_weight, **known):
+        """Fit the other detector, if it has ``fit``."""
         self.margins_ = []
+        if hasattr(self.detector, "fit"):
+            self.detector.fit(X, y, sample_weight, **known)
         return self
 
     def detect(self, state):
         """Failures of the other detector."""
         self.margins_.append(state.margins[self.rows].astype(np.float64))
-        return find_failures(self.detector_, state)
+        return find_failures(self.detector, state)
