@@ -4,8 +4,8 @@ from .diagnosis.inspection import inspect_failures
 from .diagnosis.uncertainty import LaplaceReward
 from .features.encoder import TransformerEmbedder
 from .learning.estimators import FailureAwareIRL, MaxEntropyIRL, MaxMarginIRL
-from .learning.objective import ConstantSchedule, CosineSchedule, ExponentialSchedule, LinearSchedule
-from .learning.search import FailureAwareIRLCV, MaxEntropyIRLCV, MaxMarginIRLCV
+from .learning.schedules import ConstantSchedule, CosineSchedule, ExponentialSchedule, LinearSchedule
+from .learning.search_estimators import FailureAwareIRLCV, MaxEntropyIRLCV, MaxMarginIRLCV
 from .pairs import PairTransformer, check_pairs, make_pairs
 
 __version__ = "0.1.0"

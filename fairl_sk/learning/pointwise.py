@@ -1,10 +1,8 @@
-r"""What single outputs should count beside pairs, estimated from the pairs alone.
+r"""The weight of the pointwise loss, estimated from the pairs alone (theory, "The pointwise weight").
 
-Whether an output was preferred tells something about its reward only where preferred and other outputs come from
-populations of their own, as rewrites and what was rewritten do. Where two outputs were drawn without regard to the
-reward, and only their order tells of it, the pairs say all there is, and single outputs add noise. `estimate_weight`
-tells one from the other by the variance of the reward that both together would give (theory, "What single outputs
-count").
+The pointwise loss asks whether an output is preferred, whatever it was compared with. It helps where preferred and
+other outputs differ in style, as rewrites differ from what was rewritten. It adds noise where both outputs of a pair
+were drawn alike and then compared. `estimate_weight` decides by the estimated variance of the combined estimator.
 """
 
 from dataclasses import dataclass
@@ -15,31 +13,32 @@ from scipy.special import expit
 from sklearn.decomposition import TruncatedSVD
 from sklearn.linear_model import LogisticRegression
 
+from .rows import preferred_first
+
+__all__ = ["estimate_weight"]
+
 # The weights that are compared.
 _WEIGHTS = (0.0, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0)
-# Whether outputs count: by how much pairs alone have to be less precise than the best of both. What outputs win where
-# preferred ones have no population of their own is below it, a prompt that both share and small samples included.
+# The pointwise loss is used if the variance without it is more than this above the least.
 _WORTH = 0.25
-# How much they count, if so: what the variance may be above the least, which is all that more weight would win.
+# Its weight is the smallest whose variance is at most this above the least.
 _TOLERANCE = 0.02
-# Pairs that are read: the estimate needs no more. Fewer than the least say nothing.
+# Most and fewest pairs that the estimate reads.
 _MOST_PAIRS, _LEAST_PAIRS = 2048, 40
-# Directions in which differences are largest, and the least number of pairs for each.
+# Most principal directions of the differences that it reads, and pairs needed for each.
 _MOST_DIRECTIONS, _PAIRS_A_DIRECTION = 128, 4
-# L2 strength of the preliminary rewards, in units where differences have mean squared length 1; and the penalty in the
-# variance, as a share of the pairs' mean curvature.
+# L2 strength of the preliminary rewards; and the penalty in the variance, as a share of the mean curvature.
 _STRENGTH, _PENALTY = 1e-3, 0.05
 
 
-def estimate_weight(X, sign, sample_weight, keys, sides):
-    r"""The least weight of single outputs that makes the reward of pairs and outputs together nearly most precise.
+def estimate_weight(X, sign, sample_weight, numbers, sides):
+    r"""The smallest pointwise weight that makes the combined estimator nearly most precise.
 
     With :math:`g_i` the gradient of a pair's loss, :math:`h_i` that of the mean loss of its two outputs, and G and H
     the means of their second derivatives, the weights at which :math:`\sum_i g_i + w h_i` vanishes have the covariance
     :math:`J^{-1} V J^{-1} / n`, where :math:`J = G + w H + \rho I` and V is the mean of
-    :math:`(g_i + w h_i)(g_i + w h_i)^T`. What counts is the variance of the margins that it gives the pairs, but for
-    what only changes their scale. All is cross-fitted: each half of the pairs is judged by the reward of the other, and
-    either loss at the scale that fits it best.
+    :math:`(g_i + w h_i)(g_i + w h_i)^T`. The variance that counts is that of the pairs' margins, without the part that
+    only rescales them. Gradients of one half of the pairs are taken at a reward fitted on the other half.
 
     Parameters
     ----------
@@ -47,34 +46,31 @@ def estimate_weight(X, sign, sample_weight, keys, sides):
     sign : ndarray of shape (n_pairs,)
         +1 where the first side is preferred, else -1.
     sample_weight : ndarray of shape (n_pairs,)
-    keys : ndarray of shape (n_pairs,), uint64
-        The pairs' content keys: they choose the pairs that are read, and part them into halves.
+    numbers : ndarray of shape (n_pairs, 2)
+        Numbers of the outputs, from `number_outputs`.
     sides : ndarray of shape (n_pairs, 2)
-        +1 for outputs of the sides of ``X`` that should lie above a threshold, -1 for the others.
+        +1 for outputs that should lie above a threshold, -1 for the others.
 
     Returns
     -------
     weight : float in [0, 10]
-        0 where pairs alone are nearly as precise, their variance at most 25 % above the least of twelve weights, and
-        where there are fewer than 40 distinct pairs; else the smallest whose variance is at most 2 % above it.
+        0 where the variance without the pointwise loss is at most 25 % above the least of twelve weights, and where
+        there are fewer than 40 distinct pairs; else the smallest weight whose variance is at most 2 % above it.
 
     References
     ----------
     .. [1] Hansen. Large sample properties of generalized method of moments estimators. Econometrica 50 (1982).
     """
-    rows, weight = _distinct_pairs(keys, np.where(sign[:, None] > 0, sides, sides[:, ::-1]), sample_weight)
+    rows, weight = _distinct_pairs(preferred_first(numbers, sign), preferred_first(sides, sign), sample_weight)
     if len(rows) < _LEAST_PAIRS:
         return 0.0
-    half, flip = np.arange(len(rows)) % 2, 1 - 2 * ((keys[rows] >> np.uint64(32)) % 2).astype(int)
-    # the side that is preferred stands first, or second: half of the pairs each way, as a classifier needs
+    # alternate the halves, and in each half the side that is preferred, as a classifier needs two classes
+    half, flip = np.arange(len(rows)) % 2, 1 - np.arange(len(rows)) // 2 % 2 * 2
     first = np.where((sign[rows] > 0) == (flip > 0), 0, 1)
     sides = np.stack([sides[rows, first], sides[rows, 1 - first]], axis=1)
-    if any(len(np.unique(values[half == number])) < 2 for number in (0, 1) for values in (flip, sides)):
+    if any(len(np.unique(sides[half == number])) < 2 for number in (0, 1)):
         return 0.0
-    with np.errstate(over="ignore", invalid="ignore"):  # features that are too large are the fit's to refuse
-        outputs = _standardised(np.stack([X[rows, first], X[rows, 1 - first]], axis=1), weight)
-    if not np.isfinite(outputs).all():
-        return 0.0
+    outputs = _standardized(np.stack([X[rows, first], X[rows, 1 - first]], axis=1), weight)
     pairs = _Pairs(_in_few_directions(outputs, weight), flip, sides, weight)
     parts = [pairs.of(half == number) for number in (0, 1)]
     rewards = [_preliminary_reward(part) for part in parts]
@@ -102,20 +98,21 @@ class _Pairs:
         return _Pairs(self.outputs[some], self.flip[some], self.sides[some], self.weight[some])
 
 
-def _distinct_pairs(keys, sides, sample_weight):
-    """A row of each of the distinct pairs that are read, in the order of their keys, and their weights, of mean 1.
+def _distinct_pairs(numbers, sides, sample_weight):
+    """A row of each of the distinct pairs that are read, evenly spread over them, and their weights, of mean 1.
 
-    ``sides`` (n_pairs, 2) are those of the (preferred, other) outputs.
+    ``numbers`` and ``sides`` are those of the (preferred, other) outputs. Numbers follow the features, so the order of
+    the rows does not matter.
     """
     known = np.flatnonzero(sample_weight > 0)
-    labels = (sides[known] > 0) @ np.array([1, 2], dtype=np.uint64)
-    content = (keys[known] + labels) * np.uint64(0x9E3779B97F4A7C15)  # copies with other labels are other pairs
-    _, first, pair = np.unique(content, return_index=True, return_inverse=True)
-    weight = np.bincount(pair, sample_weight[known])[:_MOST_PAIRS]
-    return known[first[:_MOST_PAIRS]], weight / weight.mean()
+    content = np.column_stack([numbers[known], sides[known] > 0])
+    _, first, pair = np.unique(content, axis=0, return_index=True, return_inverse=True)
+    weight = np.bincount(pair.ravel(), sample_weight[known])
+    read = np.unique(np.linspace(0, len(first) - 1, _MOST_PAIRS).round().astype(int))
+    return known[first[read]], weight[read] / weight[read].mean()
 
 
-def _standardised(outputs, weight):
+def _standardized(outputs, weight):
     """Outputs (n_pairs, 2, n_features), float64, around their mean and in units where differences have length 1."""
     outputs = outputs - np.average(outputs.mean(axis=1, dtype=np.float64), axis=0, weights=weight)
     lengths = np.square(outputs[:, 0] - outputs[:, 1]).sum(axis=1)

@@ -1,8 +1,17 @@
-"""What a learner reads of the rows: differences of a pair's features, their scale, and which side is preferred."""
+"""What a learner reads of the rows: differences of a pair's features, their scale, and which outputs are duplicates."""
+
+import warnings
 
 import numpy as np
 
-__all__ = ["difference_scale", "preferred_first", "signed_differences"]
+__all__ = [
+    "difference_scale",
+    "discount_duplicates",
+    "number_outputs",
+    "preferred_first",
+    "signed_differences",
+    "warn_of_contradictions",
+]
 
 
 def preferred_first(values, sign):
@@ -58,3 +67,78 @@ def difference_scale(differences, sample_weight):
     if scale**2 < 1e-290 and differences[sample_weight > 0].any():
         raise ValueError("The features are too small (their squares underflow): scale them, e.g. by StandardScaler.")
     return scale or 1.0
+
+
+# ----------------------------------------------------------------------------------------------- duplicates
+
+_ROUNDING = 1e-5  # features that differ by less of their length are the same: encoders round differently by batch
+
+
+def number_outputs(X):
+    """Number every distinct output: duplicates, up to rounding, have the same number.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n_pairs, 2, n_features)
+
+    Returns
+    -------
+    numbers : ndarray of shape (n_pairs, 2), int
+    """
+    outputs = X.reshape(-1, X.shape[-1])
+    direction = np.random.default_rng(0).normal(size=X.shape[-1]).astype(X.dtype)  # duplicates are neighbors along it
+    order = np.argsort(outputs @ direction, kind="stable")
+    first, numbers = np.empty(len(order), dtype=bool), np.empty(len(order), dtype=np.intp)
+    first[:1] = True
+    for begin in range(1, len(order), 4096):
+        rows = outputs[order[begin - 1 : begin + 4096]]
+        close = _ROUNDING * np.abs(rows[1:]).max(axis=1)
+        first[begin : begin + 4096] = np.abs(np.diff(rows, axis=0)).max(axis=1) > close
+    numbers[order] = np.cumsum(first) - 1
+    return numbers.reshape(-1, 2)
+
+
+def warn_of_contradictions(numbers, sign, sample_weight):
+    """Warn of pairs of the same two outputs with opposite preferences.
+
+    Parameters
+    ----------
+    numbers : ndarray of shape (n_pairs, 2)
+        From `number_outputs`.
+    sign, sample_weight : ndarray of shape (n_pairs,)
+    """
+    preferred, other = preferred_first(numbers, sign).T
+    counted = (sample_weight > 0) & (preferred != other)
+    pairs, opposite = (a * (numbers.max() + 1) + b for a, b in ((preferred, other), (other, preferred)))
+    contradicted = counted & np.isin(opposite, pairs[counted])
+    if contradicted.any():
+        warnings.warn(
+            f"{contradicted.sum()} of {len(sign)} pairs contradict another pair (the same two outputs, the other one "
+            f"preferred), first row {np.flatnonzero(contradicted)[0]}. No reward orders both as preferred: drop them, "
+            "or keep them as ties.",
+            UserWarning,
+            stacklevel=2,
+        )
+
+
+def discount_duplicates(numbers, sample_weight, correlation):
+    r"""Weights of pairs with duplicate outputs, divided by their design effect (theory, "Duplicate outputs").
+
+    Parameters
+    ----------
+    numbers : ndarray of shape (n_pairs, 2)
+        From `number_outputs`.
+    sample_weight : ndarray of shape (n_pairs,)
+    correlation : float in [0, 1]
+        Correlation :math:`\varrho` of the pairs that share an output.
+
+    Returns
+    -------
+    weights : ndarray of shape (n_pairs,)
+        :math:`w_i / (1 + \varrho (m_i + n_i - 2))` where the outputs of pair i are in :math:`m_i` and :math:`n_i`
+        distinct pairs.
+    """
+    counted = (sample_weight > 0) & (numbers[:, 0] != numbers[:, 1])
+    distinct = np.unique(np.sort(numbers[counted], axis=1), axis=0)
+    counts = np.bincount(distinct.ravel(), minlength=numbers.max() + 1)
+    return sample_weight / (1 + correlation * np.maximum(counts[numbers].sum(axis=1) - 2, 0))

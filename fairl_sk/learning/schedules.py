@@ -1,81 +1,11 @@
-r"""Losses of a margin and the schedules of the curriculum; for readers of the theory page, whose equations it holds.
-
-A loss here is a function of margins only. It returns, elementwise, the loss, its first and its second derivative
-with respect to the margin, so that every solver (line search, gradient step, duality gap) reads from one text.
-"""
+"""Schedules: how the failure threshold, weight and rate change over the rounds of the curriculum."""
 
 import numbers
 
 import numpy as np
-import torch
 from sklearn.base import BaseEstimator
 
-__all__ = [
-    "ConstantSchedule",
-    "CosineSchedule",
-    "ExponentialSchedule",
-    "LinearSchedule",
-    "hinge_loss",
-    "logistic_loss",
-    "schedule_values",
-]
-
-# -------------------------------------------------------------------------------------------------- losses
-
-
-def hinge_loss(margins, required, smoothing=0.0):
-    r"""Hinge of max-margin IRL, :math:`\max(0, M - \Delta)`, optionally with a rounded corner.
-
-    It is the loss of theory, eq. 2.
-
-    Parameters
-    ----------
-    margins : Tensor of shape (n_pairs,)
-        Margins, in units of reward.
-    required : float
-        The required margin M.
-    smoothing : float, default=0
-        Width of the interval below M on which the corner is replaced by a parabola; 0 is the plain hinge. The
-        smooth loss is at most ``smoothing / 2`` below the hinge.
-
-    Returns
-    -------
-    loss, slope, curvature : Tensor of shape (n_pairs,)
-        The loss and its first two derivatives in the margin. The slope is in [-1, 0].
-    """
-    missing = required - margins
-    if smoothing == 0:
-        return missing.clamp(min=0), (missing > 0).to(margins.dtype).neg_(), torch.zeros_like(margins)
-    inside = (missing / smoothing).clamp(0, 1)
-    loss = torch.where(inside < 1, inside * missing / 2, missing - smoothing / 2)
-    curvature = ((inside > 0) & (inside < 1)).to(margins.dtype) / smoothing
-    return loss, -inside, curvature
-
-
-def logistic_loss(margins, temperature):
-    r"""Negative log-likelihood of max-entropy IRL, :math:`\log(1 + e^{-\Delta/\tau})`.
-
-    It is the loss of theory, eq. 3.
-
-    Parameters
-    ----------
-    margins : Tensor of shape (n_pairs,)
-        Margins, in units of reward.
-    temperature : float
-        The temperature tau, in units of reward: a margin of one temperature means odds of e to 1.
-
-    Returns
-    -------
-    loss, slope, curvature : Tensor of shape (n_pairs,)
-        The loss and its first two derivatives in the margin. The slope is in (-1/tau, 0).
-    """
-    scaled = -margins / temperature
-    probability = torch.sigmoid(scaled)  # of the preference being the other way round
-    curvature = probability * (1 - probability) / temperature**2
-    return torch.nn.functional.softplus(scaled), -probability / temperature, curvature
-
-
-# ----------------------------------------------------------------------------------------------- schedules
+__all__ = ["ConstantSchedule", "CosineSchedule", "ExponentialSchedule", "LinearSchedule", "schedule_values"]
 
 
 class ConstantSchedule(BaseEstimator):

@@ -1,0 +1,113 @@
+"""The table of a search: scores of every candidate on every fold, as ``GridSearchCV`` writes them."""
+
+import warnings
+from numbers import Real
+
+import numpy as np
+from scipy.stats import rankdata
+from sklearn.exceptions import FitFailedWarning
+
+__all__ = ["SearchResults"]
+
+
+class SearchResults:
+    """Scores and times, and what follows from them.
+
+    Parameters
+    ----------
+    params : list of dict
+        Parameters of every candidate.
+    n_folds : int
+    error_score : float or "raise"
+        Score of a fit or a scorer that fails.
+    """
+
+    def __init__(self, params, n_folds, error_score):
+        self.params, self.error_score = params, error_score
+        self.n_folds = self.n_finished = n_folds
+        self.times = {name: np.zeros((len(params), n_folds)) for name in ("fit_time", "score_time")}
+        self.scores, self.failures = {}, []
+
+    def add(self, number, fold, scores, fit_time, score_time):
+        """Add the scores of a candidate on a fold, one or a dict of several."""
+        self.times["fit_time"][number, fold], self.times["score_time"][number, fold] = fit_time, score_time
+        for name, value in scores.items() if isinstance(scores, dict) else [("score", scores)]:
+            if isinstance(value, str):  # one of several scorers failed; its traceback
+                self.fail(number, fold, RuntimeError(f"{name}: {value.strip().splitlines()[-1]}"), name)
+            else:
+                self._of(name)[number, fold] = value
+
+    def fail(self, number, fold, error, name=None):
+        """Add a failed fit or scorer, of one score or of all."""
+        if self.error_score == "raise":
+            raise error
+        self.failures.append((number, fold, error, name))
+
+    def interrupt(self, n_finished):
+        """Keep the folds that are finished."""
+        self.n_finished = n_finished
+
+    @property
+    def names(self):
+        return list(self.scores) or ["score"]
+
+    def of(self, name):
+        """Scores of shape (n_candidates, n_finished), the error score where a fit failed."""
+        scores = self._of(name).copy()
+        for number, fold, _, failed in self.failures:
+            if failed in (None, name):
+                scores[number, fold] = self.error_score
+        return scores[:, : self.n_finished]
+
+    def best(self, name):
+        """Number of the candidate with the best mean score."""
+        mean = self.of(name).mean(axis=1)
+        if not np.isfinite(mean).any():
+            raise ValueError(
+                f"None of the {len(mean)} candidates has a finite mean {name} on {self.n_finished} folds. See the "
+                "warnings above for the first errors; with error_score='raise' they are raised. A scorer that needs "
+                "two classes needs test folds with two."
+            )
+        return int(np.nanargmax(np.where(np.isfinite(mean), mean, -np.inf)))
+
+    def table(self):
+        """``cv_results_``, in the format of ``GridSearchCV``."""
+        table = {}
+        for name, seconds in self.times.items():
+            seconds = seconds[:, : self.n_finished]
+            table[f"mean_{name}"], table[f"std_{name}"] = seconds.mean(axis=1), seconds.std(axis=1)
+        for name in sorted({name for candidate in self.params for name in candidate}):
+            table[f"param_{name}"] = _masked_column([candidate[name] for candidate in self.params])
+        table["params"] = self.params
+        for name in self.names:
+            scores = self.of(name)
+            table |= {f"split{fold}_test_{name}": values for fold, values in enumerate(scores.T)}
+            mean = scores.mean(axis=1)
+            table[f"mean_test_{name}"], table[f"std_test_{name}"] = mean, scores.std(axis=1)
+            ranks = rankdata(-np.nan_to_num(mean, nan=np.nanmin([*mean, 0.0]) - 1), method="min")
+            table[f"rank_test_{name}"] = ranks.astype(np.int32)
+        return table
+
+    def warn_of_failures(self):
+        """Warn of failed fits and scorers, with the first error."""
+        if self.failures:
+            number, fold, error, _ = self.failures[0]
+            warnings.warn(
+                f"{len(self.failures)} of {len(self.params) * self.n_folds} fits or scores failed; their score is "
+                f"{self.error_score}. The first, fold {fold} of {self.params[number]}: {type(error).__name__}: {error}",
+                FitFailedWarning,
+                stacklevel=6,
+            )
+
+    def _of(self, name):
+        return self.scores.setdefault(name, np.full((len(self.params), self.n_folds), np.nan))
+
+
+def _masked_column(values):
+    """A parameter's values as GridSearchCV keeps them: numbers as numbers, else objects."""
+    numeric = all(isinstance(v, Real) and not isinstance(v, bool) for v in values)
+    column = np.ma.empty(len(values), dtype=np.result_type(*values) if numeric else object)
+    for row, value in enumerate(values):
+        column[row] = value
+    column.mask = np.zeros(len(values), dtype=bool)
+    return column

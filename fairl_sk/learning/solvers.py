@@ -1,0 +1,142 @@
+r"""The base path as a convex problem: one function an objective, which returns the weights and a duality gap.
+
+Both minimize :math:`\sum_i w_i \ell(m_i(\theta)) + \alpha \|\theta\|^2` over linear functions m of the weights, by
+SciPy's L-BFGS-B. torch forms the products, on the CPU or a GPU, and the gradient.
+"""
+
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+from scipy.optimize import minimize
+
+from .losses import hinge_loss, logistic_loss
+
+__all__ = ["Solution", "solve_max_entropy", "solve_max_margin"]
+
+
+@dataclass(frozen=True)
+class Solution:
+    """Weights of a base path.
+
+    Parameters
+    ----------
+    theta : ndarray of shape (n_weights,), float64
+    gap : float
+        Duality gap as a share of the loss of a constant reward: an upper bound of how far the objective is from its
+        minimum. With ``alpha=0``, which has no gap, the norm of the gradient as a share of its norm at 0.
+    n_iter : int
+        Iterations of L-BFGS-B.
+    """
+
+    theta: np.ndarray
+    gap: float
+    n_iter: int
+
+
+def solve_max_entropy(margins_of, n_weights, weight, temperature, alpha, tol, max_iter):
+    r"""Minimize the logistic loss (theory, eq. 3).
+
+    Parameters
+    ----------
+    margins_of : callable, Tensor of shape (n_weights,) -> Tensor of shape (n_rows,)
+        Margins of the rows for given weights; linear.
+    n_weights : int
+    weight : Tensor of shape (n_rows,)
+        Weight of each row's loss.
+    temperature : float
+        The temperature tau.
+    alpha : float
+        L2 strength.
+    tol : float
+        Gap at which the problem counts as solved.
+    max_iter : int
+        Most iterations of L-BFGS-B.
+
+    Returns
+    -------
+    solution : Solution
+    """
+    problem = _Problem(margins_of, weight, partial(logistic_loss, temperature=temperature), alpha)
+    theta, n_iter = problem.minimize(np.zeros(n_weights), tol, max_iter)
+    # at the slopes of a smooth loss the gap is the squared gradient over 4 alpha (theory, eq. 8)
+    return Solution(theta, problem.gradient_gap(theta), n_iter)
+
+
+def solve_max_margin(margins_of, n_weights, weight, margin, alpha, tol, max_iter):
+    r"""Minimize the hinge loss (theory, eq. 2): its corner is rounded, then sharpened until the gap is small.
+
+    Parameters
+    ----------
+    margins_of, n_weights, weight, alpha, tol, max_iter
+        See `solve_max_entropy`.
+    margin : float
+        The required margin M.
+
+    Returns
+    -------
+    solution : Solution
+        The best of all corners, by the gap of the hinge itself.
+    """
+    theta, n_iter, best = np.zeros(n_weights), 0, Solution(np.zeros(n_weights), np.inf, 0)
+    for corner in margin * 4.0 ** -np.arange(8):
+        problem = _Problem(margins_of, weight, partial(hinge_loss, required=margin, corner=corner), alpha)
+        # the corner itself leaves a gap, so that the first problems need not be solved any better
+        theta, n_steps = problem.minimize(theta, max(tol / 2, min(corner / margin, best.gap) / 100), max_iter - n_iter)
+        n_iter += n_steps
+        gap = problem.gradient_gap(theta) if alpha == 0 else problem.hinge_gap(theta, margin)
+        if gap < best.gap:
+            best = Solution(theta, gap, n_iter)
+        if gap <= tol or n_iter >= max_iter:
+            break
+    return Solution(best.theta, best.gap, n_iter)
+
+
+class _Problem:
+    """Value and gradient of sum_i w_i loss(m_i(theta)) + alpha |theta|^2, in float64 but for the products."""
+
+    def __init__(self, margins_of, weight, loss, alpha):
+        self.margins_of, self.weight, self.loss, self.alpha = margins_of, weight, loss, alpha
+        zero = torch.zeros(1, dtype=weight.dtype, device=weight.device)
+        self.loss_at_zero = float(self.weight.sum() * loss(zero)[0])
+
+    def __call__(self, theta):
+        """Value and gradient (n_weights,) at weights (n_weights,)."""
+        value, gradient, _ = self._evaluate(theta)
+        return value, gradient
+
+    def minimize(self, start, tol, max_iter):
+        """Weights, and the number of iterations, at which the part of the gap that the gradient makes is below tol."""
+        scale = np.sqrt(4 * self.alpha * tol * self.loss_at_zero) if self.alpha else tol * self._norm_at(0 * start)
+        options = {"maxiter": max(max_iter, 1), "maxfun": 2 * max_iter + 20, "ftol": 0.0, "maxcor": 20}
+        options["gtol"] = scale / np.sqrt(len(start))
+        result = minimize(self, start, jac=True, method="L-BFGS-B", options=options)
+        return result.x, result.nit
+
+    def gradient_gap(self, theta):
+        """The gap of a smooth loss, as a share of the loss at 0."""
+        size = self._norm_at(theta)
+        if self.alpha == 0:
+            return float(size / (self._norm_at(0 * theta) or 1.0))
+        return float(size**2 / (4 * self.alpha) / self.loss_at_zero)
+
+    def hinge_gap(self, theta, margin):
+        """Primal value of the plain hinge less the dual value that the rounded hinge's slopes give (theory, eq. 8)."""
+        _, gradient, (margins, slopes) = self._evaluate(theta)
+        hinge = float((self.weight * hinge_loss(margins, margin)).sum())
+        pull = gradient - 2 * self.alpha * theta
+        dual = -margin * float(slopes.sum()) - pull @ pull / (4 * self.alpha)
+        return float(max(0.0, hinge + self.alpha * theta @ theta - dual) / self.loss_at_zero)
+
+    def _norm_at(self, theta):
+        return np.linalg.norm(self(theta)[1])
+
+    def _evaluate(self, theta):
+        """Value, gradient, and the margins with the weighted slopes of their losses."""
+        weights = torch.tensor(theta, dtype=self.weight.dtype, device=self.weight.device, requires_grad=True)
+        margins = self.margins_of(weights)
+        margins.retain_grad()
+        value = (self.weight * self.loss(margins)).sum() + self.alpha * weights @ weights
+        value.backward()
+        return value.item(), weights.grad.cpu().numpy(), (margins.detach(), margins.grad)
