@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from fairl_sk.learning.sampling import content_keys, pair_keys, sample_failures
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.base import clone
@@ -27,7 +28,6 @@ from fairl_sk.learning.failures import (
     _DistinctPairs,
     find_failures,
 )
-from fairl_sk.learning.sampling import content_keys, pair_keys, sample_failures
 
 
 def a_round(margins, rewards=None, labels=None, threshold=0.0):

@@ -8,16 +8,19 @@ import types
 import warnings
 
 import distributed
+import fairl_sk.learning.columns
 import joblib
 import numpy as np
 import pytest
 import torch
+from fairl_sk.learning.columns import Columns, PairProducts, _even_ranges, _limits, _MarginReader
+from fairl_sk.learning.products import FormedDifferences, _malloc_trim, _Reader, release_freed_memory
+from fairl_sk.learning.sampling import KeyOrder, sample_failures
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning, FitFailedWarning, NotFittedError
 from sklearn.metrics import make_scorer, roc_auc_score
 from sklearn.model_selection import GridSearchCV, GroupKFold, KFold, ShuffleSplit, StratifiedKFold
 
-import fairl_sk.learning.columns
 from fairl_sk import (
     ExponentialSchedule,
     FailureAwareIRL,
@@ -29,10 +32,7 @@ from fairl_sk import (
     MaxMarginIRLCV,
 )
 from fairl_sk.datasets import make_preferences
-from fairl_sk.learning.columns import Columns, PairProducts, _even_ranges, _limits, _MarginReader
 from fairl_sk.learning.failures import FewLabelFailures, MarginFailures, NearTieFailures, NoiseAwareFailures
-from fairl_sk.learning.products import FormedDifferences, _malloc_trim, _Reader, release_freed_memory
-from fairl_sk.learning.sampling import KeyOrder, sample_failures
 from fairl_sk.metrics import output_auc_scorer, output_f1_scorer, pair_accuracy_scorer
 from fairl_sk.pairs import stack_outputs
 

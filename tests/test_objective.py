@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from fairl_sk.learning.objective import hinge_loss, logistic_loss, schedule_values
 from sklearn.base import clone
 
 from fairl_sk import ConstantSchedule, CosineSchedule, ExponentialSchedule, LinearSchedule
-from fairl_sk.learning.objective import hinge_loss, logistic_loss, schedule_values
 
 MARGINS = torch.linspace(-3, 3, 241, dtype=torch.float64)
 

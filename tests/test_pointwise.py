@@ -2,12 +2,12 @@
 
 import numpy as np
 import pytest
+from fairl_sk.learning.sampling import pair_keys
 from scipy.special import expit
 
 from fairl_sk import ExponentialSchedule, FailureAwareIRL, pointwise
 from fairl_sk.datasets import make_preferences
 from fairl_sk.learning.pointwise import estimate_weight
-from fairl_sk.learning.sampling import pair_keys
 
 
 def separate_populations(n_pairs=600, n_features=8, seed=0):

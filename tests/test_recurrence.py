@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
+from fairl_sk.learning.sampling import clustered_weights, output_keys
 from sklearn.model_selection import GridSearchCV, KFold
 
 from fairl_sk import FailureAwareIRL
 from fairl_sk.datasets import make_preferences
-from fairl_sk.learning.sampling import clustered_weights, output_keys
 from fairl_sk.learning.search import FailureAwareIRLCV
 from fairl_sk.metrics import output_f1_scorer
 

@@ -1,6 +1,5 @@
 """The curriculum: before each round it measures the margins, finds the failures and sets their weights."""
 
-import os
 from dataclasses import dataclass
 
 import numpy as np
@@ -97,12 +96,8 @@ class Curriculum(Callback):
         weights = failures * self.sample_weight
         if weight * rate == 0 or not weights.any():
             return 0.0
-        mode = os.environ.get("FMODE", "A")
         if self.generator is not None:
             weights = self._sample(weights, rate * self.sample_weight.sum())
-        elif mode == "C":
-            share = (self.sample_weight * (weights > 0)).mean()
-            return weights * (weight * min(rate, share) / weights.mean() * float(os.environ.get("FSCALE", "1")))
         mean = weights.mean()
         return weights * (weight / mean) if mean > 0 else 0.0
 

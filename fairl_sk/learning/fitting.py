@@ -4,6 +4,7 @@ A single fit (`fairl_sk.learning.estimators`) takes these steps once; a search (
 for all of its candidates.
 """
 
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -20,6 +21,7 @@ __all__ = [
     "BasePath",
     "Problem",
     "Settings",
+    "few_threads",
     "output_offset",
     "prepare",
     "separating_threshold",
@@ -173,6 +175,18 @@ def settle_pointwise_weight(problem, settings, estimate=None):
         estimate = estimate_weight(problem.X, problem.sign, problem.weight, problem.numbers, problem.target_sides)
     schedule = replace(settings.schedule, weights=settings.schedule.weights / (1 + estimate))
     return replace(settings, pointwise_weight=estimate, schedule=schedule)
+
+
+@contextmanager
+def few_threads(n_values):
+    """One torch thread where a pass over so few values takes less time than waiting for a second thread may."""
+    n_threads = torch.get_num_threads()
+    try:
+        if n_values < 2**21:
+            torch.set_num_threads(1)
+        yield
+    finally:
+        torch.set_num_threads(n_threads)
 
 
 # ------------------------------------------------------------------------------------------- the base path

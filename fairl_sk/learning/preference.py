@@ -16,7 +16,15 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, colu
 
 from ..pairs import TIES_REMEDY, check_pairs, distinct_labels, preference_sign
 from .failures import fit_detector
-from .fitting import output_offset, prepare, settle_pointwise_weight, solve_base, train_failures, train_jointly
+from .fitting import (
+    few_threads,
+    output_offset,
+    prepare,
+    settle_pointwise_weight,
+    solve_base,
+    train_failures,
+    train_jointly,
+)
 from .net import rewards_of_heads
 from .rows import warn_of_contradictions
 
@@ -179,10 +187,11 @@ class PreferenceIRL(ClassifierMixin, BaseEstimator):
         settings = replace(settings, schedule=replace(settings.schedule, detector=detector))
         settings = settle_pointwise_weight(problem, settings)
         name = type(self).__name__ if self.verbose else None
-        if self._is_joint():
-            heads = self._train_jointly(problem, settings, seed, generator, name)
-        else:
-            heads = self._train_in_two_stages(problem, settings, name)
+        with few_threads(X.size):
+            if self._is_joint():
+                heads = self._train_jointly(problem, settings, seed, generator, name)
+            else:
+                heads = self._train_in_two_stages(problem, settings, name)
         self._keep(problem, settings, heads)
         self._warn_of_gap()
 

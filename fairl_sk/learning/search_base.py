@@ -21,6 +21,7 @@ from tqdm.auto import tqdm
 
 from ..metrics import check_split
 from ..pairs import check_pairs
+from .fitting import few_threads
 from .search import Candidate, Fold, fit_candidates
 from .search_results import SearchResults
 
@@ -120,7 +121,8 @@ class SearchCV(ClassifierMixin, BaseEstimator):
                 fold = Fold(*rows, *(None if a is None else a[train] for a in (labels, y)), self.classes_)
                 score = _Scorer(scorer, X[test], None if y is None else y[test], params_of_score, test)
                 try:
-                    self._run_fold(estimators, fold, score, results, number, bar)
+                    with few_threads(X.size):
+                        self._run_fold(estimators, fold, score, results, number, bar)
                 except KeyboardInterrupt:
                     self._keep_finished_folds(results, number)
                     raise
