@@ -228,24 +228,23 @@ def solve_base(problem, settings, differences):
     -------
     base : BasePath
     """
-    weight, width = problem.tensor(problem.weight / len(problem.weight)), differences.shape[1]
+    weight, n_features = problem.tensor(problem.weight / len(problem.weight)), differences.shape[1]
 
-    def pair_margins(theta):
-        return (differences @ theta[:width].to(differences.dtype)).double()
+    def margins_of(theta):
+        pairs = (differences @ theta[:n_features].to(differences.dtype)).double()
+        return pairs if above is None else torch.cat([pairs, above(theta)])
 
-    margins_of = pair_margins
+    above, width = None, n_features
     if settings.pointwise_weight > 0:
         stretch = 2.0 if settings.objective == "max_margin" else 1.0
+        above, width = _output_margins(problem, stretch), n_features + 1  # the last weight is the threshold
         share = settings.pointwise_weight / stretch
         weight = torch.cat([weight, (share / 2 * weight).repeat_interleave(2)])
-        above = _output_margins(problem, stretch)
-        margins_of = lambda theta: torch.cat([pair_margins(theta), above(theta)])  # noqa: E731
-        width += 1  # the threshold
     solve = _SOLVERS[settings.objective]
     alpha = settings.alpha / problem.scale**2
     found = solve(margins_of, width, weight, settings.required, alpha, settings.tol, settings.max_iter)
-    theta = found.theta[: differences.shape[1]]
-    margins = pair_margins(problem.tensor(theta)).to(differences.dtype)
+    theta = found.theta[:n_features]
+    margins = differences @ problem.tensor(theta, differences.dtype)
     return BasePath(_linear_head(theta, problem), margins, found.gap, found.n_iter)
 
 
