@@ -81,12 +81,9 @@ def test_tables_of_texts():
 
 
 def test_conversational_data_sets_are_read_as_text():
-    sides = {"chosen": "hello", "rejected": "go away"}
-    data = {
-        side: [[{"role": "user", "content": "hi"}, {"role": "assistant", "content": text}]]
-        for side, text in sides.items()
-    }
-    assert stack_outputs(datasets.Dataset.from_dict(data)).tolist() == ["hi\n\nhello", "hi\n\ngo away"]
+    ask = {"role": "user", "content": "hi"}
+    data = {side: [[ask, {"role": "assistant", "content": side}]] for side in ("chosen", "rejected")}
+    assert stack_outputs(datasets.Dataset.from_dict(data)).tolist() == ["hi\n\nchosen", "hi\n\nrejected"]
 
 
 def test_conversations_outside_a_table_are_refused():
@@ -208,28 +205,14 @@ def test_make_pairs_refuses(chosen, rejected, message):
 # -------------------------------------------------------------------------------------------- PairTransformer
 
 
-class Counting(StandardScaler):
-    """Counts the rows that it is given."""
-
-    def fit(self, X, y=None):
-        self.fitted_rows_ = len(X)
-        return super().fit(X)
-
-    def transform(self, X):
-        self.transformed_rows_ = len(X)
-        return super().transform(X)
-
-
 def test_each_distinct_output_is_seen_once(rng):
     outputs = rng.normal(size=(5, 3))
     X = outputs[rng.integers(0, 5, size=(40, 2))]
-    lift = PairTransformer(Counting()).fit(X)
-    assert lift.transformer_.fitted_rows_ == 5
-    lift.transform(X)
-    assert lift.transformer_.transformed_rows_ == 5
-    np.testing.assert_allclose(
-        lift.transform(X), StandardScaler().fit(outputs).transform(X.reshape(-1, 3)).reshape(X.shape)
-    )
+    seen = []
+    lift = PairTransformer(FunctionTransformer(lambda rows: seen.append(len(rows)) or rows + 1))
+    np.testing.assert_array_equal(lift.fit(X).transform(X), X + 1)
+    assert seen == [5]
+    assert PairTransformer(StandardScaler()).fit(X).transformer_.n_samples_seen_ == 5
 
 
 def test_equal_to_doing_it_by_hand(detox, text_features):

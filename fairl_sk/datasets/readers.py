@@ -7,7 +7,6 @@ from numbers import Integral
 import numpy as np
 from sklearn.utils import Bunch, check_random_state
 
-from .detox import make_detox_preferences  # noqa: F401 - until fairl_sk.audit imports it from fairl_sk.datasets
 from .files import check_path, read_records
 from .layouts import LAYOUTS, Record, canonical_label
 from .rows import draw_sides, group_rows, swap_sides
