@@ -205,8 +205,9 @@ def _check_features(X, estimator, reset, **options):
     if values.ndim not in (1, 2, 3) or (paired and (values.shape[1] != 2 or not values.shape[2])):
         raise ValueError(
             f"Found {'X=None' if X is None else f'X of shape {values.shape}, with {values.ndim} axes'}. Expected "
-            "(n_pairs, 2, n_features) or (n_samples, n_features), with at least one feature. The second axis holds the "
-            "two outputs of a pair: more outputs are several pairs. Further axes: flatten, X.reshape(n_pairs, 2, -1)."
+            "features: (n_pairs, 2, n_features) or (n_samples, n_features), with at least one feature. The second axis "
+            "holds the two outputs of a pair: more outputs are several pairs. Further axes: flatten, e.g. by "
+            "X.reshape(n_pairs, 2, -1)."
         )
     if paired:
         values = values.reshape(-1, values.shape[2])

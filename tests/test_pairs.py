@@ -27,7 +27,7 @@ from fairl_sk.pairs import is_pairs, preference_sign, stack_outputs
 def test_check_pairs_keeps_or_refuses(X):
     """Any 3-D array of numbers is either refused by name or given back with the same values."""
     if X.shape[1] != 2:
-        with pytest.raises(ValueError, match=r"Expected \(n_pairs, 2, n_features\)"):
+        with pytest.raises(ValueError, match=r"Expected features: \(n_pairs, 2, n_features\)"):
             check_pairs(X)
     elif not np.isfinite(X.astype(float)).all():
         with pytest.raises(ValueError, match="NaN|infinity|too large"):
@@ -50,7 +50,7 @@ def test_check_pairs_takes_every_container_and_counts_the_features_of_an_output(
 @pytest.mark.parametrize(
     ("X", "message"),
     [
-        (np.zeros((3, 3, 2)), r"shape \(3, 3, 2\).*Expected \(n_pairs, 2, n_features\)"),
+        (np.zeros((3, 3, 2)), r"shape \(3, 3, 2\).*Expected features: \(n_pairs, 2, n_features\)"),
         ([[[1, 2], [3, 4]], [[1, 2]]], "ragged.*inhomogeneous.*Expected pairs"),
         ([["a", "b"]], "text.*PairTransformer"),
         (np.full((2, 2, 2), np.nan), "NaN"),
@@ -60,7 +60,7 @@ def test_check_pairs_takes_every_container_and_counts_the_features_of_an_output(
         (np.zeros((2, 2, 2, 2)), r"shape \(2, 2, 2, 2\), with 4 axes.*flatten"),
         (np.zeros((2, 2, 0)), r"shape \(2, 2, 0\).*at least one feature"),
         (np.zeros((2, 0)), r"0 feature\(s\)"),
-        (None, r"Found X=None. Expected \(n_pairs, 2, n_features\)"),
+        (None, r"Found X=None. Expected features: \(n_pairs, 2, n_features\)"),
         (np.array(["a", "b"]), "text"),
     ],
 )
