@@ -68,7 +68,7 @@ def test_pair_log_loss_ignores_the_scale_and_the_order_of_sides(rng, scale):
     ],
 )
 def test_pair_log_loss_of_extreme_rewards(margins, weights, loss):
-    assert pair_log_loss(None, margins, sample_weight=weights) == pytest.approx(loss, abs=1e-3)
+    assert np.log(2) >= pair_log_loss(None, margins, sample_weight=weights) == pytest.approx(loss, abs=1e-3)
 
 
 @steady
@@ -122,13 +122,11 @@ def test_integer_weights_are_repetitions(seed, norm):
         (lambda: starc_distance(["a"], ["b"]), "could not convert string to float"),
         (lambda: starc_distance([1.0], [1.0], norm=3), "norm=3, but expected 1, 2 or numpy.inf"),
         (lambda: starc_distance([1.0], [1.0], sample_weight=[1, 2]), r"shape \(2,\), from .* expected 1 finite"),
-        (lambda: starc_distance([1.0], [1.0], sample_weight=[0]), "not all 0. Leave sample_weight out"),
         (lambda: starc_distance([1.0], [1.0], groups=[1, 2]), r"groups of shape \(2,\), but expected \(1,\)"),
         (lambda: starc_distance([1.0, 2.0], [1.0, 2.0], groups=["a", None]), "groups that cannot be sorted"),
         (lambda: starc_distance([1.0], [1.0], groups="pairs"), "groups='pairs', but expected .* rewards of pairs"),
         (lambda: pair_accuracy(None, [[1.0, 2.0]]), r"margins of shape \(1, 2\), but expected \(n_pairs,\)"),
         (lambda: output_f1_score(None, [1.0, 2.0]), "y_true=None with the rewards of single outputs"),
-        (lambda: output_auc_score([0, 1, 2], [1.0, 2.0, 3.0]), "3 classes"),
         (lambda: output_auc_score(None, [[1.0, 2.0]], output_labels=[[0, 3]]), r"output_labels .*values \[0, 3\]"),
         (
             lambda: tabular_starc([[0, 0]], [[0, 0]], CHAIN, 0.9),
@@ -136,7 +134,6 @@ def test_integer_weights_are_repetitions(seed, norm):
         ),
         (lambda: tabular_starc(CHAIN, CHAIN, 2 * CHAIN, 0.9), "transitions of shape .* sum to 1 over the last axis"),
         (lambda: tabular_starc(CHAIN, CHAIN, CHAIN, 1.0), r"discount=1.0, but expected a number in \[0, 1\)"),
-        (lambda: tabular_dard(CHAIN, np.nan * CHAIN, CHAIN, 0.9), "reward contains NaN"),
     ],
 )
 def test_errors_say_what_was_found_and_expected(call, message):

@@ -17,7 +17,6 @@ from fairl_sk import MaxEntropyIRL, PairTransformer, metrics
 
 
 def kindness(texts):
-    """Ground truth: kind words minus rude words."""
     return np.array([text.count("kind") - text.count("rude") for text in texts], dtype=float)
 
 
@@ -182,12 +181,10 @@ def test_shuffled_labels_score_about_one_half(features):
 
 
 class Recorder(MaxEntropyIRL):
-    """Remembers the labels of its fits."""
-
     seen: list = []
 
     def fit(self, X, y=None):
-        self.seen.append(list(y))
+        self.seen.append((X, list(y)))
         return super().fit(X, y)
 
 
@@ -196,12 +193,15 @@ def test_shuffled_labels_are_seeded_balanced_and_keep_the_classes(features, y, c
     X = features[0]
     draws = [metrics.shuffled_labels_null(Recorder(), X, y, X_test=X[:9], random_state=seed) for seed in (1, 1, 2)]
     assert draws[0].shape == (9, 2) and (draws[0] == draws[1]).all() and (draws[0] != draws[2]).any()
-    assert [Recorder.seen[-1].count(name) for name in classes] == [20, 20]
+    assert [Recorder.seen[-1][1].count(name) for name in classes] == [20, 20]
 
 
-def test_shuffled_labels_of_outputs_and_errors(features):
+def test_shuffled_labels_of_outputs_by_whole_groups_and_errors(features):
     X, y = features
     assert metrics.shuffled_labels_null(MaxEntropyIRL(), X[:, 0], y, random_state=0).shape == (40,)
+    X[..., 2] = np.arange(40)[:, None] // 2
+    metrics.shuffled_labels_null(Recorder(), X, groups=np.arange(40) // 2)
+    assert all(set(np.unique(rows[:, 0, 2], return_counts=True)[1]) == {2} for rows, _ in Recorder.seen[-5:])
     with pytest.raises(ValueError, match="an out-of-fold fit needs at least 2"):
         metrics.shuffled_labels_null(MaxEntropyIRL(), X, groups=np.zeros(40))
     with pytest.raises(ValueError, match="outputs with y=None.*Pass y, or pairs"):

@@ -108,7 +108,7 @@ def _from_origin(reward, origin):
     precision = 16 * max(np.finfo(reward.dtype).eps, _EPS)
     reward = reward.ravel().astype(np.float64)
     reward = reward / (np.abs(reward).max() or 1.0)
-    return reward - reward[origin], precision * np.maximum(np.abs(reward), np.abs(reward[origin]))
+    return reward - reward[origin], precision * np.abs(reward)
 
 
 def _centered(reward, rounding, codes, weights):
