@@ -105,6 +105,7 @@ def test_scorers_of_single_outputs_and_output_labels(features):
     assert metrics.output_auc_scorer(fitted, X[:, 0], labels[:, 0]) > 0.95
     assert metrics.output_f1_scorer(fitted, X[:, 0], labels[:, 0]) > 0.8
     assert metrics.make_starc_scorer(lambda outputs: outputs[:, 0])(fitted, X[:, 0]) > -0.2
+    assert metrics.pair_log_loss_scorer(fitted, X, 1 - y) == pytest.approx(-np.log(2))
     with pytest.raises(ValueError, match="Got single outputs, but pair_accuracy needs pairs"):
         metrics.pair_accuracy_scorer(fitted, X[:, 0], labels[:, 0])
 
