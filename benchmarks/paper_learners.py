@@ -27,8 +27,8 @@ from fairl_sk import (
     MaxMarginIRL,
     MaxMarginIRLCV,
 )
-from fairl_sk.learning.estimators import separating_threshold
 from fairl_sk.learning.failures import ConfirmedFailures
+from fairl_sk.learning.fitting import separating_threshold
 from fairl_sk.metrics import (
     output_auc_score,
     output_f1_score,
@@ -89,8 +89,7 @@ LEARNERS = {
     "linear SVM, differences": Learner(linear_svm, "differences", standard=True),
     UNTUNED: ours(MaxMarginIRL, alpha=UNTUNED_ALPHA),
     "logistic regression, outputs": logistic("outputs"),
-    "Bradley-Terry MLP": ours(MaxEntropyIRL, {"hidden_layer_sizes": (64,)}, once=True),
-    **{f"paper, {o}": ours(FailureAwareIRL.paper, {"objective": o}, once=True) for o in OBJECTIVES},
+    "paper": ours(FailureAwareIRL.paper, once=True),
     **{
         f"no failures, {o}": ours(FailureAwareIRL, {"objective": o, "failure_weight": 0.0}, search=FailureAwareIRLCV)
         for o in OBJECTIVES
@@ -101,12 +100,7 @@ LEARNERS = {
     "FailureAwareIRL": ours(FailureAwareIRL, alpha_of="no failures, max_entropy"),
     "FailureAwareIRL, untuned": ours(FailureAwareIRL, alpha=UNTUNED_ALPHA),
     "FailureAwareIRLCV": Learner(search_all, alpha=UNTUNED_ALPHA),  # chooses its own
-    **{
-        f"paper, labels, {o}": ours(
-            FailureAwareIRL.paper, {"objective": o, "failures": "labels"}, labels=True, alpha_of=f"paper, {o}"
-        )
-        for o in OBJECTIVES
-    },
+    "paper, labels": ours(FailureAwareIRL.paper, {"failures": "labels"}, labels=True, alpha_of="paper"),
     **{
         f"outputs and labels, {o}": ours(
             FailureAwareIRL,

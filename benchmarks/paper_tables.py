@@ -11,11 +11,11 @@ COUNTED = MEASURES[1:6]
 TRANSFER = ["transfer label F1", "transfer label AUC", "transfer STARC"]
 LESS_IS_BETTER = {"STARC", "calibration error", "transfer STARC"}
 OVERVIEW = {  # short name -> learner
-    "paper": "paper, max_margin",
+    "paper": "paper",
     "FailureAwareIRL": "FailureAwareIRL",
     "objective chosen": OBJECTIVE_CHOSEN,
     "FailureAwareIRLCV": "FailureAwareIRLCV",
-    "paper, labels": "paper, labels, max_margin",
+    "paper, labels": "paper, labels",
     "outputs and labels": "outputs and labels, max_margin",
 }
 AGAINST_UNTUNED = ["FailureAwareIRL, untuned", "FailureAwareIRLCV", "outputs and labels, max_margin"]
