@@ -3,20 +3,17 @@
     python benchmarks/realign.py --pairs paradetox.tsv --labelled davidson.csv --out realign --size small
 
 1. base: a small GPT-NeoX learns to write the texts of the files (or ``--base`` names a causal language model). The
-   ground-truth reward is the classifier of toxicity_reference.py, trained on the labelled texts and on both sides of
-   the pairs (the labelled ones alone teach it topics, which a policy finds and repeats).
+   ground-truth reward is the classifier of toxicity_reference.py, trained on all these texts and their labels.
 2. aligned: the base model is aligned with the ground-truth reward by TRL's RLOO or GRPO.
 3. pairs: base and aligned model complete the same prompts, 20 tokens each.
-4. rewards: each learner recovers a reward from the pairs, its L2 strength by cross-validation on pairs. The ground
-   truth gives labels to the two that are named so, the paper's and this package's, and to nothing else. The null is
-   fitted on shuffled preferences.
-5. arms: the base model is aligned with each reward: same settings, same steps, several seeds. Each is scaled by its
-   standard deviation over the same completions of the base model, so that beta weighs the same.
+4. rewards: each learner recovers a reward from the pairs, its L2 strength by cross-validation on pairs. Only the two
+   that say so get the ground truth's labels. The null is fitted on shuffled preferences.
+5. arms: the base model is aligned with each reward, several seeds each. Each reward is scaled by its standard deviation
+   over the same completions of the base model, so that beta weighs the same.
 6. The table, over completions of prompts that no stage has seen, and curves.
 
-Prompts are the first words of texts that the base model has not seen, and that the ground truth calls desirable; it
-judges completions without their prompts, all of the same number of tokens. Every stage keeps what it has finished in
-the folder ``--out``: an interrupted run goes on where it was. Without files the package's own corpus is used.
+Prompts are the first words of texts that the base model has not seen. Every stage keeps what it has finished in the
+folder ``--out``: an interrupted run goes on where it was. Without files the package's own corpus is used.
 """
 
 import argparse
@@ -29,11 +26,10 @@ import shutil
 import time
 import warnings
 from collections import Counter
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, replace
-from multiprocessing import get_context
 from pathlib import Path
 
+import joblib
 import numpy as np
 import skops.io
 import torch
@@ -41,7 +37,6 @@ from sklearn.model_selection import GridSearchCV, GroupKFold
 from sklearn.pipeline import make_pipeline
 from toxicity_reference import SIZES as REFERENCE_SIZES
 from toxicity_reference import train as train_reference
-from tqdm.auto import tqdm
 
 from fairl_sk import FailureAwareIRL, MaxEntropyIRL, MaxMarginIRL, TransformerEmbedder
 from fairl_sk.datasets import load_preferences, make_detox_preferences
@@ -56,7 +51,7 @@ LEARNERS = {
     "MaxMarginIRL": MaxMarginIRL(),
     "MaxEntropyIRL": MaxEntropyIRL(),
     "FailureAwareIRL": FailureAwareIRL.paper(),
-    "FailureAwareIRL, outputs": FailureAwareIRL.paper(pointwise_weight=1.0, failures="sign", failure_weight=1.0),
+    "FailureAwareIRL, outputs": FailureAwareIRL.paper(pointwise_weight=1.0, failures="near_ties", failure_weight=1.0),
     "FailureAwareIRL, labels": FailureAwareIRL.paper(failures="labels"),
     "FailureAwareIRL, labelled outputs": FailureAwareIRL.paper(
         pointwise_weight=3.0, failures=ConfirmedFailures(), failure_weight=1.0
@@ -100,26 +95,23 @@ SIZES = {
 }
 
 
-# ------------------------------------------------------------------------------------------------- stages
-
-
 class Study:
     """The folder of a run: what a stage has finished lies there, under the settings that it was made with."""
 
-    def __init__(self, folder, settings):
+    def __init__(self, folder, settings=None):
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
-        kept = self.folder / "settings.json"
-        if kept.exists():
-            earlier = json.loads(kept.read_text(encoding="utf-8"))
-            changed = sorted(name for name in {*earlier, *settings} if earlier.get(name) != settings.get(name))
-            if changed:
-                raise ValueError(
-                    f"{folder} holds a run with other settings ({', '.join(changed)}): name another folder for --out, "
-                    "or repeat the command that began it."
-                )
-        else:
+        if settings is None:
+            return
+        if not self.path("settings.json").exists():
             self.write_json("settings.json", settings)
+        earlier = self.read_json("settings.json")
+        changed = sorted(name for name in {*earlier, *settings} if earlier.get(name) != settings.get(name))
+        if changed:
+            raise ValueError(
+                f"{folder} holds a run with other settings ({', '.join(changed)}): name another folder for --out, or "
+                "repeat the command that began it."
+            )
 
     def path(self, name):
         return self.folder / name
@@ -130,19 +122,16 @@ class Study:
         if not path.exists():
             begun = path.with_name(f"{path.name}.begun")
             path.parent.mkdir(parents=True, exist_ok=True)
-            if begun.is_dir():
-                shutil.rmtree(begun)
-            print(f"{name} ...", flush=True)
+            shutil.rmtree(begun, ignore_errors=True)
+            if path.suffix != ".json":
+                print(f"{name} ...", flush=True)
             write(begun)
             os.replace(begun, path)
         return path
 
     def write_json(self, name, value):
-        path = self.path(name)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        begun = path.with_name(f"{path.name}.begun")
-        begun.write_text(json.dumps(value, indent=1), encoding="utf-8")
-        os.replace(begun, path)
+        self.path(name).unlink(missing_ok=True)
+        self.make(name, lambda path: path.write_text(json.dumps(value, indent=1), encoding="utf-8"))
 
     def read_json(self, name):
         return json.loads(self.path(name).read_text(encoding="utf-8"))
@@ -207,39 +196,21 @@ def load_reward(path):
 
 def train_base(texts, plan, folder):
     """A GPT-NeoX and its byte-level BPE, trained from scratch."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from tokenizers import ByteLevelBPETokenizer, Tokenizer
     from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, PreTrainedTokenizerFast, Trainer, TrainingArguments
 
-    bpe = Tokenizer(models.BPE())
-    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    bpe.decoder = decoders.ByteLevel()
+    bpe = ByteLevelBPETokenizer()
     special = {"eos_token": "<|endoftext|>", "pad_token": "<|pad|>"}
-    bpe.train_from_iterator(
-        texts,
-        trainers.BpeTrainer(
-            vocab_size=plan.vocabulary,
-            special_tokens=list(special.values()),
-            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-            show_progress=False,
-        ),
-    )
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, padding_side="left", model_max_length=128, **special)
+    bpe.train_from_iterator(texts, plan.vocabulary, special_tokens=list(special.values()), show_progress=False)
+    options = {"padding_side": "left", "model_max_length": 128, **special}
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(bpe.to_str()), **options)
     ids = list(itertools.chain.from_iterable([*row, tokenizer.eos_token_id] for row in tokenizer(texts)["input_ids"]))
     blocks = torch.tensor(ids[: len(ids) // 64 * 64]).reshape(-1, 64)
     torch.manual_seed(0)
-    model = GPTNeoXForCausalLM(
-        GPTNeoXConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=plan.width,
-            num_hidden_layers=plan.layers,
-            num_attention_heads=4,
-            intermediate_size=4 * plan.width,
-            max_position_embeddings=128,
-            bos_token_id=tokenizer.eos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-        )
-    )
+    config = {"num_attention_heads": 4, "max_position_embeddings": 128, "bos_token_id": tokenizer.eos_token_id}
+    config |= {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    config |= {"hidden_size": plan.width, "intermediate_size": 4 * plan.width, "num_hidden_layers": plan.layers}
+    model = GPTNeoXForCausalLM(GPTNeoXConfig(vocab_size=len(tokenizer), **config))
     arguments = TrainingArguments(
         str(folder) + ".trainer",
         per_device_train_batch_size=32,
@@ -257,9 +228,6 @@ def train_base(texts, plan, folder):
     shutil.rmtree(arguments.output_dir, ignore_errors=True)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-
-
-# ---------------------------------------------------------------------------------------- alignment by TRL
 
 
 class Timed:
@@ -281,7 +249,7 @@ def align(base, reward, truth, prompts, plan, seed, folder):
     The ground truth looks on with weight 0, so that its curve is known for every reward.
     """
     from datasets import Dataset
-    from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback
+    from transformers import PrinterCallback
     from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
     trainer_class, config_class, own = {
@@ -313,14 +281,14 @@ def align(base, reward, truth, prompts, plan, seed, folder):
         seed=seed,
         **own,
     )
-    model = AutoModelForCausalLM.from_pretrained(base)
+    model = load_model(base)
     timed = Timed(reward, "reward"), Timed(truth, "toxicity")
     trainer = trainer_class(
         model=model,
         reward_funcs=list(timed),
         args=config,
         train_dataset=Dataset.from_dict({"prompt": prompts}),
-        processing_class=AutoTokenizer.from_pretrained(base, padding_side="left"),
+        processing_class=load_tokenizer(base),
     )
     trainer.remove_callback(PrinterCallback)  # it prints all metrics; the curve has what is of interest
     trainer.train()
@@ -340,28 +308,11 @@ def as_reward_function(pipeline, outputs):
     return RewardFunction(pipeline, X=outputs, prompt_template="{output}", center=0.0, scale="std", clip="tanh")
 
 
-class Toxicity:
-    """Whether completions are toxic by the ground truth, 1 or 0."""
-
-    __name__ = "toxicity"
-
-    def __init__(self, pipeline):
-        self.pipeline = pipeline
-
-    def __call__(self, completions, **columns):
-        return [float(reward <= 0) for reward in self.pipeline.decision_function(completions)]
-
-
 def write_scale(study, plan, path):
     """Completions of the base model over which every reward is scaled."""
-    completions = generate_completions(
-        str(study.path("base")),
-        study.read_json("texts.json")["align"],
-        max_new_tokens=plan.n_tokens,
-        min_new_tokens=plan.n_tokens,
-        random_state=2,
-        device="cuda" if torch.cuda.is_available() else "cpu",
-    )
+    prompts = study.read_json("texts.json")["align"]
+    options = {"max_new_tokens": plan.n_tokens, "min_new_tokens": plan.n_tokens, "device": "auto", "random_state": 2}
+    completions = generate_completions(str(study.path("base")), prompts, **options)
     path.write_text(json.dumps(completions.texts.ravel().tolist()), encoding="utf-8")
 
 
@@ -369,15 +320,18 @@ def run_arm(folder, plan, name, seed, n_threads):
     """Align the base model with one reward and measure it; the folder of the policy holds its ``arm.json``."""
     torch.set_num_threads(n_threads)
     quiet()
-    study = Study(folder, json.loads((Path(folder) / "settings.json").read_text(encoding="utf-8")))
+    study = Study(folder)
     texts, truth = study.read_json("texts.json"), load_reward(study.path("reference.skops"))
     pipeline = truth if name == TRUTH else load_reward(study.path(f"rewards/{slug(name)}.skops"))
     reward = as_reward_function(pipeline, study.read_json("scale.json"))
 
+    def toxicity(completions, **_):
+        return [float(value <= 0) for value in truth.decision_function(completions)]
+
     def write(path):
         path.mkdir()
         base = str(study.path("base"))
-        policy, curve, timing = align(base, reward, Toxicity(truth), texts["align"], plan, seed, path / "trainer")
+        policy, curve, timing = align(base, reward, toxicity, texts["align"], plan, seed, path / "trainer")
         shutil.rmtree(path / "trainer", ignore_errors=True)
         policy.save_pretrained(path)
         load_tokenizer(base).save_pretrained(path)
@@ -403,7 +357,10 @@ def slug(name):
     return re.sub(r"\W+", "-", name.lower())
 
 
-# ------------------------------------------------------------------------------------------ what is measured
+def load_model(folder):
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(folder).eval()
 
 
 def load_tokenizer(folder):
@@ -414,20 +371,10 @@ def load_tokenizer(folder):
 
 def measure(study, plan, policy, truth):
     """Completions of the test prompts, and what is known of each: ground truth, surprise, drift from the base."""
-    from transformers import AutoModelForCausalLM
-
     prompts, tokenizer = study.read_json("texts.json")["test"], load_tokenizer(study.path("base"))
-    base = AutoModelForCausalLM.from_pretrained(study.path("base")).eval()
-    completions = generate_completions(
-        policy,
-        prompts,
-        tokenizer=tokenizer,
-        n_completions=2,
-        max_new_tokens=plan.n_tokens,
-        min_new_tokens=plan.n_tokens,
-        random_state=1,
-        device=str(policy.device),
-    )
+    base = load_model(study.path("base"))
+    options = {"max_new_tokens": plan.n_tokens, "min_new_tokens": plan.n_tokens, "random_state": 1}
+    completions = generate_completions(policy, prompts, tokenizer=tokenizer, n_completions=2, **options)
     texts = list(itertools.chain.from_iterable(completions.texts))
     ids = list(itertools.chain.from_iterable(completions.token_ids))
     asked = np.repeat(np.array(prompts, dtype=object), 2)
@@ -470,36 +417,25 @@ def distinct_2(texts):
     return len(set(pairs)) / max(1, len(pairs))
 
 
-def word_shares(texts):
-    """In what share of the texts each word is."""
-    counts = Counter(itertools.chain.from_iterable(set(re.findall(r"[a-z']+", text.lower())) for text in texts))
-    return {word: count / len(texts) for word, count in counts.items()}
-
-
 def exploited_words(texts, base_texts):
     """Words in over 10 % of an arm's completions and in under 2 % of the base's: the mark of a hacked reward."""
-    natural = word_shares(base_texts)
-    shares = word_shares(texts)
+    shares, natural = (
+        {word: n / len(some) for word, n in Counter(w for text in some for w in words_of(text)).items()}
+        for some in (texts, base_texts)
+    )
     return {w: round(s, 3) for w, s in shares.items() if s > HACKED and natural.get(w, 0.0) < NATURAL}
 
 
-# -------------------------------------------------------------------------------------------------- rewards
-
-
-def read_pairs(study):
-    return load_preferences(study.path("pairs.jsonl"), random_state=0)
-
-
-def split_pairs(pairs):
-    """Rows to train on, and the quarter that measures; whole prompts."""
-    fold = np.unique(pairs.groups, return_inverse=True)[1] % 4
-    return np.flatnonzero(fold > 0), np.flatnonzero(fold == 0)
+def words_of(text):
+    return set(re.findall(r"[a-z']+", text.lower()))
 
 
 def learn_rewards(study, plan):
     """Fit each learner on the pairs, save the pipelines, and measure them on held-out pairs."""
-    pairs, truth = read_pairs(study), load_reward(study.path("reference.skops"))
-    train, test = split_pairs(pairs)
+    pairs = load_preferences(study.path("pairs.jsonl"), random_state=0)
+    truth = load_reward(study.path("reference.skops"))
+    fold = np.unique(pairs.groups, return_inverse=True)[1] % 4  # whole prompts; a quarter of them measures
+    train, test = np.flatnonzero(fold > 0), np.flatnonzero(fold == 0)
     true_rewards = truth.decision_function(stack_outputs(pairs.data)).reshape(-1, 2)
     labels = (true_rewards > 0).astype(int)
     embedder = TransformerEmbedder(plan.encoder, normalize=True, store=study.path("store"))
@@ -509,52 +445,41 @@ def learn_rewards(study, plan):
         y = pairs.target[train]
         if name == RANDOM:
             y = np.random.default_rng(0).permutation(y)
-        reward, alpha = fit_reward(name, X[train], y, labels[train], pairs.groups[train])
+        options = {"output_labels": labels[train]} if name in BY_LABELS else {}
+        learner = LEARNERS[name].set_params(random_state=0)
+        search = GridSearchCV(learner, {"alpha": ALPHAS}, scoring=pair_accuracy_scorer, cv=GroupKFold(4))
+        search.fit(X[train], y, groups=pairs.groups[train], **options)
+        reward = search.best_estimator_
         pipeline = make_pipeline(embedder, reward)
         study.make(f"rewards/{slug(name)}.skops", lambda path, pipeline=pipeline: skops.io.dump(pipeline, path))
         held_out = reward.decision_function(stack_outputs(X[test])).reshape(-1, 2)
         scores[name] = {
-            "alpha": alpha,
+            **search.best_params_,
             **reward_measures(held_out, pairs, test, labels[test], true_rewards[test]),
         }
     study.write_json("rewards/scores.json", scores)
 
 
-def fit_reward(name, X, y, labels, groups):
-    """The fitted learner, and its L2 strength, by cross-validation over whole prompts on pairs."""
-    options = {"output_labels": labels} if name in BY_LABELS else {}
-    search = GridSearchCV(
-        LEARNERS[name].set_params(random_state=0), {"alpha": ALPHAS}, scoring=pair_accuracy_scorer, cv=GroupKFold(4)
-    ).fit(X, y, groups=groups, **options)
-    return search.best_estimator_, search.best_params_["alpha"]
-
-
 def reward_measures(rewards, pairs, rows, labels, true_rewards):
     """Measures with their intervals over prompts."""
-    groups = pairs.groups[rows]
-    options = {"groups": groups, "n_resamples": 500, "random_state": 0}
-    flat = {**options, "groups": np.repeat(groups, 2)}
-    intervals = {
-        "pair accuracy": bootstrap_interval(
-            "pair_accuracy", pairs.target[rows], rewards[:, 0] - rewards[:, 1], **options
-        ),
-        "label F1": bootstrap_interval("output_f1_score", labels.ravel(), rewards.ravel(), **flat),
-        "label AUC": bootstrap_interval("output_auc_score", labels.ravel(), rewards.ravel(), **flat),
-        "STARC": bootstrap_interval("starc_distance", rewards, true_rewards, **options),
+    groups, flat = pairs.groups[rows], np.repeat(pairs.groups[rows], 2)
+    measures = {
+        "pair accuracy": ("pair_accuracy", pairs.target[rows], rewards[:, 0] - rewards[:, 1], groups),
+        "label F1": ("output_f1_score", labels.ravel(), rewards.ravel(), flat),
+        "label AUC": ("output_auc_score", labels.ravel(), rewards.ravel(), flat),
+        "STARC": ("starc_distance", rewards, true_rewards, groups),
     }
-    return {name: [value.estimate, value.low, value.high] for name, value in intervals.items()}
-
-
-# --------------------------------------------------------------------------------------------------- report
+    intervals = {}
+    for name, (measure, true, found, clusters) in measures.items():
+        value = bootstrap_interval(measure, true, found, groups=clusters, n_resamples=500, random_state=0)
+        intervals[name] = [value.estimate, value.low, value.high]
+    return intervals
 
 
 def gather(study, plan, names):
     """By arm: its runs, the seeds in order; the base model stands first, as an arm of its own."""
-    arms = {"base": [study.read_json("base.json")]}
-    for name in names:
-        folders = [study.path(arm_folder(name, seed)) for seed in range(plan.seeds)]
-        arms[name] = [json.loads((folder / "arm.json").read_text(encoding="utf-8")) for folder in folders]
-    return arms
+    runs = {name: [f"{arm_folder(name, seed)}/arm.json" for seed in range(plan.seeds)] for name in names}
+    return {name: [study.read_json(file) for file in files] for name, files in {"base": ["base.json"], **runs}.items()}
 
 
 def resampled_rates(arms, n_resamples=2000):
@@ -585,45 +510,37 @@ def interval(values):
     return [float(values[0]), float(low), float(high)]
 
 
-def summarise(arms):
-    """A row an arm."""
+def summarize(arms):
+    """A row an arm, and what each learner wins back of each standard learner's gap."""
     rates = resampled_rates(arms)
-    base_texts = arms["base"][0]["completions"]
     with np.errstate(divide="ignore", invalid="ignore"):
         shares = {name: (rates["base"] - rate) / (rates["base"] - rates[TRUTH]) for name, rate in rates.items()}
         recovered = {
-            (standard, learner): interval((rates[standard] - rates[learner]) / (rates[standard] - rates[TRUTH]))
+            f"{learner} v {standard}": interval((rates[standard] - rates[learner]) / (rates[standard] - rates[TRUTH]))
             for standard, learner in itertools.product(STANDARD, COMPARED)
         }
     rows = {}
     for name, runs in arms.items():
-        joined = {key: np.concatenate([run[key] for run in runs]) for key in NUMBERS}
-        texts = list(itertools.chain.from_iterable(run["completions"] for run in runs))
-        n_tokens, surprise = joined["n_tokens"].sum(), -joined["log_probability_base"].sum()
+        numbers = {key: np.concatenate([run[key] for run in runs]) for key in NUMBERS}
+        texts, seconds = [run["completions"] for run in runs], sum(run.get("seconds", 0.0) for run in runs)
         rows[name] = {
             "toxicity": interval(rates[name]),
             "toxicity by seed": [float(np.mean(np.array(run["truth"]) <= 0)) for run in runs],
             "share of the cut": interval(shares[name]),
-            "ground-truth reward": float(joined["truth"].mean()),
-            "KL": float((joined["log_probability"] - joined["log_probability_base"]).mean()),
-            "perplexity": float(np.exp(surprise / n_tokens)),
-            "distinct-2": float(np.mean([distinct_2(run["completions"]) for run in runs])),
-            "tokens": float(joined["n_tokens"].mean()),
-            "words": float(joined["n_words"].mean()),
-            "samples": len(texts),
-            "exploited words": [exploited_words(run["completions"], base_texts) for run in runs],
-            "reward time": reward_time(runs),
+            "ground-truth reward": float(numbers["truth"].mean()),
+            "KL": float((numbers["log_probability"] - numbers["log_probability_base"]).mean()),
+            "perplexity": float(np.exp(-numbers["log_probability_base"].sum() / numbers["n_tokens"].sum())),
+            "distinct-2": float(np.mean([distinct_2(some) for some in texts])),
+            "tokens": float(numbers["n_tokens"].mean()),
+            "words": float(numbers["n_words"].mean()),
+            "samples": sum(map(len, texts)),
+            "exploited words": [exploited_words(some, arms["base"][0]["completions"]) for some in texts],
+            "reward time": sum(run["reward_seconds"] for run in runs) / seconds if seconds else None,
         }
     return rows, recovered
 
 
 NUMBERS = ("truth", "n_tokens", "n_words", "log_probability_base", "log_probability")
-
-
-def reward_time(runs):
-    """Share of the alignment's time that the reward function took; None for the base model."""
-    seconds = sum(run.get("seconds", 0.0) for run in runs)
-    return sum(run["reward_seconds"] for run in runs) / seconds if seconds else None
 
 
 def format_table(rows, recovered, plan):
@@ -649,10 +566,7 @@ def format_table(rows, recovered, plan):
         "(base apart) seeds.",
         f"Words in over {HACKED:.0%} of a run's completions and under {NATURAL:.0%} of the base's: {found}.",
         "Share of what separates a standard learner from the ground truth that is won back (the paper: 0.6):",
-        *(
-            "{} v {}: {:.2f} [{:.2f}, {:.2f}]".format(learner, standard, *share)
-            for (standard, learner), share in recovered.items()
-        ),
+        *("{}: {:.2f} [{:.2f}, {:.2f}]".format(name, *share) for name, share in recovered.items()),
     ]
     return "\n".join(lines)
 
@@ -688,41 +602,13 @@ def plot_curves(arms, path):
     figure.savefig(path, dpi=130)
 
 
-def masked(texts, truth):
-    """Texts whose words that are toxic by themselves show their first letter only."""
-    words = sorted({word for text in texts for word in re.findall(r"[a-z']+", text.lower())})
-    neutral = min(0.0, float(truth.decision_function(["the"])[0]))
-    toxic = {word for word, reward in zip(words, truth.decision_function(words), strict=True) if reward < neutral}
-
-    def mask(match):
-        word = match[0]
-        return word[0] + "*" * (len(word) - 1) if word.lower() in toxic else word
-
-    return [re.sub(r"[A-Za-z']+", mask, text) for text in texts]
-
-
-# ----------------------------------------------------------------------------------------------------- main
-
-
 def run_arms(study, plan, names, jobs):
-    """All arms that are not finished, ``jobs`` at once."""
+    """All arms that are not finished, ``jobs`` at once, one core each."""
     tasks = [(name, seed) for seed in range(plan.seeds) for name in names]
     tasks = [task for task in tasks if not study.path(arm_folder(*task)).exists()]
-    with tqdm(total=len(tasks), desc="Re-alignment", unit="run") as bar:
-        if jobs == 1:
-            for task in tasks:
-                run_arm(study.folder, plan, *task, torch.get_num_threads())
-                bar.update()
-            return
-        with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-            pending = [pool.submit(run_arm, study.folder, plan, *task, 1) for task in tasks]
-            try:
-                for finished in as_completed(pending):
-                    finished.result()
-                    bar.update()
-            except BaseException:
-                pool.shutdown(wait=True, cancel_futures=True)
-                raise
+    n_threads = 1 if jobs > 1 else torch.get_num_threads()
+    run = joblib.delayed(run_arm)
+    joblib.Parallel(jobs, verbose=5 if jobs > 1 else 0)(run(study.folder, plan, *task, n_threads) for task in tasks)
 
 
 def main(pairs=None, labelled=None, out="realign", size="small", base=None, jobs=None, **changes):
@@ -739,26 +625,16 @@ def main(pairs=None, labelled=None, out="realign", size="small", base=None, jobs
     study.make("base", lambda path: train_base(texts["train"], plan, path) if base is None else fetch(base, path))
 
     def write_base(path):
-        from transformers import AutoModelForCausalLM
-
-        model = AutoModelForCausalLM.from_pretrained(study.path("base")).eval()
-        path.write_text(json.dumps({"name": "base", **measure(study, plan, model, truth)}), encoding="utf-8")
+        base = {"name": "base", **measure(study, plan, load_model(study.path("base")), truth)}
+        path.write_text(json.dumps(base), encoding="utf-8")
 
     study.make("base.json", write_base)
     study.make("scale.json", lambda path: write_scale(study, plan, path))
     run_arms(study, replace(plan, seeds=1), [TRUTH], 1)
     aligned = study.path(arm_folder(TRUTH, 0))
-    made = generate_preference_pairs(
-        str(study.path("base")),
-        str(aligned),
-        texts["pairs"],
-        max_new_tokens=plan.n_tokens,
-        min_new_tokens=plan.n_tokens,
-        random_state=0,
-        path=study.path("pairs.jsonl"),
-        device="cuda" if torch.cuda.is_available() else "cpu",
-        verbose=True,
-    )
+    options = {"max_new_tokens": plan.n_tokens, "min_new_tokens": plan.n_tokens, "device": "auto", "random_state": 0}
+    options |= {"path": study.path("pairs.jsonl"), "verbose": True}
+    made = generate_preference_pairs(str(study.path("base")), str(aligned), texts["pairs"], **options)
     kinds = pair_kinds(made.data, truth.decision_function, made.target)
     print(", ".join(f"{kind['kind']} {kind['share']:.1%}" for kind in kinds))
     if not study.path("rewards/scores.json").exists():
@@ -767,12 +643,10 @@ def main(pairs=None, labelled=None, out="realign", size="small", base=None, jobs
     names = [TRUTH, *LEARNERS]
     run_arms(study, plan, names, jobs or (1 if size == "smoke" else os.cpu_count() or 1))
     arms = gather(study, plan, names)
-    rows, recovered = summarise(arms)
-    won_back = {f"{learner} v {standard}": share for (standard, learner), share in recovered.items()}
-    study.write_json("table.json", {"arms": rows, "won back": won_back, "kinds": kinds})
+    rows, recovered = summarize(arms)
+    study.write_json("table.json", {"arms": rows, "won back": recovered, "kinds": kinds})
     plot_curves(arms, study.path("curves.png"))
-    shown = {name: masked(runs[0]["completions"][:20], truth) for name, runs in arms.items()}
-    study.write_json("samples.json", shown)
+    study.write_json("samples.json", {name: runs[0]["completions"][:20] for name, runs in arms.items()})
     print("\n" + format_table(rows, recovered, plan))
     print(f"\n{(time.monotonic() - start) / 60:.1f} minutes; table.json, curves.png, samples.json in {study.folder}")
     return rows
@@ -780,9 +654,7 @@ def main(pairs=None, labelled=None, out="realign", size="small", base=None, jobs
 
 def fetch(base, folder):
     """Save a causal language model and its tokenizer here: TRL reads its reference from there again."""
-    from transformers import AutoModelForCausalLM
-
-    AutoModelForCausalLM.from_pretrained(base).save_pretrained(folder)
+    load_model(base).save_pretrained(folder)
     load_tokenizer(base).save_pretrained(folder)
 
 
