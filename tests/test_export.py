@@ -28,7 +28,7 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.naive_bayes import GaussianNB
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, MinMaxScaler, QuantileTransformer, StandardScaler
-from sklearn.svm import SVC, LinearSVC
+from sklearn.svm import SVC
 from tiny_models import CHAT, WORDS, save_model
 from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 from trl.data_utils import apply_chat_template
@@ -42,7 +42,7 @@ pytestmark = [
     # Of 200 random pairs of few words some contradict each other; that is no part of what is tested here.
     pytest.mark.filterwarnings("ignore:.*contradict another pair"),
 ]
-ROTARY, OWN_CODE = ("gpt_neox", "llama"), {"trust_remote_code": True}
+OWN_CODE = {"trust_remote_code": True}
 
 
 # --------------------------------------------------------------------------------------- what is exported
@@ -126,6 +126,14 @@ def rewards_of(pipeline, texts):
     return pipeline.decision_function(np.array(texts, dtype=object))
 
 
+def assert_equal_rewards(folder, fitted, texts, batch_size=64, **options):
+    """Of a folder, as TRL loads it and scores with it, and of its pipeline; the model."""
+    model, tokenizer = as_trl_loads(folder)
+    found = as_trl_scores(model, tokenizer, texts, batch_size, **options)
+    np.testing.assert_allclose(found, rewards_of(fitted, texts), atol=1e-5, rtol=0)
+    return model
+
+
 # ---------------------------------------------------------------------------------------- equal rewards
 
 CASES = [
@@ -150,16 +158,13 @@ def test_the_folder_gives_the_rewards_of_the_pipeline(kind, pooling, options, ow
     folder = export_reward_model(fitted, tmp_path / "reward", pairs)
     assert (folder / "modeling_reward.py").exists() == own_code
     assert not list(folder.glob("*.index.json")) and len(list(folder.glob("*.safetensors"))) == 1
-    model, tokenizer = as_trl_loads(folder)
+    texts = some_texts(297, seed=1) + ["you are kind <end>", "<unk> not <pad>", "you"]
+    assert np.std(rewards_of(fitted, texts)) > 0.01
+    model = assert_equal_rewards(folder, fitted, texts)
     assert model.num_labels == 1 and not model.training
-    texts = some_texts(497, seed=1) + ["you are kind <end>", "<unk> not <pad>", "you"]
-    expected = rewards_of(fitted, texts)
-    assert np.std(expected) > 0.01
-    for batch_size in (1, 64):
-        np.testing.assert_allclose(as_trl_scores(model, tokenizer, texts, batch_size), expected, atol=1e-4, rtol=0)
-    if own_code or kind in ROTARY:
-        left = as_trl_scores(model, tokenizer, texts, 64, side="left")
-        np.testing.assert_allclose(left, expected, atol=1e-4, rtol=0)
+    assert_equal_rewards(folder, fitted, texts, batch_size=1)
+    if own_code or kind == "gpt_neox":  # rotary
+        assert_equal_rewards(folder, fitted, texts, side="left")
 
 
 @pytest.mark.parametrize(
@@ -178,22 +183,18 @@ def test_the_folder_gives_the_rewards_of_the_pipeline(kind, pooling, options, ow
 )
 def test_affine_steps_are_folded_in_any_nesting(build, folders, pairs, tmp_path):
     fitted = make_pipeline(*build(TransformerEmbedder(folders["gpt2"], pooling="last"))).fit(pairs)
-    model, tokenizer = load_reward_model(export_reward_model(fitted, tmp_path / "reward", pairs))
-    texts = some_texts(100, seed=2)
-    np.testing.assert_allclose(as_trl_scores(model, tokenizer, texts, 64), rewards_of(fitted, texts), atol=1e-4)
+    assert_equal_rewards(export_reward_model(fitted, tmp_path / "reward", pairs), fitted, some_texts(100, seed=2))
 
 
-@pytest.mark.parametrize("estimator", [LogisticRegression(), LinearSVC(), RidgeClassifier(), SVC(kernel="linear")])
+@pytest.mark.parametrize("estimator", [LogisticRegression(), RidgeClassifier(), SVC(kernel="linear")])
 def test_linear_classifiers_of_scikit_learn_are_exported(estimator, folders, tmp_path):
     texts = some_texts(200)
     y = np.array([kindness(text) > 0 for text in texts])
     embedder = TransformerEmbedder(folders["gpt_neox"], pooling="last")
     search = GridSearchCV(make_pipeline(embedder, StandardScaler(), estimator), {"standardscaler__with_std": [True]})
     search.fit(np.array(texts, dtype=object), y)
-    model, tokenizer = load_reward_model(export_reward_model(search, tmp_path / "reward", texts, y))
+    model = assert_equal_rewards(export_reward_model(search, tmp_path / "reward", texts, y), search, texts)
     assert type(model).__name__ == "GPTNeoXForSequenceClassification"
-    found = as_trl_scores(model, tokenizer, texts, 64)
-    np.testing.assert_allclose(found, rewards_of(search, texts), atol=1e-4)
 
 
 def test_large_means_cost_no_digits(folders, pairs, tmp_path):
@@ -204,15 +205,14 @@ def test_large_means_cost_no_digits(folders, pairs, tmp_path):
     tokenizer = transformers.AutoTokenizer.from_pretrained(folders["gpt_neox"])
     for saved in (model, tokenizer):
         saved.save_pretrained(tmp_path / "shifted")
-    for custom_code in (None, True):
+    for custom_code in (False, True):
         fitted = embedding_reward(tmp_path / "shifted", pairs, StandardScaler())
         folder = export_reward_model(fitted, tmp_path / f"reward{custom_code}", pairs, custom_code=custom_code)
-        texts = some_texts(50, seed=3)
-        found = as_trl_scores(*as_trl_loads(folder), texts, 64)
-        np.testing.assert_allclose(found, rewards_of(fitted, texts), atol=1e-4)
+        found = as_trl_scores(*as_trl_loads(folder), some_texts(50, seed=3), 64)
+        np.testing.assert_allclose(found, rewards_of(fitted, some_texts(50, seed=3)), atol=1e-4)
 
 
-def test_centre_and_scale_go_into_the_folder(neox, pairs, tmp_path):
+def test_center_and_scale_go_into_the_folder(neox, pairs, tmp_path):
     frozen = RewardFunction(neox, pairs, prompt_template="{output}")
     options = {"center": frozen.center, "scale": frozen.scale}
     model, tokenizer = load_reward_model(export_reward_model(neox, tmp_path / "reward", pairs, **options))
@@ -227,8 +227,7 @@ def test_own_code_cuts_long_texts_as_the_pipeline_does(folders, pairs, tmp_path)
     for side in ("left", "right"):
         options = {"pooling": "mean", "max_length": 12, "truncation_side": side}
         fitted = embedding_reward(folders["bert"], pairs, StandardScaler(), **options)
-        folder, expected = export_reward_model(fitted, tmp_path / side, long), rewards_of(fitted, long)
-        np.testing.assert_allclose(as_trl_scores(*as_trl_loads(folder), long, 64), expected, atol=1e-4)
+        assert_equal_rewards(export_reward_model(fitted, tmp_path / side, long), fitted, long)
 
 
 @pytest.mark.filterwarnings("ignore:.*longer than 31 tokens")
@@ -238,8 +237,7 @@ def test_a_class_that_never_cuts_is_not_given_long_texts(folders, pairs, tmp_pat
     with pytest.raises(ValueError, match="1 of 2 texts are longer than 31 tokens.*custom_code=True"):
         export_reward_model(fitted, tmp_path / "reward", long)
     assert not list(tmp_path.iterdir())
-    folder = export_reward_model(fitted, tmp_path / "reward", long, custom_code=True)
-    np.testing.assert_allclose(as_trl_scores(*as_trl_loads(folder), long, 2), rewards_of(fitted, long), atol=1e-4)
+    assert_equal_rewards(export_reward_model(fitted, tmp_path / "reward", long, custom_code=True), fitted, long)
 
 
 @pytest.mark.parametrize("kind", ["bert", "gpt_neox"])
@@ -262,10 +260,6 @@ def test_own_code_does_not_double_special_tokens(bert, pairs, tmp_path):
     with torch.inference_mode():
         found = model(inputs["input_ids"]).logits.item()  # without a mask, too
     assert found == pytest.approx(rewards_of(bert, ["you are kind"])[0], abs=1e-5)
-    with pytest.raises(ValueError, match="Text 0 has no token"):
-        type(model)(
-            transformers.AutoConfig.from_pretrained(tmp_path / "reward", prefix_ids=[], suffix_ids=[], **OWN_CODE)
-        )(torch.zeros((1, 2), dtype=torch.long), torch.zeros((1, 2), dtype=torch.long))
 
 
 # ------------------------------------------------------------------------------------- conversations
@@ -290,7 +284,7 @@ def test_messages_reach_the_folder_as_they_reach_the_pipeline(folders, pairs, tm
         if fitted is joined:
             assert texts == [join_prompt(p, c) for p, c in rows]
         expected = fitted.decision_function(pd.DataFrame(rows, columns=["prompt", "completion"]))
-        np.testing.assert_allclose(as_trl_scores(model, tokenizer, texts, 64), expected, atol=1e-4)
+        np.testing.assert_allclose(as_trl_scores(model, tokenizer, texts, 64), expected, atol=1e-5)
         reward = RewardFunction(fitted, chats, center=0.0, scale=1.0)
         assert reward.prompt_template == "join"
         prompts, completions = zip(*rows, strict=True)
@@ -442,13 +436,13 @@ def test_other_pipelines_are_refused_with_the_alternative(tfidf, folders, pairs,
 
 def test_a_pipeline_that_is_not_fitted_is_refused(folders, tmp_path):
     fresh = make_pipeline(TransformerEmbedder(folders["gpt2"]), MaxEntropyIRL())
-    for call in (lambda: export_reward_model(fresh, tmp_path / "reward"), lambda: RewardFunction(fresh)):
+    for call in (lambda p: export_reward_model(p, tmp_path / "reward"), RewardFunction):
         with pytest.raises(NotFittedError, match="not fitted yet"):
-            call()
-    with pytest.raises(TypeError, match="GaussianNB without decision_function"):
-        RewardFunction(GaussianNB().fit([[0], [1]], [0, 1]))
-    with pytest.raises(TypeError, match="Found str 'reward'.*Expected a fitted pipeline"):
-        RewardFunction("reward")
+            call(fresh)
+        with pytest.raises(TypeError, match="GaussianNB without decision_function"):
+            call(GaussianNB().fit([[0], [1]], [0, 1]))
+        with pytest.raises(TypeError, match="Found str 'reward'.*Expected a fitted pipeline"):
+            call("reward")
 
 
 def test_features_of_another_encoder_are_refused(folders, pairs, tmp_path):
@@ -529,21 +523,18 @@ def test_rewards_that_are_not_the_pipelines_are_not_written(folders, pairs, tmp_
 
 def test_exporting_leaves_the_encoder_and_the_random_state_alone(neox, pairs, tmp_path):
     before, state = rewards_of(neox, ["you are kind"]), torch.get_rng_state()
-    export_reward_model(neox, tmp_path / "a", pairs)
-    export_reward_model(neox, tmp_path / "b", pairs, custom_code=True)
+    for custom_code in (False, True):
+        export_reward_model(neox, tmp_path / f"{custom_code}", pairs, custom_code=custom_code)
     assert torch.equal(torch.get_rng_state(), state)
     np.testing.assert_array_equal(rewards_of(neox, ["you are kind"]), before)
 
 
 def test_a_tokenizer_without_any_special_token_gets_one_to_pad_with(pairs, tmp_path):
     none = {"pad_token": None, "eos_token": None, "unk_token": None, "bos_token": None}
-    for custom_code in (None, True):
-        encoder = save_model(tmp_path / f"encoder{custom_code}", "gpt2", **none)
-        fitted = embedding_reward(encoder, pairs)
+    fitted = embedding_reward(save_model(tmp_path / "encoder", "gpt2", **none), pairs)
+    for custom_code in (False, True):
         folder = export_reward_model(fitted, tmp_path / f"reward{custom_code}", pairs, custom_code=custom_code)
-        texts = some_texts(20, seed=9)
-        found = as_trl_scores(*as_trl_loads(folder), texts, 20)
-        np.testing.assert_allclose(found, rewards_of(fitted, texts), atol=1e-4)
+        assert_equal_rewards(folder, fitted, some_texts(20, seed=9))
 
 
 # --------------------------------------------------------------------------------------- the callable
@@ -704,10 +695,12 @@ def test_a_given_scale_may_be_of_any_size(tfidf, pairs):
 def test_a_constant_reward_cannot_be_scaled(tfidf, pairs):
     constant = pickle.loads(pickle.dumps(tfidf))
     constant[-1].coef_[:] = 0
-    with pytest.raises(ValueError, match="prefers the other side"):
-        RewardFunction(constant, pairs, prompt_template="{output}")
-    with pytest.raises(ValueError, match="is the same, .* for all 4 training outputs"):
-        RewardFunction(constant, ["you", "are", "kind", "so"], prompt_template="{output}")
+    for X, message in (
+        (pairs, "prefers the other side"),
+        (["you", "kind"], "is the same, .* for all 2 training outputs"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            RewardFunction(constant, X, prompt_template="{output}")
 
 
 def test_what_a_call_needs(tfidf, pairs):
