@@ -197,28 +197,21 @@ def test_linear_classifiers_of_scikit_learn_are_exported(estimator, folders, tmp
     assert type(model).__name__ == "GPTNeoXForSequenceClassification"
 
 
-def test_large_means_cost_no_digits(folders, pairs, tmp_path):
+def test_large_means_cost_no_digits_and_scaling_goes_into_the_folder(folders, pairs, tmp_path):
     """Constants of 300 in features that differ by 1: their effect cancels before, not after, the head."""
     model = transformers.AutoModel.from_pretrained(folders["gpt_neox"])
     with torch.no_grad():
         model.final_layer_norm.bias += 300
-    tokenizer = transformers.AutoTokenizer.from_pretrained(folders["gpt_neox"])
-    for saved in (model, tokenizer):
+    for saved in (model, transformers.AutoTokenizer.from_pretrained(folders["gpt_neox"])):
         saved.save_pretrained(tmp_path / "shifted")
+    fitted, texts = embedding_reward(tmp_path / "shifted", pairs, StandardScaler()), some_texts(50, seed=3)
+    frozen = RewardFunction(fitted, pairs, prompt_template="{output}")
     for custom_code in (False, True):
-        fitted = embedding_reward(tmp_path / "shifted", pairs, StandardScaler())
-        folder = export_reward_model(fitted, tmp_path / f"reward{custom_code}", pairs, custom_code=custom_code)
-        found = as_trl_scores(*as_trl_loads(folder), some_texts(50, seed=3), 64)
-        np.testing.assert_allclose(found, rewards_of(fitted, some_texts(50, seed=3)), atol=1e-4)
-
-
-def test_center_and_scale_go_into_the_folder(neox, pairs, tmp_path):
-    frozen = RewardFunction(neox, pairs, prompt_template="{output}")
-    options = {"center": frozen.center, "scale": frozen.scale}
-    model, tokenizer = load_reward_model(export_reward_model(neox, tmp_path / "reward", pairs, **options))
-    texts = some_texts(50, seed=4)
-    expected = frozen(prompts=[""] * 50, completions=texts)
-    np.testing.assert_allclose(as_trl_scores(model, tokenizer, texts, 64), expected, atol=1e-4)
+        options = {"center": frozen.center, "scale": frozen.scale, "custom_code": custom_code}
+        folder = export_reward_model(fitted, tmp_path / f"reward{custom_code}", pairs, **options)
+        np.testing.assert_allclose(
+            as_trl_scores(*as_trl_loads(folder), texts, 64), frozen(completions=texts), atol=1e-4
+        )
 
 
 @pytest.mark.filterwarnings("ignore:.*longer than 12 tokens")
@@ -251,15 +244,6 @@ def test_half_precision_moves_nothing_with_own_code(kind, folders, pairs, tmp_pa
     with torch.autocast("cpu", torch.bfloat16):
         found = as_trl_scores(model, transformers.AutoTokenizer.from_pretrained(folder), texts, 30)
     np.testing.assert_allclose(found, rewards_of(fitted, texts), atol=1e-4)
-
-
-def test_own_code_does_not_double_special_tokens(bert, pairs, tmp_path):
-    model, tokenizer = as_trl_loads(export_reward_model(bert, tmp_path / "reward", pairs))
-    inputs = tokenizer("you are kind", return_tensors="pt")
-    assert inputs["input_ids"][0, 0] == 1
-    with torch.inference_mode():
-        found = model(inputs["input_ids"]).logits.item()  # without a mask, too
-    assert found == pytest.approx(rewards_of(bert, ["you are kind"])[0], abs=1e-5)
 
 
 # ------------------------------------------------------------------------------------- conversations
@@ -374,13 +358,6 @@ def test_a_head_that_is_missing_is_not_made_up(own_code, neox, pairs, tmp_path):
             as_trl_scores(model, tokenizer, ["you are kind"], 1)
 
 
-def test_loading_what_is_no_export_says_so(folders, tmp_path):
-    with pytest.raises(ValueError, match="was not written by export_reward_model"):
-        load_reward_model(folders["bert"])
-    with pytest.raises(FileNotFoundError, match="no config.json"):
-        load_reward_model(tmp_path)
-
-
 def test_own_code_needs_nothing_of_this_package(bert, pairs, tmp_path):
     """The folder is scored in a process that cannot import fairl_sk."""
     folder = export_reward_model(bert, tmp_path / "reward", pairs)
@@ -398,16 +375,11 @@ def test_own_code_needs_nothing_of_this_package(bert, pairs, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("steps", "message"),
-    [
-        ([QuantileTransformer(n_quantiles=10)], "QuantileTransformer is not affine"),
-        ([MinMaxScaler(clip=True)], r"MinMaxScaler is not affine"),
-        ([FunctionTransformer(np.tanh)], "FunctionTransformer is not affine"),
-    ],
+    "step", [QuantileTransformer(n_quantiles=10), MinMaxScaler(clip=True), FunctionTransformer(np.tanh)]
 )
-def test_non_linear_steps_are_refused_with_the_alternative(steps, message, folders, pairs, tmp_path):
-    fitted = embedding_reward(folders["gpt2"], pairs, *steps)
-    with pytest.raises(ValueError, match=f"{message}.*Use fairl_sk.export.RewardFunction"):
+def test_non_linear_steps_are_refused_with_the_alternative(step, folders, pairs, tmp_path):
+    fitted = embedding_reward(folders["gpt2"], pairs, step)
+    with pytest.raises(ValueError, match=f"{type(step).__name__} is not affine.*Use fairl_sk.export.RewardFunction"):
         export_reward_model(fitted, tmp_path / "reward")
     assert not list(tmp_path.iterdir())
     assert len(RewardFunction(fitted, pairs, prompt_template="{output}")(completions=["you"])) == 1
@@ -479,10 +451,14 @@ def test_a_reward_of_the_wrong_sign_is_refused(neox, pairs, tmp_path):
         RewardFunction(neox, outputs, 1 - y, prompt_template="{output}")
 
 
-def test_an_existing_folder_is_not_touched(neox, tmp_path):
+def test_folders_that_are_no_place_and_no_export(neox, folders, tmp_path):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").write_text("kept")
     (tmp_path / "file").write_text("kept")
+    with pytest.raises(ValueError, match="was not written by export_reward_model"):
+        load_reward_model(folders["bert"])
+    with pytest.raises(FileNotFoundError, match="no config.json"):
+        load_reward_model(tmp_path)
     for name, found in (("full", "holds files"), ("file", "is no folder")):
         with pytest.raises(FileExistsError, match=f"{name} is there already.*{found}.*nothing is overwritten"):
             export_reward_model(neox, tmp_path / name)
@@ -521,20 +497,14 @@ def test_rewards_that_are_not_the_pipelines_are_not_written(folders, pairs, tmp_
     assert not list(tmp_path.iterdir())
 
 
-def test_exporting_leaves_the_encoder_and_the_random_state_alone(neox, pairs, tmp_path):
-    before, state = rewards_of(neox, ["you are kind"]), torch.get_rng_state()
-    for custom_code in (False, True):
-        export_reward_model(neox, tmp_path / f"{custom_code}", pairs, custom_code=custom_code)
-    assert torch.equal(torch.get_rng_state(), state)
-    np.testing.assert_array_equal(rewards_of(neox, ["you are kind"]), before)
-
-
 def test_a_tokenizer_without_any_special_token_gets_one_to_pad_with(pairs, tmp_path):
     none = {"pad_token": None, "eos_token": None, "unk_token": None, "bos_token": None}
     fitted = embedding_reward(save_model(tmp_path / "encoder", "gpt2", **none), pairs)
+    before = torch.get_rng_state()
     for custom_code in (False, True):
         folder = export_reward_model(fitted, tmp_path / f"reward{custom_code}", pairs, custom_code=custom_code)
         assert_equal_rewards(folder, fitted, some_texts(20, seed=9))
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 # --------------------------------------------------------------------------------------- the callable
@@ -558,6 +528,9 @@ def test_the_bound(tfidf, pairs):
     raw = rewards_of(tfidf, texts) / 0.1
     for clip, expected in ((1.5, np.clip(raw, -1.5, 1.5)), ("tanh", np.tanh(raw)), (None, raw)):
         assert RewardFunction(tfidf, clip=clip, **options)(completions=texts) == pytest.approx(expected)
+    options["scale"] = 1e-320
+    assert RewardFunction(tfidf, on_error="none", **options)(completions=["kind"]) == [None]  # it overflows
+    assert RewardFunction(tfidf, clip=2.0, **options)(completions=["kind"]) == [2.0]
 
 
 def test_prompts_stand_before_completions_as_in_training(tfidf, folders, pairs):
@@ -651,9 +624,8 @@ def test_a_completion_that_cannot_be_scored(completion, message, tfidf, pairs):
 
 
 def test_empty_completions_have_no_reward_but_with_their_prompt(tfidf, pairs):
-    alone = RewardFunction(tfidf, pairs, prompt_template="{output}")
+    alone, behind = RewardFunction(tfidf, pairs, prompt_template="{output}"), RewardFunction(tfidf, table(pairs))
     assert alone(prompts=["you"] * 3, completions=["", " \n", turns("", "")[1]]) == [None] * 3
-    behind = RewardFunction(tfidf, table(pairs))
     assert behind(prompts=["you", ""], completions=["", ""]) == [behind(prompts=[""], completions=["you"])[0], None]
 
 
@@ -683,15 +655,6 @@ def test_no_nan_leaves_the_callable(tfidf, pairs):
         RewardFunction(broken, **options)
 
 
-def test_a_given_scale_may_be_of_any_size(tfidf, pairs):
-    options = {"prompt_template": "{output}", "center": 0.0}
-    tiny = RewardFunction(tfidf, pairs, scale=1e-13, **options)
-    assert tiny(completions=["kind"])[0] == pytest.approx(rewards_of(tfidf, ["kind"])[0] * 1e13)
-    options["scale"] = 1e-320
-    assert RewardFunction(tfidf, on_error="none", **options)(completions=["kind"]) == [None]  # it overflows
-    assert RewardFunction(tfidf, clip=2.0, **options)(completions=["kind"]) == [2.0]
-
-
 def test_a_constant_reward_cannot_be_scaled(tfidf, pairs):
     constant = pickle.loads(pickle.dumps(tfidf))
     constant[-1].coef_[:] = 0
@@ -703,15 +666,18 @@ def test_a_constant_reward_cannot_be_scaled(tfidf, pairs):
             RewardFunction(constant, X, prompt_template="{output}")
 
 
-def test_what_a_call_needs(tfidf, pairs):
-    reward = RewardFunction(tfidf, table(pairs))
-    with pytest.raises(ValueError, match="Found 1 prompts and 2 completions"):
-        reward(prompts=["you"], completions=["kind", "fool"])
-    with pytest.raises(ValueError, match="Found no prompts"):
-        reward(completions=["kind"])
-    for completions in (None, "kind"):
-        with pytest.raises(ValueError, match="Expected a list of texts"):
-            reward(prompts=["you"], completions=completions)
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        ((["you"], ["kind", "fool"]), "Found 1 prompts and 2 completions"),
+        ((None, ["kind"]), "Found no prompts"),
+        ((["you"], None), "Expected a list of texts"),
+        ((["you"], "kind"), "Expected a list of texts"),
+    ],
+)
+def test_what_a_call_needs(call, message, tfidf, pairs):
+    with pytest.raises(ValueError, match=message):
+        RewardFunction(tfidf, table(pairs))(*call)
 
 
 def test_each_distinct_text_is_scored_once(tfidf, pairs, monkeypatch):
@@ -835,43 +801,14 @@ def healthy(prompts, completions, **_):
     return [np.sin(sum(map(ord, text)) * 0.731 + len(text) ** 2) * 2 for text in completions]
 
 
-def flat(prompts, completions, **_):
-    return [float(len(prompt)) for prompt in prompts]
-
-
-def tied(prompts, completions, **_):
-    return [float(value > 0) + (value > 1.9) for value in healthy(prompts, completions)]
-
-
-def missing(prompts, completions, **_):
-    return [value if value > -1.8 else None for value in healthy(prompts, completions)]
-
-
-def poisoned(prompts, completions, **_):
-    return [math.nan if value < -1.9 else value for value in healthy(prompts, completions)]
-
-
-def saturated(prompts, completions, **_):
-    return [max(-0.5, min(0.5, value)) for value in healthy(prompts, completions)]
-
-
-def wordy(prompts, completions, **_):
-    return [
-        len(text.split()) + value * 0.1 for text, value in zip(completions, healthy(prompts, completions), strict=True)
-    ]
+def each(change):
+    """A reward function: a change of the healthy reward of each completion."""
+    return lambda prompts, completions: list(map(change, healthy(prompts, completions), completions, prompts))
 
 
 def standardized(prompts, completions, **_):
     values = np.array(healthy(prompts, completions))
     return list((values - values.mean()) / (values.std() + 1e-4))
-
-
-def small(prompts, completions, **_):
-    return [value * 0.001 for value in healthy(prompts, completions)]
-
-
-def large(prompts, completions, **_):
-    return [value * 100 for value in healthy(prompts, completions)]
 
 
 def measures(result):
@@ -884,25 +821,32 @@ def test_a_healthy_reward_is_not_warned_of():
     values = np.array(healthy(*groups_of())).reshape(12, 8)
     assert measures(result)["spread"] == pytest.approx(np.sqrt(values.var(axis=1).mean()))
     assert measures(result)["nats per spread"] == pytest.approx(measures(result)["spread"] / 0.05)
-    assert "nats per spread" not in measures(check_reward(small, *groups_of(), beta=None))
 
 
 @pytest.mark.parametrize(
     ("reward", "named", "message"),
     [
         (
-            flat,
+            each(lambda value, text, prompt: len(prompt)),
             {"spread", "flat groups", "ties", "saturation", "nats per spread"},
             "100.0% of the groups have one reward",
         ),
-        (tied, {"ties", "saturation"}, "of the completions have the reward of another text of their group"),
-        (missing, {"missing"}, "of the completions have no reward"),
-        (poisoned, {"not finite"}, r"\d+ rewards are NaN or infinite"),
-        (saturated, {"saturation", "ties"}, "of the rewards lie at an end of their range"),
-        (wordy, {"length"}, r"follows the length of completions .rank correlation (0.9|1.0)"),
+        (
+            each(lambda value, *_: (value > 0) + (value > 1.9)),
+            {"ties", "saturation"},
+            "reward of another text of their",
+        ),
+        (each(lambda value, *_: value if value > -1.8 else None), {"missing"}, "of the completions have no reward"),
+        (
+            each(lambda value, *_: math.nan if value < -1.9 else value),
+            {"not finite"},
+            r"\d+ rewards are NaN or infinite",
+        ),
+        (each(lambda value, *_: max(-0.5, min(0.5, value))), {"saturation", "ties"}, "lie at an end of their range"),
+        (each(lambda value, text, _: len(text.split()) + 0.1 * value), {"length"}, "rank correlation (0.9|1.0)"),
         (standardized, {"batch"}, "changes by .* standard deviations when it is computed alone"),
-        (small, {"nats per spread"}, "buys 0.0.* nats of KL in RLOO"),
-        (large, {"nats per spread"}, "buys 2.*e.03 nats of KL in RLOO"),
+        (each(lambda value, *_: value * 0.001), {"nats per spread"}, "buys 0.0.* nats of KL in RLOO"),
+        (each(lambda value, *_: value * 100), {"nats per spread"}, "buys 2.*e.03 nats of KL in RLOO"),
     ],
 )
 def test_each_fault_is_warned_of(reward, named, message):
@@ -916,8 +860,7 @@ def test_each_fault_is_warned_of(reward, named, message):
 
 def test_values_of_the_measures():
     prompts, completions = ["a"] * 4 + ["b"] * 2, ["x", "x", "y y", "z", "u", "v"]
-    given = iter([1.0, 1.0, 1.0, 3.0, 2.0, 2.0])
-    values = dict(zip(["x", "x", "y y", "z", "u", "v"], given, strict=True))
+    values = dict(zip(completions, [1.0, 1.0, 1.0, 3.0, 2.0, 2.0], strict=True))
     with pytest.warns(UserWarning):
         result = check_reward(lambda prompts, completions: [values[c] for c in completions], prompts, completions)
     found = measures(result)
@@ -927,33 +870,19 @@ def test_values_of_the_measures():
     assert found["batch"] == 0 and found["missing"] == 0
 
 
-def test_a_fitted_reward_and_columns_are_checked(tfidf, pairs):
-    reward = RewardFunction(tfidf, pairs, prompt_template="{output}")
-    prompts, completions = groups_of()
-    plain = measures(check_reward(reward, prompts, completions, beta=None))
-    chats = [turns(prompt, completion) for prompt, completion in zip(prompts, completions, strict=True)]
-    talked = check_reward(reward, *zip(*chats, strict=True), beta=None)
-    assert measures(talked) == pytest.approx(plain)
-
-    def by_column(prompts, completions, bonus):
-        return [value + extra for value, extra in zip(healthy(prompts, completions), bonus, strict=True)]
-
-    check_reward(by_column, prompts, completions, bonus=[0.1] * len(prompts))
-
-
-def test_an_exported_folder_is_checked_as_trl_scores_with_it(neox, folders, pairs, tmp_path):
-    folder = export_reward_model(neox, tmp_path / "reward", pairs)
+def test_columns_and_exported_folders_are_checked(neox, pairs, tmp_path):
     prompts, completions = groups_of(n_groups=4)
+    check_reward(lambda prompts, completions, bonus: healthy(prompts, completions), *groups_of(), bonus=[1] * 96)
+    folder = export_reward_model(neox, tmp_path / "reward", pairs)
     prompts = [f"you {prompt} " for prompt in prompts]
+    chats = zip(*(turns(p, c) for p, c in zip(prompts, completions, strict=True)), strict=True)
     with warnings.catch_warnings(record=True):
         warnings.simplefilter("always")  # whatever it finds
-        found = measures(check_reward(folder, prompts, completions))
-        rewards = rewards_of(neox, [p + c for p, c in zip(prompts, completions, strict=True)])
-        chats = list(zip(*(turns(p, c) for p, c in zip(prompts, completions, strict=True)), strict=True))
-        talked = measures(check_reward(str(folder), *chats))
-    assert talked["batch"] < 1e-3 and talked["spread"] == pytest.approx(found["spread"], rel=1e-3)  # prompts end in " "
+        found, talked = measures(check_reward(folder, prompts, completions)), measures(check_reward(folder, *chats))
+    rewards = rewards_of(neox, [p + c for p, c in zip(prompts, completions, strict=True)])
     assert found["spread"] == pytest.approx(np.sqrt(rewards.reshape(4, 8).var(axis=1).mean()), rel=1e-3)
-    assert found["batch"] < 1e-3
+    assert talked["spread"] == pytest.approx(found["spread"], rel=1e-3)  # prompts end in a space
+    assert max(found["batch"], talked["batch"]) < 1e-3
 
 
 @pytest.mark.parametrize(
