@@ -134,10 +134,7 @@ def export_reward_model(pipeline, folder, X=None, y=None, *, center=0.0, scale=1
 def _check_new(folder):
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise FileExistsError(
-            f"{folder} is there already{' and holds files' if folder.is_dir() else ', and is no folder'}. Name another "
-            "folder, or remove it first: nothing is overwritten."
-        )
+        raise FileExistsError(f"{folder} is there already. Name another folder, or remove it: nothing is overwritten.")
     if not folder.parent.is_dir():
         raise FileNotFoundError(f"There is no folder {folder.parent} to write {folder.name} into. Make it first.")
     return folder
@@ -304,10 +301,9 @@ def _texts_of(head, reader, training):
 def _special_ids(tokenizer):
     """Ids that the tokenizer puts before and after a text, which TRL tells it not to."""
     plain, whole = tokenizer("a", add_special_tokens=False)["input_ids"], tokenizer("a")["input_ids"]
-    for start in range(len(whole) - len(plain) + 1):
-        if whole[start : start + len(plain)] == plain:
-            return whole[:start], whole[start + len(plain) :]
-    raise ValueError(f"The tokenizer writes {whole} for {plain} and special tokens: not around it. {_INSTEAD}")
+    starts = (start for start in range(len(whole)) if whole[start : start + len(plain)] == plain)
+    start = next(starts, 0)
+    return whole[:start], whole[start + len(plain) :]
 
 
 def _set_chat_template(tokenizer, embedder, reader, templated):
@@ -365,10 +361,7 @@ def score_texts(model, tokenizer, texts, batch_size=64):
 
 
 def load_reward_model(folder):
-    """Load an exported reward, making sure that no weight is missing.
-
-    transformers makes up weights that a file lacks, and says so in a log only. No code of the folder is run: this
-    package's own is.
+    """Load an exported reward by this package's own code, making sure that no weight is missing.
 
     Parameters
     ----------
@@ -383,10 +376,8 @@ def load_reward_model(folder):
 
     Raises
     ------
-    FileNotFoundError
-        If there is no such folder.
-    ValueError
-        If it is not an export of this package, or lacks weights.
+    FileNotFoundError, ValueError
+        If there is no such folder, it is not an export of this package, or it lacks weights.
     """
     transformers, folder = import_transformers(), Path(folder)
     if not (folder / "config.json").exists():

@@ -47,10 +47,8 @@ class RewardFunction:
 
     Attributes
     ----------
-    center, scale : float
-        The frozen numbers.
-    prompt_template : str
-        The format that was found or given.
+    center, scale, prompt_template
+        What was found or given.
 
     Raises
     ------
@@ -110,29 +108,41 @@ class RewardFunction:
         # Whether training texts were made of messages; None: nothing says so, and a call's messages decide.
         untold = training is None and self.prompt_template == JOIN
         self._messages = None if untold else training is not None and training.kind == "messages"
-        if training is None and (center == "mean" or scale == "std"):
+        self.center, self.scale = center, scale
+        self._freeze(training, y)
+
+    def _freeze(self, training, y):
+        """Find center and scale, and check that the reward can be used."""
+        if training is None and (self.center == "mean" or self.scale == "std"):
             raise ValueError(
-                f"Found center={center!r}, scale={scale!r} without training outputs. Expected X, or numbers."
+                f"Found center={self.center!r}, scale={self.scale!r} without training outputs. Expected X, or numbers."
             )
-        rewards = self._training_rewards(training)
+        rewards = self._raw(
+            np.array(["Thank you."], dtype=object) if training is None else self._training_table(training)
+        )
+        if not np.isfinite(rewards).all():
+            raise ValueError(
+                f"The pipeline gave {np.sum(~np.isfinite(rewards))} rewards that are not finite, of {len(rewards)}. "
+                "Expected finite ones: fit it again."
+            )
         if training is not None:
-            check_sign(rewards, training.paired, y, pipeline)
-        self.center = float(np.mean(rewards) if center == "mean" else center)
-        self.scale = float(np.std(rewards) if scale == "std" else scale)
-        if scale == "std" and not self.scale > 1e-12 * max(1.0, abs(self.center)):
+            check_sign(rewards, training.paired, y, self.pipeline)
+        spread = float(np.std(rewards))
+        if self.scale == "std" and not spread > 1e-12 * max(1.0, np.abs(rewards).max()):
             raise ValueError(
-                f"The reward is the same, {self.center:.6g}, for all {len(rewards)} training outputs. Expected one "
-                "that tells them apart."
+                f"The reward is the same, {rewards[0]:.6g}, for all {len(rewards)} training outputs. Expected one that "
+                "tells them apart."
             )
+        self.center = float(np.mean(rewards) if self.center == "mean" else self.center)
+        self.scale = spread if self.scale == "std" else float(self.scale)
 
     def __call__(self, prompts=None, completions=None, **_):
         """Rewards of completions; called by TRL.
 
         Parameters
         ----------
-        prompts : list of str or of lists of messages, default=None
-            One for each completion. May be None where the completions are scored alone.
-        completions : list of str or of lists of messages
+        prompts, completions : list of str or of lists of messages
+            One prompt for each completion, or None where completions are scored alone.
         **_ : dict
             What else TRL passes, ignored: token ids, the trainer's state, the data set's columns.
 
@@ -144,8 +154,7 @@ class RewardFunction:
         Raises
         ------
         ValueError
-            If there are not as many prompts as completions, or a completion cannot be scored and ``on_error`` is
-            "raise".
+            If the lists do not match, or a completion cannot be scored and ``on_error`` is "raise".
         """
         prompts, completions = self._check_call(prompts, completions)
         keys, distinct = [], {}
@@ -220,42 +229,34 @@ class RewardFunction:
                 return TextTable.of(rows)
         return np.array([join_prompt(*row) for row in rows], dtype=object)
 
-    def _training_rewards(self, training):
-        if training is None:
-            return self._raw(np.array(["Thank you."], dtype=object))  # whether it scores texts
+    def _training_table(self, training):
         rows = training.rows
         if training.kind == "array":
-            return self._raw(np.array([text for _, text in rows], dtype=object))
+            return np.array([text for _, text in rows], dtype=object)
         if training.has_prompts is not None:
             rows = [self._format(*row) for row in rows]
             if None in rows:
                 raise ValueError(f"Row {rows.index(None) // (1 + training.paired)} of X is empty. Drop such rows.")
-        return self._raw(self._as_read(rows))
+        return self._as_read(rows)
 
     # ------------------------------------------------------------------------------------------- rewards
 
-    def _raw(self, table, finite=True):
+    def _raw(self, table):
         """R of a table or an array of texts, (n_outputs,)."""
         try:
-            rewards = np.asarray(self.pipeline.decision_function(table), dtype=np.float64)
+            return np.asarray(self.pipeline.decision_function(table), dtype=np.float64)
         except (ValueError, TypeError, AttributeError) as error:
             raise ValueError(
                 f"The pipeline cannot score texts: {error} Expected a pipeline from texts to rewards, with the encoder "
                 "that it was fitted with."
             ) from error
-        if finite and not np.isfinite(rewards).all():
-            raise ValueError(
-                f"The pipeline gave {np.sum(~np.isfinite(rewards))} rewards that are not finite, of {len(rewards)}. "
-                "Expected finite ones: fit it again."
-            )
-        return rewards
 
     def _scores(self, rows):
         """The reward of each distinct row, None where there is none."""
         if not rows:
             return []
         try:
-            raw = self._raw(self._as_read(rows), finite=False)
+            raw = self._raw(self._as_read(rows))
         except ValueError:
             if self.on_error == "raise":
                 raise
