@@ -165,7 +165,8 @@ def audit(**options):
     """
     options = SimpleNamespace(**options)
     _check_models(options)
-    from .audit import audit, format_audit, results_folder, write_audit
+    from .audit import audit, format_audit, write_audit
+    from .audit.report import results_folder
 
     with results_folder(options.out, force=options.force) as folder:
         result = audit(

@@ -109,20 +109,9 @@ class MarginDisplay:
         return cls({name: decision * preference_sign(y, len(decision))}).plot(ax=ax)
 
     def plot(self, *, ax=None):
-        """Draw each reward's margins in units of their own standard deviation, so that the histograms compare.
+        """Draw each reward's margins in units of their own standard deviation, so that they compare.
 
-        Parameters
-        ----------
-        ax : matplotlib Axes, default=None
-
-        Returns
-        -------
-        self : MarginDisplay
-
-        Raises
-        ------
-        ValueError
-            If there are no margins, or some that are not finite.
+        See `from_predictions`. A ValueError says which margins are missing or not finite.
         """
         if not self.margins:
             raise ValueError("Got no margins. Expected a dict from a reward's name to its margins.")
@@ -170,25 +159,26 @@ class HistoryDisplay:
 
     @classmethod
     def from_estimator(cls, estimator, *, axes=None):
-        """Draw the ``history_`` of a fitted estimator. See `plot`."""
-        return cls(estimator.history_).plot(axes=axes)
-
-    def plot(self, *, axes=None):
-        """Draw the losses, the failures and the margins, by round.
+        """Draw the history of a fitted estimator of this package.
 
         Parameters
         ----------
+        estimator : estimator with ``history_``
         axes : array of 3 matplotlib Axes, default=None
 
         Returns
         -------
-        self : HistoryDisplay
+        display : HistoryDisplay
 
         Raises
         ------
         ValueError
             If the history has no rounds, or `axes` are not three.
         """
+        return cls(estimator.history_).plot(axes=axes)
+
+    def plot(self, *, axes=None):
+        """Draw the losses, the failures and the margins, by round. See `from_estimator`."""
         from matplotlib.ticker import MaxNLocator
 
         if not len(self.history):

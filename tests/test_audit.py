@@ -1,7 +1,6 @@
 """The audit: what is measured, what is printed, what is written, and which saved pipelines load."""
 
 import csv
-import errno
 import functools
 import io
 import json
@@ -12,7 +11,6 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import skops.io
-from matplotlib.image import imread
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
@@ -24,11 +22,12 @@ from sklearn.utils import Bunch
 
 import fairl_sk
 from fairl_sk import CosineSchedule, FailureAwareIRL, LaplaceReward, MaxEntropyIRL, PairTransformer, TransformerEmbedder
-from fairl_sk.audit import audit, format_audit, load_pipeline, prepare_folder, results_folder, write_audit
+from fairl_sk.audit import audit, format_audit, load_pipeline, prepare_folder, write_audit
+from fairl_sk.audit.report import results_folder
 from fairl_sk.audit.run import KINDS, MEASURES
 from fairl_sk.datasets import make_detox_preferences
 from fairl_sk.learning.failures import MarginFailures
-from fairl_sk.metrics import BootstrapInterval, starc_distance
+from fairl_sk.metrics import starc_distance
 from fairl_sk.pairs import stack_outputs
 
 LEARNERS = ["MaxMarginIRL", "MaxEntropyIRL", "FailureAwareIRL"]
@@ -53,11 +52,6 @@ def unpaired(corpus):
     """Labeled outputs, as `load_preferences` returns them."""
     texts, labels = corpus.data[:150].ravel(), corpus.output_labels[:150].ravel()
     return Bunch(data=texts, target=labels, groups=np.arange(len(texts)) // 2, output_labels=None)
-
-
-@pytest.fixture(scope="module")
-def result_of_outputs(unpaired):
-    return small_audit(unpaired)
 
 
 @pytest.fixture(scope="module")
@@ -129,8 +123,8 @@ def test_the_seed_decides(corpus, result):
     assert small_audit(corpus, random_state=1).table != result.table
 
 
-def test_outputs_have_no_pair_measures(unpaired, result_of_outputs, tmp_path):
-    result = result_of_outputs
+def test_outputs_have_no_pair_measures(unpaired, tmp_path):
+    result = small_audit(unpaired)
     assert [row["reward"] for row in result.table] == LEARNERS + [null for null in NULLS if null != "prompt only"]
     assert {row[name] for row in result.table for name in ("pair_accuracy", "label_f1", "starc")} == {None}
     auc = estimates(result.table, "output_auc")
@@ -326,27 +320,20 @@ def test_the_tables_say_what_was_held_out_and_show_no_texts(result):
     assert "\nDropped: 2 empty.\n" in format_audit(Bunch(**{**result, "settings": settings}))
 
 
-def test_a_shortcut_is_named_once_by_its_surest_measure(result, result_of_outputs):
-    sure, unsure = BootstrapInterval(0.7, 0.6, 0.8, 0.05, 0, 50), BootstrapInterval(0.6, 0.5, 0.7, 0.05, 0, 50)
-    for changed, accuracy, auc, claim in (
-        (result, sure, sure, "orders 70.0% of the pairs"),
-        (result, unsure, sure, "tells the outputs apart with an AUC of 0.700"),
-        (result_of_outputs, None, sure, "tells the outputs apart with an AUC of 0.700"),
-    ):
-        scores = {"pair_accuracy": accuracy, "output_auc": auc}
-        table = [row | (scores if row["reward"] == "longer output" else {}) for row in changed.table]
-        text = format_audit(Bunch(**{**changed, "table": table}))
-        assert text.count("Shortcut") == text.count(f"Shortcut: 'longer output' alone {claim}; ") == 1
-        assert f"Compare on {changed.settings['rows_are']} of equal length" in text
-
-
-def test_a_planted_length_shortcut_is_found_and_long_texts_are_shortened(corpus):
-    chosen = corpus.target[:, None] == [1, 0]
-    found = small_audit(
-        {**corpus, "data": np.where(chosen, corpus.data + "\n\nAnd so on and so forth." * 5, corpus.data)}
+@pytest.mark.parametrize(
+    ("rows_are", "claim"),
+    [("pairs", "orders 100.0% of the pairs"), ("outputs", "tells the outputs apart with an AUC of ")],
+)
+def test_a_planted_shortcut_is_named_once_and_long_texts_are_shortened(corpus, unpaired, rows_are, claim):
+    data = corpus if rows_are == "pairs" else unpaired
+    desirable = corpus.target[:, None] == [1, 0] if rows_are == "pairs" else unpaired.target == 1
+    result = small_audit(
+        {**data, "data": np.where(desirable, data.data + "\n\nAnd so on and so forth." * 9, data.data)}
     )
-    assert "Shortcut: 'longer output' alone orders" in format_audit(found)
-    assert all("\n" not in row["output"] and len(row["output"]) <= 80 for row in found.uncertainty["outputs"])
+    text = format_audit(result)
+    assert text.count("Shortcut") == text.count(f"Shortcut: 'longer output' alone {claim}") == 1
+    assert f"Compare on {rows_are} of equal length" in text
+    assert all("\n" not in row["output"] and len(row["output"]) <= 80 for row in result.uncertainty["outputs"])
 
 
 # ------------------------------------------------------------------------------------------------------- files
@@ -364,9 +351,6 @@ def check_written(folder):
                 assert (float(flat[column]) if flat[column] else None) == (row[name] and row[name][part])
     with open(folder / "failures.csv", newline="", encoding="utf-8") as lines:
         assert [int(row["index"]) for row in csv.DictReader(lines)] == [row["index"] for row in document["failures"]]
-    for name in ("margins.png", "history.png"):
-        pixels = imread(folder / name)[..., :3]
-        assert 0.005 < (pixels < 0.9).any(axis=2).mean() < 0.5
     for name in LEARNERS:
         assert load_pipeline(folder / f"{name}.skops").decision_function(["you are kind"]).shape == (1,)
     return document
@@ -418,26 +402,8 @@ def test_saved_pipelines_name_no_store_and_no_device_of_this_run(result, tmp_pat
     assert embedder.store == "s"  # a copy was changed
 
 
-def test_a_write_that_fails_leaves_the_folder_as_it_was(result, tmp_path, monkeypatch):
-    def full_disk(*args, **options):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    (tmp_path / "failures.csv").write_text("old")
-    monkeypatch.setattr(skops.io, "dump", full_disk)
-    with pytest.raises(OSError, match="No space left"):
-        write_audit(result, tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["failures.csv"]
-    assert (tmp_path / "failures.csv").read_text() == "old"
-    assert not plt.get_fignums()
-
-
 def test_a_folder_that_was_made_for_nothing_is_removed(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for name in (None, "a/b/c"):
-        with pytest.raises(KeyboardInterrupt), results_folder(name) as folder:
-            assert folder.is_dir()
-            raise KeyboardInterrupt
-    assert not list(tmp_path.iterdir())
     Path("a").mkdir()  # was there before: stays, although empty
     with pytest.raises(RuntimeError), results_folder("a/b"):
         raise RuntimeError

@@ -310,12 +310,16 @@ def test_a_write_that_fails_shows_the_table(place, monkeypatch, capsys):
     def full_disk(*args, **kwargs):
         raise OSError(errno.ENOSPC, "No space left on device")
 
+    Path("old").mkdir()
+    Path("old", "failures.csv").write_text("old")
     monkeypatch.setattr(skops.io, "dump", full_disk)
-    assert run("../pairs.jsonl", "--out", "new") == 2
-    shown = capsys.readouterr()
-    assert "Cannot write the results to new: No space left on device. The folder is as it was" in shown.err
-    assert "FailureAwareIRL" in shown.out and "Written to" not in shown.out
-    assert not list(place.iterdir())
+    for out in ("old", "new"):
+        assert run("../pairs.jsonl", "--force", "--out", out) == 2
+        shown = capsys.readouterr()
+        assert f"Cannot write the results to {out}: No space left on device. The folder is as it was" in shown.err
+        assert "FailureAwareIRL" in shown.out and "Written to" not in shown.out
+    assert [str(path) for path in sorted(Path().rglob("*"))] == ["old", "old/failures.csv"]
+    assert Path("old", "failures.csv").read_text() == "old"
 
 
 @pytest.mark.parametrize("moment", ["fairl_sk.FailureAwareIRL.fit", "skops.io.dump"])
