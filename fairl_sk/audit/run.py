@@ -19,8 +19,7 @@ from sklearn.utils import Bunch, check_scalar
 
 from .. import __version__, metrics
 from ..datasets import make_detox_preferences
-from ..diagnosis.feasible import ambiguity
-from ..diagnosis.uncertainty import LaplaceReward
+from ..diagnosis import LaplaceReward, ambiguity
 from ..learning.estimators import FailureAwareIRL, MaxEntropyIRL, MaxMarginIRL
 from ..pairs import PairTransformer, preference_sign, stack_outputs
 
@@ -454,7 +453,7 @@ def _ranges(reward, X_train, y_train, outputs, center):
         found.low * unit,
         found.high * unit,
         f"over all rewards of the same mean margin whose penalized log-likelihood is at most {LIKELIHOOD_DROP} lower, "
-        "in the directions of these outputs (fairl_sk.diagnosis.feasible.ambiguity)",
+        "in the directions of these outputs (fairl_sk.diagnosis.ambiguity)",
     )
 
 
