@@ -21,3 +21,9 @@ def torch_device(name):
             f"device={name!r}, but torch cannot compute there ({found}). Use device='cpu' or 'auto'."
         ) from error
     return device
+
+
+def ran_out_of_memory(error):
+    """Whether an error says that memory ended, on a CPU or on a GPU, as NumPy or torch words it."""
+    words = ("out of memory", "not enough memory", "can't allocate memory", "ALLOC_FAILED")
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(word in str(error) for word in words)

@@ -1,31 +1,24 @@
-"""Ground-truth rewards: callables from texts to numbers, against which a recovered reward is measured.
+"""Ground-truth rewards: callables from texts to numbers, with which a recovered reward is compared.
 
-For whoever needs a `reference` for `fairl_sk.make_starc_scorer` or `fairl_sk.audit`. Three sources, one contract: texts
-of shape (n_outputs,) in, rewards of shape (n_outputs,) out, float64, higher is better, each distinct text scored once.
-With p the chance that an output is desirable (that it lacks an undesirable label):
+Pass one as ``reference`` to `fairl_sk.make_starc_scorer` or `fairl_sk.audit`. All take texts of shape (n_outputs,) and
+return rewards of shape (n_outputs,), float64, higher is better. With p the probability that an output is desirable:
 
-===============  ==========================  =========================  =======================================
-`output`         reward                      range                      where it is 0
-===============  ==========================  =========================  =======================================
-"logit"          log(p / (1 - p)), log-odds  unbounded                  p = 1/2
-"probability"    p - 1/2                     [-1/2, 1/2]                p = 1/2
-===============  ==========================  =========================  =======================================
+===============  ==========================  =========================
+`output`         reward                      range
+===============  ==========================  =========================
+"logit"          log(p / (1 - p)), log-odds  unbounded
+"probability"    p - 1/2                     [-1/2, 1/2]
+===============  ==========================  =========================
 
-They order outputs alike and yet are different rewards, at different STARC distances from any third one: a probability
-hardly tells the bad from the worse. A figure says which one it is about by keeping what `describe` returns. Both are
-above 0 exactly where an output is more likely desirable than not, which is what an audit takes for its label; the
-offset of 1/2 changes no distance. Models load when they are first called, once a process, and never travel in a pickle;
-a text that a process has scored is looked up from then on, so that folds and candidates cost nothing.
+Both are above 0 where p > 1/2, and rank outputs alike. Their STARC distances to a third reward differ: a probability
+hardly separates bad from worse. `describe` says which of them a figure is about.
 """
 
-import hashlib
 import inspect
 import pickle
-import re
-from importlib import import_module
+from functools import lru_cache
 from importlib.metadata import version
 from numbers import Integral
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import joblib
@@ -36,33 +29,27 @@ from sklearn.utils.validation import check_is_fitted
 from tqdm.auto import tqdm
 
 from .device import torch_device
-from .features.encoder import (
-    _LOADING,
-    _check_vocabulary,
-    _files_of,
-    _run_batches,
-    _Tokens,
-    _warn_of_truncation,
+from .extras import import_extra
+from .features.batching import TokenizedTexts, pool_states, run_batches, warn_of_truncation
+from .features.loading import (
     count_positions,
-    default_budget,
+    find_model,
+    load_tokenizer,
+    load_weights,
+    quiet_loading,
+    weights_sha256,
 )
-from .features.store import text_keys
 
 __all__ = ["ClassifierReward", "DetoxifyReward", "EstimatorReward"]
 
-# Detoxify's variants, and its own names for the categories of its first training set (detoxify.load_checkpoint).
-_VARIANTS = ("original", "unbiased", "multilingual", "original-small", "unbiased-small")
+_VARIANTS = ("original", "unbiased", "multilingual", "original-small", "unbiased-small")  # of Detoxify
 _CATEGORY_NAMES = {"toxic": "toxicity", "severe_toxic": "severe_toxicity", "identity_hate": "identity_attack"}
-_MAX_LOADED = 2  # models that a process keeps, as encoders
-_PROBE, _PADDING = "Well, is it?", 3  # a text, and tokens behind it, to see whether a model stands them
-_MAX_KNOWN = 100_000  # texts of which a loaded model keeps the logits: some 30 MB
-
-
-# ------------------------------------------------------------------------------------------ what they share
+_PROBES = ["Well, is it?", "Well, is it? It is."]  # of two lengths
+_MAX_KNOWN = 100_000  # texts whose logits a loaded model keeps
 
 
 class _TextReward:
-    """A reward of texts: `_score` maps distinct texts to rewards, `_record` says by what, the rest is here."""
+    """What all rewards share. `_score` maps distinct texts to rewards, `_record` says by what."""
 
     def __init__(self, desirable, output):
         if output not in ("logit", "probability"):
@@ -74,32 +61,30 @@ class _TextReward:
 
     def __call__(self, texts):
         """Rewards (n_outputs,) of texts (n_outputs,)."""
-        return self._scattered(self._score, texts)
+        return self._of_distinct(self._score, texts)
 
     def describe(self):
-        """What the rewards depend on, for the record of a figure; loads the model.
+        """Describe what the rewards depend on, for the record of a figure. It loads the model.
 
         Returns
         -------
         dict
-            Of text, numbers and booleans, for JSON: the class, the model with a fingerprint of its weights (and its
-            commit, if it comes from the hub), the label, whether it is desirable, `output`, and what else changes a
-            reward: length, precision, versions.
+            Ready for JSON: the class, the model with a checksum of its weights (and its commit in the hub), the label,
+            whether it is desirable, `output`, length, precision and versions.
         """
         return {"reward": type(self).__name__, "output": self.output, **self._record()}
 
-    def _scattered(self, score, texts):
-        """What `score` says of the distinct texts, a row for each text."""
-        texts = _check_texts(texts)
-        distinct, inverse = np.unique(texts, return_inverse=True)
-        rewards = np.asarray(score(distinct), dtype=np.float64)
-        bad = ~np.isfinite(rewards).all(axis=tuple(range(1, rewards.ndim)))[inverse]
+    def _of_distinct(self, score, texts):
+        """Score each distinct text once; a row for each text."""
+        texts, inverse = np.unique(_check_texts(texts), return_inverse=True)
+        rewards = np.asarray(score(texts), dtype=np.float64)[inverse]
+        bad = ~np.isfinite(rewards).all(axis=tuple(range(1, rewards.ndim)))
         if bad.any():
             raise ValueError(
-                f"{self!r} gave a reward that is not finite for {bad.sum()} of {len(texts)} texts (the first in row "
+                f"{self!r} gave a reward that is not finite for {bad.sum()} of {len(bad)} texts (the first in row "
                 f"{np.argmax(bad)}). Check the weights of the model."
             )
-        return rewards[inverse]
+        return rewards
 
     def __repr__(self):
         values = ", ".join(f"{name}={getattr(self, name)!r}" for name in inspect.signature(type(self)).parameters)
@@ -107,7 +92,6 @@ class _TextReward:
 
 
 def _check_texts(texts):
-    """Texts as an object array (n_outputs,); the first row that is no text, or an empty one, is named."""
     if isinstance(texts, str):
         raise ValueError(f"Got one text, {texts!r:.60}, but expected a list of texts. Put it into a list.")
     texts = np.asarray(texts, dtype=object)
@@ -125,51 +109,32 @@ def _check_texts(texts):
 
 def _find_label(labels, name, whose):
     """Position of a label, by its name in any case."""
-    exact = [index for index, label in enumerate(labels) if label == name]
-    alike = [index for index, label in enumerate(labels) if label.casefold() == str(name).casefold()]
-    found = exact or alike
+    found = [index for index, label in enumerate(labels) if label.casefold() == str(name).casefold()]
     if len(found) != 1:
         raise ValueError(f"Got {name!r}, but {whose} has the labels {', '.join(map(repr, labels))}. Name one of them.")
     return found[0]
 
 
-def _as_reward(log_odds, desirable, output):
-    """The reward of log-odds, as the table at the top has it."""
+def _to_reward(log_odds, desirable, output):
     log_odds = log_odds if desirable else -log_odds
     return log_odds if output == "logit" else expit(log_odds) - 0.5
 
 
-def _import_extra(module, extra, user):
-    try:
-        return import_module(module)
-    except ImportError as error:
-        raise ImportError(
-            f"{user} needs {module}, which cannot be imported here ({error}). Run pip install 'fairl-sk[{extra}]'."
-        ) from error
+class _Classifier(NamedTuple):
+    """A sequence classifier that is ready to score."""
 
-
-# ----------------------------------------------------------------------------------------- transformers
-
-
-class _Loaded(NamedTuple):
-    """A sequence classifier, ready to score: `exclusive` says that softmax, not logistic, makes its probabilities."""
-
+    name: str
+    revision: str | None
     model: Any
     tokenizer: Any
     labels: list  # of the first logits; a head may have more
-    exclusive: bool
+    exclusive: bool  # whether softmax makes the probabilities, not the logistic function
     longest: int  # tokens that the model can read
-    module: Any  # what runs, and how its output and the mask of the tokens become logits, see `_head`
-    pool: Any
-    alone: bool  # whether padding would change the logits, so that each text is a batch
-    known: dict  # logits by what was read: the key of a text, and how it was cut
-
-
-_LOADED: dict[tuple, _Loaded] = {}  # what this process keeps, by source and device, the latest last
+    known: dict  # logits by text, end that was cut and length
 
 
 class _TransformerReward(_TextReward):
-    """Batches and record of a Hugging Face sequence classifier; `_load` and `_source` say where it comes from."""
+    """What rewards by a sequence classifier share. `_classifier` loads it, `_column` is the position of its label."""
 
     def __init__(self, desirable, output, batch_tokens, max_length, truncation_side, device, verbose):
         super().__init__(desirable, output)
@@ -183,51 +148,34 @@ class _TransformerReward(_TextReward):
         self.device = device
         self.verbose = verbose
 
-    @property
-    def _classifier(self):
-        """The model on its device: one of those that this process keeps, or loaded now."""
-        device = torch_device(self.device)
-        key = (type(self), str(device), *self._source())
-        with _LOADING:
-            loaded = _LOADED.pop(key, None)
-            while loaded is None and len(_LOADED) >= _MAX_LOADED:
-                del _LOADED[next(iter(_LOADED))]
-            if loaded is None:
-                loaded = self._load()
-                loaded.model.to(device)
-            _LOADED[key] = loaded
-        return loaded
-
     def _longest(self):
         longest = self._classifier.longest
         if self.max_length is not None and not 3 <= self.max_length <= longest:
             raise ValueError(f"Got max_length={self.max_length!r}, but expected None or 3 to {longest}, in tokens.")
-        return longest if self.max_length is None else self.max_length
+        return self.max_length or longest
 
     def _logits(self, texts):
-        """Logits (n_texts, n_labels); the model runs on those that this process has not scored yet."""
-        loaded = self._classifier
-        cut = {"truncation_side": self.truncation_side, "max_length": self._longest()}
-        keys = [(key, *cut.values()) for key in text_keys(texts)]
-        is_known = np.array([key in loaded.known for key in keys])
-        logits = np.empty((len(texts), len(loaded.labels)))
-        for row in np.flatnonzero(is_known):
-            logits[row] = loaded.known[keys[row]]
-        new = np.flatnonzero(~is_known)
-        for rows, values in self._run(loaded, texts[new], cut) if len(new) else ():
-            logits[new[rows]] = values[:, : len(loaded.labels)]
-            _remember(loaded.known, [keys[row] for row in new[rows]], logits[new[rows]])
-        return logits
+        """Logits (n_texts, n_labels); the model runs on texts that it has not scored yet."""
+        known, n_labels = self._classifier.known, len(self._classifier.labels)
+        keys = [(text, self.truncation_side, self._longest()) for text in texts]
+        logits = {key: known[key] for key in keys if key in known}
+        new = [key for key in keys if key not in known]
+        for rows, values in self._run([text for text, *_ in new]) if new else ():
+            logits.update(zip([new[row] for row in rows], values[:, :n_labels], strict=True))
+        if len(known) + len(new) > _MAX_KNOWN:
+            known.clear()
+        known.update(list(logits.items())[-_MAX_KNOWN:])
+        return np.array([logits[key] for key in keys], dtype=np.float64)
 
-    def _run(self, loaded, texts, cut):
-        """Yield (rows, logits) of batches of texts."""
-        device = torch_device(self.device)
-        tokens = _Tokens(loaded.tokenizer, list(texts), {**cut, "special_tokens": True})
-        _check_vocabulary(loaded.model, tokens, self._model_name())
-        _warn_of_truncation(tokens.cut.sum(), len(texts), cut)
-        budget = 1 if loaded.alone else self.batch_tokens or default_budget(device, tokens.lengths)
+    def _run(self, texts):
+        classifier, device = self._classifier, torch_device(self.device)
+        how = {"max_length": self._longest(), "truncation_side": self.truncation_side}
+        tokens = TokenizedTexts(classifier.tokenizer, texts, **how)
+        tokens.check_vocabulary(classifier.model, classifier.name)
+        warn_of_truncation(tokens.cut.sum(), len(texts), **how)
+        module, pool = _find_head(classifier.model)
         with tqdm(total=len(texts), desc=type(self).__name__, unit="text", disable=not self.verbose) as bar:
-            for rows, logits in _run_batches(loaded.module, tokens, loaded.pool, budget, device):
+            for rows, logits in run_batches(module, tokens, pool, device, batch_tokens=self.batch_tokens):
                 yield rows, logits
                 bar.update(len(rows))
 
@@ -236,195 +184,116 @@ class _TransformerReward(_TextReward):
         log_odds = logits[:, column]
         if self._classifier.exclusive:
             log_odds = log_odds - logsumexp(np.delete(logits, column, axis=1), axis=1)
-        return _as_reward(log_odds, self.desirable, self.output)
+        return _to_reward(log_odds, self.desirable, self.output)
 
     def _record(self):
-        model, _, labels, exclusive, *_ = self._classifier
+        classifier = self._classifier
         return {
-            "model": self._model_name(),
-            "revision": getattr(model.config, "_commit_hash", None),
-            "weights_sha256": _weights_sha256(model),
-            "label": labels[self._column()],
+            "model": classifier.name,
+            "revision": classifier.revision,
+            "weights_sha256": weights_sha256(classifier.model),
+            "label": classifier.labels[self._column()],
             "desirable": self.desirable,
-            "labels": "exclusive" if exclusive else "independent",
+            "labels": "exclusive" if classifier.exclusive else "independent",
             "max_length": self._longest(),
             "truncation_side": self.truncation_side,
-            "dtype": str(model.dtype).removeprefix("torch."),
-            "attention": model.config._attn_implementation,
+            "dtype": str(classifier.model.dtype).removeprefix("torch."),
+            "attention": classifier.model.config._attn_implementation,
             "versions": {name: version(name) for name in ("torch", "transformers")},
         }
 
 
-def _state_of(path):
-    """What changes where a model's files change: their sizes and times."""
-    if path is None or not Path(path).exists():
-        return ()
-    if Path(path).is_dir():
-        return tuple(sorted(_files_of(path)))
-    return Path(path).stat().st_size, Path(path).stat().st_mtime_ns
-
-
-def _remember(known, keys, logits):
-    """Keep logits by key, and of all only the latest."""
-    known.update(zip(keys, logits, strict=True))
-    while len(known) > _MAX_KNOWN:
-        del known[next(iter(known))]
-
-
-def _weights_sha256(model):
-    """Fingerprint of all weights by name, the same on every device."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
-
-
-def _fetch(load, source, name, remedy, **options):
-    """What transformers loads, quietly; what is missing is named, with the remedy."""
-    logging = import_module("transformers.utils.logging")
-    had_bars = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        return load(source, **options)
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise FileNotFoundError(f"Could not load {name}: {reason} {remedy}") from error
-    finally:
-        if had_bars:
-            logging.enable_progress_bar()
-
-
-def _fetch_model(model_class, source, name, remedy, **options):
-    """A model in float32 with all its weights; one that would get random ones is refused."""
-    options |= {"dtype": torch.float32, "output_loading_info": True, "ignore_mismatched_sizes": True}
-    model, info = _fetch(model_class.from_pretrained, source, name, remedy, **options)
-    random = [*info["missing_keys"], *info["mismatched_keys"]]
-    if random:
-        raise ValueError(
-            f"{name} has no weights, or weights of another shape, for {', '.join(sorted(map(str, random))[:4])}: these "
-            "would be random, and so would the rewards. Expected a trained classifier, and its own configuration."
-        )
-    return model.eval()
-
-
-def _check_loaded(model, tokenizer, labels, exclusive, name):
-    """The parts as `_Loaded`, if they belong together."""
-    if len(tokenizer) - len(tokenizer.all_special_ids) < 3:  # what transformers makes without files, in silence
-        raise FileNotFoundError(
-            f"The tokenizer of {name} knows no words: the files of its vocabulary are missing. Put them "
-            "(tokenizer.json, vocab.txt or the like) beside config.json."
-        )
-    model.config.get_text_config().use_cache = False  # keys and values of a text that nobody continues
+def _prepare(name, revision, model, tokenizer, labels, exclusive, device):
+    """The parts as a `_Classifier`, if they belong together."""
+    text_config = model.config.get_text_config()
+    text_config.use_cache = False  # no keys and values for a next token
     longest = min(tokenizer.model_max_length, count_positions(model))
-    cut = {"truncation_side": "right", "max_length": longest - _PADDING}
-    _check_vocabulary(model, _Tokens(tokenizer, [_PROBE], {**cut, "special_tokens": True}), name)
-    inputs = tokenizer([_PROBE], truncation=True, max_length=cut["max_length"], return_tensors="pt")
-    _check_inputs(model, inputs, name)
-    module, pool = _head(model)
+    tokens = TokenizedTexts(tokenizer, _PROBES, max_length=longest, truncation_side="right")
+    tokens.check_vocabulary(model, name)
+    module, pool = _find_head(model)
     if module is not model:
-        model.config.get_text_config().pad_token_id = None  # its own class needs none for a text alone
-    alone = not _stands_padding(model, module, pool, inputs["input_ids"])
-    if alone and not model.config.is_encoder_decoder:
-        module, pool, model.config.get_text_config().pad_token_id = model, _own_logits, None
-    return _Loaded(model, tokenizer, list(labels), exclusive, longest, module, pool, alone, {})
+        text_config.pad_token_id = None  # its own class then reads the last token of a text alone
+    inputs = tokenizer([_PROBES[0]], truncation=True, max_length=longest, return_tensors="pt")
+    inputs = {key: inputs[key] for key in inputs if key in inspect.signature(model.forward).parameters}
+    ids, mask = tokens.pad(np.arange(len(_PROBES)))
+    with torch.inference_mode():
+        batch, alone = pool(module(input_ids=ids, attention_mask=mask.long()), mask), model(**inputs).logits
+    if not torch.allclose(batch[:1], alone, rtol=1e-3, atol=1e-3):
+        raise ValueError(
+            f"{name} gives other logits for padded token ids than for a text alone, of which it reads "
+            f"{', '.join(inputs)}. Expected a model that reads token ids and ignores padding: wrap this one into a "
+            "callable of your own, from texts to rewards."
+        )
+    return _Classifier(name, revision, model.to(device), tokenizer, list(labels), exclusive, longest, {})
 
 
-def _own_logits(output, mask):
-    return output.logits.float()
+def _find_head(model):
+    """What to run, and how its output and the mask of tokens become logits (n_texts, n_labels).
 
-
-def _head(model):
-    """What to run, and how its output and the mask of the tokens become logits (n_texts, n_labels).
-
-    The own class of a decoder takes the state of the last token that is not the pad id: a wrong one where a text ends
-    in that id, and no other text than one alone where there is no such id. The mask knows the last token.
+    The own class of a decoder reads the last token that is not the pad token, and fails where there is none. Here the
+    mask says which token is the last.
     """
     score = getattr(model, "score", None)
     if not isinstance(score, torch.nn.Linear) or model.config.is_encoder_decoder:
-        return model, _own_logits
-
-    def last_logits(output, mask):
-        states = output.last_hidden_state
-        return score(states[torch.arange(len(states), device=states.device), mask.sum(dim=1) - 1]).float()
-
-    return model.base_model, last_logits
+        return model, lambda output, mask: output.logits
+    return model.base_model, lambda output, mask: score(pool_states(output.last_hidden_state, mask, "last"))
 
 
-def _stands_padding(model, module, pool, ids):
-    """Whether a text has the logits that the model gives it alone, where it is padded on the right."""
-    padded = torch.nn.functional.pad(ids, (0, _PADDING))
-    mask = torch.arange(padded.shape[1])[None] < ids.shape[1]
-    with torch.inference_mode():
-        logits = pool(module(input_ids=padded, attention_mask=mask.long()), mask)
-        return _alike(logits, model(input_ids=ids).logits)
-
-
-def _check_inputs(model, inputs, name):
-    """That token ids are all that the model reads, of what its tokenizer gives."""
-    known = inspect.signature(model.forward).parameters
-    inputs = {key: value for key, value in inputs.items() if key in known}
-    with torch.inference_mode():
-        same = _alike(model(**inputs).logits, model(input_ids=inputs["input_ids"]).logits)
-    if not same:
-        read = ", ".join(key for key in inputs if key not in ("input_ids", "attention_mask"))
-        raise ValueError(
-            f"{name} reads {read} of its tokenizer, and gives its tokens alone other logits. Expected a model that "
-            "reads tokens: wrap this one into a callable of your own, from texts to rewards."
-        )
-
-
-def _alike(logits, others):
-    return torch.allclose(logits.float(), others.float(), rtol=1e-3, atol=1e-3)
+@lru_cache(maxsize=2)
+def load_classifier(path, revision, identity, device):
+    """Load a classifier once a process; the arguments are those of a `fairl_sk.features.loading.ModelSource`."""
+    transformers = import_extra("transformers", "text", "ClassifierReward")
+    name = f"the classifier {path}"
+    model = load_weights(transformers.AutoModelForSequenceClassification, path, revision=revision, dtype=torch.float32)
+    config = model.config
+    exclusive = config.num_labels > 1 and config.problem_type != "multi_label_classification"
+    labels = [config.id2label[index] for index in range(config.num_labels)]
+    return _prepare(name, revision, model, load_tokenizer(path, revision, identity), labels, exclusive, device)
 
 
 class ClassifierReward(_TransformerReward):
-    r"""Reward of a text: how surely a Hugging Face sequence classifier gives it a label, or does not.
+    r"""Reward of a text by a Hugging Face sequence classifier: the log-odds of a label, or of its absence.
 
     With the logits :math:`z` of the classifier and the index j of the label, the log-odds of the label are
 
     .. math:: \ell_j = z_j - \log \sum_{k \ne j} \exp z_k \quad\text{or}\quad \ell_j = z_j,
 
-    the first where labels exclude each other (softmax; with two labels, the difference of the logits), the second
-    for a model with one logit and one whose configuration says ``problem_type="multi_label_classification"``.
+    the first where labels exclude each other (softmax; with two labels, the difference of the logits), the second for a
+    model with one logit, or with ``problem_type="multi_label_classification"`` in its configuration.
 
     Parameters
     ----------
     model : str or path
-        A folder with a model and its tokenizer, or the name of a model on the Hugging Face hub (read from the cache
-        where it is cached; nothing is downloaded where ``HF_HUB_OFFLINE=1``).
+        A folder with a model and its tokenizer, or a name in the Hugging Face hub or its cache.
     label : str or None
         Name of the label, in any case. None is for a model with one logit.
     desirable : bool
-        Whether outputs with the label are the good ones: False for "toxic", True for "neutral". It has no default,
-        as a wrong sign turns every figure round.
+        Whether outputs with the label are the good ones: False for "toxic", True for "neutral". There is no default,
+        since a wrong sign reverses every figure.
     output : {"logit", "probability"}, default="logit"
         The log-odds, or the probability minus 1/2, of a desirable output.
     revision : str, default=None
-        Branch, tag or commit of a model on the hub. `describe` returns the commit that was read.
+        Branch, tag or commit of a model in the hub.
     batch_tokens : int or None, default=None
-        Most tokens in a batch, padding included, but at least one text; halved where memory ends. It changes rewards by
-        rounding only. None: as of `TransformerEmbedder`.
+        Tokens in a batch, padding included. See `TransformerEmbedder`.
     max_length : int, default=None
         Tokens of a text that are read, special ones included. None: all that the model can read.
     truncation_side : {"left", "right"}, default="right"
-        Which end a longer text loses; how many texts do is said in a warning.
+        The end that a longer text loses. A warning counts such texts.
     device : {"cpu", "cuda", "auto"} or str, default="cpu"
         Where the model runs, in float32. "auto": a GPU if there is one.
     verbose : bool, default=False
-        Whether to show a progress bar.
+        Show a progress bar.
 
     Notes
     -----
-    Errors come with the first call, which loads the model: FileNotFoundError for a model or a file that is missing,
-    ValueError for a label that the model does not have (the message names those it has), for weights that are missing
-    and would be random, for an empty text or what is not a text (the message names the row), and for a device that is
-    not there, MemoryError for a single text that does not fit, ImportError without transformers. Half of a surrogate
-    pair (a cut emoji in JSON) is read as U+FFFD.
+    The first call loads the model and raises the errors: OSError for a model or a file that is missing, or weights that
+    would be random; ValueError for a label that the model does not have, an empty text, or a device that is not there;
+    MemoryError for a single text that does not fit.
 
-    A process keeps the two models that it used last, and with each the logits of the last 100,000 texts: a reward that
-    scores the same texts again, as in every fold of a search, runs no model. A decoder is read at the last token by
-    the mask of the padding, so that no padding token is needed, and one that a text ends in counts as any other.
+    A process keeps the last two models, and with each the logits of up to 100,000 texts: a reward that scores the same
+    texts in every fold of a search runs the model once. It never travels in a pickle. A decoder is read at its last
+    token, whatever its pad token is.
 
     Examples
     --------
@@ -443,75 +312,100 @@ class ClassifierReward(_TransformerReward):
         self.label = label
         self.revision = revision
 
-    def _model_name(self):
-        return str(self.model)
-
-    def _source(self):
-        return str(self.model), self.revision, _state_of(self.model)
+    @property
+    def _classifier(self):
+        device = str(torch_device(self.device))
+        return load_classifier(*find_model(self.model, self.revision)[:3], device)
 
     def _column(self):
-        model, _, labels, *_ = self._classifier
-        if model.config.problem_type == "regression" and self.output == "probability":
-            raise ValueError(
-                f"The classifier {self.model} is a regression, its logit is no log-odds. Use output='logit'."
-            )
-        if self.label is None and len(labels) == 1:
+        classifier = self._classifier
+        if classifier.model.config.problem_type == "regression" and self.output == "probability":
+            raise ValueError(f"{classifier.name} is a regression, its logit is no log-odds. Use output='logit'.")
+        if self.label is None and len(classifier.labels) == 1:
             return 0
-        return _find_label(labels, self.label, f"the classifier {self.model}")
+        return _find_label(classifier.labels, self.label, classifier.name)
 
-    def _load(self):
-        transformers = _import_extra("transformers", "text", type(self).__name__)
-        where = f"the classifier {self.model}", self._remedy()
-        options = {"revision": self.revision or "main", "trust_remote_code": False}
-        model = _fetch_model(transformers.AutoModelForSequenceClassification, self.model, *where, **options)
-        tokenizer = _fetch(transformers.AutoTokenizer.from_pretrained, self.model, *where, **options)
-        config = model.config
-        exclusive = config.num_labels > 1 and config.problem_type != "multi_label_classification"
-        labels = [config.id2label[index] for index in range(config.num_labels)]
-        return _check_loaded(model, tokenizer, labels, exclusive, where[0])
 
-    def _remedy(self):
-        if Path(self.model).is_dir():
-            found = ", ".join(sorted(path.name for path in Path(self.model).iterdir())) or "nothing"
-            return f"The folder holds {found}, but config.json, model.safetensors and tokenizer files are expected."
-        return (
-            "It is no folder here, and not in the Hugging Face cache. Where there is a network, run "
-            f"'hf download {self.model}'; else copy its folder here and give the path."
-        )
+@lru_cache(maxsize=2)
+def load_detoxify(variant, checkpoint, config_folder, device):
+    """Load a model of Detoxify once a process; see `DetoxifyReward`."""
+    transformers = import_extra("transformers", "toxicity", "DetoxifyReward")
+    name = f"Detoxify {checkpoint or variant}"
+    architecture, classes, weights = _read_checkpoint(variant, checkpoint, name)
+    n_logits = architecture.get("num_classes", len(classes))  # "unbiased" has 16, of which 7 have names
+    if n_logits < len(classes):
+        raise ValueError(f"{name} names {len(classes)} categories, but has {n_logits} logits.")
+    source = config_folder or architecture["model_type"]
+    remedy = (
+        f"Pass config_folder=..., a folder with config.json and the tokenizer files of {architecture['model_type']}."
+    )
+    with quiet_loading(f"{name} in the architecture {source}", remedy):
+        model_class = getattr(transformers, architecture["model_name"])
+        config = model_class.config_class.from_pretrained(source, num_labels=n_logits)
+        tokenizer = load_tokenizer(source, None, None)
+    options = {"config": config, "state_dict": weights, "dtype": torch.float32}
+    model = load_weights(model_class, None, name=name, remedy=remedy, **options)
+    return _prepare(name, None, model, tokenizer, classes, False, device)
+
+
+def _read_checkpoint(variant, checkpoint, name):
+    """Names of the architecture, names of the categories, and weights, from a checkpoint in Detoxify's format."""
+    try:
+        options = {"map_location": "cpu", "weights_only": True}
+        saved = torch.load(checkpoint, **options) if checkpoint else _download(variant, **options)
+        architecture = saved["config"]["arch"]["args"]
+        named = [part for part in (saved["config"]["dataset"]["args"], architecture) if "classes" in part]
+        classes = [_CATEGORY_NAMES.get(category, category) for category in named[0]["classes"]]
+        return architecture, classes, saved["state_dict"]
+    except pickle.UnpicklingError as error:
+        raise ValueError(
+            f"{name} holds more than weights and plain values: loading it could run any code. If you trust its source, "
+            "load it by torch.load(..., weights_only=False), and save its config and state_dict alone."
+        ) from error
+    except (LookupError, TypeError) as error:
+        raise ValueError(
+            f"{name} is not in Detoxify's format, a dict with config.arch.args, config.dataset.args (one of which "
+            "names the classes) and state_dict. For a model of the hub, use ClassifierReward."
+        ) from error
+
+
+def _download(variant, **options):
+    url = import_extra("detoxify.detoxify", "toxicity", "DetoxifyReward").MODEL_URLS[variant]
+    try:
+        return torch.hub.load_state_dict_from_url(url, check_hash=True, **options)
+    except (OSError, RuntimeError) as error:  # no network, no room; another checksum
+        raise FileNotFoundError(
+            f"Could not download {url} ({error}). Download it where there is a network, and pass checkpoint='"
+            f"{url.rpartition('/')[2]}', and config_folder=... with the configuration and the tokenizer of its "
+            "architecture."
+        ) from error
 
 
 class DetoxifyReward(_TransformerReward):
-    """Reward of a text: how surely Detoxify does not call it toxic.
+    """Reward of a text by Detoxify: the log-odds that it is not toxic.
 
-    Detoxify [1]_ is trained on comments labelled by people with several kinds of toxicity, which do not exclude each
-    other. With its logit z of one kind, the log-odds of a desirable output are -z, and its probability 1 - p is
-    :math:`1 / (1 + e^z)`, where p is what ``detoxify.Detoxify.predict`` returns.
+    Detoxify [1]_ is trained on comments that people labelled with several kinds of toxicity. With its logit z of one
+    kind, the log-odds of a desirable output are -z. ``detoxify.Detoxify.predict`` returns :math:`1 / (1 + e^{-z})`.
 
     Parameters
     ----------
     variant : {"original", "unbiased", "multilingual", "original-small", "unbiased-small"}, default="original"
-        Which of the published models to download (once, into PyTorch's cache, by the package detoxify's addresses).
+        The published model to download, once, into PyTorch's cache.
     output : {"logit", "probability"}, default="logit"
-        -z, or 1 - p - 1/2. The probability of most texts is next to 0 or 1: the logit tells them apart.
+        The log-odds, or the probability minus 1/2, of a desirable output.
     category : str, default=None
-        Name of the kind of toxicity, in any case; "insult", for instance. None: "toxicity", over all kinds. Both of
-        Detoxify's names of a kind are known ("toxic" and "toxicity").
+        Name of the kind of toxicity, in any case; "insult", for instance. None: "toxicity", over all kinds.
     checkpoint : path, default=None
-        A model in Detoxify's own format, instead of a published one; the package detoxify is not needed then.
+        A local model in Detoxify's format, instead of a published one. The package detoxify is not needed then.
     config_folder : path, default=None
-        Folder with the configuration and the tokenizer of the model's architecture (config.json, vocab.txt or the
-        like). With `checkpoint`, nothing is looked for on a network. None: read from the Hugging Face hub or its cache.
-    weights_only : bool, default=True
-        Whether a checkpoint that holds more than weights and plain values is refused. Loading one can run any code.
+        Folder with the configuration and the tokenizer of the model's architecture. With `checkpoint`, no network is
+        needed. None: from the Hugging Face hub or its cache.
     batch_tokens, max_length, truncation_side, device, verbose
-        See `ClassifierReward`.
+        See `ClassifierReward`, also for errors.
 
     Notes
     -----
-    The package's own ``predict`` puts all texts into one batch, returns a bare number for a list of one, asks the hub
-    for a configuration even if it is given a folder, and lets missing weights be random; none of that here. The same
-    model as "original" is on the hub: ``ClassifierReward("unitary/toxic-bert", "toxic", desirable=False)``. For errors
-    see `ClassifierReward`.
+    The model "original" is in the hub, too: ``ClassifierReward("unitary/toxic-bert", "toxic", desirable=False)``.
 
     References
     ----------
@@ -527,7 +421,7 @@ class DetoxifyReward(_TransformerReward):
 
     def __init__(
         self, variant="original", *, output="logit", category=None, checkpoint=None, config_folder=None,
-        weights_only=True, batch_tokens=None, max_length=None, truncation_side="right", device="cpu", verbose=False,
+        batch_tokens=None, max_length=None, truncation_side="right", device="cpu", verbose=False,
     ):  # fmt: skip
         super().__init__(False, output, batch_tokens, max_length, truncation_side, device, verbose)
         if variant not in _VARIANTS:
@@ -536,107 +430,35 @@ class DetoxifyReward(_TransformerReward):
         self.category = category
         self.checkpoint = checkpoint
         self.config_folder = config_folder
-        self.weights_only = weights_only
 
     def subtypes(self, texts):
-        """Rewards for every kind of toxicity, in one pass over the texts.
+        """Score every kind of toxicity in one pass over the texts.
 
         Parameters
         ----------
         texts : array-like of str of shape (n_outputs,)
-            The outputs.
 
         Returns
         -------
         dict
-            Name of each kind to its rewards, shape (n_outputs,), in the unit that `output` names;
-            ``pandas.DataFrame(...)`` makes it a table.
+            Name of each kind to its rewards, shape (n_outputs,), in the unit that `output` names.
         """
-        rewards = self._scattered(lambda distinct: _as_reward(self._logits(distinct), False, self.output), texts)
+        rewards = self._of_distinct(lambda distinct: _to_reward(self._logits(distinct), False, self.output), texts)
         return dict(zip(self._classifier.labels, rewards.T.copy(), strict=True))
+
+    @property
+    def _classifier(self):
+        places = (None if place is None else str(place) for place in (self.checkpoint, self.config_folder))
+        return load_detoxify(self.variant, *places, str(torch_device(self.device)))
 
     def _column(self):
         category = "toxicity" if self.category is None else str(self.category).casefold()
-        return _find_label(self._classifier.labels, _CATEGORY_NAMES.get(category, category), self._model_name())
-
-    def _model_name(self):
-        return f"Detoxify {self.variant if self.checkpoint is None else self.checkpoint}"
-
-    def _source(self):
-        places = self.checkpoint, self.config_folder
-        return self.variant, self.weights_only, *map(str, places), *map(_state_of, places)
-
-    def _load(self):
-        transformers = _import_extra("transformers", "toxicity", type(self).__name__)
-        architecture, classes, weights = self._read_checkpoint()
-        source = architecture["model_type"] if self.config_folder is None else Path(self.config_folder)
-        if self.config_folder is not None and not source.is_dir():
-            raise FileNotFoundError(f"There is no folder {source} (looked in {Path.cwd()}) for {self._model_name()}.")
-        model_class, tokenizer_class = (
-            getattr(transformers, architecture[key], None) for key in ("model_name", "tokenizer_name")
-        )
-        if not hasattr(model_class, "config_class") or not hasattr(tokenizer_class, "from_pretrained"):
-            raise ValueError(f"{self._model_name()} names classes that transformers does not have: {architecture}.")
-        where = (
-            f"{self._model_name()} in the architecture {source}",
-            "Pass config_folder=..., a folder with config.json and the tokenizer files of "
-            f"{architecture['model_type']}.",
-        )
-        n_logits = architecture.get("num_classes", len(classes))  # "unbiased" has 16, of which the first 7 are named
-        if n_logits < len(classes):
-            raise ValueError(f"{self._model_name()} names {len(classes)} categories, but has {n_logits} logits.")
-        config = _fetch(model_class.config_class.from_pretrained, source, *where, num_labels=n_logits)
-        tokenizer = _fetch(tokenizer_class.from_pretrained, source, *where)
-        model = _fetch_model(model_class, None, *where, config=config, state_dict=weights)
-        return _check_loaded(model, tokenizer, classes, False, where[0])
-
-    def _read_checkpoint(self):
-        """Names of the architecture, names of the categories, and weights, from Detoxify's own format."""
-        try:
-            saved = self._download() if self.checkpoint is None else self._open()
-        except pickle.UnpicklingError as error:
-            raise ValueError(
-                f"{self._model_name()} holds more than weights and plain values: loading it could run any code. If "
-                "you trust its source, pass weights_only=False."
-            ) from error
-        try:
-            architecture = saved["config"]["arch"]["args"]
-            named = [part for part in (saved["config"]["dataset"]["args"], architecture) if "classes" in part]
-            classes = [_CATEGORY_NAMES.get(name, name) for name in named[0]["classes"]]
-            return architecture, classes, saved["state_dict"]
-        except (LookupError, TypeError) as error:
-            raise ValueError(
-                f"{self._model_name()} is not in Detoxify's format, a dict with config.arch.args, "
-                "config.dataset.args (one of which names the classes) and state_dict. For a model of the hub, use "
-                "ClassifierReward."
-            ) from error
-
-    def _open(self):
-        if not Path(self.checkpoint).is_file():
-            raise FileNotFoundError(f"There is no checkpoint {self.checkpoint} (looked in {Path.cwd()}).")
-        return torch.load(self.checkpoint, map_location="cpu", weights_only=self.weights_only)
-
-    def _download(self):
-        url = _import_extra("detoxify.detoxify", "toxicity", type(self).__name__).MODEL_URLS[self.variant]
-        path = Path(torch.hub.get_dir(), "checkpoints", url.rpartition("/")[2])  # where torch.hub looks, too
-        if not path.exists():
-            digest = re.search(r"-([0-9a-f]+)\.", path.name)
-            try:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                torch.hub.download_url_to_file(url, path, digest and digest[1], progress=self.verbose)
-            except (OSError, RuntimeError) as error:  # no network, no room; another digest
-                raise FileNotFoundError(
-                    f"Could not download {url} ({error}). Download it where there is a network, and pass checkpoint='"
-                    f"{path.name}', and config_folder=... with the configuration and the tokenizer of its architecture."
-                ) from error
-        return torch.load(path, map_location="cpu", weights_only=self.weights_only)
-
-
-# ----------------------------------------------------------------------------------------- scikit-learn
+        classifier = self._classifier
+        return _find_label(classifier.labels, _CATEGORY_NAMES.get(category, category), classifier.name)
 
 
 class EstimatorReward(_TextReward):
-    """Reward of a text: how surely a fitted scikit-learn classifier puts it into a class, or does not.
+    """Reward of a text by a fitted scikit-learn classifier: the log-odds of a class, or of its absence.
 
     Parameters
     ----------
@@ -647,15 +469,14 @@ class EstimatorReward(_TextReward):
     desirable : bool, default=True
         Whether outputs of the class are the good ones.
     output : {"logit", "probability"}, default="logit"
-        "logit": with two classes ``decision_function`` as it is (log-odds for logistic regression, a margin in its own
-        unit for a support vector machine); else, or without it, the log-odds of ``predict_proba``, cut off at 36, as
-        forests give probabilities of 0 and 1. "probability": by ``predict_proba``, of a desirable output, minus 1/2.
+        "logit": with two classes ``decision_function``, in its own unit; else, or without it, the log-odds of
+        ``predict_proba``, cut off at 36. "probability": ``predict_proba`` of a desirable output, minus 1/2.
 
     Raises
     ------
     ValueError
-        When called: for a class that is unknown or missing where there are more than two, for an estimator without the
-        method that `output` needs, for an empty text or what is not a text.
+        When called: for an unknown class, for none where there are more than two, for an estimator without the method
+        that `output` needs, for an empty text or what is not a text.
     NotFittedError
         When called: if the estimator is not fitted.
 

@@ -1,4 +1,5 @@
-"""The embedding store under its public path; it lives in `fairl_sk.features.store`."""
+"""The public path of the embedding store, which lives in `fairl_sk.features`."""
 
-from .features.store import *  # noqa: F403
-from .features.store import __all__  # noqa: F401
+from .features.store import EmbeddingStore, StoreError, text_keys
+
+__all__ = ["EmbeddingStore", "StoreError", "text_keys"]

@@ -1,14 +1,9 @@
-"""The embedding store: vectors on disk by the text they stand for; for readers who want to know what is kept, and how.
+"""The embedding store: vectors on disk by settings and text; `TransformerEmbedder` and ``fairl-sk store`` use it.
 
-A store is a folder that holds one LMDB environment: one memory-mapped file, read by any number of processes while one
-writes, whose state after a crash is that of the last finished write. Vectors that were made with the same settings (of
-`fairl_sk.features.encoder`) share a database of their own; in it a vector lies under the 128-bit hash of its text.
-
-The environment is open only while an operation runs, and a process runs one at a time: so threads share nothing, and a
-forked process inherits nothing.
+A store is a folder with one LMDB environment: a memory-mapped file that any number of processes read while one writes.
+After a crash it holds the last finished write. Each setting has a database of its own, with the hash of a text as key.
 """
 
-import errno
 import json
 import os
 import threading
@@ -19,20 +14,17 @@ from pathlib import Path
 
 import numpy as np
 
+from ..extras import import_extra
+
 __all__ = ["EmbeddingStore", "StoreError", "text_keys"]
 
-_MAP_SIZE = 2**40  # the largest size of the file; only addresses are set aside
-_ROOM = 2**26  # bytes set aside beyond the file where addresses are short, besides what is to be written
-_LOCK_SIZE = 17 * 4096  # of the lock file: a thousand readers at once
-_SLICE = 512  # keys read before the file is mapped anew: the kernel maps a hundred KiB or more around each
-_SETTINGS = b"settings"
-_ONE_AT_A_TIME = threading.RLock()  # LMDB wants a file open once a process, and a fork to meet no open one
+_MAP_SIZES = (2**40, 2**33, 2**30)  # addresses for the file; fewer where the process has a limit (ulimit -v)
+_LOCK_SIZE = 17 * 4096  # bytes of the lock file for 1024 readers
+_SLICE = 512  # keys that are read at once
+_SETTINGS = b"settings"  # the database of the settings by id
+_LOCK = threading.RLock()  # a process may open an LMDB file once only, and must not be forked meanwhile
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(
-        before=_ONE_AT_A_TIME.acquire,
-        after_in_parent=_ONE_AT_A_TIME.release,
-        after_in_child=_ONE_AT_A_TIME.release,
-    )
+    os.register_at_fork(before=_LOCK.acquire, after_in_parent=_LOCK.release, after_in_child=_LOCK.release)
 
 
 class StoreError(OSError):
@@ -40,7 +32,7 @@ class StoreError(OSError):
 
 
 def text_keys(texts):
-    """The keys of texts in a store.
+    """Compute the keys of texts in a store.
 
     Parameters
     ----------
@@ -60,13 +52,12 @@ class EmbeddingStore:
     Parameters
     ----------
     path : str or path-like
-        The folder; it is made at the first write.
+        The folder; the first write makes it.
 
     Notes
     -----
-    Processes may read and write at once: writers wait for each other, readers for nobody; threads of one process take
-    turns. A folder that cannot be written, or lies on a full disk, is read as it is. The folder has to lie on a disk of
-    the machine: on network file systems, such as NFS, LMDB's locks do not hold, and a store may be damaged.
+    Processes may read and write at once, and threads take turns. The folder has to lie on a disk of the machine: LMDB's
+    locks do not hold on network file systems such as NFS.
 
     Examples
     --------
@@ -82,13 +73,13 @@ class EmbeddingStore:
         self.path = Path(path)
 
     def read(self, settings, keys):
-        """Vectors of the keys that are stored.
+        """Read vectors.
 
         Parameters
         ----------
         settings : dict
-            What the vectors were made with, as JSON can hold it; ``settings["store_dtype"]`` is their type (float16 by
-            default).
+            What the vectors depend on, as JSON can hold it; ``settings["store_dtype"]`` is their type (float16 by
+            default). Names that begin with an underscore do not count.
         keys : list of bytes
 
         Returns
@@ -102,52 +93,44 @@ class EmbeddingStore:
             If the folder holds something that is no store, or one that was cut short.
         """
         dtype, name = _dtype_of(settings), settings_id(settings)
-        found, joined, sizes = np.zeros(len(keys), dtype=bool), bytearray(), set()
-        for start in range(0, len(keys), _SLICE):
-            values = self._slice(name, keys[start : start + _SLICE])
-            found[start : start + _SLICE] = [value is not None for value in values]
-            values = [value for value in values if value is not None]
-            sizes.update(map(len, values))
-            joined += b"".join(values)
+        values = []
+        with self._opened() as environment:
+            for start in range(0, len(keys), _SLICE) if environment else ():
+                values += self._values(environment, name.encode(), keys[start : start + _SLICE])
+        found = np.array([value is not None for value in values or [None] * len(keys)], dtype=bool)
+        values = [value for value in values if value is not None]
+        sizes = set(map(len, values))
         if len(sizes) > 1 or any(size == 0 or size % dtype.itemsize for size in sizes):
             raise StoreError(
                 f"The store {self.path} holds vectors of different lengths for one model. It was damaged, or written "
                 f"by something else: prune settings {name}, or name another folder."
             )
-        return found, np.frombuffer(joined, dtype=dtype).reshape(found.sum(), -1 if joined else 0)
-
-    def _slice(self, name, keys):
-        """The values of a few keys, by an environment of their own."""
-        with self._opened(create=False) as environment:
-            if environment is None:
-                return [None] * len(keys)
-            # A reader without a lock is safe from the next write only, the one after that takes its pages: be quick.
-            step = 1 if environment.flags()["readonly"] else len(keys)
-            return [
-                value
-                for start in range(0, len(keys), step)
-                for value in self._values(environment, name, keys[start : start + step])
-            ]
+        vectors = np.frombuffer(bytearray().join(values), dtype=dtype)
+        return found, vectors.reshape(len(values), -1 if values else 0)
 
     def _values(self, environment, name, keys):
-        """The values of keys, None for what is not there."""
+        """The values of keys, None for those that are not there.
+
+        A reader without rights holds no lock, and a writer may take its pages in the second write after it began: then
+        it reads once more.
+        """
         while True:
             values, failure = [None] * len(keys), None
             with environment.begin() as transaction:
-                snapshot = transaction.id()
                 try:
-                    database = self._database(environment, name.encode(), transaction)
+                    database = _open_database(environment, name, transaction)
                     if database is not None:
                         values = [transaction.get(key, db=database) for key in keys]
                 except _import_lmdb().Error as error:
                     failure = error
-            if not environment.flags()["readonly"] or environment.info()["last_txnid"] <= snapshot + 1:
+                is_valid = environment.info()["last_txnid"] <= transaction.id() + 1
+            if is_valid or not environment.flags()["readonly"]:
                 if failure is not None:
                     raise failure
                 return values
 
     def write(self, settings, keys, vectors):
-        """Add vectors, all or (after a crash or an error) none of them.
+        """Add vectors: all of them, or after a crash or an error none. Keys that are there keep their vectors.
 
         Parameters
         ----------
@@ -160,25 +143,22 @@ class EmbeddingStore:
         Raises
         ------
         StoreError
-            If the folder cannot be written, or the disk is full. What was stored before stays.
+            If the folder cannot be written, or the disk is full. Earlier vectors stay.
         """
         vectors = np.ascontiguousarray(vectors, dtype=_dtype_of(settings))
         name = settings_id(settings).encode()
         about = {**settings, "created": time.strftime("%Y-%m-%d", time.gmtime())}
-        order = sorted(range(len(keys)), key=keys.__getitem__)  # neighbours share a page
-        room = _ROOM + len(keys) * (2 * vectors[:1].nbytes + 2**14)  # the pages of a key, and those copied for it
-        with self._opened(create=True, room=room) as environment:
-            self._check_writable(environment)
-            with environment.begin(write=True) as transaction:
-                description = environment.open_db(_SETTINGS, txn=transaction)
-                transaction.put(name, json.dumps(about).encode(), db=description, overwrite=False)
-                database = environment.open_db(name, txn=transaction)
-                before = transaction.stat(database)
-                cursor = transaction.cursor(db=database)
-                cursor.putmulti(((keys[i], vectors[i].tobytes()) for i in order), overwrite=False)
-                # Each key copies at most one leaf, and any branch may be copied; the rest are new pages.
-                n_copied = min(len(keys), before["leaf_pages"]) + before["branch_pages"]
-                self._lengthen(environment, n_copied + _n_pages(transaction.stat(database)) - _n_pages(before))
+        order = sorted(range(len(keys)), key=keys.__getitem__)  # neighbors share a page
+        with self._opened(write=True) as environment, environment.begin(write=True) as transaction:
+            description = environment.open_db(_SETTINGS, txn=transaction)
+            transaction.put(name, json.dumps(about).encode(), db=description, overwrite=False)
+            database = environment.open_db(name, txn=transaction)
+            before = transaction.stat(database)
+            items = ((keys[i], vectors[i].tobytes()) for i in order)
+            transaction.cursor(db=database).putmulti(items, overwrite=False)
+            # each key copies at most one leaf, and any branch may be copied; the rest are new pages
+            n_copied = min(len(keys), before["leaf_pages"]) + before["branch_pages"]
+            self._lengthen(environment, n_copied + _n_pages(transaction.stat(database)) - _n_pages(before))
 
     def exists(self):
         """Whether there is a store at the path.
@@ -190,39 +170,22 @@ class EmbeddingStore:
         return (self.path / "data.mdb").exists()
 
     def list(self):
-        """What is stored, a row for each of the settings.
+        """List what is stored.
 
         Returns
         -------
         rows : list of dict
-            ``id``, ``n_vectors``, ``bytes`` (of the pages in use) and ``settings``, oldest first.
+            One for each setting, oldest first: ``id``, ``n_vectors``, ``bytes`` (of the pages in use) and ``settings``.
         """
-        with self._opened(create=False) as environment:
+        with self._opened() as environment:
             if environment is None:
                 return []
             with environment.begin() as transaction:
-                rows = self._rows(environment, transaction)
+                rows = _list_rows(environment, transaction)
         return sorted(rows, key=lambda row: (row["settings"]["created"], row["id"]))
 
-    def _rows(self, environment, transaction):
-        description = self._database(environment, _SETTINGS, transaction)
-        if description is None:
-            return []
-        rows = []
-        for name, about in transaction.cursor(db=description):
-            use = transaction.stat(self._database(environment, name, transaction))
-            rows.append(
-                {
-                    "id": name.decode(),
-                    "n_vectors": use["entries"],
-                    "bytes": _n_pages(use) * use["psize"],
-                    "settings": json.loads(about),
-                }
-            )
-        return rows
-
     def prune(self, ids):
-        """Forget the vectors of some settings; their space is used for new ones, the file keeps its size.
+        """Forget the vectors of some settings. New ones take their space; the file keeps its size.
 
         Parameters
         ----------
@@ -237,152 +200,111 @@ class EmbeddingStore:
         Raises
         ------
         StoreError
-            For an id that the store does not hold, or a store that cannot be written; nothing is forgotten then.
+            For an unknown id, or a store that cannot be written; nothing is forgotten then.
         """
         ids = list(dict.fromkeys(ids))
-        with self._opened(create=False) as environment:
-            if environment is None or not ids:
-                self._check_known(ids, {})
-                return 0
-            self._check_writable(environment)
-            with environment.begin(write=True) as transaction:
-                rows = {row["id"]: row for row in self._rows(environment, transaction)}
-                self._check_known(ids, rows)
-                self._lengthen(environment, sum(rows[name]["bytes"] for name in ids) // 2**20)  # the list of free pages
-                for name in ids:
-                    transaction.drop(self._database(environment, name.encode(), transaction))
-                    transaction.delete(name.encode(), db=self._database(environment, _SETTINGS, transaction))
-        return sum(rows[name]["n_vectors"] for name in ids)
-
-    def _check_known(self, ids, rows):
+        if not ids:
+            return 0
+        rows = {row["id"]: row for row in self.list()}
         unknown = [name for name in ids if name not in rows]
         if unknown:
             raise StoreError(f"The store {self.path} holds no settings {unknown[0]!r}. It holds: {sorted(rows)}.")
-
-    # --------------------------------------------------------------------------------------------- LMDB
+        with self._opened(write=True) as environment, environment.begin(write=True) as transaction:
+            self._lengthen(environment, sum(rows[name]["bytes"] for name in ids) // 2**20)  # the list of free pages
+            for name in ids:
+                transaction.drop(environment.open_db(name.encode(), txn=transaction))
+                transaction.delete(name.encode(), db=environment.open_db(_SETTINGS, txn=transaction))
+        return sum(rows[name]["n_vectors"] for name in ids)
 
     @contextmanager
-    def _opened(self, *, create, room=_ROOM):
-        """The LMDB environment, or None where there is none and none is to be made."""
-        with _ONE_AT_A_TIME, self._translated():
-            environment = self._open(create, room)
+    def _opened(self, *, write=False):
+        """The LMDB environment, while an operation runs; None if there is none to read."""
+        with _LOCK, self._explained():
+            environment = self._open(write)
             try:
                 yield environment
             finally:
                 if environment is not None:
                     environment.close()
 
-    def _open(self, create, room):
+    def _open(self, write):
         file = self.path / "data.mdb"
         if self.path.exists() and not self.path.is_dir():
             raise StoreError(f"The store {self.path} is a file. Expected a folder, or a path where one can be made.")
         is_there = file.exists() and file.stat().st_size > 0
-        if not is_there and not create:
+        if not is_there and not write:
             return None
         self.path.mkdir(parents=True, exist_ok=True)
-        writable = self._has_rights() and self._has_lock_file()
-        if not is_there and not writable:
-            raise self._not_writable()
-        try:
-            environment = self._map(_MAP_SIZE, writable)
-        except _import_lmdb().MemoryError:  # a limit on the addresses of a process
-            environment = self._map((file.stat().st_size if is_there else 0) + room, writable)
-        try:
-            self._check_length(environment)
-        except BaseException:
+        writable = self._is_writable()
+        if write and not writable:
+            raise StoreError(
+                f"The store {self.path} cannot be written: the disk is full or read-only, or the folder is not yours. "
+                "Make room, or name another folder."
+            )
+        environment = self._map(writable)
+        needed = (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]
+        if file.stat().st_size < needed:  # reading beyond the end of a mapped file would kill the process
             environment.close()
-            raise
-        return environment
-
-    def _map(self, size, writable):
-        return _import_lmdb().open(
-            str(self.path),
-            map_size=size,
-            max_dbs=4096,
-            max_readers=1024,
-            readonly=not writable,
-            lock=writable,
-            readahead=False,
-            meminit=False,
-        )
-
-    def _has_rights(self):
-        files = [file for file in (self.path / "data.mdb", self.path / "lock.mdb") if file.exists()]
-        return all(os.access(path, os.W_OK) for path in (self.path, *files))
-
-    def _has_lock_file(self):
-        """Whether the lock file has its place on the disk: LMDB maps it, and dies where the disk has no room for it."""
-        if not hasattr(os, "posix_fallocate"):
-            return True
-        try:
-            with open(self.path / "lock.mdb", "ab") as file:
-                if os.fstat(file.fileno()).st_blocks * 512 < _LOCK_SIZE:
-                    os.posix_fallocate(file.fileno(), 0, _LOCK_SIZE)
-        except OSError as error:
-            return error.errno in (errno.EINVAL, errno.EOPNOTSUPP)  # a file system that cannot say
-        return True
-
-    def _check_writable(self, environment):
-        if environment.flags()["readonly"]:
-            raise self._not_writable()
-
-    def _not_writable(self):
-        return StoreError(
-            f"The store {self.path} cannot be written: the disk is full or read-only, or the folder is not yours. Make "
-            "room, or name another folder."
-        )
-
-    def _check_length(self, environment):
-        """Reading beyond the end of a mapped file would kill the process: refuse a file that was cut short."""
-        file, needed = self.path / "data.mdb", _n_bytes(environment)
-        if file.stat().st_size < needed:
             raise StoreError(
                 f"The store {self.path} was cut short: {file} has {file.stat().st_size} of {needed} bytes. Copy it "
                 "again, or delete the folder to start anew."
             )
+        return environment
+
+    def _map(self, writable):
+        lmdb = _import_lmdb()
+        options = {"max_dbs": 4096, "max_readers": 1024, "readahead": False, "meminit": False}
+        for size in _MAP_SIZES:
+            try:
+                return lmdb.open(str(self.path), map_size=size, readonly=not writable, lock=writable, **options)
+            except lmdb.MemoryError:
+                if size == _MAP_SIZES[-1]:
+                    raise
+
+    def _is_writable(self):
+        files = [self.path / name for name in ("data.mdb", "lock.mdb") if (self.path / name).exists()]
+        if not all(os.access(path, os.W_OK) for path in (self.path, *files)):
+            return False
+        try:  # LMDB maps the lock file, and would die where a full disk has no room for it
+            with open(self.path / "lock.mdb", "ab") as lock:
+                if os.fstat(lock.fileno()).st_blocks * 512 < _LOCK_SIZE and hasattr(os, "posix_fallocate"):
+                    os.posix_fallocate(lock.fileno(), 0, _LOCK_SIZE)
+        except OSError:
+            return False
+        return True
 
     def _lengthen(self, environment, n_pages):
-        """Make the file at least as long as it may say after a write that takes so many pages.
+        """Lengthen the file, by a hole that takes no room, to what it may claim after a write of so many pages.
 
-        LMDB leaves out pages at the end that a write took and gave back, and a process may die at any point: the file
-        is lengthened first, by a hole that takes no room, so that a shorter one is one that was cut.
+        LMDB does not write pages that it took and gave back. Without this, a whole file could look like one that was
+        cut short.
         """
-        n_pages += n_pages // 256 + 64  # what LMDB needs to keep its own books
-        longest = _n_bytes(environment) + n_pages * environment.stat()["psize"]
+        n_pages += n_pages // 256 + 64  # for LMDB's own list of pages
+        longest = (environment.info()["last_pgno"] + 1 + n_pages) * environment.stat()["psize"]
         with open(self.path / "data.mdb", "r+b") as file:
             if os.fstat(file.fileno()).st_size < longest:
                 os.ftruncate(file.fileno(), longest)
 
-    def _database(self, environment, name, transaction):
-        """The handle of a database, or None where there is none."""
-        try:
-            return environment.open_db(name, txn=transaction, create=False)
-        except (_import_lmdb().NotFoundError, _import_lmdb().ReadonlyError):
-            return None
-
     @contextmanager
-    def _translated(self):
+    def _explained(self):
         """Errors of LMDB and of the disk as `StoreError`, with a remedy."""
         lmdb = _import_lmdb()
+        damaged = (lmdb.InvalidError, lmdb.VersionMismatchError, lmdb.CorruptedError, lmdb.PageNotFoundError)
         try:
             yield
-        except (lmdb.InvalidError, lmdb.VersionMismatchError, lmdb.CorruptedError, lmdb.PageNotFoundError) as error:
-            raise StoreError(
-                f"Cannot use the store {self.path}: {error}. It is no store, or a damaged one: name another folder, or "
-                "delete this one to start anew."
-            ) from error
         except StoreError:
             raise
-        except (lmdb.MemoryError, lmdb.MapFullError, lmdb.MapResizedError) as error:
-            raise StoreError(
-                f"Cannot use the store {self.path}: {error}. The limit on this process's addresses leaves too few for "
-                "the file: raise it (ulimit -v), or name another folder."
-            ) from error
         except (lmdb.Error, OSError) as error:
-            raise StoreError(
-                f"Cannot use the store {self.path}: {error}. Make room or give rights there, or name another folder; "
-                "what was stored before stays."
-            ) from error
+            if isinstance(error, damaged):
+                remedy = "It is no store, or a damaged one: name another folder, or delete this one to start anew."
+            elif isinstance(error, (lmdb.MemoryError, lmdb.MapFullError, lmdb.MapResizedError)):
+                remedy = (
+                    "The limit on this process's addresses leaves too few for the file: raise it (ulimit -v), or name "
+                    "another folder."
+                )
+            else:
+                remedy = "Make room or give rights there, or name another folder; earlier vectors stay."
+            raise StoreError(f"Cannot use the store {self.path}: {error}. {remedy}") from error
 
 
 def settings_id(settings):
@@ -399,16 +321,30 @@ def _n_pages(stat):
     return stat["leaf_pages"] + stat["branch_pages"] + stat["overflow_pages"]
 
 
-def _n_bytes(environment):
-    """How long the file says that it is."""
-    return (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]
+def _open_database(environment, name, transaction):
+    """The handle of a database, or None where there is none."""
+    lmdb = _import_lmdb()
+    try:
+        return environment.open_db(name, txn=transaction, create=False)
+    except (lmdb.NotFoundError, lmdb.ReadonlyError):
+        return None
+
+
+def _list_rows(environment, transaction):
+    description = _open_database(environment, _SETTINGS, transaction)
+    rows = []
+    for name, about in transaction.cursor(db=description) if description else ():
+        use = transaction.stat(_open_database(environment, name, transaction))
+        rows.append(
+            {
+                "id": name.decode(),
+                "n_vectors": use["entries"],
+                "bytes": _n_pages(use) * use["psize"],
+                "settings": json.loads(about),
+            }
+        )
+    return rows
 
 
 def _import_lmdb():
-    try:
-        import lmdb
-    except ImportError as error:
-        raise ImportError(
-            "The embedding store needs lmdb: pip install -c constraints.txt 'fairl-sk[text]', or use store=None."
-        ) from error
-    return lmdb
+    return import_extra("lmdb", "text", "The embedding store")

