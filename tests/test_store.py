@@ -1,6 +1,6 @@
-"""The embedding store: what was written is read, by any process, after any crash, or it is said why not.
+"""The embedding store: what was written is read, by any process, after any crash, or an error says why not.
 
-Other processes run the store's file on its own, without the package: they start in a fifth of a second.
+Other processes import the store without the rest of the package, so that they start in a fifth of a second.
 """
 
 import inspect
@@ -21,7 +21,7 @@ import lmdb
 import numpy as np
 import pytest
 
-import fairl_sk.features.store
+import fairl_sk
 from fairl_sk.features.store import EmbeddingStore, StoreError, settings_id, text_keys
 
 SETTINGS = {"model": "m", "store_dtype": "float32"}
@@ -34,16 +34,18 @@ def vectors(texts, size=8):
 
 
 PRELUDE = f"""
-import os, runpy, signal, sys, time
+import os, signal, sys, time, types
 import numpy as np
-names = runpy.run_path({fairl_sk.features.store.__file__!r})
-EmbeddingStore, StoreError, text_keys = names["EmbeddingStore"], names["StoreError"], names["text_keys"]
+for name, folder in (("fairl_sk", ""), ("fairl_sk.features", "/features")):
+    sys.modules[name] = types.ModuleType(name)
+    sys.modules[name].__path__ = [{str(Path(fairl_sk.__file__).parent)!r} + folder]
+from fairl_sk.features.store import EmbeddingStore, StoreError, text_keys
 SETTINGS = {SETTINGS!r}
 
 {inspect.getsource(vectors)}
 """
 
-# A namespace of its own, in which one may mount: `python FILE` runs where $FOLDER is what the commands before made it.
+# A namespace of its own, in which one may mount: the code runs where `mount` was run before.
 UNSHARE = ["unshare", "--user", "--map-root-user", "--mount"]
 MAY_MOUNT = shutil.which("unshare") and not subprocess.call(
     [*UNSHARE, "mount", "-t", "tmpfs", "none", "/mnt"], stderr=subprocess.DEVNULL
@@ -75,7 +77,7 @@ def fill(store, n_texts=200, size=8, settings=SETTINGS):
     return texts
 
 
-# ------------------------------------------------------------------------------------------- write and read
+# --------------------------------------------------------------------------------------- write, read, list, prune
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
@@ -95,14 +97,12 @@ def test_an_empty_store_finds_nothing_and_makes_nothing(store):
     assert not store.exists()
     found, vectors = store.read(SETTINGS, text_keys(["a", "b"]))
     assert found.tolist() == [False, False] and vectors.shape == (0, 0)
-    assert store.list() == [] and store.prune([]) == 0
-    assert not store.path.exists()
+    assert store.list() == [] and store.prune([]) == 0 and not store.path.exists()
     fill(store)
     assert store.exists()
-    found, vectors = store.read({"model": "other"}, text_keys(["text 1"]))
-    assert not found.any() and vectors.shape == (0, 0)
-    found, vectors = store.read(SETTINGS, [])
-    assert found.shape == (0,) and vectors.shape == (0, 0)
+    for settings, keys in (({"model": "other"}, text_keys(["text 1"])), (SETTINGS, [])):
+        found, vectors = store.read(settings, keys)
+        assert not found.any() and found.shape == (len(keys),) and vectors.shape == (0, 0)
 
 
 def test_what_is_there_stays(store):
@@ -121,12 +121,10 @@ def test_keys_tell_texts_apart():
 
 
 def test_settings_keep_apart_what_depends_on_them(store):
-    others = [{**SETTINGS, "layer": 1}, {**SETTINGS, "model": "n"}, {"model": "m", "store_dtype": "float16"}]
     fill(store)
-    for other in others:
+    for other in ({**SETTINGS, "layer": 1}, {**SETTINGS, "model": "n"}, {"model": "m", "store_dtype": "float16"}):
         assert not store.read(other, text_keys(["text 1"]))[0].any()
     assert settings_id({"a": 1, "b": 2, "_note": 3}) == settings_id({"b": 2, "a": 1, "_note": 4})
-    assert len({settings_id(settings) for settings in [SETTINGS, *others]}) == 4
 
 
 def test_a_pickle_holds_the_path_only(store):
@@ -134,9 +132,6 @@ def test_a_pickle_holds_the_path_only(store):
     copy = pickle.loads(pickle.dumps(store))
     assert len(pickle.dumps(store)) < 500
     assert copy.read(SETTINGS, text_keys(texts))[0].all()
-
-
-# --------------------------------------------------------------------------------------------- list and prune
 
 
 def test_list_and_prune(store):
@@ -210,18 +205,16 @@ def _read_and_write(path, text):
     return bool(found)
 
 
-@pytest.mark.parametrize("path", ["same", "another"])
-def test_threads_share_a_store(store, path):
-    """Also where each thread has a store object of its own, or names the folder in another way."""
+def test_threads_share_a_store(store):
+    """Each with an object of its own, and by two names of the folder."""
     texts, errors = fill(store), []
     (store.path.parent / "link").symlink_to(store.path)
 
     def work(number):
         try:
             for i in range(25):
-                mine = store if path == "same" else EmbeddingStore(store.path.parent / ("link" if i % 2 else "store"))
-                settings = {**SETTINGS, "layer": i % 5}
-                text = f"{number} {i}"
+                mine = EmbeddingStore(store.path.parent / ("link" if i % 2 else "store"))
+                settings, text = {**SETTINGS, "layer": i % 5}, f"{number} {i}"
                 mine.write(settings, text_keys([text]), vectors([text]))
                 np.testing.assert_array_equal(mine.read(settings, text_keys([text]))[1], vectors([text]))
                 np.testing.assert_array_equal(mine.read(SETTINGS, text_keys(texts))[1], vectors(texts))
@@ -307,7 +300,7 @@ for _ in range(40):
 
 
 def test_a_killed_writer_leaves_a_readable_store(store):
-    """Ten writers die at any point; every write that was finished is there, and no half one."""
+    """Writers die at any point; every write that was finished is there, and no half one."""
     code = """
 store, name = EmbeddingStore(sys.argv[1]), sys.argv[2]
 for number in range(10**6):
@@ -318,7 +311,7 @@ for number in range(10**6):
         store.prune([row["id"] for row in store.list() if row["settings"]["layer"] == 2])
 """
     rng = np.random.default_rng(0)
-    for name in "abcdefghij":
+    for name in "abcdef":
         writer = start(code, store.path, name)
         first = writer.stdout.readline()
         assert first, writer.stderr.read()
@@ -342,7 +335,7 @@ for number in range(10**6):
 
 def test_the_file_is_never_shorter_than_it_says(store, rng):
     """Else a store whose writer was killed looks like one that was cut short."""
-    for number in range(60):
+    for number in range(30):
         n_texts, size = int(rng.choice([1, 5, 300])), int(rng.choice([3, 384, 1500]))
         settings = {**SETTINGS, "layer": int(rng.integers(4)), "size": size}
         store.write(settings, text_keys(f"{number} {i}" for i in range(n_texts)), np.ones((n_texts, size)))
@@ -355,7 +348,7 @@ def test_the_file_is_never_shorter_than_it_says(store, rng):
     assert on_disk < needed + 2**20  # what the file is longer takes no room
 
 
-@pytest.mark.parametrize("share", [0.01, 0.1, 0.5, 0.999])
+@pytest.mark.parametrize("share", [0.01, 0.5, 0.999])
 def test_a_store_that_was_cut_short_is_refused(store, share):
     """Reading it would end the process by SIGBUS."""
     fill(store, 2000, 64)
@@ -375,14 +368,15 @@ def test_a_store_that_was_cut_short_is_refused(store, share):
 def test_what_is_no_store_is_refused(tmp_path, store):
     store.path.mkdir()
     (store.path / "data.mdb").write_bytes(b"something else " * 10_000)
-    for operation in (lambda: store.read(SETTINGS, text_keys(["a"])), store.list, lambda: fill(store)):
-        with pytest.raises(StoreError, match="no store, or a damaged one.*delete this one"):
-            operation()
-    assert (store.path / "data.mdb").read_bytes() == b"something else " * 10_000
     (tmp_path / "file").write_text("a file")
-    for operation in (lambda s: s.read(SETTINGS, text_keys(["a"])), EmbeddingStore.list, fill):
-        with pytest.raises(StoreError, match="file is a file. Expected a folder"):
-            operation(EmbeddingStore(tmp_path / "file"))
+    for other, message in (
+        (store, "no store, or a damaged one.*delete this one"),
+        (EmbeddingStore(tmp_path / "file"), "file is a file. Expected a folder"),
+    ):
+        for operation in (lambda s: s.read(SETTINGS, text_keys(["a"])), EmbeddingStore.list, fill):
+            with pytest.raises(StoreError, match=message):
+                operation(other)
+    assert (store.path / "data.mdb").read_bytes() == b"something else " * 10_000
     with pytest.raises(StoreError, match="Not a directory"):
         fill(EmbeddingStore(tmp_path / "file" / "store"))
 
@@ -396,20 +390,11 @@ def test_vectors_of_different_lengths_are_refused(store):
     fill(store)
 
 
-def test_a_folder_that_was_made_anew_is_another_store(store):
-    fill(store)
-    shutil.rmtree(store.path)
-    assert not store.read(SETTINGS, text_keys(["text 1"]))[0].any()
-    store.write(SETTINGS, text_keys(["b"]), np.ones((1, 4)))
-    assert store.read(SETTINGS, text_keys(["text 1", "b"]))[0].tolist() == [False, True]
-
-
 # ------------------------------------------------------------------------------------------------- the disk
 
 
 def test_a_folder_without_rights_is_read(store, monkeypatch):
     texts = fill(store)
-    before = {path.name: path.stat().st_mtime_ns for path in store.path.iterdir()}
     monkeypatch.setattr(os, "access", lambda *_, **__: False)  # root may do anything
     np.testing.assert_array_equal(store.read(SETTINGS, text_keys(texts))[1], vectors(texts))
     assert len(store.list()) == 1
@@ -418,7 +403,6 @@ def test_a_folder_without_rights_is_read(store, monkeypatch):
             operation()
     with pytest.raises(StoreError, match="cannot be written"):
         fill(EmbeddingStore(store.path / "new"))
-    assert {path.name: path.stat().st_mtime_ns for path in store.path.iterdir() if path.is_file()} == before
 
 
 @needs_mount
@@ -444,55 +428,39 @@ for path in (store.path, store.path / "new"):
 
 @needs_mount
 def test_a_full_disk_ends_a_write_and_nothing_else(tmp_path):
-    """The disk is filled up by the store; then it is read; then a new store there is refused, and the old one read."""
+    """The store fills up the disk and is read all the same; a new one is refused."""
     shown = output_of(
         start(
             """
-def fill_up(path):
-    with open(path, "wb", buffering=0) as file:
-        try:
-            while True:
-                file.write(bytes(512))
-        except OSError:
-            pass
-
-def check(store):
-    texts = [f"{n} {i}" for n in range(n_written) for i in range(50)]
-    np.testing.assert_array_equal(store.read(SETTINGS, text_keys(texts))[1], vectors(texts, 256))
-
 folder = sys.argv[1]
 store, new, n_written = EmbeddingStore(folder + "/store"), EmbeddingStore(folder + "/new"), 0
-with open(folder + "/other", "wb") as file:
-    file.write(bytes(500_000))
 try:
     for n_written in range(1000):
         texts = [f"{n_written} {i}" for i in range(50)]
         store.write(SETTINGS, text_keys(texts), vectors(texts, 256))
 except StoreError as error:
     print("full:", error)
-fill_up(folder + "/rest")
-check(store)
-for refused in (store, new):
-    try:
-        refused.write(SETTINGS, text_keys(map(str, range(2000))), np.ones((2000, 256)))
-    except StoreError as error:
-        print("refused:", error)
-assert not new.read(SETTINGS, text_keys(["x"]))[0].any()
-check(store)
 os.remove(store.path / "lock.mdb")  # as after a copy of data.mdb alone
-fill_up(folder + "/more")
-check(store)
-os.remove(folder + "/other")
-for again in (store, new):
-    again.write(SETTINGS, text_keys(["x"]), vectors(["x"], 256))
-    assert again.read(SETTINGS, text_keys(["x"]))[0].all()
+with open(folder + "/rest", "wb", buffering=0) as file:
+    try:
+        while True:
+            file.write(bytes(512))
+    except OSError:
+        pass
+texts = [f"{n} {i}" for n in range(n_written) for i in range(50)]
+np.testing.assert_array_equal(store.read(SETTINGS, text_keys(texts))[1], vectors(texts, 256))
+try:
+    new.write(SETTINGS, text_keys(map(str, range(2000))), np.ones((2000, 256)))
+except StoreError as error:
+    print("refused:", error)
+os.remove(folder + "/rest")
 print("n_written =", n_written)
 """,
             tmp_path,
             mount=f"mount -t tmpfs -o size=2m none {tmp_path}",
         )
     )
-    assert shown.count("full:") == 1 and shown.count("refused:") == 2
+    assert shown.count("full:") == shown.count("refused:") == 1
     assert int(shown.split("n_written =")[1]) > 5
 
 
@@ -513,78 +481,26 @@ def test_a_file_that_may_not_grow_ends_a_write_and_nothing_else(store):
     assert store.read(SETTINGS, text_keys(["17"]))[0].all()
 
 
-LIMITED = """
+@pytest.mark.skipif(sys.platform != "linux", reason="limits on addresses are those of Linux")
+@pytest.mark.parametrize(("megabytes", "shown"), [(1500, "100 1"), (30, "The limit on this process's addresses")])
+def test_a_limit_on_addresses(store, megabytes, shown):
+    """As ulimit -v and batch systems set them."""
+    fill(store, 1000, size=384)
+    code = """
 import resource
 size = int(open("/proc/self/statm").read().split()[0]) * 4096
 resource.setrlimit(resource.RLIMIT_AS, (size + int(sys.argv[2]), -1))
 store = EmbeddingStore(sys.argv[1])
+try:
+    store.write(SETTINGS, text_keys("ab"), np.ones((2, 384)))
+    print(store.read(SETTINGS, text_keys([f"text {i}" for i in range(100)]))[0].sum(), len(store.list()))
+except StoreError as error:
+    print(error)
 """
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="limits on addresses are those of Linux")
-def test_a_limit_on_addresses_leaves_a_store(store):
-    """As ulimit -v and batch systems set them: then the file is mapped as far as it goes."""
-    texts = fill(store, 20_000, size=384)
-    shown = output_of(
-        start(
-            LIMITED
-            + """
-found, stored = store.read(SETTINGS, text_keys([f"text {i}" for i in range(100)]))
-more = text_keys(map(str, range(10_000)))
-for size in (384, 3000):
-    store.write({**SETTINGS, "size": size}, more[: 384_000 // size], np.ones((384_000 // size, size), np.float32))
-    found = store.read({**SETTINGS, "size": size}, more)[0]
-    print(found.sum(), len(store.list()), store.prune([]))
-""",
-            store.path,
-            400 * 2**20,
-        )
-    )
-    assert shown.split() == ["1000", "2", "0", "128", "3", "0"]
-    assert store.read(SETTINGS, text_keys(texts))[0].all()
-    shown = output_of(
-        start(
-            LIMITED
-            + """
-for call in (store.list, lambda: store.write(SETTINGS, text_keys("ab"), np.ones((2, 384)))):
-    try:
-        call()
-    except StoreError as error:
-        print(error)
-""",
-            store.path,
-            30 * 2**20,
-        )
-    )
-    assert shown.count("The limit on this process's addresses leaves too few for the file: raise it (ulimit -v)") == 2
+    assert shown in output_of(start(code, store.path, megabytes * 2**20))
 
 
 def test_without_lmdb_the_extra_is_named(store, monkeypatch):
     monkeypatch.setitem(sys.modules, "lmdb", None)
-    with pytest.raises(ImportError, match=r"needs lmdb: pip install.*fairl-sk\[text\].*store=None"):
+    with pytest.raises(ImportError, match=r"embedding store needs lmdb.*fairl-sk\[text\]"):
         store.read(SETTINGS, text_keys(["a"]))
-
-
-def test_vectors_beyond_memory_are_read_from_the_map(store):
-    """Reading a few of many vectors takes the memory of the few."""
-    size, n_texts = 1024, 20_000
-    keys = text_keys(map(str, range(n_texts)))
-    for begin in range(0, n_texts, 5000):
-        store.write(SETTINGS, keys[begin : begin + 5000], np.ones((5000, size), dtype=np.float32))
-    shown = output_of(
-        start(
-            """
-import resource
-store, keys = EmbeddingStore(sys.argv[1]), text_keys(map(str, range(0, 20_000, 100)))
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-began = time.perf_counter()
-found, stored = store.read(SETTINGS, keys)
-assert found.all() and stored.shape == (200, 1024)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before, time.perf_counter() - began)
-""",
-            store.path,
-        )
-    )
-    kilobytes, seconds = map(float, shown.split())
-    assert Path(store.path / "data.mdb").stat().st_size > 80e6
-    assert kilobytes < 20_000 and seconds < 1

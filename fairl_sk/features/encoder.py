@@ -375,3 +375,25 @@ def _in_container(embedder, embeddings, X):
     index = X if hasattr(X, "iloc") else embeddings
     create = ADAPTERS_MANAGER.adapters[container].create_container
     return create(embeddings, index, columns=embedder.get_feature_names_out, inplace=False)
+
+
+# Private names of before, until the other rooms import the public ones.
+from ..extras import import_extra  # noqa: E402
+from ..messages import as_messages as _as_messages  # noqa: E402, F401
+from ..messages import has_messages as _has_messages  # noqa: E402, F401
+from ..messages import separate_prompt as _apart  # noqa: E402, F401
+from .loading import MODEL_LOCK as _LOADING  # noqa: E402, F401
+from .loading import VOCABULARY_FILES as _VOCABULARIES  # noqa: E402, F401
+from .loading import WEIGHT_FILES as _WEIGHTS  # noqa: E402, F401
+from .loading import ModelSource as _Source  # noqa: E402, F401
+from .loading import checksum_of_files as _checksum  # noqa: E402, F401
+from .loading import count_positions  # noqa: E402, F401
+from .loading import quiet_loading as _loading  # noqa: E402, F401
+
+_DTYPES, _check_template, _find_model, _load_model = DTYPES, check_template, find_model, load_model
+_load_tokenizer, _warn = load_tokenizer, warn_user
+_NO_MEMORY = ("out of memory", "not enough memory", "can't allocate memory", "ALLOC_FAILED")
+
+
+def _import_transformers():
+    return import_extra("transformers", "text", "TransformerEmbedder")

