@@ -19,6 +19,7 @@ import pickle
 from functools import lru_cache
 from importlib.metadata import version
 from numbers import Integral
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import joblib
@@ -319,7 +320,9 @@ class ClassifierReward(_TransformerReward):
     def _column(self):
         classifier = self._classifier
         if classifier.model.config.problem_type == "regression" and self.output == "probability":
-            raise ValueError(f"The classifier {classifier.name} is a regression, its logit is no log-odds. Use output='logit'.")
+            raise ValueError(
+                f"The classifier {classifier.name} is a regression, its logit is no log-odds. Use output='logit'."
+            )
         if self.label is None and len(classifier.labels) == 1:
             return 0
         return _find_label(classifier.labels, self.label, f"the classifier {classifier.name}")
@@ -349,6 +352,8 @@ def load_detoxify(variant, checkpoint, config_folder, device):
 
 def _read_checkpoint(variant, checkpoint, name):
     """Names of the architecture, names of the categories, and weights, from a checkpoint in Detoxify's format."""
+    if checkpoint is not None and not Path(checkpoint).is_file():
+        raise FileNotFoundError(f"There is no checkpoint {checkpoint} (looked in {Path.cwd()}).")
     try:
         options = {"map_location": "cpu", "weights_only": True}
         saved = torch.load(checkpoint, **options) if checkpoint else _download(variant, **options)

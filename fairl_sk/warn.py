@@ -3,16 +3,9 @@
 import sys
 import warnings
 
-__all__ = ["warn_user"]
-
 
 def warn_user(message):
-    """Issue a UserWarning at the line that called this package or scikit-learn.
-
-    Parameters
-    ----------
-    message : str
-    """
+    """Issue a UserWarning at the line that called this package or scikit-learn."""
     frame, level = sys._getframe(), 1
     while frame.f_back and frame.f_globals.get("__name__", "").partition(".")[0] in ("fairl_sk", "sklearn"):
         frame, level = frame.f_back, level + 1

@@ -13,6 +13,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import time
 import warnings
 from contextlib import contextmanager
 from multiprocessing import get_context
@@ -23,7 +24,6 @@ import joblib
 import numpy as np
 import pandas as pd
 import pytest
-import tokenizers
 import torch
 import transformers
 from hypothesis import given, settings
@@ -32,19 +32,12 @@ from sklearn import config_context
 from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
+from tiny_models import CHAT, KINDS, SPECIAL, WORDS, make_tokenizer, save_model
 
 from fairl_sk import MaxEntropyIRL, TransformerEmbedder
 from fairl_sk.features import EmbeddingStore, StoreError, encoder, loading
 from fairl_sk.messages import join_prompt
 
-WORDS = "you are kind awful fool a the thank for asking go away bench green is so very not user assistant :".split()
-SPECIAL = ["<unk>", "<s>", "<end>", "<pad>"]
-KINDS = {
-    "bert": transformers.BertConfig,
-    "gpt2": transformers.GPT2Config,
-    "gpt_neox": transformers.GPTNeoXConfig,
-    "llama": transformers.LlamaConfig,
-}
 TEXTS = [
     "you are kind",
     "go away you awful awful fool you are so very very awful",
@@ -53,43 +46,6 @@ TEXTS = [
     "<pad> not a <pad> kind fool",
     "not a kind fool",
 ]
-CHAT = (
-    "{{ '<s> ' }}{% for message in messages %}{% if message.role == 'system' %}{{ raise_exception('No system.') }}"
-    "{% endif %}{{ message.role + ' : ' + message.content + ' <end> ' }}{% endfor %}"
-)
-
-
-def save_tokenizer(folder, begin="<s>", end=None, chat_template=None, **options):
-    """A tokenizer of words, which puts `begin` before a text and `end` behind it."""
-    words = {word: index for index, word in enumerate(SPECIAL + WORDS)}
-    tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
-    around = [(token, words[token]) for token in (begin, end) if token]
-    if around:
-        template = f"{begin or ''} $A {end or ''}".strip()
-        tokenizer.post_processor = tokenizers.processors.TemplateProcessing(single=template, special_tokens=around)
-    names = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "<end>", "pad_token": "<pad>"}
-    tokenizer = transformers.PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, **{**names, "model_max_length": 10**30, **options}
-    )
-    tokenizer.chat_template = chat_template
-    tokenizer.save_pretrained(folder)
-    return folder
-
-
-def save_model(folder, kind="bert", seed=0, sizes=None, **options):
-    """A folder with a model of 2 layers of 16, and its tokenizer."""
-    torch.manual_seed(seed)
-    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32} | (
-        sizes or {}
-    )
-    if kind in ("bert", "llama", "gpt_neox"):
-        sizes["vocab_size"] = len(SPECIAL + WORDS)
-    special = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 3}
-    config = KINDS[kind](**sizes, **special, max_position_embeddings=32, initializer_range=0.6)
-    transformers.AutoModel.from_config(config).save_pretrained(folder)
-    defaults = {"begin": "<s>", "end": "<end>"} if kind == "bert" else {"begin": "<s>" if kind == "llama" else None}
-    return save_tokenizer(folder, **{**defaults, **options})
 
 
 @pytest.fixture(scope="session")
@@ -102,6 +58,11 @@ def models(tmp_path_factory):
         "gpt_neox": save_model(folder / "gpt_neox", "gpt_neox", pad_token="<end>", padding_side="left"),
         "llama": save_model(folder / "llama", "llama", padding_side="left"),
     }
+
+
+def save_tokenizer(folder, begin="<s>", **options):
+    make_tokenizer(begin=begin, **options).save_pretrained(folder)
+    return folder
 
 
 @pytest.fixture
