@@ -544,9 +544,3 @@ class EstimatorReward(_TextReward):
         epsilon = np.finfo(np.float64).eps  # log-odds of +-36
         chance = np.clip(chance, epsilon, 1 - epsilon)
         return np.log(chance) - np.log1p(-chance)
-
-
-_import_extra, _weights_sha256 = (
-    import_extra,
-    weights_sha256,
-)  # names of before, until other rooms import the public ones

@@ -12,15 +12,12 @@ import numpy as np
 import torch
 
 from .. import __version__
-from ..features.encoder import _LOADING as MODEL_LOCK
 from ..features.encoder import TransformerEmbedder
-from ..features.encoder import _find_model as find_model
-from ..features.encoder import _import_transformers as import_transformers
-from ..features.encoder import _load_model as load_model
-from ..features.encoder import _loading as quiet_loading
-from ..features.encoder import _warn as warn_user
+from ..features.loading import MODEL_LOCK, find_model, import_transformers, load_model, quiet_loading
+from ..features.prompts import format_texts
 from ..messages import separate_prompt
 from ..pairs import read_texts
+from ..warn import warn_user
 from .fitted import TextTable, TrainingTexts, check_sign, find_reader, flat_steps, is_finite
 
 TOLERANCE = 1e-4  # of rewards up to 1 in size, else of the largest: what a folder may differ by from its pipeline
@@ -294,8 +291,10 @@ def _texts_of(head, reader, training):
         outputs = np.array([text for _, text in training.rows], dtype=object)
     else:
         outputs = TextTable.of([separate_prompt(*row) for row in training.rows])
-    texts, templated = head.embedder._read(outputs) if reader is head.embedder else (read_texts(outputs), False)
-    return outputs, texts, templated
+    if reader is not head.embedder:
+        return outputs, read_texts(outputs), False
+    source = find_model(reader.model, reader.revision)
+    return outputs, *format_texts(outputs, reader.prompt_template, source)
 
 
 def _special_ids(tokenizer):

@@ -6,7 +6,7 @@ import re
 import numpy as np
 
 from ..features.encoder import TransformerEmbedder
-from ..features.encoder import _check_template as check_template
+from ..features.prompts import check_template
 from ..messages import as_messages, join_prompt, separate_prompt, to_text
 from .fitted import TextTable, TrainingTexts, check_sign, find_reader, is_finite
 

@@ -7,8 +7,8 @@ import numpy as np
 from scipy.stats import rankdata
 from sklearn.utils import Bunch
 
-from ..features.encoder import _warn as warn_user
 from ..messages import to_text
+from ..warn import warn_user
 from .folder import load_reward_model, score_texts
 
 _EXPECTED = {  # the least and the most of each measure

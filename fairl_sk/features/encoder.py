@@ -231,7 +231,7 @@ class TransformerEmbedder(
             self._check_unchanged(settings)
         else:
             _warn_of_pooling(self)
-        texts, templated = format_texts(X, self.prompt_template, self._tokenizer)
+        texts, templated = format_texts(X, self.prompt_template, find_model(self.model, self.revision))
         n_empty = sum(not text.strip() for text in texts.flat)
         if n_empty:
             warn_user(
@@ -293,7 +293,7 @@ class TransformerEmbedder(
         source, device = find_model(self.model, self.revision), torch_device(self.device)
         module = load_model(*source[:3], self.dtype, str(device))
         how = {name: settings[name] for name in ("max_length", "truncation_side", "special_tokens")}
-        tokens = TokenizedTexts(self._tokenizer(), texts, **how)
+        tokens = TokenizedTexts(load_tokenizer(*source[:3]), texts, **how)
         tokens.check_vocabulary(module, source.path)
         options = {} if self.layer == -1 else {"output_hidden_states": True}
         batches = run_batches(module, tokens, self._pool, device, batch_tokens=self.batch_tokens, **options)
@@ -309,9 +309,6 @@ class TransformerEmbedder(
                     )
                 yield rows, np.column_stack([vectors, tokens.cut[rows]])
                 bar.update(len(rows))
-
-    def _tokenizer(self):
-        return load_tokenizer(*find_model(self.model, self.revision)[:3])
 
     def _pool(self, output, mask):
         states = output.last_hidden_state if self.layer == -1 else output.hidden_states[self.layer]
@@ -375,25 +372,3 @@ def _in_container(embedder, embeddings, X):
     index = X if hasattr(X, "iloc") else embeddings
     create = ADAPTERS_MANAGER.adapters[container].create_container
     return create(embeddings, index, columns=embedder.get_feature_names_out, inplace=False)
-
-
-# Private names of before, until the other rooms import the public ones.
-from ..extras import import_extra  # noqa: E402
-from ..messages import as_messages as _as_messages  # noqa: E402, F401
-from ..messages import has_messages as _has_messages  # noqa: E402, F401
-from ..messages import separate_prompt as _apart  # noqa: E402, F401
-from .loading import MODEL_LOCK as _LOADING  # noqa: E402, F401
-from .loading import VOCABULARY_FILES as _VOCABULARIES  # noqa: E402, F401
-from .loading import WEIGHT_FILES as _WEIGHTS  # noqa: E402, F401
-from .loading import ModelSource as _Source  # noqa: E402, F401
-from .loading import checksum_of_files as _checksum  # noqa: E402, F401
-from .loading import count_positions  # noqa: E402, F401
-from .loading import quiet_loading as _loading  # noqa: E402, F401
-
-_DTYPES, _check_template, _find_model, _load_model = DTYPES, check_template, find_model, load_model
-_load_tokenizer, _warn = load_tokenizer, warn_user
-_NO_MEMORY = ("out of memory", "not enough memory", "can't allocate memory", "ALLOC_FAILED")
-
-
-def _import_transformers():
-    return import_extra("transformers", "text", "TransformerEmbedder")

@@ -49,6 +49,11 @@ class ModelSource(NamedTuple):
     pooling: str | None  # of the model's training, if its files say so
 
 
+def import_transformers():
+    """Import transformers; an ImportError names the extra that installs it."""
+    return import_extra("transformers", "text", "A transformer model")
+
+
 def find_model(model, revision=None):
     """Read configuration and tokenizer of a folder, a name in the hub or "minilm"; an OSError says what is missing."""
     path = str(model)
@@ -68,7 +73,7 @@ def _file_states(folder):
 @lru_cache(maxsize=64)
 def read_source(path, revision, files):
     """``files`` is a part of the key, so that a folder is read again after a change."""
-    transformers = import_extra("transformers", "text", "A transformer model")
+    transformers = import_transformers()
     is_folder = Path(path).is_dir()
     if not is_folder and not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", path):
         raise FileNotFoundError(f"There is no model folder {path} (looked in {Path.cwd()}).")
@@ -123,9 +128,7 @@ def weights_sha256(module):
 def _read_json(path, revision, name):
     """The content of one of the model's files, or {} without it."""
     errors = {f"_raise_exceptions_for_{kind}": False for kind in ("gated_repo", "missing_entries", "connection_errors")}
-    file = import_extra("transformers", "text", "A transformer model").utils.cached_file(
-        path, name, revision=revision, **errors
-    )
+    file = import_transformers().utils.cached_file(path, name, revision=revision, **errors)
     return {} if file is None else json.loads(Path(file).read_text(encoding="utf-8"))
 
 
@@ -159,7 +162,7 @@ def load_tokenizer(path, revision, identity):
     After a change of the files the identity is another one, and they are read again.
     """
     with MODEL_LOCK, quiet_loading(path):
-        tokenizer = import_extra("transformers", "text", "A tokenizer").AutoTokenizer.from_pretrained(
+        tokenizer = import_transformers().AutoTokenizer.from_pretrained(
             path, revision=revision, trust_remote_code=False
         )
     if len(tokenizer) <= len(tokenizer.all_special_ids):  # transformers makes an empty one where files are missing
@@ -173,7 +176,7 @@ def load_tokenizer(path, revision, identity):
 @lru_cache(maxsize=2)
 def load_model(path, revision, identity, dtype, device):
     """Load an encoder on its device once a process, in evaluation mode; see `load_tokenizer`."""
-    model_class = import_extra("transformers", "text", "A transformer model").AutoModel
+    model_class = import_transformers().AutoModel
     module = load_weights(model_class, path, unread="pooler", revision=revision, dtype=DTYPES[dtype])
     module.config.use_cache = False  # no keys and values for a next token
     return module.requires_grad_(False).to(device)
@@ -209,7 +212,7 @@ def quiet_loading(path, remedy=None):
 
     The default remedy is advice on a folder, or on a name in the hub. Errors of memory and imports pass.
     """
-    logging = import_extra("transformers", "text", "A transformer model").utils.logging
+    logging = import_transformers().utils.logging
     had_bars, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()
     logging.set_verbosity_error()

@@ -4,6 +4,7 @@ from functools import partial
 
 from ..messages import as_messages, has_messages, join_prompt, separate_prompt, to_text
 from ..pairs import read_texts
+from .loading import load_tokenizer
 
 
 def check_template(template):
@@ -21,15 +22,15 @@ def check_template(template):
         raise ValueError(f"Found prompt_template={template!r}. Expected the field {{output}} in it.")
 
 
-def format_texts(X, template, load_tokenizer):
+def format_texts(X, template, source):
     """Texts (n_samples,) or (n_pairs, 2), and whether the chat template gave them their special tokens already.
 
-    ``load_tokenizer`` is called where ``X`` holds messages and there is no prompt template.
+    Messages go through the chat template of the model, a `ModelSource`, unless there is a prompt template.
     """
     join, is_chat = None, False
     if template is not None:
         join = partial(_fill_template, template)
-    elif has_messages(X) and (tokenizer := load_tokenizer()).chat_template:
+    elif has_messages(X) and (tokenizer := load_tokenizer(*source[:3])).chat_template:
         join, is_chat = partial(_fill_chat_template, tokenizer), True
     texts = read_texts(X, join=join)
     if texts is None:

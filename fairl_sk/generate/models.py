@@ -10,13 +10,15 @@ import numpy as np
 import torch
 
 from ..device import torch_device
-from ..features.encoder import _DTYPES as DTYPES
-from ..features.encoder import _LOADING as LOADING
-from ..features.encoder import _import_transformers as import_transformers
-from ..features.encoder import _load_tokenizer as load_tokenizer
-from ..features.encoder import _loading as loading
-from ..features.encoder import count_positions
-from ..rewards import _weights_sha256 as weights_sha256
+from ..features.loading import (
+    DTYPES,
+    MODEL_LOCK,
+    count_positions,
+    import_transformers,
+    load_tokenizer,
+    quiet_loading,
+    weights_sha256,
+)
 
 _ROLES = ("", "base", "aligned")
 _FILES = ("*.safetensors", "*.bin", "config.json", "adapter_config.json")  # what a folder's answers depend on
@@ -73,7 +75,7 @@ class LanguageModel:
     def find_tokenizer(self):
         """The tokenizer that lies with the model, or None."""
         try:
-            with LOADING:
+            with MODEL_LOCK:
                 return load_tokenizer(self.path, None, "") if self.path else None
         except OSError:
             return None
@@ -166,7 +168,7 @@ def _load(path, dtype, device):
     transformers = import_transformers()
     if (Path(path) / "adapter_config.json").exists() and not transformers.utils.is_peft_available():
         raise ImportError(f"{path} holds a PEFT adapter, which needs peft: pip install peft.")
-    with LOADING, loading(path), torch.random.fork_rng([]), warnings.catch_warnings():
+    with MODEL_LOCK, quiet_loading(path), torch.random.fork_rng([]), warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # what peft asks of transformers
         module, report = transformers.AutoModelForCausalLM.from_pretrained(
             path, dtype=dtype, trust_remote_code=False, output_loading_info=True
@@ -205,7 +207,7 @@ def find_tokenizer(models, given):
     A ValueError if the first model has none, or if those of two models differ.
     """
     if given is not None:
-        with LOADING:
+        with MODEL_LOCK:
             return load_tokenizer(str(given), None, "") if isinstance(given, (str, Path)) else given
     first, *others = (model.find_tokenizer() for model in models)
     if first is None:

@@ -12,9 +12,9 @@ import torch
 from sklearn.utils import Bunch
 
 from ..datasets.readers import generation_settings, load_preferences, read_generated
-from ..features.encoder import _warn as warn
 from ..messages import to_text
 from ..pairs import preference_sign, read_texts
+from ..warn import warn_user as warn
 from .completions import Prompts, check_settings, progress_bar
 from .models import LanguageModel
 
