@@ -23,8 +23,8 @@ hidden_layer_sizes : sequence of int, default=()
 n_rounds : int, default=100
     Rounds of the curriculum; epochs of heads with hidden layers.
 learning_rate : float > 0 or "auto", default="auto"
-    Step size, in units where differences have root mean squared length 1. "auto": 0.1 for a failure path beside a
-    solved base path, 0.003 for Adam.
+    Step size, in units where differences have root mean squared length 1. "auto": 0.1 in two-stage training, 0.01 for
+    Adam, 0.003 with hidden layers.
 batch_size : int or "auto", default="auto"
     Pairs in a step of Adam. "auto": 256.
 max_iter : int, default=1000

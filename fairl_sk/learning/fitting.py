@@ -402,7 +402,7 @@ def train_jointly(problem, settings, layers, batch_size, n_rounds, seed, generat
         criterion__pointwise_weight=settings.pointwise_weight,
         criterion__failure_gradient=settings.failure_gradient,
         optimizer=torch.optim.Adam,
-        optimizer__lr=0.003 if settings.learning_rate == "auto" else settings.learning_rate,
+        optimizer__lr=(0.003 if layers else 0.01) if settings.learning_rate == "auto" else settings.learning_rate,
         optimizer__param_groups=[
             (f"{head}.*weight", {"weight_decay": decay})
             for head, decay in zip(("base", "failure"), decays, strict=True)
