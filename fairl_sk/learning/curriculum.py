@@ -41,7 +41,7 @@ class Curriculum(Callback):
     schedules : list of Schedule
         One for each failure path.
     sample_weight : ndarray of shape (n_pairs,)
-        Of mean 1.
+        Of sum 1.
     rewards : callable, (module, path) -> ndarray of shape (n_pairs, 2)
         Rewards of the (preferred, other) outputs with the offset set.
     output_labels : ndarray of shape (n_pairs, 2) or None
@@ -69,6 +69,9 @@ class Curriculum(Callback):
     def on_epoch_begin(self, net, dataset_train=None, **kwargs):
         base, failure = net.margins(dataset_train)
         margins = (base + failure).T.contiguous().cpu().numpy()
+        if self.round_ == 0 or "base" not in dataset_train.X:  # else the base path stays what it is
+            loss, weight = net.criterion_, dataset_train.y["weight"]
+            self.loss_base_ = float((weight * loss.loss(base[:, 0], loss.required)).sum())
         targets = dataset_train.y["failure_weight"]
         weights = np.zeros(margins.shape, dtype=margins.dtype)
         for path, schedule in enumerate(self.schedules):
@@ -76,7 +79,7 @@ class Curriculum(Callback):
             failures = find_failures(schedule.detector, state)
             weights[path] = self._weights(failures, schedule)
             if path == 0 and self.record:
-                self.rows_.append(self._row(net, schedule, base[:, 0], margins[0], failures, weights[0]))
+                self.rows_.append(self._row(net, schedule, margins[0], failures, weights[0]))
         targets.copy_(torch.from_numpy(weights.T))
         self.round_ += 1
 
@@ -91,15 +94,15 @@ class Curriculum(Callback):
         )
 
     def _weights(self, failures, schedule):
-        """Weights of the failures' losses, (n_pairs,), of mean lambda_t; all 0 where nothing fails."""
+        """Weights of the failures' losses, (n_pairs,), of sum lambda_t; all 0 where nothing fails."""
         weight, rate = schedule.weights[self.round_], schedule.rates[self.round_]
         weights = failures * self.sample_weight
         if weight * rate == 0 or not weights.any():
             return 0.0
         if self.generator is not None:
             weights = self._sample(weights, rate * self.sample_weight.sum())
-        mean = weights.mean()
-        return weights * (weight / mean) if mean > 0 else 0.0
+        total = weights.sum()
+        return weights * (weight / total) if total > 0 else 0.0
 
     def _sample(self, weights, budget):
         """Weights of a random sample of the failures, whose sample weights sum to the budget at most."""
@@ -109,15 +112,14 @@ class Curriculum(Callback):
         sampled[sample] = weights[sample]
         return sampled
 
-    def _row(self, net, schedule, base_margins, margins, failures, weights):
+    def _row(self, net, schedule, margins, failures, weights):
         loss, t = net.criterion_, self.round_
-        sample_weight = torch.from_numpy(self.sample_weight).to(base_margins)
         failing = loss.loss(torch.from_numpy(margins), loss.required_fail.flatten()[0].cpu()).numpy()
         total = weights.sum()
         low, middle, high = np.quantile(margins, [0.05, 0.5, 0.95]).tolist()
         return {
             "round": t,
-            "loss_base": float((sample_weight * loss.loss(base_margins, loss.required)).mean()),
+            "loss_base": self.loss_base_,
             "loss_failure": float((weights * failing).sum() / total) if total > 0 else 0.0,
             "failure_threshold": float(schedule.thresholds[t]),
             "failure_weight": float(schedule.weights[t]),

@@ -20,11 +20,11 @@ alpha : float >= 0, default=1e-3
     ``LogisticRegression``'s and ``LinearSVC``'s ``C`` is ``1 / (2 * alpha * n_pairs)``.
 hidden_layer_sizes : sequence of int, default=()
     Widths of ReLU layers in each head. Empty: linear rewards, by a convex solver. Otherwise Adam trains the heads.
-n_rounds : int, default=100
+n_rounds : int, default=50
     Rounds of the curriculum; epochs of heads with hidden layers.
 learning_rate : float > 0 or "auto", default="auto"
-    Step size, in units where differences have root mean squared length 1. "auto": 0.1 in two-stage training, 0.01 for
-    Adam, 0.003 with hidden layers.
+    Step size, in units where differences have root mean squared length 1. "auto": ``10 / n_rounds`` in two-stage
+    training, 0.01 for Adam, 0.003 with hidden layers.
 batch_size : int or "auto", default="auto"
     Pairs in a step of Adam. "auto": 256.
 max_iter : int, default=1000
@@ -113,7 +113,7 @@ class MaxMarginIRL(PreferenceIRL):
         temperature=1.0,
         alpha=1e-3,
         hidden_layer_sizes=(),
-        n_rounds=100,
+        n_rounds=50,
         learning_rate="auto",
         batch_size="auto",
         max_iter=1000,
@@ -215,7 +215,7 @@ class MaxEntropyIRL(PreferenceIRL):
         temperature=1.0,
         alpha=1e-3,
         hidden_layer_sizes=(),
-        n_rounds=100,
+        n_rounds=50,
         learning_rate="auto",
         batch_size="auto",
         max_iter=1000,
@@ -345,7 +345,7 @@ class FailureAwareIRL(PreferenceIRL):
     >>> data = make_preferences(500, 5, noise=0.1, random_state=0)
     >>> reward = FailureAwareIRL().fit(data.data, data.target)
     >>> len(reward.history_)
-    100
+    50
     """
 
     _parameter_constraints = {
@@ -384,7 +384,7 @@ class FailureAwareIRL(PreferenceIRL):
         failure_gradient="failure",
         alpha=1e-3,
         hidden_layer_sizes=(),
-        n_rounds=100,
+        n_rounds=50,
         learning_rate="auto",
         batch_size="auto",
         max_iter=1000,
@@ -450,6 +450,7 @@ class FailureAwareIRL(PreferenceIRL):
             "pointwise_weight": 0.0,
             "recurrence_correlation": 0.0,
             "training": "joint",
+            "n_rounds": 100,
         }
         return cls(**{**settings, **changes})
 

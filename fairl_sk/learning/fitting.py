@@ -79,11 +79,13 @@ class Problem:
     sign : ndarray of shape (n_pairs,)
         +1 where the first side is preferred, else -1.
     weight : ndarray of shape (n_pairs,)
-        Of mean 1; duplicate outputs are discounted.
+        Of sum 1; duplicate outputs are discounted.
     numbers : ndarray of shape (n_pairs, 2) or None
         Numbers of the distinct outputs of pairs.
     labels : ndarray of shape (n_pairs, 2) or None
         Labels of the outputs, in the order of ``X``.
+    differences : ndarray of shape (n_pairs, n_features) or (n_samples, n_features + 1)
+        Of the preferred and the other output, in units of ``scale``; of single outputs see `signed_differences`.
     scale : float
         Root mean squared length of the differences.
     device : torch.device
@@ -94,6 +96,7 @@ class Problem:
     weight: np.ndarray
     numbers: np.ndarray | None
     labels: np.ndarray | None
+    differences: np.ndarray
     scale: float
     device: torch.device
 
@@ -108,13 +111,8 @@ class Problem:
             return np.where(self.labels == 1, 1.0, -1.0)
         return np.stack([self.sign, -self.sign], axis=1)
 
-    def differences(self):
-        """Differences in units of the scale, on the device."""
-        differences = signed_differences(self.X, self.sign)
-        differences /= differences.dtype.type(self.scale)
-        return torch.from_numpy(differences).to(self.device)
-
     def tensor(self, values, dtype=torch.float64):
+        """A tensor of an array on the device; its own dtype if None."""
         return torch.from_numpy(np.ascontiguousarray(values)).to(self.device, dtype)
 
 
@@ -142,14 +140,16 @@ def prepare(X, sign, sample_weight, labels, recurrence_correlation, device):
     if X.ndim == 3:
         numbers = number_outputs(X)
         sample_weight = discount_duplicates(numbers, sample_weight, recurrence_correlation)
-    differences = signed_differences(X, sign)[:, : X.shape[-1]]
+    differences = signed_differences(X, sign)
     if X.ndim == 3 and not differences[sample_weight > 0].any():
         raise ValueError(
             "All pairs are identical on both sides: no reward can be learned from them. Check that X[:, 0] and "
             "X[:, 1] hold different outputs."
         )
-    scale = difference_scale(differences, sample_weight)
-    return Problem(X, sign, sample_weight / sample_weight.mean(), numbers, labels, scale, torch_device(device))
+    scale = difference_scale(differences[:, : X.shape[-1]], sample_weight)
+    differences /= differences.dtype.type(scale)
+    weight = sample_weight / sample_weight.sum()
+    return Problem(X, sign, weight, numbers, labels, differences, scale, torch_device(device))
 
 
 def settle_pointwise_weight(problem, settings, estimate=None):
@@ -222,13 +222,13 @@ def solve_base(problem, settings, differences):
     settings : Settings
         With a number as ``pointwise_weight``.
     differences : Tensor of shape (n_pairs, n_features)
-        From ``problem.differences()``.
+        Those of the problem, on its device.
 
     Returns
     -------
     base : BasePath
     """
-    weight, n_features = problem.tensor(problem.weight / len(problem.weight)), differences.shape[1]
+    weight, n_features = problem.tensor(problem.weight), differences.shape[1]
 
     def margins_of(theta):
         pairs = (differences @ theta[:n_features].to(differences.dtype)).double()
@@ -251,7 +251,7 @@ def solve_base(problem, settings, differences):
 def _output_margins(problem, stretch):
     """How far each output lies on its side of the threshold, the last of the weights: (2 n_pairs,)."""
     X, sides = torch.from_numpy(problem.X).to(problem.device), problem.tensor(stretch * problem.target_sides)
-    share = problem.tensor(problem.weight / problem.weight.sum(), X.dtype)
+    share = problem.tensor(problem.weight, X.dtype)
     center = (share @ X[:, 0] + share @ X[:, 1]) / 2  # the threshold is penalized, so features are centered
     outputs = (X - center).div_(problem.scale).flatten(0, 1)
 
@@ -309,7 +309,7 @@ def train_failures(problem, settings, base, differences, n_rounds, *, record=Tru
         record=record,
     )
     decay = 2 * first.alpha_fail / problem.scale**2
-    step = 0.1 if first.learning_rate == "auto" else first.learning_rate
+    step = 10 / n_rounds if first.learning_rate == "auto" else first.learning_rate
     if not problem.is_paired:  # the bias is a feature of length 1 / scale beside those of mean squared length 1
         step /= 1 + 1 / problem.scale**2
     net = DualPathNet(

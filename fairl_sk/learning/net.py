@@ -154,7 +154,7 @@ class DualPathLoss(nn.Module):
         rewards : pair of Tensor
             What `DualPath` gives.
         targets : dict of Tensor
-            ``weight`` (n_rows,), of mean 1; ``failure_weight`` (n_rows, n_paths), of mean lambda_t; ``side``
+            ``weight`` (n_rows,), of sum 1; ``failure_weight`` (n_rows, n_paths), of sum lambda_t; ``side``
             (n_rows, n_sides), +1 for the preferred side and -1 for the other; ``target_side``, the same for the
             pointwise loss.
 
@@ -163,14 +163,14 @@ class DualPathLoss(nn.Module):
         loss : Tensor of shape ()
         """
         base, failure = (self.margins(path, targets) for path in rewards)
-        loss = (targets["weight"] * self.loss(base[:, 0], self.required)).mean()
         fixed = base.detach() if self.failure_gradient == "failure" else base
-        failing = targets["failure_weight"] * self.loss(fixed + failure, self.required_fail)
-        loss = loss + failing.sum() / len(failing)
+        loss = (targets["failure_weight"] * self.loss(fixed + failure, self.required_fail)).sum()
+        if base.requires_grad:
+            loss = loss + (targets["weight"] * self.loss(base[:, 0], self.required)).sum()
         if self.pointwise_weight > 0:
             above = self.stretch * targets["target_side"] * (rewards[0][..., 0] - self.threshold)
-            of_outputs = targets["weight"][:, None] * self.loss(above, self.required) / self.stretch
-            loss = loss + self.pointwise_weight * of_outputs.mean()
+            of_outputs = (self.loss(above, self.required) / self.stretch).mean(dim=1)
+            loss = loss + self.pointwise_weight * (targets["weight"] * of_outputs).sum()
         return loss
 
     @staticmethod
@@ -203,7 +203,9 @@ class SliceIterator:
             return
         order = torch.randperm(n_rows, generator=self.generator).to(self.y["weight"].device)
         for rows in order.split(self.batch_size):
-            yield tuple({name: tensor[rows] for name, tensor in part.items()} for part in (self.X, self.y))
+            X, y = ({name: tensor[rows] for name, tensor in part.items()} for part in (self.X, self.y))
+            share = n_rows / len(rows)  # so that a batch estimates the sum over all rows
+            yield X, {**y, "weight": y["weight"] * share, "failure_weight": y["failure_weight"] * share}
 
 
 class DualPathNet(NeuralNet):

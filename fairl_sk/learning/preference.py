@@ -200,7 +200,7 @@ class PreferenceIRL(ClassifierMixin, BaseEstimator):
         return bool(len(self.hidden_layer_sizes))
 
     def _train_in_two_stages(self, problem, settings, name):
-        differences = problem.differences()
+        differences = problem.tensor(problem.differences, None)
         base = solve_base(problem, settings, differences)
         self.dual_gap_, self.n_iter_ = base.gap, base.n_iter
         n_rounds = 1 if settings.schedule.is_idle else self.n_rounds  # a round of an idle path writes the history

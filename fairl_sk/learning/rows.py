@@ -87,13 +87,14 @@ def number_outputs(X):
     """
     outputs = X.reshape(-1, X.shape[-1])
     direction = np.random.default_rng(0).normal(size=X.shape[-1]).astype(X.dtype)  # duplicates are neighbors along it
-    order = np.argsort(outputs @ direction, kind="stable")
-    first, numbers = np.empty(len(order), dtype=bool), np.empty(len(order), dtype=np.intp)
-    first[:1] = True
-    for begin in range(1, len(order), 4096):
-        rows = outputs[order[begin - 1 : begin + 4096]]
-        close = _ROUNDING * np.abs(rows[1:]).max(axis=1)
-        first[begin : begin + 4096] = np.abs(np.diff(rows, axis=0)).max(axis=1) > close
+    along = outputs @ direction
+    order = np.argsort(along, kind="stable")
+    close = _ROUNDING * np.linalg.norm(direction) * np.linalg.norm(outputs[order], axis=1)
+    candidates = 1 + np.flatnonzero(np.diff(along[order]) <= close[1:])
+    rows, others = outputs[order[candidates]], outputs[order[candidates - 1]]
+    same = np.abs(rows - others).max(axis=1) <= _ROUNDING * np.abs(rows).max(axis=1)
+    first, numbers = np.ones(len(order), dtype=np.intp), np.empty(len(order), dtype=np.intp)
+    first[candidates[same]] = 0
     numbers[order] = np.cumsum(first) - 1
     return numbers.reshape(-1, 2)
 

@@ -115,7 +115,7 @@ def _fit_on_one_base(members, fold):
     """Fit candidates that share a base path."""
     start = time.perf_counter()
     _, problem, settings = members[0]
-    differences = problem.differences()
+    differences = problem.tensor(problem.differences, None)
     base = solve_base(problem, settings, differences)
     base_seconds = (time.perf_counter() - start) / len(members)
     groups = {}
