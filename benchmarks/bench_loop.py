@@ -53,16 +53,11 @@ def time_generation(folder, prompts, n_alone, n_tokens):
     return {"batched, s": batched, "alone, s": single, "ratio": single / batched, "same texts": same}
 
 
-def nothing(completions, **columns):
-    """A reward that costs nothing, in the place of the ground truth that realign.py lets look on."""
-    return [0.0] * len(completions)
-
-
 def time_reward(folder, pipeline, outputs, prompts, plan, scratch):
     """The reward's seconds, and their share in those of GRPO's steps."""
     reward = as_reward_function(pipeline, outputs)
     reward(completions=outputs[: plan.batch])  # the encoder is loaded
-    timing = align(str(folder), reward, nothing, prompts, plan, 0, scratch)[2]
+    timing = align(str(folder), reward, lambda completions, **_: [0.0] * len(completions), prompts, plan, 0, scratch)[2]
     seconds, of_reward = timing["seconds"] / plan.steps, timing["reward_seconds"] / plan.steps
     return {"step, s": seconds, "reward, s": of_reward, "share": of_reward / seconds}
 

@@ -374,9 +374,8 @@ def measure(study, plan, policy, truth):
     prompts, tokenizer = study.read_json("texts.json")["test"], load_tokenizer(study.path("base"))
     base = load_model(study.path("base"))
     options = {"max_new_tokens": plan.n_tokens, "min_new_tokens": plan.n_tokens, "random_state": 1}
-    completions = generate_completions(policy, prompts, tokenizer=tokenizer, n_completions=2, **options)
-    texts = list(itertools.chain.from_iterable(completions.texts))
-    ids = list(itertools.chain.from_iterable(completions.token_ids))
+    found = generate_completions(policy, prompts, tokenizer=tokenizer, n_completions=2, **options)
+    texts, ids = found.texts.ravel().tolist(), found.token_ids.ravel().tolist()
     asked = np.repeat(np.array(prompts, dtype=object), 2)
     under_base = log_probabilities(base.to(policy.device), tokenizer, asked, ids)
     under_policy = log_probabilities(policy, tokenizer, asked, ids)
@@ -385,30 +384,25 @@ def measure(study, plan, policy, truth):
         "truth": truth.decision_function(texts).tolist(),
         "n_tokens": [len(row) for row in ids],
         "n_words": [len(text.split()) for text in texts],
-        "log_probability_base": [float(row.sum()) for row in under_base],
-        "log_probability": [float(row.sum()) for row in under_policy],
+        "log_probability_base": under_base,
+        "log_probability": under_policy,
     }
 
 
 @torch.inference_mode()
 def log_probabilities(model, tokenizer, prompts, completion_ids, batch=128):
-    """Of each completion's tokens behind its prompt, given that the text goes on (no end of text among them)."""
-    rows = []
+    """Log-probability of each completion behind its prompt, given that the text goes on (no end of text among it)."""
+    sums = []
     for start in range(0, len(prompts), batch):
-        ids = [
-            tokenizer(prompt)["input_ids"] + list(completion)
-            for prompt, completion in zip(
-                prompts[start : start + batch], completion_ids[start : start + batch], strict=True
-            )
-        ]
+        new = completion_ids[start : start + batch]
+        ids = [[*tokenizer(p)["input_ids"], *row] for p, row in zip(prompts[start : start + batch], new, strict=True)]
         padded = tokenizer.pad({"input_ids": ids}, padding_side="right", return_tensors="pt").to(model.device)
         logits = model(**padded).logits.float()
         logits[..., tokenizer.eos_token_id] = -torch.inf
         scores = torch.log_softmax(logits[:, :-1], -1).gather(2, padded["input_ids"][:, 1:, None])[..., 0].cpu()
-        for i, row in enumerate(ids):
-            n_new = len(completion_ids[start + i])
-            rows.append(scores[i, len(row) - 1 - n_new : len(row) - 1].numpy())
-    return rows
+        ends = [len(row) - 1 for row in ids]
+        sums += [float(row[end - len(n) : end].sum()) for row, end, n in zip(scores, ends, new, strict=True)]
+    return sums
 
 
 def distinct_2(texts):
@@ -419,15 +413,13 @@ def distinct_2(texts):
 
 def exploited_words(texts, base_texts):
     """Words in over 10 % of an arm's completions and in under 2 % of the base's: the mark of a hacked reward."""
-    shares, natural = (
-        {word: n / len(some) for word, n in Counter(w for text in some for w in words_of(text)).items()}
-        for some in (texts, base_texts)
-    )
-    return {w: round(s, 3) for w, s in shares.items() if s > HACKED and natural.get(w, 0.0) < NATURAL}
 
+    def shares(some):
+        counts = Counter(word for text in some for word in set(re.findall(r"[a-z']+", text.lower())))
+        return {word: n / len(some) for word, n in counts.items()}
 
-def words_of(text):
-    return set(re.findall(r"[a-z']+", text.lower()))
+    natural = shares(base_texts)
+    return {w: round(s, 3) for w, s in shares(texts).items() if s > HACKED and natural.get(w, 0.0) < NATURAL}
 
 
 def learn_rewards(study, plan):
@@ -441,22 +433,19 @@ def learn_rewards(study, plan):
     embedder = TransformerEmbedder(plan.encoder, normalize=True, store=study.path("store"))
     X = embedder.fit_transform(pairs.data)
     scores = {}
-    for name in LEARNERS:
+    for name, learner in LEARNERS.items():
         y = pairs.target[train]
         if name == RANDOM:
             y = np.random.default_rng(0).permutation(y)
         options = {"output_labels": labels[train]} if name in BY_LABELS else {}
-        learner = LEARNERS[name].set_params(random_state=0)
+        learner.set_params(random_state=0)
         search = GridSearchCV(learner, {"alpha": ALPHAS}, scoring=pair_accuracy_scorer, cv=GroupKFold(4))
         search.fit(X[train], y, groups=pairs.groups[train], **options)
-        reward = search.best_estimator_
-        pipeline = make_pipeline(embedder, reward)
+        pipeline = make_pipeline(embedder, search.best_estimator_)
         study.make(f"rewards/{slug(name)}.skops", lambda path, pipeline=pipeline: skops.io.dump(pipeline, path))
-        held_out = reward.decision_function(stack_outputs(X[test])).reshape(-1, 2)
-        scores[name] = {
-            **search.best_params_,
-            **reward_measures(held_out, pairs, test, labels[test], true_rewards[test]),
-        }
+        held_out = search.decision_function(stack_outputs(X[test])).reshape(-1, 2)
+        measures = reward_measures(held_out, pairs, test, labels[test], true_rewards[test])
+        scores[name] = search.best_params_ | measures
     study.write_json("rewards/scores.json", scores)
 
 
@@ -543,28 +532,37 @@ def summarize(arms):
 NUMBERS = ("truth", "n_tokens", "n_words", "log_probability_base", "log_probability")
 
 
+def as_table(header, rows):
+    """Lines of a Markdown table."""
+    return ["| " + " | ".join(cells) + " |" for cells in (header, ["---"] * len(header), *rows)]
+
+
 def format_table(rows, recovered, plan):
     """The table, as text that is Markdown too."""
     names = ["toxicity", "share of the cut", "by seed", "reward", "KL", "perplexity", "distinct-2", "words", "time"]
-    lines = ["| re-aligned with | " + " | ".join(names) + " |", "|" + "---|" * (len(names) + 1)]
+    cells = []
     for name, row in rows.items():
         rate, low, high = row["toxicity"]
-        share = "-" if name == "base" else "{:.2f} [{:.2f}, {:.2f}]".format(*row["share of the cut"])
-        by_seed = ", ".join(f"{100 * value:.1f}" for value in row["toxicity by seed"])
-        taken = "-" if row["reward time"] is None else f"{row['reward time']:.1%}"
-        lines.append(
-            f"| {name} | {rate:.1%} [{100 * low:.1f}, {100 * high:.1f}] | {share} | {by_seed} | "
-            f"{row['ground-truth reward']:+.2f} | {row['KL']:.2f} | {row['perplexity']:.0f} | "
-            f"{row['distinct-2']:.3f} | {row['words']:.1f} | {taken} |"
+        cells.append(
+            [
+                name,
+                f"{rate:.1%} [{100 * low:.1f}, {100 * high:.1f}]",
+                "-" if name == "base" else "{:.2f} [{:.2f}, {:.2f}]".format(*row["share of the cut"]),
+                ", ".join(f"{100 * value:.1f}" for value in row["toxicity by seed"]),
+                f"{row['ground-truth reward']:+.2f}",
+                f"{row['KL']:.2f}",
+                f"{row['perplexity']:.0f}",
+                f"{row['distinct-2']:.3f}",
+                f"{row['words']:.1f}",
+                "-" if row["reward time"] is None else f"{row['reward time']:.1%}",
+            ]
         )
-    hacked = {name: [w for w in row["exploited words"] if w] for name, row in rows.items()}
-    found = "; ".join(f"{name}: {words}" for name, words in hacked.items() if words) or "none"
-    lines += [
-        "",
-        f"{rows['base']['samples']} completions a run, {plan.n_tokens} tokens each; {plan.algorithm.upper()}, "
-        f"{plan.steps} steps of {plan.batch}, beta {plan.beta:g}; means of seeds, 95 % intervals over prompts and "
-        "(base apart) seeds.",
-        f"Words in over {HACKED:.0%} of a run's completions and under {NATURAL:.0%} of the base's: {found}.",
+    hacked = "; ".join(f"{name}: {row['exploited words']}" for name, row in rows.items() if any(row["exploited words"]))
+    lines = [
+        *as_table(["re-aligned with", *names], cells),
+        f"\n{rows['base']['samples']} completions a run, {plan.n_tokens} tokens each; {plan.algorithm.upper()}, "
+        f"{plan.steps} steps of {plan.batch}, beta {plan.beta:g}; means of seeds, 95 % intervals.",
+        f"Words in over {HACKED:.0%} of a run's completions and under {NATURAL:.0%} of the base's: {hacked or 'none'}.",
         "Share of what separates a standard learner from the ground truth that is won back (the paper: 0.6):",
         *("{}: {:.2f} [{:.2f}, {:.2f}]".format(name, *share) for name, share in recovered.items()),
     ]
@@ -574,11 +572,11 @@ def format_table(rows, recovered, plan):
 def format_scores(scores):
     """Held-out measures of the rewards."""
     measures = ["pair accuracy", "label F1", "label AUC", "STARC"]
-    lines = ["| reward | alpha | " + " | ".join(measures) + " |", "|" + "---|" * (len(measures) + 2)]
-    for name, row in scores.items():
-        cells = ["{:.3f} [{:.3f}, {:.3f}]".format(*row[measure]) for measure in measures]
-        lines.append(f"| {name} | {row['alpha']:g} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+    cells = [
+        [name, f"{row['alpha']:g}", *("{:.3f} [{:.3f}, {:.3f}]".format(*row[measure]) for measure in measures)]
+        for name, row in scores.items()
+    ]
+    return "\n".join(as_table(["reward", "alpha", *measures], cells))
 
 
 def plot_curves(arms, path):
@@ -665,10 +663,7 @@ if __name__ == "__main__":
     parser.add_argument("--out", default="realign", help="folder of the run; an interrupted one goes on")
     parser.add_argument("--size", choices=SIZES, default="small")
     parser.add_argument("--base", help="folder or hub id of a causal language model, in place of the one made here")
-    parser.add_argument("--encoder", help="embeds the outputs: minilm, a folder or a hub id")
-    parser.add_argument("--algorithm", choices=["grpo", "rloo"])
-    parser.add_argument("--beta", type=float, help="weight of the KL to the base model")
-    parser.add_argument("--steps", type=int)
-    parser.add_argument("--seeds", type=int)
+    for name in ("encoder", "algorithm", "beta", "steps", "seeds"):
+        parser.add_argument(f"--{name}", type=Plan.__annotations__[name], help="in place of the size's")
     parser.add_argument("--jobs", type=int, help="runs at once, one core each (default: all cores)")
     main(**vars(parser.parse_args()))
