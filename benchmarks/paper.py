@@ -10,8 +10,8 @@ Alpha, the L2 strength, is chosen by cross-validation on the training pairs: one
 `pair_log_loss` (which does not depend on a reward's scale), ties to the stronger alpha. No ground truth takes part.
 ``C = 1 / (2 * alpha * n)`` for scikit-learn's learners. `FailureAwareIRL` takes the alpha that is best without
 failures; *objective chosen* takes the objective that is best without failures, too. Ablations take the alpha of
-`FailureAwareIRL`, *paper, labels* that of *paper*. Each seed chooses its own alpha, except for slow learners (``once``)
-and cells (``choose_once``), where the first seed chooses for all. `FailureAwareIRLCV` searches by itself.
+`FailureAwareIRL`, *paper, labels* that of *paper*. Each seed chooses its own alpha, except in large cells
+(``choose_once``), where the first seed chooses for all. `FailureAwareIRLCV` searches by itself.
 
 A seed draws the split, the data (a and b), the start and the samples of the learner. A figure is the mean over seeds
 with a 95 % t-interval, and so is its paired difference to the best standard learner: the one with the least loss in

@@ -53,7 +53,6 @@ class Learner:
     search: type | None = None  # this package's search that chooses alpha; None: fold by fold
     alpha: float | None = None  # fixed, not chosen
     alpha_of: str | None = None  # the learner whose alpha this one takes
-    once: bool = False  # slow: the first seed chooses alpha for all
     confirmed_weight: float = 1.0  # weight of the pairs that labels confirm (T->NT)
 
 
@@ -89,7 +88,7 @@ LEARNERS = {
     "linear SVM, differences": Learner(linear_svm, "differences", standard=True),
     UNTUNED: ours(MaxMarginIRL, alpha=UNTUNED_ALPHA),
     "logistic regression, outputs": logistic("outputs"),
-    "paper": ours(FailureAwareIRL.paper, once=True),
+    "paper": ours(FailureAwareIRL.paper),
     **{
         f"no failures, {o}": ours(FailureAwareIRL, {"objective": o, "failure_weight": 0.0}, search=FailureAwareIRLCV)
         for o in OBJECTIVES
@@ -163,8 +162,7 @@ def source_of(task, plan):
         return None
     regime, cell = place_of(task)
     name = learner.alpha_of or task.learner
-    once = LEARNERS[name].once or cell in plan.choose_once
-    source = Task(regime, cell, plan.first_seed if once else task.seed, name)
+    source = Task(regime, cell, plan.first_seed if cell in plan.choose_once else task.seed, name)
     return None if source == task else source
 
 

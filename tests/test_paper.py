@@ -219,9 +219,7 @@ def test_where_alphas_come_from(paper, data, learners):
     assert source("b", "beta 3", 101, "MaxMarginIRL") is None  # each seed chooses its own
     assert source("b", "beta 3", 101, "MaxMarginIRL, untuned") is None
     assert source("b", "beta 3", 101, "FailureAwareIRL") == ("b", "beta 3", 101, "no failures, max_entropy")
-    assert source("b", "beta 3", 101, "paper") == ("b", "beta 3", 100, "paper")
-    assert source("b", "beta 3", 100, "paper") is None
-    assert source("b", "beta 3", 101, "paper, labels") == ("b", "beta 3", 100, "paper")
+    assert source("b", "beta 3", 101, "paper, labels") == ("b", "beta 3", 101, "paper")
     assert source("a", once, 101, "MaxMarginIRL") == ("a", once, 100, "MaxMarginIRL")
     assert source("ablations", "b, beta 3", 101, "training: joint") == ("b", "beta 3", 101, "no failures, max_entropy")
     seeds = {regime: set() for regime in paper.REGIMES}
