@@ -60,7 +60,6 @@ class Plan:
     reference: str
     alphas: tuple = ALPHAS
     folds: int = 3
-    choose_once: tuple = ()  # cells where the first seed chooses alpha for all
     rounds: int | None = None  # of the curriculum; None: as the learner has it
     first_seed: int = 0
 
@@ -82,7 +81,6 @@ SIZES = {
         reference="smoke",
         alphas=(1e-1, 1e-3),
         folds=2,
-        choose_once=("linear, 80 pairs, noise 0.3",),
         rounds=5,
     ),
     "small": Plan(
@@ -103,7 +101,6 @@ SIZES = {
         betas=(1, 3, 8),
         encoder="minilm",
         reference="small",
-        choose_once=("linear, 20000 pairs, noise 0.2",),
     ),
 }
 

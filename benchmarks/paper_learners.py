@@ -155,15 +155,10 @@ def place_of(task):
     return task.cell.split(", ", 1) if task.regime == "ablations" else (task.regime, task.cell)
 
 
-def source_of(task, plan):
+def source_of(task):
     """The task whose alpha this one takes; None where it chooses its own or needs none."""
-    learner = learner_of(task)
-    if learner.alpha is not None:
-        return None
-    regime, cell = place_of(task)
-    name = learner.alpha_of or task.learner
-    source = Task(regime, cell, plan.first_seed if cell in plan.choose_once else task.seed, name)
-    return None if source == task else source
+    name = learner_of(task).alpha_of
+    return name and Task(*place_of(task), task.seed, name)
 
 
 # ------------------------------------------------------------------------------------------------------ one fit
