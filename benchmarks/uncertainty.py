@@ -2,11 +2,9 @@
 
     python benchmarks/uncertainty.py --size small --picture uncertainty.png
 
-Preferences are drawn from a known linear reward, by the logistic of its margin over a temperature. Of fresh pairs, the
-share is printed whose true log-odds lie within the intervals of 68, 90 and 95 % around the learned margin, with the
-root mean square error of the log-odds and the mean standard deviation. Two more tables: features in a tenth of the unit
-(the same ``alpha`` is then a hundred times as strong), and a tenth of the preferences flipped, which is not the model.
-The learners that are no modes take most of the time: they are measured at the first temperature only.
+Preferences follow the logistic of a known linear reward. The tables show how often intervals hold the true log-odds of
+fresh pairs, and the error and standard deviation of the log-odds. In the last two, features have a tenth of the unit
+(one ``alpha`` is then a hundred times as strong), or a tenth of the preferences is flipped.
 """
 
 import argparse
@@ -17,21 +15,16 @@ import warnings
 from itertools import product
 
 import numpy as np
+import pandas as pd
 from scipy.stats import norm
 from sklearn.exceptions import ConvergenceWarning
 
 from fairl_sk import FailureAwareIRL, LaplaceReward, MaxEntropyIRL, MaxMarginIRL
 from fairl_sk.datasets import make_preferences
 
-SIZES = {
-    "smoke": {"pairs": [200], "features": [5], "temperatures": [0.5], "seeds": 2, "beyond": (200, 5)},
-    "small": {
-        "pairs": [300, 1000, 5000],
-        "features": [10, 50],
-        "temperatures": [0.5, 1.5],
-        "seeds": 20,
-        "beyond": (1000, 50),
-    },
+SIZES = {  # pairs, features, temperatures, seeds; pairs and features of the last two tables
+    "smoke": ([200], [5], [0.5], 2, (200, 5)),
+    "small": ([300, 1000, 5000], [10, 50], [0.5, 1.5], 20, (1000, 50)),
 }
 LEVELS = (0.68, 0.9, 0.95)
 CURVE = np.round(np.arange(0.05, 1.0, 0.05), 2)  # nominal levels of the picture
@@ -49,57 +42,40 @@ BESIDES = {"logistic": {}, "features / 10": {"unit": 0.1}, "a tenth flipped": {"
 def measure(n_pairs, n_features, temperature, seed, learners, *, unit=1.0, noise=0.0):
     """(learner, errors over their standard deviations, root mean square error, mean std), all in log-odds."""
     data = make_preferences(n_pairs + N_TEST, n_features, temperature=temperature, noise=noise, random_state=seed)
-    X, y = data.data[:n_pairs] * unit, data.target[:n_pairs]
-    fresh = data.data[n_pairs:] * unit
+    X, y, fresh = data.data[:n_pairs] * unit, data.target[:n_pairs], data.data[n_pairs:] * unit
     truth = (data.reference_reward[n_pairs:, 0] - data.reference_reward[n_pairs:, 1]) / temperature
-    precision = None  # the evidence is that of the pairs, whatever the learner
     for name in learners:
         learner, prior = LEARNERS[name]
-        prior = precision if prior == "evidence" and precision else prior
         reward = LaplaceReward(learner(random_state=seed), prior=prior).fit(X, y)
-        precision = reward.prior_precision_ if prior == "evidence" else precision
         margins, std = (values / reward.temperature_ for values in reward.decision_function(fresh, return_std=True))
         error = margins - truth
-        yield name, error / std, float(np.sqrt(np.mean(error**2))), float(std.mean())
+        yield name, np.abs(error / std), float(np.sqrt(np.mean(error**2))), float(std.mean())
 
 
 def run(settings, n_seeds, beside):
     """A row a setting and learner."""
     rows = []
     for n_pairs, n_features, temperature in settings:
+        print(f"{beside}: {n_pairs} pairs, {n_features} features", file=sys.stderr)
         learners = LEARNERS if temperature == settings[0][2] else MODES
-        found = {}
-        for seed in range(n_seeds):
-            measured = measure(n_pairs, n_features, temperature, seed, learners, **BESIDES[beside])
-            for name, scores, error, std in measured:
-                found.setdefault(name, []).append((np.abs(scores), error, std))
-        for name, seeds in found.items():
-            scores = np.concatenate([scores for scores, _, _ in seeds])
+        case = (n_pairs, n_features, temperature)
+        measured = [measure(*case, seed, learners, **BESIDES[beside]) for seed in range(n_seeds)]
+        for found in zip(*measured, strict=True):  # of one learner, a seed each
+            names, scores, errors, stds = zip(*found, strict=True)
             row = {"data": beside, "pairs": n_pairs, "features": n_features, "temperature": temperature}
-            row |= {"learner": name, "error": np.mean([seed[1] for seed in seeds])}
-            row |= {"std": np.mean([seed[2] for seed in seeds])}
-            row |= {"coverage": {str(level): covered(scores, level) for level in LEVELS}}
-            rows.append(row | {"curve": [covered(scores, level) for level in CURVE]})
-        print(f"\r{beside}: {n_pairs} pairs, {n_features} features    ", end="", file=sys.stderr)
-    print(file=sys.stderr)
+            row |= {"learner": names[0], "error": np.mean(errors), "std": np.mean(stds)}
+            covered = [float(np.mean(np.ravel(scores) <= norm.ppf(0.5 + level / 2))) for level in (*LEVELS, *CURVE)]
+            rows.append(row | {"coverage": dict(zip(map(str, LEVELS), covered, strict=False)), "curve": covered[3:]})
     return rows
 
 
-def covered(scores, level):
-    return float(np.mean(scores <= norm.ppf(0.5 + level / 2)))
-
-
 def format_table(rows):
-    header = ["pairs", "features", "temperature", "learner", *(f"{level:.0%}" for level in LEVELS), "error", "std"]
-    body = [
-        [f"{row['pairs']}", f"{row['features']}", f"{row['temperature']:g}", row["learner"]]
-        + [f"{value:.1%}" for value in row["coverage"].values()]
-        + [f"{row['error']:.2f}", f"{row['std']:.2f}"]
-        for row in rows
-    ]
-    widths = [max(map(len, column)) for column in zip(header, *body, strict=True)]
-    lines = ["  ".join(map(str.rjust, cells, widths)) for cells in (header, *body)]
-    return "\n".join(lines)
+    table = pd.DataFrame(rows)[["pairs", "features", "temperature", "learner"]]
+    for level in LEVELS:
+        table[f"{level:.0%}"] = [f"{row['coverage'][str(level)]:.1%}" for row in rows]
+    return table.assign(**{name: [f"{row[name]:.2f}" for row in rows] for name in ("error", "std")}).to_string(
+        index=False
+    )
 
 
 def draw(rows, path):
@@ -112,26 +88,23 @@ def draw(rows, path):
         for name in LEARNERS:
             curves = [row["curve"] for row in rows if (row["data"], row["learner"]) == (beside, name)]
             ax.plot(CURVE, np.mean(curves, axis=0), label=name)
-        ax.set(title=beside, xlabel="nominal coverage", xlim=(0, 1), ylim=(0, 1))
-    axes[0].set(ylabel="share of true margins inside")
+        ax.set(title=beside, xlabel="nominal coverage", ylabel="share of true margins inside", xlim=(0, 1), ylim=(0, 1))
     axes[0].legend(frameon=False, fontsize=8)
-    figure.tight_layout()
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=110, bbox_inches="tight")
     plt.close(figure)
 
 
 def main(size="small", picture=None, out=None):
-    """Run the benchmark, print its tables, and return a row a setting and learner."""
-    plan = SIZES[size]
-    start = time.perf_counter()
-    settings = {"logistic": list(product(plan["pairs"], plan["features"], plan["temperatures"]))}
-    beyond = [(*plan["beyond"], plan["temperatures"][0])]
-    rows = []
+    """Print the tables and return a row a setting and learner."""
+    pairs, features, temperatures, n_seeds, beyond = SIZES[size]
+    start, rows = time.perf_counter(), []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # what is left of a gap is in the standard deviation
         for beside in BESIDES:
-            rows += run(settings.get(beside, beyond), plan["seeds"], beside)
-            print(f"{beside}, {plan['seeds']} seeds x {N_TEST} fresh pairs:\n\n{format_table(rows_of(rows, beside))}\n")
+            cases = product(pairs, features, temperatures) if beside == "logistic" else [(*beyond, temperatures[0])]
+            found = run(list(cases), n_seeds, beside)
+            print(f"{beside}, {n_seeds} seeds x {N_TEST} fresh pairs:\n\n{format_table(found)}\n")
+            rows += found
     print(f"{time.perf_counter() - start:.0f} s")
     if picture:
         draw(rows, picture)
@@ -139,10 +112,6 @@ def main(size="small", picture=None, out=None):
         with open(out, "w", encoding="utf-8") as file:
             json.dump(rows, file, indent=2)
     return rows
-
-
-def rows_of(rows, beside):
-    return [row for row in rows if row["data"] == beside]
 
 
 if __name__ == "__main__":

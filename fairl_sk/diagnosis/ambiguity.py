@@ -116,18 +116,12 @@ def ambiguity(
     NotFittedError
         Before ``fit``.
     ValueError
-        For bad pairs or parameters, an estimator without linear heads, ``alpha=0``, outputs that all have the same
-        reward, or a fitted reward with a mean margin of 0 or less.
+        For bad input, other than linear heads, ``alpha=0``, equal rewards of all outputs, or a mean margin below 0.
 
     Notes
     -----
-    P reads the pairs alone, with equal weights: no ``sample_weight`` and no ``pointwise_weight`` of the fit.
-
-    With a max-entropy objective, a small ``alpha`` and ``tolerance = 1.92 / (n_pairs * log(2))``, a range is about the
-    95 % profile-likelihood interval of the output's reward.
-
-    Each end is found by sequential quadratic programming, with a smoothed hinge for max-margin. Lagrangian duality
-    bounds what was missed (`Ambiguity.gap`).
+    P reads the pairs with equal weights: no ``sample_weight`` and no pointwise loss. With max-entropy, a small
+    ``alpha`` and ``tolerance = 1.92 / (n_pairs * log(2))``, a range is about the 95 % profile-likelihood interval.
 
     Examples
     --------
@@ -145,11 +139,16 @@ def ambiguity(
     max_outputs = check_number("max_outputs", max_outputs, kind=Integral)
     estimator, X, outputs = split_pipeline(estimator, X, outputs)
     theta = linear_weights(estimator)
-    alpha = _check_alpha(estimator, alpha)
-    differences = oriented_differences(X, y, n_features=len(theta))
+    if alpha is None and estimator.alpha == 0:
+        raise ValueError("Found an estimator with alpha=0: nothing limits its reward. Expected alpha > 0: pass alpha.")
+    alpha = check_number("alpha", estimator.alpha if alpha is None else alpha)
+    differences = oriented_differences(X, y, estimator)
     required = required_of_pairs(estimator, failures_of(estimator, X, y, differences @ theta, failures))
-    centered = _centered_outputs(X if outputs is None else outputs, len(theta))
-    unit = _standard_deviation(centered @ theta)
+    outputs = check_pairs(X if outputs is None else outputs, estimator=estimator, reset=False).astype(np.float64)
+    centered = outputs.reshape(-1, len(theta)) - outputs.reshape(-1, len(theta)).mean(axis=0)
+    unit = float((centered @ theta).std())
+    if unit <= 1e-12 * np.linalg.norm(theta) * np.abs(outputs).max():
+        raise ValueError(f"The reward is the same for all {len(centered)} outputs. Expected outputs that differ.")
     directions, explained = _searched_directions(centered, differences, theta, n_components)
     nearby = _NearbyRewards(theta, differences, directions, required, tolerance, alpha, objective_of(estimator))
     rows = np.arange(len(centered))
@@ -285,39 +284,10 @@ def _searched_directions(centered, differences, theta, n_components):
     mean = differences.mean(axis=0)
     if mean @ theta <= 0:
         raise ValueError(
-            f"The fitted reward has a mean margin of {mean @ theta:.3g} on these pairs. Expected more than 0, which is "
-            "what rewards are compared at: check which class of y means that the first output is preferred."
+            f"The fitted reward has a mean margin of {mean @ theta:.3g} on these pairs. Expected more than 0: check "
+            "which class of y means that the first output is preferred."
         )
     _, sizes, axes = np.linalg.svd(centered, full_matrices=n_components >= len(theta))
     axes = axes[:n_components]
     explained = float((sizes[: len(axes)] ** 2).sum() / (sizes**2).sum())
     return axes.T @ null_space((axes @ mean)[None]), min(1.0, explained)
-
-
-def _centered_outputs(outputs, n_features):
-    outputs = check_pairs(outputs).astype(np.float64)
-    if outputs.shape[-1] != n_features:
-        raise ValueError(
-            f"Found outputs of {outputs.shape[-1]} features. Expected {n_features}, as the estimator was fitted on."
-        )
-    outputs = outputs.reshape(-1, n_features)
-    return outputs - outputs.mean(axis=0)
-
-
-def _standard_deviation(rewards):
-    unit = rewards.std()
-    if unit <= 1e-12 * max(1e-300, np.abs(rewards).max()) or len(rewards) < 2:
-        raise ValueError(
-            f"The fitted reward is the same for all {len(rewards)} outputs, so there is no unit to give ranges in. "
-            "Expected at least two outputs with different rewards: pass more outputs."
-        )
-    return float(unit)
-
-
-def _check_alpha(estimator, alpha):
-    if alpha is None and estimator.alpha == 0:
-        raise ValueError(
-            "Found an estimator with alpha=0: without a penalty nothing limits rewards where the pairs say nothing. "
-            "Expected alpha > 0: pass alpha, e.g. 1e-6."
-        )
-    return check_number("alpha", estimator.alpha if alpha is None else alpha)

@@ -1,11 +1,12 @@
 """Which linear rewards give every pair its required margin? For readers of Theorem 1 and of pairs without noise."""
 
+from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
+from sklearn.utils import check_array
 
 from ..pairs import check_pairs
-from .ambiguity import Ambiguity, ambiguity
 from .fitted import (
     check_failures,
     check_number,
@@ -18,7 +19,7 @@ from .fitted import (
 )
 from .polytope import Polytope
 
-__all__ = ["Ambiguity", "Ball", "FeasibleRewards", "Slack", "VolumeRatio", "ambiguity"]
+__all__ = ["Ball", "FeasibleRewards", "Slack", "VolumeRatio"]
 
 _TOL = 1e-6  # what a margin may be short by, as a share of the largest that the bound allows; HiGHS has 1e-7
 _MAX_VOLUME_FEATURES = 6  # beyond, Qhull takes long and loses digits
@@ -100,7 +101,8 @@ class FeasibleRewards:
     Notes
     -----
     The bound is on each weight, so that every question is a linear program (solved by HiGHS). It treats features
-    alike: scale them first (``StandardScaler``).
+    alike: scale them first (``StandardScaler``). Questions to an empty set raise a ValueError that names the slack, the
+    pairs in conflict and the remedies.
 
     References
     ----------
@@ -119,7 +121,7 @@ class FeasibleRewards:
     """
 
     def __init__(self, differences, required, bound):
-        self.differences = _check_differences(differences)
+        self.differences = check_array(differences, dtype=np.float64, input_name="differences")
         self.required = _check_required(required, len(self.differences))
         self.bound = check_number("bound", bound)
         # The polytope is in weights / bound and in shares of the largest margin that the bound allows a pair.
@@ -154,19 +156,18 @@ class FeasibleRewards:
         Returns
         -------
         FeasibleRewards
-
-        Raises
-        ------
-        ValueError
-            For bad pairs, outputs in place of pairs, a bad ``margin_fail``, mask or bound.
         """
         differences = oriented_differences(X, y)
         margin = check_number("margin", margin)
         failures = check_failures(failures, len(differences))
-        required = np.full(len(differences), margin)
-        if margin_fail is not None or failures.any():
-            required[failures] = _check_margin_fail(margin_fail, margin)
-        return cls(differences, required, bound)
+        if margin_fail is None and not failures.any():
+            return cls(differences, margin, bound)
+        if margin_fail is None or check_number("margin_fail", margin_fail) <= margin:
+            raise ValueError(
+                f"Found margin_fail={margin_fail} and margin={margin:g}. Expected margin_fail > margin, e.g. "
+                f"{2 * margin:g}: failures get the stricter constraint."
+            )
+        return cls(differences, np.where(failures, margin_fail, margin), bound)
 
     @classmethod
     def from_estimator(cls, estimator, X, y=None, *, failures=None, bound=None):
@@ -179,32 +180,23 @@ class FeasibleRewards:
         X, y
             Pairs, as for ``fit``.
         failures : array-like of shape (n_pairs,), bool, default=None
-            Pairs with ``margin_fail``. None: of a `FailureAwareIRL` those that its detector finds with the fitted
-            reward at the end of the curriculum, if its fit used any; of other estimators none.
+            Pairs with ``margin_fail``. None: those that a `FailureAwareIRL`'s detector finds with the fitted reward at
+            the end of the curriculum, if its fit used any. Detectors that need labels or a fit need the mask.
         bound : float > 0, default=None
             None: twice the largest weight of the fitted reward.
 
         Returns
         -------
         FeasibleRewards
-
-        Raises
-        ------
-        NotFittedError
-            Before ``fit``.
-        ValueError
-            For an estimator without linear heads or required margins, or whose detector needs labels or a fit of its
-            own (pass ``failures`` then); and as `from_pairs`.
         """
         estimator, X = split_pipeline(estimator, X)
         theta = linear_weights(estimator)
         if objective_of(estimator) != "max_margin":
             raise ValueError(
                 f"Found {type(estimator).__name__} with a max-entropy objective, which has no required margins. "
-                "Expected a max-margin one: fit with objective='max_margin', use from_pairs with a margin of your own, "
-                "or ambiguity, which takes both."
+                "Expected max-margin: use from_pairs with a margin of your own, or ambiguity, which takes both."
             )
-        differences = oriented_differences(X, y, n_features=len(theta))
+        differences = oriented_differences(X, y, estimator)
         failures = failures_of(estimator, X, y, differences @ theta, failures)
         largest = float(np.abs(theta).max())
         if bound is None and largest == 0:
@@ -226,9 +218,9 @@ class FeasibleRewards:
         -------
         bool or ndarray of shape (n_rewards,), bool
         """
-        theta = self._check_weights(theta)
-        inside = self._polytope.shortage(np.atleast_2d(theta) / self.bound) <= tol
-        return inside if theta.ndim == 2 else bool(inside[0])
+        weights = _check_weights(theta, "theta", self.differences.shape[1])
+        inside = self._polytope.shortage(weights / self.bound) <= tol
+        return inside if np.ndim(theta) == 2 else bool(inside[0])
 
     def chebyshev(self):
         """The largest ball inside the set: its center is a reward far from all limits.
@@ -237,41 +229,9 @@ class FeasibleRewards:
         -------
         Ball
             With a radius of 0 if the set has no interior.
-
-        Raises
-        ------
-        ValueError
-            If the set is empty; the message names the slack, the pairs in conflict and the remedies.
         """
         centre, radius = self._solved(self._polytope.largest_ball())
         return Ball(centre * self.bound, radius * self.bound)
-
-    def width(self, direction):
-        """Width of the set along a direction: how far apart two of its rewards can be.
-
-        Parameters
-        ----------
-        direction : array-like of shape (n_features,)
-            Of any length but 0; only its direction counts.
-
-        Returns
-        -------
-        width : float >= 0
-            Largest minus smallest component of the weights in that direction.
-
-        Raises
-        ------
-        ValueError
-            If the set is empty, or the direction is 0.
-        """
-        direction = self._check_weights(direction, "direction")
-        length = np.linalg.norm(direction)
-        if direction.ndim != 1 or length == 0:
-            raise ValueError(
-                f"Found a direction of shape {direction.shape} and length {length:g}. Expected one direction, shape "
-                f"({self.differences.shape[1]},), that is not 0."
-            )
-        return float(np.ptp(self.reward_range(direction[None] / length)))
 
     def reward_range(self, X):
         """Smallest and largest reward of outputs, or margin of pairs, over the set.
@@ -285,14 +245,9 @@ class FeasibleRewards:
         -------
         ranges : ndarray of shape (n_samples, 2) or (n_pairs, 2)
             Columns: smallest, largest. Rewards are without offset; of pairs R(first) - R(second).
-
-        Raises
-        ------
-        ValueError
-            If the set is empty, or the rows have another number of features.
         """
         X = check_pairs(X).astype(np.float64)
-        rows = self._check_weights(X[:, 0] - X[:, 1] if X.ndim == 3 else X, "X")
+        rows = _check_weights(X[:, 0] - X[:, 1] if X.ndim == 3 else X, "X", self.differences.shape[1])
         ends = [[row @ self._lowest(sign * row) for sign in (1, -1)] if row.any() else [0.0, 0.0] for row in rows]
         return np.array(ends)
 
@@ -325,12 +280,11 @@ class FeasibleRewards:
         return FeasibleRewards(self.differences, self.required - amount, self.bound)
 
     def smallest_bound(self):
-        """Smallest bound with which the set has a reward; below it the set is empty.
+        """Smallest bound with which the set has a reward; infinite if pairs contradict each other.
 
         Returns
         -------
         bound : float >= 0
-            Infinite if pairs contradict each other, so that no bound helps.
         """
         return self._polytope.smallest_box() * self.bound
 
@@ -368,20 +322,15 @@ class FeasibleRewards:
         theta : ndarray of shape (n_features,), or None
             Weights. None if there is none (up to ``tol`` of `contains`): each limit of the other set was tried.
         """
-        self._check_other(other)
+        _check_other(self, other)
         if self.slack().amount > 0:
             return None
-        theta = self.chebyshev().centre
-        if not other.contains(theta):
-            return theta
-        for limit in _limits_to_try(self, other):
-            theta = self._lowest(limit)
-            if not other.contains(theta):
-                return theta
-        return None
+        limits = _limits_to_try(self, other)
+        candidates = chain([self.chebyshev().centre], (self._lowest(limit) for limit in limits))
+        return next((theta for theta in candidates if not other.contains(theta)), None)
 
     def issubset(self, other):
-        """Whether every reward of this set is in another one: whether there is no `witness`. See `witness`.
+        """Whether every reward of this set is in another one, so that there is no `witness`. See `witness`.
 
         Returns
         -------
@@ -391,43 +340,20 @@ class FeasibleRewards:
         return self.witness(other) is None
 
     def volume_ratio(self, other):
-        """Share of this set's volume that is in another one, for up to 6 features.
-
-        Parameters
-        ----------
-        other : FeasibleRewards
-            Of as many features, e.g. the failure-aware set.
+        """Share of this set's volume that is in another one, for up to 6 features. See `witness`.
 
         Returns
         -------
         VolumeRatio
-
-        Raises
-        ------
-        ValueError
-            If this set is empty or flat, or there are more than 6 features.
         """
-        self._check_other(other)
+        _check_other(self, other)
         n_features = self.differences.shape[1]
-        if n_features > _MAX_VOLUME_FEATURES:
+        if n_features > _MAX_VOLUME_FEATURES or self.chebyshev().radius <= _TOL * self.bound:
             raise ValueError(
-                f"Found {n_features} features. Expected at most {_MAX_VOLUME_FEATURES} for a volume: reduce the "
-                "features first (PCA), or compare chebyshev() or reward_range()."
+                f"Found a set of {n_features} features that is flat or has too many. Expected an interior (Chebyshev "
+                f"radius above 0) and at most {_MAX_VOLUME_FEATURES} features: compare reward_range() instead."
             )
-        if self.chebyshev().radius <= _TOL * self.bound:
-            raise ValueError(
-                "The set is flat: it has rewards, but no volume (its Chebyshev radius is 0). Lower the required "
-                "margins, raise bound, or compare reward_range(), which needs no volume."
-            )
-        both = FeasibleRewards(
-            np.vstack([self.differences, other.differences]),
-            np.append(self.required, other.required),
-            min(self.bound, other.bound),
-        )
-        ratio = 0.0
-        if both.slack().amount == 0 and both.chebyshev().radius > _TOL * both.bound:
-            shrunk = (both.bound / self.bound) ** n_features
-            ratio = min(1.0, shrunk * both._polytope.volume() / self._polytope.volume())
+        ratio = self._polytope.share(other._polytope, self.bound / other.bound)
         return VolumeRatio(ratio, ratio, ratio)
 
     def _lowest(self, direction):
@@ -439,22 +365,18 @@ class FeasibleRewards:
             raise ValueError(_why_empty(self))
         return solution
 
-    def _check_weights(self, theta, name="theta"):
-        theta = np.asarray(theta, dtype=np.float64)
-        n_features = self.differences.shape[1]
-        if theta.ndim not in (1, 2) or theta.shape[-1] != n_features or not np.isfinite(theta).all():
-            raise ValueError(
-                f"Found {name} of shape {theta.shape}{'' if np.isfinite(theta).all() else ' with values not finite'}. "
-                f"Expected finite weights, shape ({n_features},) or (n_rewards, {n_features}), e.g. coef_."
-            )
-        return theta
 
-    def _check_other(self, other):
-        if not isinstance(other, FeasibleRewards) or other.differences.shape[1] != self.differences.shape[1]:
-            raise ValueError(
-                f"Found {other!r}. Expected FeasibleRewards of {self.differences.shape[1]} features, as this one is: "
-                "build both from the same features."
-            )
+def _check_weights(theta, name, n_features):
+    theta = check_array(np.atleast_2d(theta), dtype=np.float64, input_name=name)
+    if theta.shape[1] != n_features:
+        raise ValueError(f"Found {name} of {theta.shape[1]} features. Expected {n_features}.")
+    return theta
+
+
+def _check_other(one, other):
+    n_features = one.differences.shape[1]
+    if not isinstance(other, FeasibleRewards) or other.differences.shape[1] != n_features:
+        raise ValueError(f"Found {other!r}. Expected FeasibleRewards of {n_features} features.")
 
 
 def _limits_to_try(one, other):
@@ -482,37 +404,10 @@ def _why_empty(rewards):
     )
 
 
-def _check_differences(differences):
-    differences = np.asarray(differences, dtype=np.float64)
-    if differences.ndim != 2 or 0 in differences.shape or not np.isfinite(differences).all():
-        finite = "" if np.isfinite(differences).all() else " with values that are not finite"
-        raise ValueError(
-            f"Found differences of shape {differences.shape}{finite}. Expected finite numbers, shape (n_pairs, "
-            "n_features): features of the preferred minus the other output. from_pairs makes them from pairs."
-        )
-    return differences
-
-
 def _check_required(required, n_pairs):
     required = np.asarray(required, dtype=np.float64)
     if required.shape not in ((), (n_pairs,)) or not np.isfinite(required).all():
-        finite = "" if np.isfinite(required).all() else " with values that are not finite"
         raise ValueError(
-            f"Found required margins of shape {required.shape}{finite}. Expected a finite number, or one for each of "
-            f"the {n_pairs} pairs."
+            f"Found required margins {required}. Expected a finite number, or one for each of the {n_pairs} pairs."
         )
     return np.broadcast_to(required, (n_pairs,)).copy()
-
-
-def _check_margin_fail(margin_fail, margin):
-    if margin_fail is None:
-        raise ValueError(
-            "Found failures without margin_fail. Expected their required margin, above margin: 2 * margin."
-        )
-    margin_fail = check_number("margin_fail", margin_fail)
-    if margin_fail <= margin:
-        raise ValueError(
-            f"Found margin_fail={margin_fail:g} and margin={margin:g}. Expected margin_fail > margin: failures get the "
-            "stricter constraint."
-        )
-    return margin_fail

@@ -6,22 +6,15 @@ import numpy as np
 from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 
-from ..learning.failures import (
-    ConfirmedFailures,
-    LabelFailures,
-    MarginFailures,
-    NearTieFailures,
-    Round,
-    find_failures,
-)
+from ..learning import failures as detectors
 from ..learning.rows import preferred_first, signed_differences
 from ..pairs import check_pairs, preference_sign, stack_outputs
 
 _DETECTORS = {
-    "confirmed": ConfirmedFailures,
-    "labels": LabelFailures,
-    "margin": MarginFailures,
-    "near_ties": NearTieFailures,
+    "confirmed": detectors.ConfirmedFailures,
+    "labels": detectors.LabelFailures,
+    "margin": detectors.MarginFailures,
+    "near_ties": detectors.NearTieFailures,
 }
 
 
@@ -41,8 +34,8 @@ def linear_weights(estimator):
     if theta.ndim != 1:
         found = "no coef_" if theta.ndim == 0 else f"a coef_ of shape {theta.shape}"
         raise ValueError(
-            f"Found {type(estimator).__name__} with {found}. Expected one of this package's estimators with linear "
-            "heads (hidden_layer_sizes=()): only linear rewards can be searched."
+            f"Found {type(estimator).__name__} with {found}. Expected a linear reward: one of this package's "
+            "estimators with linear heads (hidden_layer_sizes=())."
         )
     return theta
 
@@ -60,17 +53,12 @@ def required_of_pairs(estimator, failures):
     return np.where(failures, factor * standard if strict is None else strict, standard)
 
 
-def oriented_differences(X, y, n_features=None):
+def oriented_differences(X, y, estimator=None):
     """Features of the preferred minus the other output of each pair, (n_pairs, n_features), float64."""
-    X = check_pairs(X)
+    X = check_pairs(X, estimator=estimator, reset=False)
     if X.ndim != 3:
         raise ValueError(
-            f"Found outputs, X of shape {X.shape}. Expected pairs, shape (n_pairs, 2, n_features): only pairs limit a "
-            "reward."
-        )
-    if n_features is not None and X.shape[2] != n_features:
-        raise ValueError(
-            f"Found pairs of {X.shape[2]} features. Expected {n_features}, as the estimator was fitted on."
+            f"Found outputs, X of shape {X.shape}. Expected pairs, (n_pairs, 2, n_features): only pairs limit a reward."
         )
     return signed_differences(X.astype(np.float64), preference_sign(y, len(X)))
 
@@ -90,26 +78,23 @@ def failures_of(estimator, X, y, margins, failures=None):
             f"Found an estimator with failures={estimator.failures!r}, which need labels, or a fit of their own. "
             "Expected the mask: pass failures, shape (n_pairs,), bool (all False for the standard set)."
         )
-    X = check_pairs(X)
+    last, sign = estimator.history_[-1], preference_sign(y, len(margins))
     if not any(row["n_sampled"] for row in estimator.history_):  # the fit used no failure
-        return np.zeros(len(X), dtype=bool)
-    sign = preference_sign(y, len(X))
-    last = Round(
+        return np.zeros(len(margins), dtype=bool)
+    state = detectors.Round(
         index=len(estimator.history_) - 1,
         progress=1.0,
-        threshold=estimator.history_[-1]["failure_threshold"],
+        threshold=last["failure_threshold"],
         margins=margins,
         rewards=lambda: preferred_first(estimator.decision_function(stack_outputs(X)).reshape(-1, 2), sign),
         output_labels=None,
     )
-    return find_failures(detector, last) > 0
+    return detectors.find_failures(detector, state) > 0
 
 
 def check_failures(failures, n_pairs):
     """A mask of failures, (n_pairs,), bool; None means that no pair is one."""
-    if failures is None:
-        return np.zeros(n_pairs, dtype=bool)
-    failures = np.asarray(failures)
+    failures = np.zeros(n_pairs, dtype=bool) if failures is None else np.asarray(failures)
     if failures.shape != (n_pairs,) or failures.dtype != bool:
         raise ValueError(
             f"Found failures of shape {failures.shape} and type {failures.dtype}. Expected one bool for each of the "
@@ -118,11 +103,11 @@ def check_failures(failures, n_pairs):
     return failures
 
 
-def check_number(name, value, *, low=0.0, kind=Real, allow_low=False):
-    """A finite number above ``low`` (or equal to it, with ``allow_low``); anything else is refused by its name."""
-    number = isinstance(value, kind) and not isinstance(value, bool)
-    if not number or not np.isfinite(value) or not (value > low or (allow_low and value == low)):
+def check_number(name, value, *, low=0.0, high=np.inf, kind=Real, allow_low=False):
+    """A finite number from ``low`` (itself excluded unless ``allow_low``) to ``high``; else an error that names it."""
+    number = isinstance(value, kind) and not isinstance(value, bool) and np.isfinite(value)
+    if not number or not (low < value <= high or (allow_low and value == low)):
         what = "a whole number" if kind is Integral else "a finite number"
         limit = "" if low == -np.inf else f" {'of at least' if allow_low else 'above'} {low:g}"
-        raise ValueError(f"Found {name}={value!r}. Expected {what}{limit}.")
+        raise ValueError(f"Found {name}={value!r}. Expected {what}{limit}{f' and at most {high:g}' * (high < np.inf)}.")
     return int(value) if kind is Integral else float(value)

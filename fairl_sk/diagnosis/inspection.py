@@ -19,6 +19,7 @@ from ..learning.rows import difference_scale, signed_differences
 from ..pairs import check_pairs, preference_sign, read_texts
 from .fitted import check_number, detector_of, split_pipeline
 
+_CONFIDENCE = 0.75
 _N_FOLDS = 5
 _ALPHA = 1e-3  # L2 strength of the held-out rewards, for differences of root mean squared length 1
 
@@ -31,19 +32,17 @@ def inspect_failures(
     texts=None,
     k=20,
     trajectory=True,
-    threshold=0.0,
-    confidence=0.75,
     sample_weight=None,
     output_labels=None,
     groups=None,
 ):
     r"""List the k pairs with the smallest margins, and say of each failure whether it looks like noise.
 
-    A pair fails if the reward's margin is at or below ``threshold``. Linear Bradley-Terry rewards, each fitted to other
-    pairs by cross-validation, then tell why. The reason is
+    A pair fails if the reward's margin is 0 or less. Linear Bradley-Terry rewards, each fitted to other pairs by
+    cross-validation, then tell why. The reason is
 
-    - ``"suspected noise"``: the preference was flipped, with a probability above ``confidence``;
-    - ``"error"``: the other pairs support the preference, with a probability above ``confidence``;
+    - ``"suspected noise"``: the preference was flipped, with a probability above 0.75;
+    - ``"error"``: the other pairs support the preference, with a probability above 0.75;
     - ``"ambiguity"``: neither;
     - ``"none"``: the pair does not fail.
 
@@ -62,10 +61,6 @@ def inspect_failures(
     trajectory : bool, default=True
         Whether to list the margins in each round of a `FailureAwareIRL`. This fits a clone of it to ``X`` and ``y``;
         with a fixed ``random_state`` and the rows of the first fit, the rounds are the same.
-    threshold : float, default=0.0
-        Margin at or below which a pair fails, in units of reward.
-    confidence : float in [0.5, 1], default=0.75
-        Larger: more failures are ambiguous.
     sample_weight : array-like of shape (n_pairs,), default=None
         Weights of the pairs, as in the fit.
     output_labels : array-like of shape (n_pairs, 2), default=None
@@ -90,7 +85,7 @@ def inspect_failures(
     ImportError
         If pandas is not installed.
     ValueError
-        For rows that are not pairs, bad ``k``, ``confidence``, ``groups`` or ``texts``, or one group only.
+        For rows that are not pairs, bad ``k``, ``groups`` or ``texts``, or one group only.
 
     Notes
     -----
@@ -124,8 +119,6 @@ def inspect_failures(
     check_is_fitted(estimator)
     X, texts = _check_rows(X, texts)
     k = check_number("k", k, kind=Integral)
-    if not 0.5 <= check_number("confidence", confidence) <= 1:
-        raise ValueError(f"Found confidence={confidence!r}. Expected a probability from 0.5 to 1.")
     sign = preference_sign(y, len(X), classes=None if y is None else getattr(estimator, "classes_", None))
     margins = sign * np.asarray(estimator.decision_function(X), dtype=np.float64)
     rows = np.argsort(margins, kind="stable")[:k]
@@ -135,8 +128,8 @@ def inspect_failures(
         table["other"] = np.where(sign > 0, texts[:, 1], texts[:, 0])[rows]
     weight = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
     support, noise = _support_and_noise(_held_out_margins(X, sign, weight, groups), weight)
-    failing = margins <= threshold
-    kinds = [failing & (noise > confidence), failing & (support > confidence), failing]
+    failing = margins <= 0
+    kinds = [failing & (noise > _CONFIDENCE), failing & (support > _CONFIDENCE), failing]
     table["margin"] = margins[rows]
     table["noise_probability"] = noise[rows]
     table["reason"] = np.select(kinds, ["suspected noise", "error", "ambiguity"], "none")[rows]
@@ -217,18 +210,7 @@ def _margins_of_rounds(learner, X, y, rows, sample_weight, output_labels):
 
 
 class _Recorder(BaseEstimator):
-    """A detector that finds what another one finds, and keeps the margins of some pairs.
-
-    Parameters
-    ----------
-    detector : object with ``detect``
-    rows : ndarray of shape (n_rows,), int
-
-    Attributes
-    ----------
-    margins_ : list of ndarray of shape (n_rows,)
-        One a round.
-    """
+    """A detector that finds what another one finds, and keeps the margins of some pairs in ``margins_``."""
 
     requires_labels = property(lambda self: getattr(self.detector, "requires_labels", False))
 

@@ -41,7 +41,7 @@ class Polytope:
         return self._minimize(cost, self.floors, last=unit)
 
     def smallest_box(self):
-        """The smallest t for which a point with ``|u_j| <= t`` satisfies all rows; infinite if none does."""
+        """The smallest t for which a point with ``|u_j| <= t`` satisfies all rows; infinite if no t does."""
         unit = self.floors.max()
         if unit <= 0:
             return 0.0
@@ -96,12 +96,21 @@ class Polytope:
         return np.unique(np.linspace(0, n_rows - 1, 4 * n_features).astype(int))
 
     def volume(self):
-        """Volume by Qhull, for polytopes with an interior; exact up to rounding."""
+        """Volume by Qhull, exact up to rounding; 0 if the polytope is flat or empty."""
+        ball = self.largest_ball()
+        if ball is None or ball[1] <= 1e-6:
+            return 0.0
         n_features = self.rows.shape[1]
-        limits = np.vstack([self.rows, np.eye(n_features), -np.eye(n_features)])
-        floors = np.append(self.floors, -np.ones(2 * n_features))
         if n_features == 1:
-            ends = floors / np.where(limits[:, 0] == 0, np.nan, limits[:, 0])
-            return float(np.nanmin(ends[limits[:, 0] < 0]) - np.nanmax(ends[limits[:, 0] > 0]))
-        corners = HalfspaceIntersection(np.column_stack([-limits, floors]), self.largest_ball()[0]).intersections
-        return float(ConvexHull(corners, qhull_options="QJ").volume)  # joggled, by about 1e-10: degenerate corners
+            return float(self.lowest([-1.0])[0] - self.lowest([1.0])[0])
+        box = np.vstack([np.eye(n_features), -np.eye(n_features)])
+        limits = [np.column_stack([-self.rows, self.floors]), np.column_stack([box, -np.ones(len(box))])]
+        corners = HalfspaceIntersection(np.vstack(limits), ball[0]).intersections
+        return float(ConvexHull(corners, qhull_options="QJ").volume)  # joggled by about 1e-10: corners may coincide
+
+    def share(self, other, scale):
+        """Share of the volume that is in another polytope, whose points are ``scale`` times as large."""
+        box = scale * np.vstack([np.eye(self.rows.shape[1]), -np.eye(self.rows.shape[1])])
+        rows = np.vstack([self.rows, scale * other.rows, box])
+        both = Polytope(rows, np.concatenate([self.floors, other.floors, -np.ones(len(box))]))
+        return min(1.0, both.volume() / self.volume())

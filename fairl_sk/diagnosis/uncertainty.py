@@ -53,40 +53,27 @@ class LaplaceReward(ClassifierMixin, BaseEstimator):
     ----------
     estimator_ : estimator
         The fitted learner. A `MaxEntropyIRL` that is not frozen is fitted with ``alpha_``.
-    coef_ : ndarray of shape (n_features,)
-        Its weights c.
-    intercept_ : float
-        Its offset, which has no standard deviation.
-    classes_ : ndarray of shape (2,)
-        Its two classes.
+    coef_, intercept_, classes_
+        Its weights c, offset (which has no standard deviation) and classes.
     covariance_ : ndarray of shape (n_features, n_features)
         :math:`T^2 \Sigma`, in squared units of reward.
     deviation_ : ndarray of shape (n_features,)
         :math:`T m - c`, in units of reward.
     centre_ : ndarray of shape (n_features,)
-        Mean features of the training outputs, by sample weight. Standard deviations of outputs are relative to it.
+        Mean features of the training outputs. Standard deviations of outputs are relative to it.
     temperature_ : float
-        T, in units of reward: that of a `MaxEntropyIRL`; of other learners the one that makes their reward most
-        probable under the posterior.
+        T: that of a `MaxEntropyIRL`; of others the one that makes their reward most probable under the posterior.
     prior_precision_ : float
         :math:`\rho`.
     alpha_ : float
         The penalty that equals this prior, :math:`\rho / (2 T^2 \sum_i w_i)`.
     n_features_in_ : int
         Number of features of an output.
-    feature_names_in_ : ndarray of shape (n_features,)
-        Names of the features, for tables.
-
-    See Also
-    --------
-    fairl_sk.diagnosis.ambiguity : The range of each output's reward over all rewards that fit nearly as well.
-    fairl_sk.metrics.bootstrap_interval : Intervals of a score, over the held-out groups.
 
     Notes
     -----
     Time grows as n_pairs * n_features ** 2. The posterior reads pairs and their ``sample_weight`` only, no pointwise
-    loss. It does not know of flipped preferences, of copies of rows, or of what the features cannot express: see the
-    measured coverage in the user guide.
+    loss. It does not know of flipped preferences, copies of rows, or what the features cannot express.
 
     References
     ----------
@@ -135,20 +122,15 @@ class LaplaceReward(ClassifierMixin, BaseEstimator):
         Raises
         ------
         ValueError
-            For bad rows or parameters, heads with hidden layers, estimators of other packages, ``prior="alpha"``
-            without a penalty that is a prior, or a reward that contradicts the pairs.
-        NotFittedError
-            For a frozen estimator that was not fitted.
+            For bad input, estimators without linear heads, ``prior="alpha"`` without a penalty that is a prior, or a
+            reward that contradicts the pairs.
         """
         self._validate_params()
         features = check_pairs(X, estimator=self)
         learner, frozen = self._learner()
         weight = _check_sample_weight(sample_weight, features, dtype=np.float64, ensure_non_negative=True)
-        if frozen and len(learner.coef_) != features.shape[-1]:
-            raise ValueError(
-                f"Found rows of {features.shape[-1]} features and a frozen estimator of {len(learner.coef_)}. Expected "
-                "the rows that it was fitted on, or others of the same features."
-            )
+        if frozen:
+            check_pairs(X, estimator=learner, reset=False)
         posterior = _Posterior(features, _sign(features, y, weight, learner.classes_ if frozen else None), weight)
         precision = self._precision(learner, posterior, weight.sum())
         if not frozen:
@@ -168,8 +150,7 @@ class LaplaceReward(ClassifierMixin, BaseEstimator):
         if not type(learner).__module__.startswith("fairl_sk.") or isinstance(learner, LaplaceReward):
             raise ValueError(
                 f"Found {type(learner).__name__} as estimator. Expected MaxEntropyIRL, MaxMarginIRL, FailureAwareIRL "
-                "or one of their searches; of a Pipeline, put LaplaceReward around the last step: "
-                "make_pipeline(features, LaplaceReward(MaxEntropyIRL()))."
+                "or one of their searches; with a Pipeline, put LaplaceReward around the last step."
             )
         if frozen:
             linear_weights(learner)
@@ -184,7 +165,7 @@ class LaplaceReward(ClassifierMixin, BaseEstimator):
         if hasattr(learner, "best_estimator_") or objective_of(learner) != "max_entropy":
             raise ValueError(
                 f"Found prior='alpha' with {type(learner).__name__}, whose penalty is no prior of log-odds. Expected "
-                "an estimator with a max-entropy objective, or prior='evidence'."
+                "a max-entropy objective, or prior='evidence'."
             )
         if learner.alpha == 0:
             raise ValueError("Found prior='alpha' with alpha=0, which is no prior. Expected alpha > 0, or 'evidence'.")
@@ -225,13 +206,6 @@ class LaplaceReward(ClassifierMixin, BaseEstimator):
         std : ndarray of shape (n_samples,) or (n_pairs,)
             Only with ``return_std``, in units of reward. Of outputs it is that of R(o) minus the mean reward of the
             training outputs, as pairs leave the offset open.
-
-        Raises
-        ------
-        NotFittedError
-            Before `fit`.
-        ValueError
-            For rows that `check_pairs` refuses.
         """
         check_is_fitted(self)
         rows = check_pairs(X, estimator=self, reset=False).astype(np.float64)
@@ -276,17 +250,16 @@ class LaplaceReward(ClassifierMixin, BaseEstimator):
         return np.stack([expit(-scaled), expit(scaled)], axis=1)
 
     def score(self, X, y=None, sample_weight=None):
-        """Accuracy of `predict`, a float in [0, 1]. See `FailureAwareIRL.score`.
+        """Accuracy of `predict`. See `FailureAwareIRL.score`.
 
         Parameters
         ----------
-        X : array-like of shape (n_pairs, 2, n_features) or (n_samples, n_features)
-        y : array-like of shape (n_pairs,) or (n_samples,), default=None
-        sample_weight : array-like of shape (n_pairs,) or (n_samples,), default=None
+        X, y, sample_weight
+            As in `fit`.
 
         Returns
         -------
-        accuracy : float
+        accuracy : float in [0, 1]
         """
         check_is_fitted(self)
         return self.estimator_.score(X, y, sample_weight=sample_weight)
@@ -370,17 +343,10 @@ class _Posterior:
 def _sign(X, y, weight, classes):
     """+1 where the first output is preferred (the output is desirable), else -1."""
     if y is None and X.ndim == 2:
-        raise ValueError(
-            "LaplaceReward requires y to be passed, but the target y is None. Only pairs, of shape (n_pairs, 2, "
-            "n_features), can do without: there None means that the first is preferred."
-        )
-    found = [] if y is None else distinct_labels(column_or_1d(y))
-    if len(found) > 2:
+        raise ValueError("LaplaceReward requires y to be passed, but the target y is None: only pairs can do without.")
+    if y is not None and len(found := distinct_labels(column_or_1d(y))) > 2:
         check_classification_targets(y)
-        raise ValueError(
-            f"Only binary classification is supported. Found {len(found)} classes, {found[:5].tolist()}. Expected two, "
-            "the larger meaning 'the first output is preferred' (for outputs: 'desirable')."
-        )
+        raise ValueError(f"Only binary classification is supported. Found {len(found)} classes, {found[:5].tolist()}.")
     sign = preference_sign(y, len(X), classes=classes)
     if y is not None and classes is None and len(np.unique(sign[weight > 0])) < 2:
         raise ValueError("Found one class only in y, among rows with a sample_weight above 0. Expected both classes.")
@@ -393,8 +359,8 @@ def _temperature_of(coef, mode, covariance):
     agreement = towards @ mode
     if agreement <= 0:
         raise ValueError(
-            "The learned reward points against the pairs of this fit, or is 0 everywhere, so that no temperature makes "
-            "log-odds of its margins. Expected a reward that orders the training pairs better than chance: lower alpha "
-            "or failure_weight, or, of a frozen estimator, check which class of y means that the first is preferred."
+            "The learned reward points against the pairs of this fit, or is 0 everywhere. Expected one that orders "
+            "them better than chance: lower alpha or failure_weight, or check which class of y means that the first "
+            "is preferred."
         )
     return float(towards @ coef / agreement)
