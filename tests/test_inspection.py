@@ -73,7 +73,7 @@ def test_folds_keep_groups_and_shared_outputs_together(noisy, reward):
     """Flipped pairs are suspected although their copies support them: all copies are in one fold."""
     copies = np.r_[np.arange(600), np.repeat(np.flatnonzero(noisy.flipped)[:20], 10)]
     X, y = noisy.data[copies], noisy.target[copies]
-    moved = X + 1e-6 * np.random.default_rng(0).normal(size=X.shape)  # no two outputs are equal
+    moved = X + 1e-3 * np.random.default_rng(0).normal(size=X.shape)  # no two outputs are equal
 
     def mean_noise(X, **options):
         table = inspect_failures(reward, X, y, k=len(X), trajectory=False, **options)
@@ -108,7 +108,7 @@ def test_the_trajectory_is_that_of_the_fit(noisy, failures):
     rounds = np.stack(table["trajectory"])
     assert rounds.shape == (600, len(reward.history_))
     middle = [row["margin_q50"] for row in reward.history_]
-    np.testing.assert_allclose(np.sort(rounds, axis=0)[300], middle, rtol=1e-6, atol=1e-9)
+    np.testing.assert_allclose(np.median(rounds, axis=0), middle, rtol=1e-6, atol=1e-9)
 
 
 def test_a_search_is_inspected_by_its_best_estimator(noisy):

@@ -6,16 +6,9 @@ import numpy as np
 from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 
-from ..learning import failures as detectors
+from ..learning.failures import Round, find_failures, make_detector
 from ..learning.rows import preferred_first, signed_differences
 from ..pairs import check_pairs, preference_sign, stack_outputs
-
-_DETECTORS = {
-    "confirmed": detectors.ConfirmedFailures,
-    "labels": detectors.LabelFailures,
-    "margin": detectors.MarginFailures,
-    "near_ties": detectors.NearTieFailures,
-}
 
 
 def split_pipeline(estimator, *inputs):
@@ -63,16 +56,11 @@ def oriented_differences(X, y, estimator=None):
     return signed_differences(X.astype(np.float64), preference_sign(y, len(X)))
 
 
-def detector_of(estimator):
-    """The detector of failures that a `FailureAwareIRL` was given by name or as an object."""
-    return _DETECTORS[estimator.failures]() if isinstance(estimator.failures, str) else estimator.failures
-
-
 def failures_of(estimator, X, y, margins, failures=None):
     """Mask of the failures: the given one, or what the estimator's detector finds with the fitted reward."""
     if failures is not None or not hasattr(estimator, "failures"):
         return check_failures(failures, len(margins))
-    detector = detector_of(estimator)
+    detector = make_detector(estimator.failures)
     if hasattr(detector, "fit") or getattr(detector, "requires_labels", False):
         raise ValueError(
             f"Found an estimator with failures={estimator.failures!r}, which need labels, or a fit of their own. "
@@ -81,7 +69,7 @@ def failures_of(estimator, X, y, margins, failures=None):
     last, sign = estimator.history_[-1], preference_sign(y, len(margins))
     if not any(row["n_sampled"] for row in estimator.history_):  # the fit used no failure
         return np.zeros(len(margins), dtype=bool)
-    state = detectors.Round(
+    state = Round(
         index=len(estimator.history_) - 1,
         progress=1.0,
         threshold=last["failure_threshold"],
@@ -89,7 +77,7 @@ def failures_of(estimator, X, y, margins, failures=None):
         rewards=lambda: preferred_first(estimator.decision_function(stack_outputs(X)).reshape(-1, 2), sign),
         output_labels=None,
     )
-    return detectors.find_failures(detector, state) > 0
+    return find_failures(detector, state) > 0
 
 
 def check_failures(failures, n_pairs):

@@ -14,10 +14,10 @@ from sklearn.model_selection import GroupKFold, cross_val_predict
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 
 from ..learning.estimators import FailureAwareIRL
-from ..learning.failures import find_failures
-from ..learning.rows import difference_scale, signed_differences
+from ..learning.failures import find_failures, make_detector
+from ..learning.rows import difference_scale, number_outputs, signed_differences
 from ..pairs import check_pairs, preference_sign, read_texts
-from .fitted import check_number, detector_of, split_pipeline
+from .fitted import check_number, split_pipeline
 
 _CONFIDENCE = 0.75
 _N_FOLDS = 5
@@ -194,14 +194,14 @@ def _support_and_noise(margins, weight):
 
 def _linked_pairs(X):
     """Group of each pair, (n_pairs,): pairs that share an output, directly or through other pairs, have the same."""
-    outputs = np.unique(X.reshape(-1, X.shape[-1]), axis=0, return_inverse=True)[1].reshape(-1, 2)
+    outputs = number_outputs(X)
     edges = coo_array((np.ones(len(outputs)), outputs.T), shape=(outputs.max() + 1,) * 2)
     return connected_components(edges, directed=False)[1][outputs[:, 0]]
 
 
 def _margins_of_rounds(learner, X, y, rows, sample_weight, output_labels):
     """Margins (n_rows, n_rounds) of some pairs in the rounds of a second fit."""
-    recorder = _Recorder(clone(detector_of(learner), safe=False), rows)
+    recorder = _Recorder(clone(make_detector(learner.failures), safe=False), rows)
     again = clone(learner).set_params(failures=recorder, verbose=0)
     with warnings.catch_warnings():  # the first fit has raised them
         warnings.simplefilter("ignore")
