@@ -115,9 +115,9 @@ def test_the_seed_decides(models, tokenizer):
         return generate_completions(models[0], PROMPTS, tokenizer=tokenizer, **SHORT, **options)
 
     assert (texts().texts == texts(random_state=0).texts).all()
-    assert (texts().texts != texts(random_state=1).texts).mean() > 0.5
+    assert (texts().texts != texts(random_state=1).texts).any()
     free = texts(random_state=None)
-    assert (free.texts != texts(random_state=None).texts).mean() > 0.5
+    assert (free.texts != texts(random_state=None).texts).any()
     assert (free.texts == texts(random_state=free.settings["seed"]).texts).all()
     assert (texts().texts[2] != texts().texts[4]).any()  # the prompt that occurs twice
 
@@ -394,11 +394,12 @@ def test_a_file_of_other_settings_is_not_continued(models, tokenizer, pairs, pat
 
 
 def test_batches_and_a_free_seed_do_continue_a_file(pairs, path):
-    found = pairs(path=path, random_state=None, batch_size=1)
+    options = {"path": path, "random_state": None, "min_new_tokens": 6}
+    found = pairs(**options, batch_size=1)
     path.write_text("".join(path.read_text().splitlines(keepends=True)[:4]))
-    assert_same(pairs(path=path, random_state=None, batch_size=1), found)
+    assert_same(pairs(**options, batch_size=1), found)
     path.write_text("".join(path.read_text().splitlines(keepends=True)[:4]))
-    assert len(pairs(path=path, random_state=None, batch_size=3).data) >= 10
+    assert len(pairs(**options, batch_size=3).data) == 12
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import torch
 
 from .. import __version__
 from ..features.encoder import TransformerEmbedder
-from ..features.loading import MODEL_LOCK, find_model, import_transformers, load_model, quiet_loading
+from ..features.loading import MODEL_LOCK, find_model, import_transformers, load_model, load_weights, quiet_loading
 from ..features.prompts import format_texts
 from ..messages import separate_prompt
 from ..pairs import read_texts
@@ -232,9 +232,9 @@ def _native_model(head, tokenizer, _):
 
     The offset goes into the last normalization's bias: weight @ (states + change) = weight @ states + offset.
     """
-    model = import_transformers().AutoModelForSequenceClassification.from_pretrained(
-        head.path, revision=head.revision, trust_remote_code=False, num_labels=1, dtype=torch.float32
-    )
+    model_class = import_transformers().AutoModelForSequenceClassification
+    options = {"unread": "score", "revision": head.revision, "num_labels": 1, "dtype": torch.float32}
+    model = load_weights(model_class, head.path, **options)
     norm = model.base_model.ln_f if hasattr(model.base_model, "ln_f") else model.base_model.final_layer_norm
     square = max(float(head.weight @ head.weight), 1e-300)
     with torch.no_grad():
@@ -244,7 +244,7 @@ def _native_model(head, tokenizer, _):
     if len(tokenizer) > model.get_input_embeddings().num_embeddings:
         model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     model.config.pad_token_id = tokenizer.pad_token_id
-    return model.eval()
+    return model
 
 
 def _custom_model(head, tokenizer, special):
@@ -375,8 +375,8 @@ def load_reward_model(folder):
 
     Raises
     ------
-    FileNotFoundError, ValueError
-        If there is no such folder, it is not an export of this package, or it lacks weights.
+    ValueError, OSError
+        If it is not an export of this package; if there is no such folder, or it lacks weights.
     """
     transformers, folder = import_transformers(), Path(folder)
     if not (folder / "config.json").exists():
@@ -388,18 +388,9 @@ def load_reward_model(folder):
         from .modeling_reward import RewardModel as model_class  # imports transformers
     else:
         model_class = transformers.AutoModelForSequenceClassification
-    with MODEL_LOCK, quiet_loading(str(folder)), torch.random.fork_rng(devices=[]):
-        model, report = model_class.from_pretrained(
-            folder, num_labels=1, output_loading_info=True, ignore_mismatched_sizes=True
-        )
-        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, config=model.config)
-    lost = sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))
-    if lost:
-        raise ValueError(
-            f"The weights in {folder} lack {', '.join(lost[:3])}, so that rewards would be random. Export again, and "
-            "copy the whole folder."
-        )
-    return model.eval(), tokenizer
+    model = load_weights(model_class, str(folder), num_labels=1)
+    with quiet_loading(str(folder)):
+        return model, transformers.AutoTokenizer.from_pretrained(folder, config=model.config)
 
 
 def _card(name, pipeline, record, encoder):

@@ -2,21 +2,20 @@
 
 import warnings
 from contextlib import contextmanager
-from hashlib import blake2b
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from ..device import torch_device
+from ..device import ran_out_of_memory, torch_device
 from ..features.loading import (
     DTYPES,
-    MODEL_LOCK,
+    checksum_of_files,
     count_positions,
     import_transformers,
     load_tokenizer,
-    quiet_loading,
+    load_weights,
     weights_sha256,
 )
 
@@ -64,19 +63,17 @@ class LanguageModel:
         """Checksum of a loaded model's weights or of a folder's files; of a model in the hub its id."""
         if self.module is not None:
             return weights_sha256(self.module)
-        digest = blake2b(self.path.encode() if not Path(self.path).is_dir() else b"", digest_size=16)
-        for file in sorted(file for pattern in _FILES for file in Path(self.path).glob(pattern)):
-            digest.update(file.name.encode())
-            with file.open("rb") as content:
-                while part := content.read(2**22):
-                    digest.update(part)
-        return digest.hexdigest()
+        folder = Path(self.path)
+        return (
+            checksum_of_files(folder, {f.name for p in _FILES for f in folder.glob(p)})
+            if folder.is_dir()
+            else self.path
+        )
 
     def find_tokenizer(self):
         """The tokenizer that lies with the model, or None."""
         try:
-            with MODEL_LOCK:
-                return load_tokenizer(self.path, None, "") if self.path else None
+            return load_tokenizer(self.path, None, "") if self.path else None
         except OSError:
             return None
 
@@ -132,7 +129,7 @@ class LanguageModel:
             try:
                 answers += self._generate(batch, settings, np.random.SeedSequence([seed, _ROLES.index(self.role), at]))
             except (RuntimeError, MemoryError) as error:
-                if not isinstance(error, MemoryError) and "memory" not in str(error) and "ALLOC" not in str(error):
+                if not ran_out_of_memory(error):
                     raise
                 if len(batch) == 1:
                     raise MemoryError(
@@ -168,17 +165,9 @@ def _load(path, dtype, device):
     transformers = import_transformers()
     if (Path(path) / "adapter_config.json").exists() and not transformers.utils.is_peft_available():
         raise ImportError(f"{path} holds a PEFT adapter, which needs peft: pip install peft.")
-    with MODEL_LOCK, quiet_loading(path), torch.random.fork_rng([]), warnings.catch_warnings():
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # what peft asks of transformers
-        module, report = transformers.AutoModelForCausalLM.from_pretrained(
-            path, dtype=dtype, trust_remote_code=False, output_loading_info=True
-        )
-    missing = sorted(report["missing_keys"])
-    if missing:
-        raise OSError(
-            f"The weights of {path} lack {len(missing)} of the model's parameters, {missing[0]} for one, which would "
-            "be random. Save the model again, as a causal language model, by model.save_pretrained(folder)."
-        )
+        module = load_weights(transformers.AutoModelForCausalLM, path, dtype=dtype)
     return module.requires_grad_(False).to(device)
 
 
@@ -207,8 +196,7 @@ def find_tokenizer(models, given):
     A ValueError if the first model has none, or if those of two models differ.
     """
     if given is not None:
-        with MODEL_LOCK:
-            return load_tokenizer(str(given), None, "") if isinstance(given, (str, Path)) else given
+        return load_tokenizer(str(given), None, "") if isinstance(given, (str, Path)) else given
     first, *others = (model.find_tokenizer() for model in models)
     if first is None:
         raise ValueError(
