@@ -104,8 +104,8 @@ def main(pairs=None, size="small", policy=None, out=None):
     prompts = list(dict.fromkeys(" ".join(text.split()[:4]) for text in texts))[: sizes["prompts"]]
     few, target = data.data[: sizes["pairs"]], data.target[: sizes["pairs"]]
     figures, rewards = {}, {}
-    with tempfile.TemporaryDirectory() as scratch:
-        scratch = Path(scratch)
+    with tempfile.TemporaryDirectory() as folder:
+        scratch = Path(folder)
         if policy is None:
             policy = scratch / "policy"
             train_base(texts[:2000], replace(plan, epochs=1e-9), policy)
@@ -123,11 +123,10 @@ def main(pairs=None, size="small", policy=None, out=None):
             figures[name]["least, s"] = least_seconds(encoder, completions)
             rewards[name] = pipeline.decision_function(texts[: sizes["texts"]])
             if encoder.dtype == "float32":  # in which a folder scores
-                compared = texts[: sizes["texts"]]
-                figures[name]["difference"] = compare_folder(pipeline, compared, scratch / f"{name}-reward")
+                figures[name]["difference"] = compare_folder(pipeline, texts[: sizes["texts"]], scratch / f"{name}-r")
     for name in ("minilm", "policy"):
-        half = f"{name}, bfloat16"
-        figures[half]["correlation"] = float(np.corrcoef(rewards[name], rewards[half])[0, 1])
+        correlation = float(np.corrcoef(rewards[name], rewards[f"{name}, bfloat16"])[0, 1])
+        figures[f"{name}, bfloat16"]["correlation"] = correlation
     aims = {
         "faster in batches": figures["generation"]["ratio"],
         **{f"share, {name}": figures[name]["share"] for name in encoders},
@@ -146,7 +145,7 @@ def main(pairs=None, size="small", policy=None, out=None):
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--pairs", help="ParaDetox as TSV")
+    parser.add_argument("--out", help="JSON of the figures")
     parser.add_argument("--size", choices=SIZES, default="small")
     parser.add_argument("--policy", help="folder of the base model that realign.py trained")
-    parser.add_argument("--out", help="write the figures as JSON")
     main(**vars(parser.parse_args()))

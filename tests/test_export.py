@@ -292,6 +292,8 @@ def test_a_folder_cannot_apply_a_prompt_template(folders, pairs, tmp_path):
         tokenizer.apply_chat_template(turns("not", "kind")[0], tokenize=False)
     with pytest.raises(ValueError, match="the pipeline's embedder was fitted with 'user"):
         RewardFunction(fitted, pairs, prompt_template="{output}")
+    ended = table(pairs).assign(prompt="you are\n\n")  # what TRL gives is the same text then: no warning
+    export_reward_model(embedding_reward(folders["gpt_neox"], ended), tmp_path / "ended", ended)
 
 
 def test_messages_are_scored_as_plain_texts_if_such_were_fitted(folders, pairs):
@@ -310,17 +312,6 @@ def test_messages_are_scored_as_plain_texts_if_such_were_fitted(folders, pairs):
         expected = pytest.approx(rewards_of(fitted, [text]), abs=1e-5)
         assert reward(prompts=["you are"], completions=["kind"]) == expected
         assert reward(prompts=[prompt], completions=[completion]) == expected
-
-
-def test_prompts_that_trl_would_glue_to_completions_are_warned_of(folders, pairs, tmp_path):
-    """The pipeline sets an empty line between the two; prompts that end in one are the same text either way."""
-    fitted = embedding_reward(folders["gpt_neox"], table(pairs))
-    with pytest.warns(UserWarning, match="read more than prompt . completion.*an empty line"):
-        export_reward_model(fitted, tmp_path / "apart", table(pairs))
-    ended = table(pairs).assign(prompt="you are\n\n")
-    model, tokenizer = load_reward_model(export_reward_model(fitted, tmp_path / "ended", ended))
-    expected = fitted.decision_function(pd.DataFrame({"prompt": ["you are"], "completion": ["kind"]}))
-    np.testing.assert_allclose(as_trl_scores(model, tokenizer, ["you are\n\n" + "kind"], 1), expected, atol=1e-4)
 
 
 # ------------------------------------------------------------------------------------- what is in a folder
@@ -690,14 +681,6 @@ def test_each_distinct_text_is_scored_once(tfidf, pairs, monkeypatch):
     assert sorted(seen) == ["fool", "kind"] and found[:2] == found[2:]
 
 
-def test_what_trl_passes_and_asks_for(tfidf, pairs):
-    reward = RewardFunction(tfidf, pairs, prompt_template="{output}", name="kindness")
-    image = [{"role": "user", "content": "kind", "image": object()}]  # JSON has no word for it
-    found = reward(prompts=["a", image], completions=["kind", "kind"], completion_ids=[[1]] * 2, column=["x"] * 2)
-    assert found[0] == found[1] and reward.__name__ == get_callable_name(reward) == "kindness"
-    assert get_callable_name(RewardFunction(tfidf, pairs, prompt_template="{output}")) == "FailureAwareIRL"
-
-
 def test_a_spawned_process_gives_the_same_rewards(bert, pairs):
     reward = RewardFunction(bert, pairs, prompt_template="{output}", name="kindness", clip="tanh")
     assert len(pickle.dumps(reward)) < 30_000
@@ -706,6 +689,9 @@ def test_a_spawned_process_gives_the_same_rewards(bert, pairs):
     with get_context("spawn").Pool(1) as pool:
         found = pool.apply(reward, kwds=call)
     assert found == pytest.approx(reward(**call), abs=1e-6)
+    image = [{"role": "user", "content": "kind", "image": object()}]  # JSON has no word for it
+    found = reward(prompts=["a", image], completions=["kind", "kind"], completion_ids=[[1]] * 2, column=["x"] * 2)
+    assert found[0] == found[1] and reward.__name__ == get_callable_name(reward) == "kindness"
 
 
 # ------------------------------------------------------------------------------------- in TRL's hands

@@ -17,7 +17,7 @@ import transformers
 from scipy.stats import chisquare
 from tiny_models import CHAT, SPECIAL, WORDS, make_model, make_tokenizer, save_model
 
-from fairl_sk.datasets import load_preferences, make_detox_preferences
+from fairl_sk.datasets import load_preferences
 from fairl_sk.generate import PAIR_KINDS, generate_completions, generate_preference_pairs, pair_kinds
 
 VOCABULARY = len(SPECIAL + WORDS)
@@ -199,6 +199,9 @@ def test_pairs_hold_what_each_model_says(models, tokenizer, pairs):
         said = generate_completions(model, PROMPTS, tokenizer=tokenizer, max_new_tokens=6, do_sample=False).texts[:, 0]
         np.testing.assert_array_equal(column, said[found.source_index])
     assert found.n_identical == 0 and found.kinds is None
+    with pytest.warns(UserWarning, match="Only .* of .* pairs are T->NT"):
+        kinds = pairs(reference=lambda texts: [len(text) - 20.5 for text in texts]).kinds
+    assert [row["kind"] for row in kinds] == list(PAIR_KINDS)
     drawn = pairs(min_new_tokens=6)
     assert list(drawn.prompt) == [prompt for prompt in PROMPTS for _ in range(2)] and len(set(drawn.groups)) == 5
 
@@ -257,15 +260,11 @@ def test_conversations_go_through_the_chat_template(models, tokenizer, tmp_path,
     assert_same(generate_preference_pairs(base, aligned, CHATS, **{**options, "tokenizer": None}), found)
 
 
-def test_prompts_come_in_any_sequence(pairs):
+def test_prompts_come_in_any_sequence_and_progress_is_shown_on_request(pairs, capfd):
     expected = pairs()
-    for prompts in (tuple(PROMPTS), np.array(PROMPTS), pd.Series(PROMPTS, index=range(6, 0, -1))):
+    column = datasets.Dataset.from_dict({"prompt": PROMPTS})["prompt"]
+    for prompts in (tuple(PROMPTS), np.array(PROMPTS), pd.Series(PROMPTS, index=range(6, 0, -1)), column):
         assert_same(pairs(prompts), expected)
-    assert_same(pairs(datasets.Dataset.from_dict({"prompt": PROMPTS})["prompt"]), expected)
-
-
-def test_progress_is_shown_on_request(pairs, capfd):
-    pairs()
     assert capfd.readouterr().err == ""
     pairs(verbose=True)
     assert "24/24" in capfd.readouterr().err
@@ -496,13 +495,6 @@ def test_kinds_are_counted_from_rejected_to_chosen():
     assert zero[2]["pairs"] == 200
 
 
-def test_kinds_of_the_corpus_are_those_it_was_made_with():
-    corpus = make_detox_preferences(300, random_state=0)
-    truth = dict(zip(corpus.data.ravel(), corpus.reference_reward.ravel(), strict=True))
-    kinds = pair_kinds(corpus.data, lambda texts: [truth[text] for text in texts], corpus.target)
-    assert [row["pairs"] for row in kinds] == [(corpus.kinds == kind).sum() for kind in PAIR_KINDS]
-
-
 @pytest.mark.parametrize(("n_toxic", "n_others"), [(99, 0), (100, 901)])
 def test_too_few_pairs_to_learn_from_are_warned_about(n_toxic, n_others):
     with pytest.warns(UserWarning, match=rf"Only {n_toxic} of {n_toxic + n_others} pairs are T->NT .* Add prompts"):
@@ -522,12 +514,6 @@ def test_too_few_pairs_to_learn_from_are_warned_about(n_toxic, n_others):
 def test_kinds_of_something_else(X, reference, message):
     with pytest.raises(ValueError, match=message):
         pair_kinds(X, reference)
-
-
-def test_generated_pairs_come_with_their_kinds(pairs):
-    with pytest.warns(UserWarning, match="Only .* of .* pairs are T->NT"):
-        found = pairs(reference=lambda texts: [len(text) - 20.5 for text in texts])
-    assert sum(row["pairs"] for row in found.kinds) == len(found.data)
 
 
 # ---------------------------------------------------------------------------------------------- bad input
