@@ -53,16 +53,14 @@ def measure(n_pairs, n_features, temperature, seed, learners, *, unit=1.0, noise
 
 
 def run(settings, n_seeds, beside):
-    """A row a setting and learner."""
     rows = []
-    for n_pairs, n_features, temperature in settings:
-        print(f"{beside}: {n_pairs} pairs, {n_features} features", file=sys.stderr)
-        learners = LEARNERS if temperature == settings[0][2] else MODES
-        case = (n_pairs, n_features, temperature)
+    for case in settings:
+        print(f"{beside}: pairs, features, temperature {case}", file=sys.stderr)
+        learners = LEARNERS if case[2] == settings[0][2] else MODES
         measured = [measure(*case, seed, learners, **BESIDES[beside]) for seed in range(n_seeds)]
         for found in zip(*measured, strict=True):  # of one learner, a seed each
             names, scores, errors, stds = zip(*found, strict=True)
-            row = {"data": beside, "pairs": n_pairs, "features": n_features, "temperature": temperature}
+            row = {"data": beside, **dict(zip(("pairs", "features", "temperature"), case, strict=True))}
             row |= {"learner": names[0], "error": np.mean(errors), "std": np.mean(stds)}
             covered = [float(np.mean(np.ravel(scores) <= norm.ppf(0.5 + level / 2))) for level in (*LEVELS, *CURVE)]
             rows.append(row | {"coverage": dict(zip(map(str, LEVELS), covered, strict=False)), "curve": covered[3:]})
