@@ -10,8 +10,8 @@ Alpha, the L2 strength, is chosen by cross-validation on the training pairs: one
 `pair_log_loss` (which does not depend on a reward's scale), ties to the stronger alpha. No ground truth takes part.
 ``C = 1 / (2 * alpha * n)`` for scikit-learn's learners. `FailureAwareIRL` takes the alpha that is best without
 failures; *objective chosen* takes the objective that is best without failures, too. Ablations take the alpha of
-`FailureAwareIRL`, *paper, labels* that of *paper*. Each seed chooses its own alpha. `FailureAwareIRLCV` searches by
-itself.
+`FailureAwareIRL`, *paper, labels* that of *paper*. Each seed chooses its own alpha; for *paper*, whose joint
+training is slow, the first seed chooses for all. `FailureAwareIRLCV` searches by itself.
 
 A seed draws the split, the data (a and b), the start and the samples of the learner. A figure is the mean over seeds
 with a 95 % t-interval, and so is its paired difference to the best standard learner: the one with the least loss in
@@ -46,7 +46,7 @@ def all_tasks(plan, regimes):
         learners = ABLATIONS if regime == "ablations" else LEARNERS
         for cell, name, seed in itertools.product(cells_of(regime, plan), learners, range(seeds)):
             task = Task(regime, cell, plan.first_seed + seed, name)
-            tasks |= dict.fromkeys([task, source_of(task) or task])
+            tasks |= dict.fromkeys([task, source_of(task, plan) or task])
     return list(tasks)
 
 
@@ -70,7 +70,7 @@ def run_tasks(study, plan, tasks, jobs):
     """Run what is not finished, ``jobs`` fits at once, those first that others take their alpha from."""
     path = study.path("results.jsonl")
     done = read_results(path, tasks)
-    sources = {task: source_of(task) for task in tasks if task not in done}
+    sources = {task: source_of(task, plan) for task in tasks if task not in done}
     run = delayed(run_task)
     with (
         open(path, "a", encoding="utf-8") as file,

@@ -53,6 +53,7 @@ class Learner:
     search: type | None = None  # this package's search that chooses alpha; None: fold by fold
     alpha: float | None = None  # fixed, not chosen
     alpha_of: str | None = None  # the learner whose alpha this one takes
+    once: bool = False  # slow: the first seed of a cell chooses alpha for all
     confirmed_weight: float = 1.0  # weight of the pairs that labels confirm (T->NT)
 
 
@@ -88,7 +89,7 @@ LEARNERS = {
     "linear SVM, differences": Learner(linear_svm, "differences", standard=True),
     UNTUNED: ours(MaxMarginIRL, alpha=UNTUNED_ALPHA),
     "logistic regression, outputs": logistic("outputs"),
-    "paper": ours(FailureAwareIRL.paper),
+    "paper": ours(FailureAwareIRL.paper, once=True),
     **{
         f"no failures, {o}": ours(FailureAwareIRL, {"objective": o, "failure_weight": 0.0}, search=FailureAwareIRLCV)
         for o in OBJECTIVES
@@ -155,10 +156,12 @@ def place_of(task):
     return task.cell.split(", ", 1) if task.regime == "ablations" else (task.regime, task.cell)
 
 
-def source_of(task):
+def source_of(task, plan):
     """The task whose alpha this one takes; None where it chooses its own or needs none."""
-    name = learner_of(task).alpha_of
-    return name and Task(*place_of(task), task.seed, name)
+    name = learner_of(task).alpha_of or task.learner
+    once = name in LEARNERS and LEARNERS[name].once
+    source = Task(*place_of(task), plan.first_seed if once else task.seed, name)
+    return None if source == task else source
 
 
 # ------------------------------------------------------------------------------------------------------ one fit
