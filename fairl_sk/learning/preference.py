@@ -187,7 +187,8 @@ class PreferenceIRL(ClassifierMixin, BaseEstimator):
         settings = replace(settings, schedule=replace(settings.schedule, detector=detector))
         settings = settle_pointwise_weight(problem, settings)
         name = type(self).__name__ if self.verbose else None
-        with few_threads(X.size):
+        n_values = self._batch_size(len(X)) * X[0].size if self._is_joint() else X.size
+        with few_threads(n_values):
             if self._is_joint():
                 heads = self._train_jointly(problem, settings, seed, generator, name)
             else:
@@ -199,6 +200,9 @@ class PreferenceIRL(ClassifierMixin, BaseEstimator):
         """Whether both heads are trained together, by Adam."""
         return bool(len(self.hidden_layer_sizes))
 
+    def _batch_size(self, n_rows):
+        return min(256 if self.batch_size == "auto" else self.batch_size, n_rows)
+
     def _train_in_two_stages(self, problem, settings, name):
         differences = problem.tensor(problem.differences, None)
         base = solve_base(problem, settings, differences)
@@ -208,10 +212,9 @@ class PreferenceIRL(ClassifierMixin, BaseEstimator):
         return base.head, heads[0]
 
     def _train_jointly(self, problem, settings, seed, generator, name):
-        batch_size = min(256 if self.batch_size == "auto" else self.batch_size, len(problem.X))
         layers = tuple(self.hidden_layer_sizes)
         *heads, self.history_ = train_jointly(
-            problem, settings, layers, batch_size, self.n_rounds, seed, generator, progress=name
+            problem, settings, layers, self._batch_size(len(problem.X)), self.n_rounds, seed, generator, progress=name
         )
         self.dual_gap_, self.n_iter_ = np.nan, self.n_rounds
         return heads
