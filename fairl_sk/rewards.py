@@ -15,37 +15,23 @@ hardly separates bad from worse. `describe` says which of them a figure is about
 """
 
 import inspect
-import pickle
-from functools import lru_cache
 from importlib.metadata import version
 from numbers import Integral
-from pathlib import Path
-from typing import Any, NamedTuple
 
 import joblib
 import numpy as np
-import torch
 from scipy.special import expit, logsumexp
 from sklearn.utils.validation import check_is_fitted
 from tqdm.auto import tqdm
 
 from .device import torch_device
-from .extras import import_extra
-from .features.batching import TokenizedTexts, pool_states, run_batches, warn_of_truncation
-from .features.loading import (
-    count_positions,
-    find_model,
-    load_tokenizer,
-    load_weights,
-    quiet_loading,
-    weights_sha256,
-)
+from .features.batching import TokenizedTexts, run_batches, warn_of_truncation
+from .features.classifiers import CATEGORY_NAMES, find_head, load_classifier, load_detoxify
+from .features.loading import find_model, weights_sha256
 
 __all__ = ["ClassifierReward", "DetoxifyReward", "EstimatorReward"]
 
 _VARIANTS = ("original", "unbiased", "multilingual", "original-small", "unbiased-small")  # of Detoxify
-_CATEGORY_NAMES = {"toxic": "toxicity", "severe_toxic": "severe_toxicity", "identity_hate": "identity_attack"}
-_PROBES = ["Well, is it?", "Well, is it? It is."]  # of two lengths
 _MAX_KNOWN = 100_000  # texts whose logits a loaded model keeps
 
 
@@ -121,19 +107,6 @@ def _to_reward(log_odds, desirable, output):
     return log_odds if output == "logit" else expit(log_odds) - 0.5
 
 
-class _Classifier(NamedTuple):
-    """A sequence classifier that is ready to score."""
-
-    name: str
-    revision: str | None
-    model: Any
-    tokenizer: Any
-    labels: list  # of the first logits; a head may have more
-    exclusive: bool  # whether softmax makes the probabilities, not the logistic function
-    longest: int  # tokens that the model can read
-    known: dict  # logits by text, end that was cut and length
-
-
 class _TransformerReward(_TextReward):
     """What rewards by a sequence classifier share. `_classifier` loads it, `_column` is the position of its label."""
 
@@ -157,24 +130,24 @@ class _TransformerReward(_TextReward):
 
     def _logits(self, texts):
         """Logits (n_texts, n_labels); the model runs on texts that it has not scored yet."""
-        known, n_labels = self._classifier.known, len(self._classifier.labels)
-        keys = [(text, self.truncation_side, self._longest()) for text in texts]
-        logits = {key: known[key] for key in keys if key in known}
-        new = [key for key in keys if key not in known]
-        for rows, values in self._run([text for text, *_ in new]) if new else ():
-            logits.update(zip([new[row] for row in rows], values[:, :n_labels], strict=True))
-        if len(known) + len(new) > _MAX_KNOWN:
-            known.clear()
-        known.update(list(logits.items())[-_MAX_KNOWN:])
+        classifier, length = self._classifier, self._longest()
+        keys = [(text, self.truncation_side, length) for text in texts]
+        logits = {key: classifier.known[key] for key in keys if key in classifier.known}
+        new = [key for key in keys if key not in logits]
+        for rows, values in self._run(classifier, [text for text, *_ in new], length) if new else ():
+            logits.update(zip([new[row] for row in rows], values[:, : len(classifier.labels)], strict=True))
+        if len(classifier.known) + len(new) > _MAX_KNOWN:
+            classifier.known.clear()
+        classifier.known.update(list(logits.items())[-_MAX_KNOWN:])
         return np.array([logits[key] for key in keys], dtype=np.float64)
 
-    def _run(self, texts):
-        classifier, device = self._classifier, torch_device(self.device)
-        how = {"max_length": self._longest(), "truncation_side": self.truncation_side}
+    def _run(self, classifier, texts, length):
+        how = {"max_length": length, "truncation_side": self.truncation_side}
         tokens = TokenizedTexts(classifier.tokenizer, texts, **how)
         tokens.check_vocabulary(classifier.model, classifier.name)
         warn_of_truncation(tokens.cut.sum(), len(texts), **how)
-        module, pool = _find_head(classifier.model)
+        module, pool = find_head(classifier.model)
+        device = torch_device(self.device)
         with tqdm(total=len(texts), desc=type(self).__name__, unit="text", disable=not self.verbose) as bar:
             for rows, logits in run_batches(module, tokens, pool, device, batch_tokens=self.batch_tokens):
                 yield rows, logits
@@ -202,53 +175,6 @@ class _TransformerReward(_TextReward):
             "attention": classifier.model.config._attn_implementation,
             "versions": {name: version(name) for name in ("torch", "transformers")},
         }
-
-
-def _prepare(name, revision, model, tokenizer, labels, exclusive, device):
-    """The parts as a `_Classifier`, if they belong together."""
-    text_config = model.config.get_text_config()
-    text_config.use_cache = False  # no keys and values for a next token
-    longest = min(tokenizer.model_max_length, count_positions(model))
-    tokens = TokenizedTexts(tokenizer, _PROBES, max_length=longest, truncation_side="right")
-    tokens.check_vocabulary(model, name)
-    module, pool = _find_head(model)
-    if module is not model:
-        text_config.pad_token_id = None  # its own class then reads the last token of a text alone
-    inputs = tokenizer([_PROBES[0]], truncation=True, max_length=longest, return_tensors="pt")
-    inputs = {key: inputs[key] for key in inputs if key in inspect.signature(model.forward).parameters}
-    ids, mask = tokens.pad(np.arange(len(_PROBES)))
-    with torch.inference_mode():
-        batch, alone = pool(module(input_ids=ids, attention_mask=mask.long()), mask), model(**inputs).logits
-    if not torch.allclose(batch[:1], alone, rtol=1e-3, atol=1e-3):
-        raise ValueError(
-            f"{name} gives other logits for padded token ids than for a text alone, of which it reads "
-            f"{', '.join(inputs)}. Expected a model that reads token ids and ignores padding: wrap this one into a "
-            "callable of your own, from texts to rewards."
-        )
-    return _Classifier(name, revision, model.to(device), tokenizer, list(labels), exclusive, longest, {})
-
-
-def _find_head(model):
-    """What to run, and how its output and the mask of tokens become logits (n_texts, n_labels).
-
-    The own class of a decoder reads the last token that is not the pad token, and fails where there is none. Here the
-    mask says which token is the last.
-    """
-    score = getattr(model, "score", None)
-    if not isinstance(score, torch.nn.Linear) or model.config.is_encoder_decoder:
-        return model, lambda output, mask: output.logits
-    return model.base_model, lambda output, mask: score(pool_states(output.last_hidden_state, mask, "last"))
-
-
-@lru_cache(maxsize=2)
-def load_classifier(path, revision, identity, device):
-    """Load a classifier once a process; the arguments are those of a `fairl_sk.features.loading.ModelSource`."""
-    transformers = import_extra("transformers", "text", "ClassifierReward")
-    model = load_weights(transformers.AutoModelForSequenceClassification, path, revision=revision, dtype=torch.float32)
-    config = model.config
-    exclusive = config.num_labels > 1 and config.problem_type != "multi_label_classification"
-    labels = [config.id2label[index] for index in range(config.num_labels)]
-    return _prepare(path, revision, model, load_tokenizer(path, revision, identity), labels, exclusive, device)
 
 
 class ClassifierReward(_TransformerReward):
@@ -328,63 +254,6 @@ class ClassifierReward(_TransformerReward):
         return _find_label(classifier.labels, self.label, f"the classifier {classifier.name}")
 
 
-@lru_cache(maxsize=2)
-def load_detoxify(variant, checkpoint, config_folder, device):
-    """Load a model of Detoxify once a process; see `DetoxifyReward`."""
-    transformers = import_extra("transformers", "toxicity", "DetoxifyReward")
-    name = f"Detoxify {checkpoint or variant}"
-    architecture, classes, weights = _read_checkpoint(variant, checkpoint, name)
-    n_logits = architecture.get("num_classes", len(classes))  # "unbiased" has 16, of which 7 have names
-    if n_logits < len(classes):
-        raise ValueError(f"{name} names {len(classes)} categories, but has {n_logits} logits.")
-    source = config_folder or architecture["model_type"]
-    remedy = (
-        f"Pass config_folder=..., a folder with config.json and the tokenizer files of {architecture['model_type']}."
-    )
-    with quiet_loading(f"{name} in the architecture {source}", remedy):
-        model_class = getattr(transformers, architecture["model_name"])
-        config = model_class.config_class.from_pretrained(source, num_labels=n_logits)
-        tokenizer = load_tokenizer(source, None, None)
-    options = {"config": config, "state_dict": weights, "dtype": torch.float32}
-    model = load_weights(model_class, None, name=name, remedy=remedy, **options)
-    return _prepare(name, None, model, tokenizer, classes, False, device)
-
-
-def _read_checkpoint(variant, checkpoint, name):
-    """Names of the architecture, names of the categories, and weights, from a checkpoint in Detoxify's format."""
-    if checkpoint is not None and not Path(checkpoint).is_file():
-        raise FileNotFoundError(f"There is no checkpoint {checkpoint} (looked in {Path.cwd()}).")
-    try:
-        options = {"map_location": "cpu", "weights_only": True}
-        saved = torch.load(checkpoint, **options) if checkpoint else _download(variant, **options)
-        architecture = saved["config"]["arch"]["args"]
-        named = [part for part in (saved["config"]["dataset"]["args"], architecture) if "classes" in part]
-        classes = [_CATEGORY_NAMES.get(category, category) for category in named[0]["classes"]]
-        return architecture, classes, saved["state_dict"]
-    except pickle.UnpicklingError as error:
-        raise ValueError(
-            f"{name} holds more than weights and plain values: loading it could run any code. If you trust its source, "
-            "load it by torch.load(..., weights_only=False), and save its config and state_dict alone."
-        ) from error
-    except (LookupError, TypeError) as error:
-        raise ValueError(
-            f"{name} is not in Detoxify's format, a dict with config.arch.args, config.dataset.args (one of which "
-            "names the classes) and state_dict. For a model of the hub, use ClassifierReward."
-        ) from error
-
-
-def _download(variant, **options):
-    url = import_extra("detoxify.detoxify", "toxicity", "DetoxifyReward").MODEL_URLS[variant]
-    try:
-        return torch.hub.load_state_dict_from_url(url, check_hash=True, **options)
-    except (OSError, RuntimeError) as error:  # no network, no room; another checksum
-        raise FileNotFoundError(
-            f"Could not download {url} ({error}). Download it where there is a network, and pass checkpoint='"
-            f"{url.rpartition('/')[2]}', and config_folder=... with the configuration and the tokenizer of its "
-            "architecture."
-        ) from error
-
-
 class DetoxifyReward(_TransformerReward):
     """Reward of a text by Detoxify: the log-odds that it is not toxic.
 
@@ -458,7 +327,7 @@ class DetoxifyReward(_TransformerReward):
     def _column(self):
         category = "toxicity" if self.category is None else str(self.category).casefold()
         classifier = self._classifier
-        return _find_label(classifier.labels, _CATEGORY_NAMES.get(category, category), classifier.name)
+        return _find_label(classifier.labels, CATEGORY_NAMES.get(category, category), classifier.name)
 
 
 class EstimatorReward(_TextReward):

@@ -441,11 +441,6 @@ def test_positions_behind_padding_count(tmp_path, kind, pad):
     assert TransformerEmbedder(tmp_path).fit().settings_["max_length"] == n_positions
 
 
-def test_a_model_without_positions_is_bound_by_nothing_else():
-    config = transformers.BloomConfig(vocab_size=30, hidden_size=16, n_layer=1, n_head=2)
-    assert loading.count_positions(transformers.AutoModel.from_config(config)) == 2**20
-
-
 def test_empty_texts_are_warned_of_and_texts_without_a_token_refused(models, tmp_path):
     for store in (tmp_path / "store", tmp_path / "store"):  # also where they come from the store
         with pytest.warns(UserWarning, match="^Found 2 empty texts") as caught:
@@ -627,26 +622,6 @@ def test_neither_loading_nor_embedding_makes_noise_or_needs_a_network(own, capfd
     assert not asked
 
 
-def test_parameters_count_as_they_are(models):
-    """Nothing of an earlier call stays."""
-    embedder = TransformerEmbedder(models["bert"]).fit()
-    embedder.transform(TEXTS)
-    for change in (
-        {"pooling": "max"},
-        {"layer": 1},
-        {"model": models["gpt2"]},
-        {"normalize": True},
-        {"dtype": "bfloat16"},
-    ):
-        embedder.set_params(**change)
-        expected = TransformerEmbedder(**embedder.get_params()).transform(TEXTS)
-        np.testing.assert_array_equal(embedder.transform(TEXTS), expected)
-    embedder.set_params(max_length=4)
-    with pytest.warns(UserWarning, match="than 4 tokens"):
-        embedder.transform(TEXTS)
-    assert embedder.set_params(max_length=None).transform([TEXTS[:2]]).shape == (1, 2, 16)
-
-
 def test_a_pickle_holds_no_weights_and_works_in_a_new_process(bert):
     embedder = TransformerEmbedder(bert)
     before = len(pickle.dumps(embedder.fit()))
@@ -783,17 +758,6 @@ def test_a_text_that_does_not_fit_is_an_error_that_says_so(bert, tmp_path):
     assert isinstance(caught.value.__cause__, torch.OutOfMemoryError)
 
 
-def test_any_other_error_of_the_model_passes(bert):
-    error = RuntimeError("mat1 and mat2 shapes cannot be multiplied")
-
-    def end(ids):
-        raise error
-
-    with forwards(bert, end), pytest.raises(RuntimeError) as caught:
-        TransformerEmbedder(bert).transform(TEXTS)
-    assert caught.value is error
-
-
 # -------------------------------------------------------------------------------------------- the store
 
 
@@ -835,7 +799,6 @@ def test_settings_share_nothing(models, tmp_path):
         [
             {"pooling": "max"},
             {"layer": 1},
-            {"dtype": "bfloat16"},
             {"max_length": 30},
             {"truncation_side": "right"},
             {"store_dtype": "float16"},
@@ -884,14 +847,6 @@ def test_a_chat_template_that_changes_is_noticed_and_its_texts_are_not_plain_one
     (chat / "chat_template.jinja").write_text("<s> {{ messages[0].content }} you")
     assert_close(embedder.transform(table), plain(chat, ["<s> thank you"], "last", add_special_tokens=False))
     assert len(EmbeddingStore(tmp_path / "store").list()) == 3
-
-
-def test_a_folder_that_moves_is_the_same_model(own, tmp_path):
-    TransformerEmbedder(own, store=tmp_path / "store").transform(TEXTS)
-    moved = shutil.move(own, tmp_path / "moved")
-    with forwards(moved) as shapes:
-        TransformerEmbedder(str(moved), store=str(tmp_path / "store")).transform(TEXTS)
-    assert shapes == []
 
 
 def test_a_search_embeds_each_text_once(bert, tmp_path):

@@ -170,7 +170,7 @@ def test_every_kind_of_toxicity_is_a_column(local, checkpoint):
         np.testing.assert_array_equal(reward(TEXTS), columns[same])
 
 
-def test_a_head_may_have_more_logits_than_names_but_not_fewer(tmp_path, architecture):
+def test_a_head_may_have_more_logits_than_names(tmp_path, architecture):
     """As "unbiased": 16 logits, 7 of them with names. "multilingual" has its names with the architecture."""
     named = [*JIGSAW, "sexual_explicit"]
     path = save_checkpoint(tmp_path / "wide.ckpt", architecture, config=detoxify_config(architecture, named, 16))
@@ -181,10 +181,6 @@ def test_a_head_may_have_more_logits_than_names_but_not_fewer(tmp_path, architec
     config = detoxify_config(architecture, ["toxicity"], 1, among="arch")
     path = save_checkpoint(tmp_path / "one.ckpt", architecture, config=config)
     assert list(DetoxifyReward(checkpoint=path).subtypes(TEXTS)) == ["toxicity"]
-    config["arch"]["args"] |= {"classes": ["toxicity", "insult"]}
-    torch.save({"config": config, "state_dict": {}}, tmp_path / "two.ckpt")
-    with pytest.raises(ValueError, match="names 2 categories, but has 1 logits"):
-        DetoxifyReward(checkpoint=tmp_path / "two.ckpt")(TEXTS)
 
 
 def test_an_unknown_category_or_variant_is_answered_with_the_known_ones(local):
@@ -304,15 +300,6 @@ def test_one_logit_needs_no_name_and_a_regression_has_no_probability(folder):
         ClassifierReward(path, None, desirable=True, output="probability")(TEXTS)
 
 
-def test_the_hubs_copy_of_detoxify_is_the_same_reward(folder, local, checkpoint, architecture):
-    names = {"id2label": dict(enumerate(JIGSAW)), "problem_type": "multi_label_classification"}
-    model = transformers.BertForSequenceClassification(tiny(transformers.BertConfig, **names))
-    model.load_state_dict(torch.load(checkpoint, weights_only=True)["state_dict"], strict=False)
-    model.save_pretrained(save_tokenizer(folder / "copy"))
-    rewards = ClassifierReward(folder / "copy", "toxic", desirable=False)(TEXTS)
-    np.testing.assert_allclose(rewards, DetoxifyReward(**local)(TEXTS), atol=1e-6)
-
-
 @pytest.mark.parametrize("label", ["rude", None])
 def test_an_unknown_label_is_answered_with_the_known_ones(classifier, label):
     with pytest.raises(ValueError, match="the classifier .* has the labels 'neutral', 'toxic'"):
@@ -370,15 +357,6 @@ def test_a_model_that_reads_what_is_not_handed_on_is_refused(folder):
     path = save_classifier(folder / "types", ["a", "b"], transformers.GPT2ForSequenceClassification)
     with pytest.raises(ValueError, match="types gives other logits.*token_type_ids.*callable"):
         ClassifierReward(path, "a", desirable=True)(TEXTS)
-
-
-def test_rewards_are_computed_in_single_precision(folder, classifier):
-    shutil.copytree(classifier, folder / "half")
-    model = transformers.AutoModelForSequenceClassification.from_pretrained(classifier, dtype=torch.float16)
-    model.save_pretrained(folder / "half")
-    reward = ClassifierReward(folder / "half", "toxic", desirable=False)
-    assert reward.describe()["dtype"] == "float32"
-    np.testing.assert_allclose(reward(TEXTS), ClassifierReward(classifier, "toxic", desirable=False)(TEXTS), rtol=0.05)
 
 
 # ---------------------------------------------------------------------------------- batches, length, state
@@ -472,8 +450,7 @@ def test_a_search_loads_once_and_scores_each_text_once(folder, monkeypatch, text
     search.fit(data.data, data.target)
     pickle.loads(pickle.dumps(scorer))(search.best_estimator_, data.data, data.target)  # as in the tasks of n_jobs
     ClassifierReward(classifier, "neutral", desirable=False, output="probability")(data.data[:, 0])
-    n_probes = len(texts) - len(set(data.data.ravel()))
-    assert rewards.load_classifier.cache_info().misses == 1 and len(set(texts)) == len(texts) and n_probes == 2
+    assert rewards.load_classifier.cache_info().misses == 1 and sorted(texts) == sorted(set(data.data.ravel()))
 
 
 def test_a_model_whose_files_change_is_loaded_anew(classifier, tmp_path):

@@ -7,7 +7,6 @@ import inspect
 import json
 import multiprocessing
 import os
-import pickle
 import resource
 import shutil
 import signal
@@ -127,13 +126,6 @@ def test_settings_keep_apart_what_depends_on_them(store):
     assert settings_id({"a": 1, "b": 2, "_note": 3}) == settings_id({"b": 2, "a": 1, "_note": 4})
 
 
-def test_a_pickle_holds_the_path_only(store):
-    texts = fill(store)
-    copy = pickle.loads(pickle.dumps(store))
-    assert len(pickle.dumps(store)) < 500
-    assert copy.read(SETTINGS, text_keys(texts))[0].all()
-
-
 def test_list_and_prune(store):
     fill(store, 300)
     fill(store, 20, settings={"model": "n", "_name": "a name", "store_dtype": "float16"})
@@ -151,17 +143,6 @@ def test_list_and_prune(store):
     assert store.read({"model": "n", "store_dtype": "float16"}, text_keys(["text 1"]))[0].all()
     with pytest.raises(StoreError, match="holds no settings"):
         EmbeddingStore(store.path / "none").prune(["x"])
-
-
-def test_pruned_room_is_used_again(store):
-    fill(store, 3000, 64)
-    size = (store.path / "data.mdb").stat().st_size
-    for model in "abcdef":
-        settings = {"model": model, "store_dtype": "float32"}
-        store.prune([row["id"] for row in store.list()])
-        texts = fill(store, 3000, 64, settings=settings)
-        assert store.read(settings, text_keys(texts))[0].all()
-    assert (store.path / "data.mdb").stat().st_size < 4 * size
 
 
 # ----------------------------------------------------------------------------------------- several at once
@@ -403,27 +384,6 @@ def test_a_folder_without_rights_is_read(store, monkeypatch):
             operation()
     with pytest.raises(StoreError, match="cannot be written"):
         fill(EmbeddingStore(store.path / "new"))
-
-
-@needs_mount
-def test_a_read_only_disk_is_read(store):
-    fill(store)
-    shown = output_of(
-        start(
-            """
-store, texts = EmbeddingStore(sys.argv[1]), [f"text {i}" for i in range(200)]
-np.testing.assert_array_equal(store.read(SETTINGS, text_keys(texts))[1], vectors(texts))
-for path in (store.path, store.path / "new"):
-    try:
-        EmbeddingStore(path).write(SETTINGS, text_keys(["new"]), vectors(["new"]))
-    except StoreError as error:
-        print(error)
-""",
-            store.path,
-            mount=f"mount --bind {store.path} {store.path}; mount -o remount,ro,bind {store.path}",
-        )
-    )
-    assert shown.count("\n") == 2 and shown.lower().count("read-only") == 2
 
 
 @needs_mount
