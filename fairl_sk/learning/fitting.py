@@ -6,6 +6,7 @@ for all of its candidates.
 
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -111,6 +112,11 @@ class Problem:
             return np.where(self.labels == 1, 1.0, -1.0)
         return np.stack([self.sign, -self.sign], axis=1)
 
+    @cached_property
+    def estimated_pointwise_weight(self):
+        """What ``pointwise_weight="auto"`` stands for."""
+        return estimate_weight(self.X, self.sign, self.weight, self.numbers, self.target_sides)
+
     def tensor(self, values, dtype=torch.float64):
         """A tensor of an array on the device; its own dtype if None."""
         return torch.from_numpy(np.ascontiguousarray(values)).to(self.device, dtype)
@@ -152,15 +158,13 @@ def prepare(X, sign, sample_weight, labels, recurrence_correlation, device):
     return Problem(X, sign, weight, numbers, labels, differences, scale, torch_device(device))
 
 
-def settle_pointwise_weight(problem, settings, estimate=None):
+def settle_pointwise_weight(problem, settings):
     """The settings with a number as ``pointwise_weight``.
 
     Parameters
     ----------
     problem : Problem
     settings : Settings
-    estimate : float, default=None
-        What ``"auto"`` stands for, if it is known.
 
     Returns
     -------
@@ -171,8 +175,7 @@ def settle_pointwise_weight(problem, settings, estimate=None):
         return replace(settings, pointwise_weight=0.0)
     if settings.pointwise_weight != "auto":
         return settings
-    if estimate is None:
-        estimate = estimate_weight(problem.X, problem.sign, problem.weight, problem.numbers, problem.target_sides)
+    estimate = problem.estimated_pointwise_weight
     schedule = replace(settings.schedule, weights=settings.schedule.weights / (1 + estimate))
     return replace(settings, pointwise_weight=estimate, schedule=schedule)
 

@@ -1,13 +1,14 @@
-"""How a search fits its candidates: what they share on a fold, rows, base paths and products, is computed once.
+"""How a search fits its candidates on a fold; read by `fairl_sk.learning.search_base`.
 
-The failure paths of all candidates that share a base path go through their rounds as columns of one product
-(`fairl_sk.learning.fitting.train_failures`, the step of a single fit). Joint training and fitted detectors go one by
-one.
+Candidates with the same base path share it, and their failure paths go through their rounds as columns of one matrix
+product (`fairl_sk.learning.fitting.train_failures`, as in a single fit). Joint training and detectors that are fitted
+share nothing: these candidates are fitted one by one.
 """
 
 import time
+from dataclasses import dataclass
 
-from sklearn.base import clone
+from sklearn.base import BaseEstimator, clone
 
 from .estimators import FailureAwareIRL
 from .fitting import prepare, settle_pointwise_weight, solve_base, train_failures
@@ -17,26 +18,29 @@ __all__ = ["Candidate", "Fold", "fit_candidates"]
 _MOST_COLUMNS = 64  # failure paths that train beside each other; their vectors take memory
 
 
+@dataclass
 class Candidate:
-    """An estimator to fit on a fold.
+    """An estimator to fit on a fold, and what became of it.
 
     Parameters
     ----------
+    number : int
+        Its row in the table of results.
     estimator : estimator
         Unfitted; it is not changed.
-
-    Attributes
-    ----------
-    fitted : estimator or None
+    fitted : estimator or None, default=None
         The fitted clone.
-    error : Exception or None
+    error : Exception or None, default=None
         Why it could not be fitted.
-    seconds : float
+    seconds : float, default=0.0
         Its share of the time of the fits.
     """
 
-    def __init__(self, estimator):
-        self.estimator, self.fitted, self.error, self.seconds = estimator, None, None, 0.0
+    number: int
+    estimator: BaseEstimator
+    fitted: BaseEstimator | None = None
+    error: Exception | None = None
+    seconds: float = 0.0
 
     @property
     def trains_alone(self):
@@ -60,23 +64,20 @@ class Fold:
     def __init__(self, X, sign, sample_weight, output_labels, y, classes):
         self.X, self.sign, self.sample_weight = X, sign, sample_weight
         self.output_labels, self.y, self.classes = output_labels, y, classes
-        self._problems, self._pointwise = {}, {}
+        self._problems = {}
 
-    def problem(self, estimator, settings):
-        """The prepared rows, and the settings with a number as pointwise weight."""
-        labels = estimator._check_labels(
-            self.output_labels, self.X.shape, settings.schedule.detector, self.sample_weight
-        )
-        key = settings.recurrence_correlation, labels is not None, estimator.device
+    def problem(self, estimator):
+        """The prepared rows, the same for all estimators that read the same, and the estimator's settings."""
+        settings = estimator._settings()
+        detector = settings.schedule.detector
+        labels = estimator._check_labels(self.output_labels, self.X.shape, detector, self.sample_weight)
+        key = settings.recurrence_correlation, labels is not None
         if key not in self._problems:
             self._problems[key] = prepare(
                 self.X, self.sign, self.sample_weight, labels, settings.recurrence_correlation, estimator.device
             )
         problem = self._problems[key]
-        if settings.pointwise_weight == "auto" and problem.is_paired:
-            if key not in self._pointwise:
-                self._pointwise[key] = settle_pointwise_weight(problem, settings).pointwise_weight
-        return problem, settle_pointwise_weight(problem, settings, self._pointwise.get(key))
+        return problem, settle_pointwise_weight(problem, settings)
 
 
 def fit_candidates(candidates, fold):
@@ -85,27 +86,26 @@ def fit_candidates(candidates, fold):
     Parameters
     ----------
     candidates : list of Candidate
-        They get ``fitted`` or ``error``.
     fold : Fold
 
     Yields
     ------
-    finished : list of Candidate
-        As they are finished, so that a caller can score and drop them.
+    finished : Candidate
+        With ``fitted`` or ``error``, so that a caller can score it and drop it.
     """
     groups = {}
     for candidate in candidates:
         if candidate.trains_alone:
-            yield [_fit_alone(candidate, fold)]
+            yield _fit_alone(candidate, fold)
             continue
         try:
-            problem, settings = fold.problem(candidate.estimator, candidate.estimator._settings())
-        except (ValueError, TypeError) as error:
+            problem, settings = fold.problem(clone(candidate.estimator))  # a detector may remember what it saw
+        except Exception as error:
             candidate.error = error
-            yield [candidate]
+            yield candidate
             continue
-        base = (id(problem), settings.objective, settings.required, settings.alpha, settings.pointwise_weight)
-        base += (settings.tol, settings.max_iter)
+        base = id(problem), settings.objective, settings.required, settings.alpha, settings.pointwise_weight
+        base += settings.tol, settings.max_iter
         groups.setdefault(base, []).append((candidate, problem, settings))
     for members in groups.values():
         yield from _fit_on_one_base(members, fold)
@@ -119,24 +119,23 @@ def _fit_on_one_base(members, fold):
     base = solve_base(problem, settings, differences)
     base_seconds = (time.perf_counter() - start) / len(members)
     groups = {}
-    for member in members:
-        path, n_rounds = member[2], member[0].estimator.n_rounds
-        groups.setdefault((path.alpha_fail, path.learning_rate, n_rounds), []).append(member)
+    for candidate, _, path in members:
+        steps = path.alpha_fail, path.learning_rate, candidate.estimator.n_rounds
+        groups.setdefault(steps, []).append((candidate, path))
     for (*_, n_rounds), group in groups.items():
         for begin in range(0, len(group), _MOST_COLUMNS):
-            columns, start = group[begin : begin + _MOST_COLUMNS], time.perf_counter()
-            paths = [path for _, _, path in columns]
+            start = time.perf_counter()
+            columns, paths = zip(*group[begin : begin + _MOST_COLUMNS], strict=True)
             n_rounds = 1 if all(path.schedule.is_idle for path in paths) else n_rounds
             try:
                 heads, _ = train_failures(problem, paths, base, differences, n_rounds, record=False)
-            except ValueError:  # a detector's answer; one by one it is known whose
-                yield from ([_fit_alone(candidate, fold)] for candidate, _, _ in columns)
+            except Exception:  # of a detector: one by one it is known whose
+                yield from (_fit_alone(candidate, fold) for candidate in columns)
                 continue
             seconds = base_seconds + (time.perf_counter() - start) / len(columns)
-            for (candidate, _, path), head in zip(columns, heads, strict=True):
-                _keep(candidate, fold, problem, path, base, head)
+            for candidate, path, head in zip(columns, paths, heads, strict=True):
                 candidate.seconds = seconds
-            yield [candidate for candidate, _, _ in columns]
+                yield _keep(candidate, fold, problem, path, base, head)
 
 
 def _keep(candidate, fold, problem, settings, base, head):
@@ -146,10 +145,10 @@ def _keep(candidate, fold, problem, settings, base, head):
     fitted.dual_gap_, fitted.n_iter_ = base.gap, base.n_iter
     try:
         fitted._keep(problem, settings, (base.head, head))
+        candidate.fitted = fitted
     except ValueError as error:
         candidate.error = error
-    else:
-        candidate.fitted = fitted
+    return candidate
 
 
 def _fit_alone(candidate, fold):
@@ -157,7 +156,6 @@ def _fit_alone(candidate, fold):
     labels = {"output_labels": fold.output_labels} if isinstance(candidate.estimator, FailureAwareIRL) else {}
     try:
         candidate.fitted = clone(candidate.estimator).fit(fold.X, fold.y, fold.sample_weight, **labels)
-        candidate.error = None
     except Exception as error:
         candidate.error = error
     candidate.seconds = time.perf_counter() - start

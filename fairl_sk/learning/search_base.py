@@ -6,17 +6,15 @@ from numbers import Real
 
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin, clone
-from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import check_scoring
 from sklearn.model_selection import GroupKFold, ParameterGrid, check_cv
-from sklearn.utils import _safe_indexing
 from sklearn.utils.metadata_routing import (
     MetadataRouter,
     MethodMapping,
-    _routing_enabled,  # private: what scikit-learn's own searches ask
+    _routing_enabled,  # private, as _check_method_params: what scikit-learn's own searches use
     process_routing,
 )
-from sklearn.utils.validation import _check_sample_weight, check_is_fitted
+from sklearn.utils.validation import _check_method_params, _check_sample_weight, check_is_fitted
 from tqdm.auto import tqdm
 
 from ..metrics import check_split
@@ -34,60 +32,42 @@ _FIXED = ("device", "random_state", "verbose")
 
 
 class SearchCV(ClassifierMixin, BaseEstimator):
-    """Base class of the searches. A subclass names its ``_estimator_class``."""
+    """Base class of the searches: the best estimator predicts. A subclass names its ``_estimator_class``."""
 
-    def decision_function(self, X):
-        """Reward of outputs, or margin of pairs, by the best estimator. See `FailureAwareIRL.decision_function`.
+    def _keep_parameters(self, parameters):
+        """Keep the arguments of ``__init__`` under their names, as scikit-learn asks."""
+        vars(self).update({name: value for name, value in parameters.items() if name != "self"})
 
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features) or (n_pairs, 2, n_features)
-
-        Returns
-        -------
-        reward : ndarray of shape (n_samples,) or (n_pairs,)
-        """
-        return self._best().decision_function(X)
-
-    def predict(self, X):
-        """Class of each row, by the best estimator. See `FailureAwareIRL.predict`.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features) or (n_pairs, 2, n_features)
-
-        Returns
-        -------
-        y : ndarray of shape (n_samples,) or (n_pairs,)
-        """
-        return self._best().predict(X)
-
-    def predict_proba(self, X):
-        """Probability of each class, by the best estimator. See `FailureAwareIRL.predict_proba`.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features) or (n_pairs, 2, n_features)
-
-        Returns
-        -------
-        probabilities : ndarray of shape (n_samples, 2) or (n_pairs, 2)
-        """
-        return self._best().predict_proba(X)
-
-    def score(self, X, y=None, sample_weight=None):
-        """Accuracy of the best estimator, whatever ``scoring`` says. See `FailureAwareIRL.score`.
+    def fit(self, X, y=None, sample_weight=None, groups=None):
+        """Try all candidates on all folds, and fit the best. See `FailureAwareIRLCV.fit`.
 
         Parameters
         ----------
         X : array-like of shape (n_pairs, 2, n_features) or (n_samples, n_features)
         y : array-like of shape (n_pairs,) or (n_samples,), default=None
         sample_weight : array-like of shape (n_pairs,) or (n_samples,), default=None
+        groups : array-like of shape (n_pairs,) or (n_samples,), default=None
 
         Returns
         -------
-        accuracy : float in [0, 1]
+        self : object
         """
+        return self._fit(X, y, sample_weight, None, groups)
+
+    def decision_function(self, X):
+        """Reward of outputs, or margin of pairs. See `fairl_sk.FailureAwareIRL.decision_function`."""
+        return self._best().decision_function(X)
+
+    def predict(self, X):
+        """Class of each row. See `fairl_sk.FailureAwareIRL.predict`."""
+        return self._best().predict(X)
+
+    def predict_proba(self, X):
+        """Probability of each class. See `fairl_sk.FailureAwareIRL.predict_proba`."""
+        return self._best().predict_proba(X)
+
+    def score(self, X, y=None, sample_weight=None):
+        """Accuracy, whatever ``scoring`` says. See `fairl_sk.FailureAwareIRL.score`."""
         return self._best().score(X, y, sample_weight)
 
     def _best(self):
@@ -102,67 +82,59 @@ class SearchCV(ClassifierMixin, BaseEstimator):
     # --------------------------------------------------------------------------------------------- fitting
 
     def _fit(self, X, y, sample_weight, output_labels, groups):
-        for name in [name for name in vars(self) if name.endswith("_")]:
+        """Search. An error leaves everything as it was; an interrupt keeps the finished folds."""
+        before = dict(vars(self))
+        for name in [name for name in before if name.endswith("_")]:
             delattr(self, name)
+        try:
+            self._search(X, y, sample_weight, output_labels, groups)
+        except BaseException as error:
+            if not isinstance(error, KeyboardInterrupt) or not hasattr(self, "cv_results_"):
+                vars(self).clear()
+                vars(self).update(before)
+            raise
+        return self
+
+    def _search(self, X, y, sample_weight, output_labels, groups):
         params, estimators = self._candidates()
+        given = X
         X, sign = self._check_rows(X, y, estimators[0])
         weight = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
         y, labels = (None if values is None else np.asarray(values) for values in (y, output_labels))
         routed = self._routed(sample_weight, output_labels, groups)
         splits = self._splits(X, y, sign, weight, groups, routed["splitter"])
         scorer = check_scoring(estimators[0], scoring=self.scoring, raise_exc=self.error_score == "raise")
-        params_of_score = dict(routed["scorer"])
+        score_params = routed["scorer"]
         if self.scoring is None and sample_weight is not None:
-            params_of_score["sample_weight"] = weight
+            score_params = {"sample_weight": weight}
         results = SearchResults(params, len(splits), self.error_score)
-        with tqdm(total=len(params) * len(splits), desc=type(self).__name__, disable=not self.verbose) as bar:
-            for number, (train, test) in enumerate(splits):
-                rows = X[train], sign[train], weight[train]
-                fold = Fold(*rows, *(None if a is None else a[train] for a in (labels, y)), self.classes_)
-                score = _Scorer(scorer, X[test], None if y is None else y[test], params_of_score, test)
-                try:
-                    with few_threads(X.size):
-                        self._run_fold(estimators, fold, score, results, number, bar)
-                except KeyboardInterrupt:
-                    self._keep_finished_folds(results, number)
-                    raise
-        results.warn_of_failures()
+        total = len(params) * len(splits)
+        try:
+            with (
+                few_threads(X.size),
+                tqdm(total=total, desc=type(self).__name__, unit="fit", disable=not self.verbose) as bar,
+            ):
+                for train, test in splits:
+                    rows = X[train], sign[train], weight[train]
+                    fold = Fold(*rows, *(None if a is None else a[train] for a in (labels, y)), self.classes_)
+                    score = _on_fold(scorer, X, y, score_params, test)
+                    _run_fold(estimators, fold, score, results, bar)
+        except KeyboardInterrupt:
+            self._keep_finished_folds(results)
+            raise
+        results.warn(max(estimator.tol for estimator in estimators))
         self._keep_table(results)
-        self._refit(results, estimators, X, y, weight, labels)
-        return self
+        self._refit(results, estimators, given, y, weight, labels)
 
-    def _run_fold(self, estimators, fold, score, results, number, bar):
-        """Fit and score all candidates on a fold."""
-        candidates = [Candidate(estimator) for estimator in estimators]
-        gaps = []
-        for finished in fit_candidates(candidates, fold):
-            for candidate in finished:
-                row = candidates.index(candidate)
-                if candidate.error is not None:
-                    results.fail(row, number, candidate.error)
-                else:
-                    gaps.append(candidate.fitted.dual_gap_)
-                    start = time.perf_counter()
-                    try:
-                        scores = score(candidate.fitted)
-                    except Exception as error:
-                        results.fail(row, number, error)
-                    else:
-                        results.add(row, number, scores, candidate.seconds, time.perf_counter() - start)
-                candidate.fitted = None
-            bar.update(len(finished))
-        _warn_of_gaps(gaps, max(estimator.tol for estimator in estimators))
-
-    def _keep_finished_folds(self, results, n_finished):
+    def _keep_finished_folds(self, results):
         """After an interrupt: the results of the finished folds, and no best estimator."""
-        if n_finished:
-            results.interrupt(n_finished)
+        if results.n_finished:
             self._keep_table(results)
             warnings.warn(
-                f"Interrupted with {n_finished} of {results.n_folds} folds finished. Their scores are kept in "
+                f"Interrupted with {results.n_finished} of {results.n_folds} folds finished. Their scores are kept in "
                 "cv_results_. There is no best_estimator_: fit again.",
                 UserWarning,
-                stacklevel=4,
+                stacklevel=5,
             )
 
     def _keep_table(self, results):
@@ -172,24 +144,24 @@ class SearchCV(ClassifierMixin, BaseEstimator):
     def _refit(self, results, estimators, X, y, weight, labels):
         """Choose, and fit the best candidate on all rows."""
         if callable(self.refit):
-            self.best_index_ = int(self.refit(self.cv_results_))
-        elif results.names == ["score"] or self.refit:
-            name = "score" if results.names == ["score"] else self.refit
+            self.best_index_ = _check_index(self.refit(self.cv_results_), len(results.params))
+        else:
             _check_choice(self.refit, results.names)
+            name = self.refit if self.multimetric_ else "score"
+            if not name:
+                return
             self.best_index_ = results.best(name)
             self.best_score_ = float(results.of(name)[self.best_index_].mean())
-        else:
-            return
         self.best_params_ = results.params[self.best_index_]
-        if self.refit is False:
+        if not self.refit:
             return
         start = time.perf_counter()
         best = clone(estimators[self.best_index_]).set_params(verbose=self.verbose)
         self.best_estimator_ = best._fit(X, y, weight, labels)
         self.refit_time_ = time.perf_counter() - start
         for name in ("coef_", "intercept_", "n_iter_"):
-            if hasattr(self.best_estimator_, name):
-                setattr(self, name, getattr(self.best_estimator_, name))
+            if hasattr(best, name):
+                setattr(self, name, getattr(best, name))
 
     # ------------------------------------------------------------------------------------------ candidates
 
@@ -238,7 +210,7 @@ class SearchCV(ClassifierMixin, BaseEstimator):
             if groups.shape != sign.shape:
                 raise ValueError(f"Found groups of shape {groups.shape} for {len(X)} rows. Expected one a row.")
             if cv is None or isinstance(cv, (int, np.integer)):
-                cv = _group_folds(5 if cv is None else int(cv), groups)
+                cv = GroupKFold(5 if cv is None else cv)
             splitter_params = {"groups": groups, **splitter_params}
         cv = check_cv(cv, y, classifier=True)
         with warnings.catch_warnings():  # leaked groups are named below
@@ -284,15 +256,30 @@ class SearchCV(ClassifierMixin, BaseEstimator):
         return tags
 
 
-class _Scorer:
-    """A scorer bound to the test rows of a fold."""
+def _on_fold(scorer, X, y, params, test):
+    """A scorer of the test rows of a fold, which takes the estimator alone."""
+    params = _check_method_params(X, params, test)
+    X, y = X[test], None if y is None else y[test]
+    return lambda estimator: scorer(estimator, X, y, **params)
 
-    def __init__(self, scorer, X, y, params, test):
-        self.scorer, self.X, self.y = scorer, X, y
-        self.params = {k: None if v is None else _safe_indexing(v, test) for k, v in params.items()}
 
-    def __call__(self, estimator):
-        return self.scorer(estimator, self.X, self.y, **self.params)
+def _run_fold(estimators, fold, score, results, bar):
+    """Fit and score all candidates on a fold."""
+    candidates = [Candidate(number, estimator) for number, estimator in enumerate(estimators)]
+    for candidate in fit_candidates(candidates, fold):
+        start = time.perf_counter()
+        try:
+            if candidate.error is not None:
+                raise candidate.error
+            scores = score(candidate.fitted)
+        except Exception as error:
+            results.fail(candidate.number, error)
+        else:
+            results.add(candidate.number, scores, candidate.seconds, time.perf_counter() - start)
+            results.gaps.append(candidate.fitted.dual_gap_)
+        candidate.fitted = None
+        bar.update()
+    results.n_finished += 1
 
 
 def _grid_values(name, value):
@@ -315,16 +302,6 @@ def _grid_values(name, value):
     return values
 
 
-def _group_folds(n_splits, groups):
-    n_groups = len(np.unique(groups))
-    if n_splits > n_groups:
-        raise ValueError(
-            f"Found {n_groups} groups for {n_splits} folds. Expected at least as many groups as folds, as a group "
-            f"is never split: pass cv={n_groups} or fewer, or groups that are smaller."
-        )
-    return GroupKFold(n_splits)
-
-
 def _check_fold(name, sign, weight, train, test, has_target):
     """Refuse a fold that leaves nothing to learn or to score."""
     counted = train[weight[train] > 0]
@@ -345,19 +322,15 @@ def _check_fold(name, sign, weight, train, test, has_target):
 
 def _check_choice(refit, names):
     """Refuse a search by several scores in which none chooses, unless nothing is to be chosen."""
-    if not callable(refit) and refit is not False and names != ["score"] and refit not in names:
+    if refit and not callable(refit) and names != ["score"] and refit not in names:
         raise ValueError(
             f"Found refit={refit!r} with several scores. Expected the name of the one that chooses, of {names}, or "
             "False."
         )
 
 
-def _warn_of_gaps(gaps, tol):
-    wide = [gap for gap in gaps if gap > max(100 * tol, 1e-3)]
-    if wide:
-        warnings.warn(
-            f"{len(wide)} of {len(gaps)} fits of a fold stopped at a duality gap far above tol = {tol:g} (the widest "
-            f"at {max(wide):.1e}). Raise max_iter or alpha, or scale the features.",
-            ConvergenceWarning,
-            stacklevel=5,
-        )
+def _check_index(index, n_candidates):
+    """The number of a candidate that a refit callable chose."""
+    if not isinstance(index, (int, np.integer)) or not 0 <= index < n_candidates:
+        raise ValueError(f"refit returned {index!r}. Expected the number of a candidate, 0 to {n_candidates - 1}.")
+    return int(index)

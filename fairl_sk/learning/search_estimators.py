@@ -6,6 +6,7 @@ They choose what ``GridSearchCV`` chooses, at the cost of a few fits (`fairl_sk.
 from numbers import Real
 
 import numpy as np
+from sklearn.base import clone
 
 from .estimators import FailureAwareIRL, MaxEntropyIRL, MaxMarginIRL
 from .failures import make_detector
@@ -34,22 +35,14 @@ cv_results_ : dict of ndarray
     As in ``GridSearchCV``. Candidates that were fitted together share the time that it took.
 best_estimator_ : estimator
     The best candidate, fitted on all rows (``refit``). All predictions are its own.
-best_params_, best_score_, best_index_
+best_params_, best_score_, best_index_, n_splits_, refit_time_, multimetric_
     As in ``GridSearchCV``.
 coef_, intercept_, n_iter_
     Those of the best estimator.
-n_splits_ : int
-    Number of folds.
-refit_time_ : float
-    Seconds of the last fit.
-multimetric_ : bool
-    Whether there are several scores.
 classes_ : ndarray of shape (2,)
     The two classes.
-n_features_in_ : int
-    Number of features of an output.
-feature_names_in_ : ndarray of shape (n_features,)
-    Names of the features, for tables.
+n_features_in_, feature_names_in_
+    Number of features of an output, and their names for tables.
 """
 
 _SEARCH_NOTES = """
@@ -112,38 +105,7 @@ class MaxMarginIRLCV(SearchCV):
         refit=True,
         error_score=np.nan,
     ):
-        self.margin = margin
-        self.temperature = temperature
-        self.alpha = alpha
-        self.hidden_layer_sizes = hidden_layer_sizes
-        self.n_rounds = n_rounds
-        self.learning_rate = learning_rate
-        self.batch_size = batch_size
-        self.max_iter = max_iter
-        self.tol = tol
-        self.device = device
-        self.random_state = random_state
-        self.verbose = verbose
-        self.cv = cv
-        self.scoring = scoring
-        self.refit = refit
-        self.error_score = error_score
-
-    def fit(self, X, y=None, sample_weight=None, groups=None):
-        """Try all candidates on all folds, and fit the best. See `FailureAwareIRLCV.fit`.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_pairs, 2, n_features) or (n_samples, n_features)
-        y : array-like of shape (n_pairs,) or (n_samples,), default=None
-        sample_weight : array-like of shape (n_pairs,) or (n_samples,), default=None
-        groups : array-like of shape (n_pairs,) or (n_samples,), default=None
-
-        Returns
-        -------
-        self : object
-        """
-        return self._fit(X, y, sample_weight, None, groups)
+        self._keep_parameters(locals())
 
 
 @document(search=_SEARCH_PARAMETERS, notes=_SEARCH_NOTES)
@@ -165,15 +127,6 @@ class MaxEntropyIRLCV(SearchCV):
     Notes
     -----
     {notes}
-
-    Examples
-    --------
-    >>> from fairl_sk import MaxEntropyIRLCV
-    >>> from fairl_sk.datasets import make_preferences
-    >>> data = make_preferences(300, 5, noise=0.1, random_state=0)
-    >>> search = MaxEntropyIRLCV(alpha=[1e-3, 1e-2, 10.0], random_state=0).fit(data.data, data.target)
-    >>> search.coef_path_.shape
-    (3, 5, 5)
     """
 
     _estimator_class = MaxEntropyIRL
@@ -197,47 +150,16 @@ class MaxEntropyIRLCV(SearchCV):
         refit=True,
         error_score=np.nan,
     ):
-        self.temperature = temperature
-        self.alpha = alpha
-        self.hidden_layer_sizes = hidden_layer_sizes
-        self.n_rounds = n_rounds
-        self.learning_rate = learning_rate
-        self.batch_size = batch_size
-        self.max_iter = max_iter
-        self.tol = tol
-        self.device = device
-        self.random_state = random_state
-        self.verbose = verbose
-        self.cv = cv
-        self.scoring = scoring
-        self.refit = refit
-        self.error_score = error_score
-
-    def fit(self, X, y=None, sample_weight=None, groups=None):
-        """Try all candidates on all folds, and fit the best. See `FailureAwareIRLCV.fit`.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_pairs, 2, n_features) or (n_samples, n_features)
-        y : array-like of shape (n_pairs,) or (n_samples,), default=None
-        sample_weight : array-like of shape (n_pairs,) or (n_samples,), default=None
-        groups : array-like of shape (n_pairs,) or (n_samples,), default=None
-
-        Returns
-        -------
-        self : object
-        """
-        return self._fit(X, y, sample_weight, None, groups)
+        self._keep_parameters(locals())
 
 
 @document(search=_SEARCH_PARAMETERS, notes=_SEARCH_NOTES)
 class FailureAwareIRLCV(SearchCV):
     """`FailureAwareIRL` that chooses its parameters, and whether to be failure-aware at all, by cross-validation.
 
-    For every setting of the base path the learner without failures, ``failure_weight=0``, is among the candidates,
-    before the others, so that it is also taken where scores are equal. With ``pointwise_weight=0`` and
-    ``recurrence_correlation=0`` it is the standard learner. ``pointwise_weight=["auto", 0]`` lets the folds choose
-    whether single outputs count, too. ``alpha`` is best chosen with ``failure_weight=0`` (model selection, "Alpha
+    The learner without failures, ``failure_weight=0``, is always among the candidates, once for every setting of the
+    base path. It comes first, so that it is taken where scores are equal. ``pointwise_weight=["auto", 0]`` lets the
+    folds choose whether the pointwise loss counts. Choose ``alpha`` with ``failure_weight=0`` (model selection, "Alpha
     belongs to the base path").
 
     Parameters
@@ -305,34 +227,7 @@ hidden_layer_sizes, n_rounds, learning_rate, batch_size, max_iter, tol
         refit=True,
         error_score=np.nan,
     ):
-        self.objective = objective
-        self.margin = margin
-        self.margin_fail = margin_fail
-        self.temperature = temperature
-        self.temperature_fail = temperature_fail
-        self.failure_threshold = failure_threshold
-        self.failure_weight = failure_weight
-        self.failure_rate = failure_rate
-        self.failures = failures
-        self.alpha_fail = alpha_fail
-        self.pointwise_weight = pointwise_weight
-        self.recurrence_correlation = recurrence_correlation
-        self.training = training
-        self.failure_gradient = failure_gradient
-        self.alpha = alpha
-        self.hidden_layer_sizes = hidden_layer_sizes
-        self.n_rounds = n_rounds
-        self.learning_rate = learning_rate
-        self.batch_size = batch_size
-        self.max_iter = max_iter
-        self.tol = tol
-        self.device = device
-        self.random_state = random_state
-        self.verbose = verbose
-        self.cv = cv
-        self.scoring = scoring
-        self.refit = refit
-        self.error_score = error_score
+        self._keep_parameters(locals())
 
     def fit(self, X, y=None, sample_weight=None, output_labels=None, groups=None):
         """Try all candidates on all folds, and fit the best.
@@ -366,29 +261,40 @@ hidden_layer_sizes, n_rounds, learning_rate, batch_size, max_iter, tol
         FitFailedWarning
             If fits or scores fail; the others go on (``error_score``).
         ConvergenceWarning
-            If fits end at a duality gap above ``10 * tol``.
+            If fits end at a duality gap far above ``tol``.
         UserWarning
-            If a candidate has no finite score, or folds part groups; and what the last fit warns of.
+            If a score is not finite, folds part groups, or no candidate's objective reads a parameter that is set.
         """
         return self._fit(X, y, sample_weight, output_labels, groups)
 
     def _with_standard(self, params, grid, template):
         """All candidates, and before them one of failure weight 0 for every setting of the base path."""
+        self._warn_of_unread(params, template)
         if "failure_weight" not in grid:
             params = [{**candidate, "failure_weight": template.failure_weight} for candidate in params]
-        others = [name for name in grid if name not in _OF_FAILURES]
+        standard = [candidate for candidate in params if _is_standard(candidate)]
+        rest = [candidate for candidate in params if not _is_standard(candidate)]
+        defaults = {name: None for name in ("margin_fail", "temperature_fail") if name in grid}  # always valid
 
-        def base_of(candidate):
+        def base_of(candidate):  # labels belong to it: the pointwise loss and the offset read them
             detector = make_detector(candidate.get("failures", template.failures))
-            return [getattr(detector, "requires_labels", False), *(candidate[name] for name in others)]
+            base = [candidate[name] for name in grid if name not in _OF_FAILURES]
+            return [getattr(detector, "requires_labels", False), *base]
 
-        def is_standard(candidate):
-            return isinstance(candidate["failure_weight"], Real) and candidate["failure_weight"] == 0
-
-        standard = [candidate for candidate in params if is_standard(candidate)]
-        rest = [candidate for candidate in params if not is_standard(candidate)]
+        known = [base_of(candidate) for candidate in standard]
         for candidate in rest:
-            if base_of(candidate) not in [base_of(known) for known in standard]:
-                plain = {name: getattr(template, name) for name in ("margin_fail", "temperature_fail") if name in grid}
-                standard.append({**candidate, **dict.fromkeys(plain), "failure_weight": 0})
+            base = base_of(candidate)
+            if base not in known:
+                known.append(base)
+                standard.append({**candidate, **defaults, "failure_weight": 0})
         return standard + rest
+
+    def _warn_of_unread(self, params, template):
+        """Warn of a grid over a constraint that no candidate's objective reads."""
+        if len({candidate.get("objective", template.objective) for candidate in params}) == 1:
+            clone(template).set_params(**params[-1])._warn_of_unread()
+
+
+def _is_standard(candidate):
+    weight = candidate["failure_weight"]
+    return isinstance(weight, Real) and weight == 0

@@ -5,7 +5,7 @@ from numbers import Real
 
 import numpy as np
 from scipy.stats import rankdata
-from sklearn.exceptions import FitFailedWarning
+from sklearn.exceptions import ConvergenceWarning, FitFailedWarning
 
 __all__ = ["SearchResults"]
 
@@ -20,32 +20,38 @@ class SearchResults:
     n_folds : int
     error_score : float or "raise"
         Score of a fit or a scorer that fails.
+
+    Attributes
+    ----------
+    n_finished : int
+        Number of folds that are finished; the next one is the present fold.
+    gaps : list of float
+        Duality gaps of the fits.
     """
 
     def __init__(self, params, n_folds, error_score):
-        self.params, self.error_score = params, error_score
-        self.n_folds = self.n_finished = n_folds
+        self.params, self.n_folds, self.error_score = params, n_folds, error_score
+        self.n_finished, self.gaps = 0, []
         self.times = {name: np.zeros((len(params), n_folds)) for name in ("fit_time", "score_time")}
         self.scores, self.failures = {}, []
 
-    def add(self, number, fold, scores, fit_time, score_time):
-        """Add the scores of a candidate on a fold, one or a dict of several."""
-        self.times["fit_time"][number, fold], self.times["score_time"][number, fold] = fit_time, score_time
+    def add(self, number, scores, fit_time, score_time):
+        """Add the scores of a candidate on the present fold, one or a dict of several."""
+        place = number, self.n_finished
+        self.times["fit_time"][place], self.times["score_time"][place] = fit_time, score_time
         for name, value in scores.items() if isinstance(scores, dict) else [("score", scores)]:
             if isinstance(value, str):  # one of several scorers failed; its traceback
-                self.fail(number, fold, RuntimeError(f"{name}: {value.strip().splitlines()[-1]}"), name)
+                self.fail(number, RuntimeError(f"{name}: {value.strip().splitlines()[-1]}"), name)
             else:
-                self._of(name)[number, fold] = value
+                self._of(name)[place] = value
 
-    def fail(self, number, fold, error, name=None):
-        """Add a failed fit or scorer, of one score or of all."""
+    def fail(self, number, error, name=None):
+        """Add a failed fit or scorer on the present fold, of one score or of all."""
         if self.error_score == "raise":
             raise error
-        self.failures.append((number, fold, error, name))
-
-    def interrupt(self, n_finished):
-        """Keep the folds that are finished."""
-        self.n_finished = n_finished
+        if name is not None:
+            self._of(name)  # also where it fails everywhere
+        self.failures.append((number, self.n_finished, error, name))
 
     @property
     def names(self):
@@ -68,7 +74,7 @@ class SearchResults:
                 "warnings above for the first errors; with error_score='raise' they are raised. A scorer that needs "
                 "two classes needs test folds with two."
             )
-        return int(np.nanargmax(np.where(np.isfinite(mean), mean, -np.inf)))
+        return int(np.where(np.isfinite(mean), mean, -np.inf).argmax())
 
     def table(self):
         """``cv_results_``, in the format of ``GridSearchCV``."""
@@ -88,19 +94,36 @@ class SearchResults:
             table[f"rank_test_{name}"] = ranks.astype(np.int32)
         return table
 
-    def warn_of_failures(self):
-        """Warn of failed fits and scorers, with the first error."""
+    def warn(self, tol):
+        """Warn of fits and scorers that failed, of scores that are not finite, and of fits far from the minimum."""
+        n_fits = len(self.params) * self.n_folds
         if self.failures:
             number, fold, error, _ = self.failures[0]
-            warnings.warn(
-                f"{len(self.failures)} of {len(self.params) * self.n_folds} fits or scores failed; their score is "
-                f"{self.error_score}. The first, fold {fold} of {self.params[number]}: {type(error).__name__}: {error}",
+            _warn(
+                f"{len(self.failures)} of {n_fits} fits or scores failed; their score is {self.error_score}. "
+                f"The first, fold {fold} of {self.params[number]}: {type(error).__name__}: {error}",
                 FitFailedWarning,
-                stacklevel=6,
+            )
+        unscored = np.any([~np.isfinite(self.of(name)).all(axis=1) for name in self.names], axis=0)
+        if unscored.any() and not self.failures:
+            _warn(
+                f"{unscored.sum()} of {len(unscored)} candidates have no finite mean score; they rank last.",
+                UserWarning,
+            )
+        wide = [gap for gap in self.gaps if gap > max(100 * tol, 1e-3)]
+        if wide:
+            _warn(
+                f"{len(wide)} of {n_fits} fits stopped at a duality gap far above tol = {tol:g} (the widest at "
+                f"{max(wide):.1e}). Raise max_iter or alpha, or scale the features.",
+                ConvergenceWarning,
             )
 
     def _of(self, name):
         return self.scores.setdefault(name, np.full((len(self.params), self.n_folds), np.nan))
+
+
+def _warn(message, category):
+    warnings.warn(message, category, stacklevel=6)  # where fit was called
 
 
 def _masked_column(values):
