@@ -70,9 +70,8 @@ class SearchResults:
         mean = self.of(name).mean(axis=1)
         if not np.isfinite(mean).any():
             raise ValueError(
-                f"None of the {len(mean)} candidates has a finite mean {name} on {self.n_finished} folds. See the "
-                "warnings above for the first errors; with error_score='raise' they are raised. A scorer that needs "
-                "two classes needs test folds with two."
+                f"None of the {len(mean)} candidates has a finite mean {name}. {self._first_failure()} A scorer that "
+                "needs two classes needs test folds with two."
             )
         return int(np.where(np.isfinite(mean), mean, -np.inf).argmax())
 
@@ -98,10 +97,9 @@ class SearchResults:
         """Warn of fits and scorers that failed, of scores that are not finite, and of fits far from the minimum."""
         n_fits = len(self.params) * self.n_folds
         if self.failures:
-            number, fold, error, _ = self.failures[0]
             _warn(
                 f"{len(self.failures)} of {n_fits} fits or scores failed; their score is {self.error_score}. "
-                f"The first, fold {fold} of {self.params[number]}: {type(error).__name__}: {error}",
+                f"{self._first_failure()}",
                 FitFailedWarning,
             )
         unscored = np.any([~np.isfinite(self.of(name)).all(axis=1) for name in self.names], axis=0)
@@ -117,6 +115,12 @@ class SearchResults:
                 f"{max(wide):.1e}). Raise max_iter or alpha, or scale the features.",
                 ConvergenceWarning,
             )
+
+    def _first_failure(self):
+        if not self.failures:
+            return "Nothing failed."
+        number, fold, error, _ = self.failures[0]
+        return f"The first error, on fold {fold} with {self.params[number]}: {type(error).__name__}: {error}"
 
     def _of(self, name):
         return self.scores.setdefault(name, np.full((len(self.params), self.n_folds), np.nan))
