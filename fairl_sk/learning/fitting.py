@@ -147,12 +147,7 @@ def prepare(X, sign, sample_weight, labels, recurrence_correlation, device):
         numbers = number_outputs(X)
         sample_weight = discount_duplicates(numbers, sample_weight, recurrence_correlation)
     differences = signed_differences(X, sign)
-    if X.ndim == 3 and not differences[sample_weight > 0].any():
-        raise ValueError(
-            "All pairs are identical on both sides: no reward can be learned from them. Check that X[:, 0] and "
-            "X[:, 1] hold different outputs."
-        )
-    scale = difference_scale(differences[:, : X.shape[-1]], sample_weight)
+    scale = difference_scale(differences[:, : X.shape[-1]], sample_weight, paired=X.ndim == 3)
     differences /= differences.dtype.type(scale)
     weight = sample_weight / sample_weight.sum()
     return Problem(X, sign, weight, numbers, labels, differences, scale, torch_device(device))

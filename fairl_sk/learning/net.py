@@ -111,6 +111,8 @@ def rewards_of_heads(heads, X):
     rewards : ndarray of shape (n_pairs, 2) or (n_samples,)
     """
     flat = X.reshape(-1, X.shape[-1])
+    if all(len(head) == 2 for head in heads):  # the sum of linear heads is linear
+        heads = [[sum(arrays) for arrays in zip(*heads, strict=True)]]
     return sum(head_reward(head, flat) for head in heads).reshape(X.shape[:-1])
 
 

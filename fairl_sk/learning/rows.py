@@ -3,6 +3,8 @@
 import warnings
 
 import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 __all__ = [
     "difference_scale",
@@ -41,37 +43,47 @@ def signed_differences(X, sign):
     return differences
 
 
-def difference_scale(differences, sample_weight):
+def difference_scale(differences, sample_weight, *, paired=False):
     """Root of the mean squared length of the differences: the unit in which the net and the solvers work.
 
     Parameters
     ----------
     differences : ndarray of shape (n_pairs, n_features)
     sample_weight : ndarray of shape (n_pairs,)
+    paired : bool, default=False
+        Whether they are of pairs, not of single outputs.
 
     Returns
     -------
     scale : float
-        1 where all differences are zero.
+        1 where all single outputs are zero.
 
     Raises
     ------
     ValueError
-        If the squares overflow or underflow.
+        If all pairs are identical on both sides, or the squares overflow or underflow.
     """
     with np.errstate(over="ignore"):
-        squares = np.einsum("ij,ij->i", differences, differences, dtype=np.float64)
-        scale = float(np.sqrt(np.average(squares, weights=sample_weight)))
+        lengths = np.linalg.norm(differences, axis=1).astype(np.float64)
+        scale = float(np.sqrt(np.average(lengths**2, weights=sample_weight)))
     if not np.isfinite(scale):
         raise ValueError("The features are too large (their squares overflow): scale them, e.g. by StandardScaler.")
-    if scale**2 < 1e-290 and differences[sample_weight > 0].any():
-        raise ValueError("The features are too small (their squares underflow): scale them, e.g. by StandardScaler.")
+    if scale**2 < 1e-290:
+        if differences[sample_weight > 0].any():
+            raise ValueError(
+                "The features are too small (their squares underflow): scale them, e.g. by StandardScaler."
+            )
+        if paired:
+            raise ValueError(
+                "All pairs are identical on both sides: no reward can be learned from them. Check that X[:, 0] and "
+                "X[:, 1] hold different outputs."
+            )
     return scale or 1.0
 
 
 # ----------------------------------------------------------------------------------------------- duplicates
 
-_ROUNDING = 1e-5  # features that differ by less of their length are the same: encoders round differently by batch
+_ROUNDING = 2e-6  # features that differ by less, as a share of the largest, are the same
 
 
 def number_outputs(X):
@@ -86,16 +98,19 @@ def number_outputs(X):
     numbers : ndarray of shape (n_pairs, 2), int
     """
     outputs = X.reshape(-1, X.shape[-1])
-    direction = np.random.default_rng(0).normal(size=X.shape[-1]).astype(X.dtype)  # duplicates are neighbors along it
-    along = outputs @ direction
+    along = outputs @ np.random.default_rng(0).normal(size=X.shape[-1]).astype(X.dtype)  # duplicates are neighbors
     order = np.argsort(along, kind="stable")
-    close = _ROUNDING * np.linalg.norm(direction) * np.linalg.norm(outputs[order], axis=1)
-    candidates = 1 + np.flatnonzero(np.diff(along[order]) <= close[1:])
-    rows, others = outputs[order[candidates]], outputs[order[candidates - 1]]
-    same = np.abs(rows - others).max(axis=1) <= _ROUNDING * np.abs(rows).max(axis=1)
-    first, numbers = np.ones(len(order), dtype=np.intp), np.empty(len(order), dtype=np.intp)
-    first[candidates[same]] = 0
-    numbers[order] = np.cumsum(first) - 1
+    along, close = along[order], _ROUNDING * np.abs(along).max()
+    links = []
+    for lag in (1, 2, 3):  # another output may lie between two that differ by rounding
+        places = np.flatnonzero(along[lag:] - along[:-lag] <= close)
+        rows, others = outputs[order[places]], outputs[order[places + lag]]
+        same = np.abs(rows - others).max(axis=1) <= _ROUNDING * np.abs(rows).max(axis=1)
+        links.append(np.stack([places, places + lag])[:, same])
+    links = np.concatenate(links, axis=1)
+    graph = coo_array((np.ones(links.shape[1]), links), shape=(len(order), len(order)))
+    numbers = np.empty(len(order), dtype=np.intp)
+    numbers[order] = connected_components(graph, directed=False)[1]
     return numbers.reshape(-1, 2)
 
 
