@@ -3,7 +3,6 @@
 import builtins
 import csv
 import gzip
-import inspect
 import json
 import tempfile
 import warnings
@@ -56,15 +55,19 @@ def chosen_first(bunch, values=None):
 
 
 @pytest.mark.parametrize(
-    "name", ["p.csv", "p.tsv", "p.csv.gz", "p.TSV", "p.jsonl", "p.json", "p.jsonl.gz", "p.parquet"]
+    ("name", "listed"),
+    [
+        *[(name, False) for name in ("p.csv", "p.tsv", "p.csv.gz", "p.TSV", "p.jsonl", "p.json", "p.parquet")],
+        *[(name, True) for name in ("p.jsonl", "p.json", "p.jsonl.gz")],
+    ],
 )
-def test_every_kind_of_file_gives_the_same_pairs(tmp_path, name):
+def test_every_kind_of_file_gives_the_same_pairs(tmp_path, name, listed):
     path = tmp_path / name
     records = [{"chosen": chosen, "rejected": rejected} for chosen, rejected in PAIRS]
     if name == "p.parquet":
         pyarrow.parquet.write_table(pyarrow.Table.from_pylist(records), path)
     elif "json" in name:
-        text = json.dumps(records, indent=1) if name == "p.json" else "\n\n".join(map(json.dumps, records))
+        text = json.dumps(records, indent=1) if listed else "\n\n".join(map(json.dumps, records))
         path.write_bytes(gzip.compress(text.encode()) if name.endswith("gz") else text.encode())
     else:
         path = write_table(path, ["chosen", "rejected"], PAIRS)
@@ -77,20 +80,15 @@ def test_every_kind_of_file_gives_the_same_pairs(tmp_path, name):
     assert "3 preference pairs in 3 groups" in bunch.DESCR
 
 
-def test_json_lines_under_the_name_json_and_a_list_under_the_name_jsonl(tmp_path):
-    records = [{"chosen": a, "rejected": b} for a, b in PAIRS]
-    lines = write_jsonl(tmp_path / "lines.json", records)
-    listed = write(tmp_path / "list.jsonl", json.dumps(records))
-    assert chosen_first(load_preferences(lines)) == chosen_first(load_preferences(listed)) == PAIRS
-
-
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "cp1252"])
-@pytest.mark.parametrize("name", ["p.csv", "p.tsv", "p.jsonl"])
-def test_encodings_and_byte_order_marks(tmp_path, encoding, name):
-    if name == "p.jsonl":
-        text = '{"chosen": "café", "rejected": "bar"}\n{"chosen": "ü", "rejected": "u"}\n'
-    else:
-        text = "chosen,rejected\ncafé,bar\nü,u\n".replace(",", "\t" if name == "p.tsv" else ",")
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("p.csv", "chosen,rejected\ncafé,bar\nü,u\n"),
+        ("p.jsonl", '{"chosen": "café", "rejected": "bar"}\n{"chosen": "ü", "rejected": "u"}\n'),
+    ],
+)
+def test_encodings_and_byte_order_marks(tmp_path, encoding, name, text):
     path = write(tmp_path / name, text, encoding)
     bunch = load_preferences(path, encoding="utf-8" if encoding == "utf-8-sig" else encoding)
     assert chosen_first(bunch) == [("café", "bar"), ("ü", "u")]
@@ -123,11 +121,9 @@ def test_limit_counts_records(tmp_path):
 
 def test_half_of_the_chosen_outputs_come_first_unless_told_otherwise(tmp_path):
     records = [{"chosen": f"good {i}", "rejected": f"bad {i}"} for i in range(101)]
-    default, same, other = (
-        load_jsonl(tmp_path, records, **kw) for kw in ({}, {"random_state": 0}, {"random_state": 1})
-    )
-    assert np.array_equal(default.target, same.target) and not np.array_equal(default.target, other.target)
-    assert default.target.sum() == 50
+    default, other = load_jsonl(tmp_path, records), load_jsonl(tmp_path, records, random_state=1)
+    assert np.array_equal(default.target, load_jsonl(tmp_path, records).target)
+    assert default.target.sum() == 50 and not np.array_equal(default.target, other.target)
     assert all(chosen.startswith("good") for chosen, _ in chosen_first(default))
     assert load_jsonl(tmp_path, records, shuffle_sides=False).target.tolist() == [1] * 101
 
@@ -165,18 +161,12 @@ def message(role, content):
     return {"role": role, "content": content}
 
 
-def test_implicit_prompt_of_messages(tmp_path):
-    ask = [message("user", "hi")]
-    talk = [*ask, message("assistant", "hello"), message("user", "tell me")]
-    records = [
-        {"chosen": [*ask, message("assistant", "good")], "rejected": [*ask, message("assistant", "bad")]},
-        {"chosen": [*talk, message("assistant", "yes")], "rejected": [*talk, message("assistant", "no")]},
-        # one side is the beginning of the other: its last message is no prompt
-        {"chosen": [*ask, message("assistant", "hello")], "rejected": [*talk, message("assistant", "x")]},
-    ]
+def test_of_two_conversations_the_last_message_is_no_prompt(tmp_path):
+    """Where one side is the beginning of the other; the other forms are compared with tables below."""
+    said = [message("user", "hi"), message("assistant", "hello")]
+    records = [{"chosen": said, "rejected": [*said, message("assistant", "x")]}, OTHER]
     bunch = load_jsonl(tmp_path, records)
-    assert bunch.prompt.tolist() == ["hi", "hi\n\nhello\n\ntell me", "hi"]
-    assert chosen_first(bunch) == [("good", "bad"), ("yes", "no"), ("hello", "hello\n\ntell me\n\nx")]
+    assert bunch.prompt.tolist() == ["hi", ""] and chosen_first(bunch)[0] == ("hello", "hello\n\nx")
 
 
 def transcript(*turns):
@@ -279,16 +269,6 @@ def test_a_cut_transcript_joins_to_the_whole(shared, ends):
         assert texts == [table_texts(records)[row] for row in kept]
 
 
-def test_outputs_are_the_same_texts_from_file_and_table(tmp_path):
-    records = [
-        {"prompt": [ASK], "completion": [WELL], "label": True},
-        {"prompt": "", "completion": [ASK, ILL], "label": False},
-        {"prompt": "How are you?", "completion": "Not well.", "label": False},
-    ]
-    texts, _ = file_texts(write_jsonl(tmp_path / "outputs.jsonl", records))
-    assert texts == table_texts(records) == [*SAID, "How are you?\n\nNot well."]
-
-
 @pytest.mark.parametrize("labels", [[True, False, True], [1, 0, 1], ["True", "false", " true"], [2.0, -1, 2]])
 def test_unpaired_takes_the_greater_of_two_labels(tmp_path, labels):
     texts = ["a", "b", "c"]
@@ -300,19 +280,17 @@ def test_unpaired_takes_the_greater_of_two_labels(tmp_path, labels):
 
 
 def test_unpaired_with_prompts_and_messages(tmp_path):
-    ask = [message("user", "hi")]
     records = [
-        {"prompt": ask, "completion": [message("assistant", "hello")], "label": True},
-        {"prompt": ask, "completion": [message("assistant", "go")], "label": False},
-        {"prompt": "other", "completion": "go", "label": False},
+        {"prompt": [ASK], "completion": [WELL], "label": True},
+        {"prompt": "", "completion": [ASK, ILL], "label": False},
+        {"prompt": "other", "completion": "Go away.", "label": False},
         {"prompt": None, "completion": "fine", "label": True},
         {"prompt": "q", "completion": "nothing", "label": None},
     ]
     bunch = load_jsonl(tmp_path, records)
-    assert bunch.prompt.tolist() == ["hi", "hi", "other", ""]
-    assert bunch.data.tolist() == ["hello", "go", "go", "fine"]
-    assert bunch.groups.tolist() == [0, 0, 0, 1]  # one prompt, then one text
-    assert bunch.dropped["no label"] == 1
+    assert bunch.prompt.tolist() == ["How are you?", "", "other", ""]
+    assert join_prompts(bunch.prompt, bunch.data)[:3].tolist() == table_texts(records[:3])
+    assert bunch.groups.tolist() == [0, 1, 2, 3] and bunch.dropped["no label"] == 1
 
 
 @pytest.mark.parametrize(
@@ -327,12 +305,12 @@ def test_unpaired_table_with_named_columns(tmp_path, desirable, target):
 @pytest.mark.parametrize(
     ("labels", "parameters", "message"),
     [
-        ([0, 1, 2], {}, r"'label' of .* holds the labels 0, 1, 2: which of them are desirable.*: desirable=\[...\]"),
+        ([0, 1, 2], {}, r"jsonl holds the labels 0, 1, 2: which of them are desirable.*: desirable=\[...\]"),
         (["bad", "good", "bad"], {}, "holds the labels 'bad', 'good': which"),
         ([1, 1, 1], {}, "holds the labels 1: which"),
         ([0, 1, 2], {"desirable": 3}, "desirable is 3, but .* labels 0, 1, 2. Name one of them or more, but not all"),
         ([0, 1, 2], {"desirable": [0, 1, 2]}, "but not all"),
-        ([0, 1, 2], {"text_column": "tweet"}, r"has no column \['tweet'\]. Its columns are \['completion', 'label'\]"),
+        ([0, 1, 2], {"text_column": "tweet"}, r"line 1: no column \['tweet'\], only \['completion', 'label'\]"),
         ([0, 1, 2], {"label_column": "label", "format": "preference"}, "go with format='unpaired'"),
     ],
 )
@@ -342,23 +320,18 @@ def test_unpaired_refuses(tmp_path, labels, parameters, message):
         load_jsonl(tmp_path, records, **parameters)
 
 
-@pytest.mark.parametrize("columns", [("chosen", "rejected"), ("toxic", "neutral1")])
-def test_desirable_is_refused_for_pairs(tmp_path, columns):
-    records = [dict(zip(columns, pair, strict=True)) for pair in PAIRS]
+def test_desirable_is_refused_for_pairs(tmp_path):
     with pytest.raises(ValueError, match="desirable is 'nonsense', but .* was read as pairs .*Leave it out, or select"):
-        load_jsonl(tmp_path, records, desirable="nonsense")
-    with pytest.raises(ValueError, match=r"has no column \[''\]"):
-        load_jsonl(tmp_path, records, text_column="", label_column=columns[1])
+        load_jsonl(tmp_path, [OTHER], desirable="nonsense")
 
 
 def test_what_was_read_and_how_is_recorded_without_the_folder(tmp_path):
     records = [{"completion": text, "label": label} for text, label in zip("abc", (0, 1, 2), strict=True)]
-    options = {"desirable": {np.int64(2), "1"}, "random_state": np.random.RandomState(0), "limit": np.int64(3)}
+    options = {"desirable": [2, "1"], "random_state": np.random.RandomState(0), "limit": 3}
     known = load_jsonl(tmp_path, records, **options).provenance
     assert json.loads(json.dumps(known)) == known
-    expected = {"file": "pairs.jsonl", "format": "auto", "desirable": ["1", 2], "limit": 3}
+    expected = {"file": "pairs.jsonl", "format": "auto", "desirable": [2, "1"], "limit": 3}
     assert expected.items() <= known.items() and known["random_state"].startswith("RandomState(")
-    assert set(known) == {"file", *inspect.signature(load_preferences).parameters} - {"path"}
 
 
 # ----------------------------------------------------------------------------- load_preferences: what is left out
@@ -381,19 +354,11 @@ def test_contradictions_are_all_dropped_and_named(tmp_path):
     assert caught[0].filename == __file__
     assert chosen_first(bunch) == [("x", "y"), ("x", "z")]
     assert bunch.dropped["contradiction"] == 2 and bunch.dropped["duplicate"] == 1
-    with pytest.warns(UserWarning, match="2 rows contradict"):
-        assert len(load_jsonl(tmp_path, [record | {"prompt": "p"} for record in records]).data) == 2
+    labelled = [{"completion": text, "label": label} for text, label in [("a", 1), ("b", 0), ("a", 0), ("c", 1)]]
+    with pytest.warns(UserWarning, match="2 rows contradict"):  # one output with both labels
+        assert load_jsonl(tmp_path, labelled).data.tolist() == ["b", "c"]
     prompts = [record | {"prompt": str(i)} for i, record in enumerate(records)]
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")  # for two prompts, two opposite preferences are none
-        assert sum(load_jsonl(tmp_path, prompts).dropped.values()) == 0
-
-
-def test_one_output_with_both_labels_is_a_contradiction(tmp_path):
-    records = [{"completion": text, "label": label} for text, label in [("a", 1), ("b", 0), ("a", 0), ("c", 1)]]
-    with pytest.warns(UserWarning, match="2 rows contradict"):
-        bunch = load_jsonl(tmp_path, records)
-    assert bunch.data.tolist() == ["b", "c"] and bunch.target.tolist() == [0, 1]
+    assert sum(load_jsonl(tmp_path, prompts).dropped.values()) == 0  # for two prompts, opposite preferences are none
 
 
 def test_groups_are_connected_through_prompts_and_rejected_texts(tmp_path):
@@ -432,7 +397,6 @@ GOOD = '{"chosen": "a", "rejected": "b"}'
     ("name", "text", "message"),
     [
         ("p.csv", "", "p.csv is empty: it holds no records. Expected at least 2. Write or fetch"),
-        ("p.json", "[]", "is empty"),
         ("p.csv", "chosen,rejected\n", "is empty"),
         (
             "p.tsv",
@@ -440,7 +404,6 @@ GOOD = '{"chosen": "a", "rejected": "b"}'
             "line 3: found 1 fields, but expected 2 .*last line.*cut: fetch it again",
         ),
         ("p.tsv", "chosen\trejected\na\tb\tc\n", r"line 2: found 3 fields, but expected 2 \(chosen, rejected\). Quote"),
-        ("p.csv", 'chosen,rejected\n"a\nb",c\nd\n', "line 4: found 1 fields"),
         ("p.csv", 'chosen,rejected\na,b\n\nc,"d\n', "line 4: broken record .*Quote fields.*last line.*fetch it again"),
         ("p.csv", "chosen,rejection\na,b\n", r"the columns are \['chosen', 'rejection'\], but expected one of"),
         ("p.csv", "chosen,chosen\na,b\n", "line 1: column names occur twice"),
@@ -448,16 +411,11 @@ GOOD = '{"chosen": "a", "rejected": "b"}'
         ("p.jsonl", f'{GOOD}\r\n{{"chosen": "a",\r\n\r\n', r"line 2: no JSON \([^()]*, column \d+\)"),
         ("p.jsonl", f"{GOOD}\n[1]\n", "line 2: found list, not an object"),
         ("p.json", '\n\n[{"chosen": "a",\n "rejected" "b"}]', "line 4: no JSON"),
-        ("p.json", '[\r{"chosen": "a",\r "rejected" "b"}]', "line 3: no JSON"),
-        ("p.json", f"[{GOOD},\n\n\n", "line 1: no JSON"),
         ("p.json", "[1, 2]", "record 1: found int, not an object"),
         ("p.jsonl", f'{GOOD}\n{{"chosen": "a"}}\n', "line 2: no column 'rejected'"),
         ("p.jsonl", '{"chosen": "a", "rejected": 3}', "line 1: Expected text at column 'rejected', but found int 3"),
-        ("p.jsonl", '{"chosen": "a", "rejected": ["b"]}', "column 'rejected', but found list"),
-        ("p.jsonl", '{"chosen": {"role": "user", "content": "a"}, "rejected": "b"}', "'chosen', but found dict"),
         ("p.jsonl", '{"chosen": [{"role": "user", "content": null}], "rejected": "b"}', "'chosen', but found list"),
         ("p.jsonl", '{"chosen": [{"role": "a", "content": "a"}], "rejected": "b"}', "line 1: one side is a text"),
-        ("p.jsonl", '{"prompt": 1, "chosen": "a", "rejected": "b"}', "line 1: Expected text at column 'prompt'"),
         ("p.csv", "chosen,rejected,score_chosen,score_rejected\na,b,x,1\n", "score_chosen is 'x'"),
         ("p.csv", "chosen,rejected,chosen_label,rejected_label\na,b,2,1\n", "chosen_label is 2, but"),
         (
@@ -476,19 +434,9 @@ def test_broken_files_are_refused_with_place_and_remedy(tmp_path, name, text, me
         load_preferences(write(tmp_path / name, text))
 
 
-def test_truncated_gzip_is_refused(tmp_path):
-    path = write_table(tmp_path / "p.csv.gz", ["chosen", "rejected"], [(str(i), f"{i}!") for i in range(1000)])
-    path.write_bytes(path.read_bytes()[:-200])
-    with pytest.raises(ValueError, match="damaged or no gzip file"):
-        load_preferences(path)
-
-
-HEAD = b"chosen,rejected\na,b\n"
-
-
 @pytest.mark.parametrize("name", ["p.csv", "p.csv.gz"])
-@pytest.mark.parametrize("data", [HEAD + b"caf\xe9,d\n", HEAD + b"c,\xc3"])
-def test_wrong_encoding_names_the_line(tmp_path, name, data):
+def test_wrong_encoding_names_the_line(tmp_path, name):
+    data = b"chosen,rejected\na,b\ncaf\xe9,d\n"
     (tmp_path / name).write_bytes(gzip.compress(data) if name.endswith("gz") else data)
     with pytest.raises(ValueError, match=r"line 3: the bytes are not utf-8 .* encoding='cp1252'") as caught:
         load_preferences(tmp_path / name)
@@ -509,7 +457,7 @@ def test_paths_that_are_no_files(tmp_path):
 @pytest.mark.parametrize(
     ("parameters", "message"),
     [
-        ({"format": "hh"}, "format is 'hh', but expected 'auto' or one of the formats 'paradetox'"),
+        ({"format": "hh"}, "format is 'hh', but expected 'auto' or one of 'paradetox'"),
         ({"format": "unpaired"}, r"columns are \['chosen', 'rejected'\], but expected 'unpaired' \(columns completion"),
         ({"format": "paradetox"}, r"but expected 'paradetox' \(columns toxic"),
     ],

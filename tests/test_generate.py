@@ -3,9 +3,11 @@
 import json
 import os
 import random
+import re
 import resource
 import sys
 import warnings
+from contextlib import nullcontext
 
 import datasets
 import numpy as np
@@ -74,15 +76,12 @@ def assert_same(one, other):
 def test_padding_and_batches_do_not_change_what_is_likeliest(kind, tokenizer):
     """Each prompt on its own and without padding, there; all in a batch, padded on the left, here."""
     model = make_model(kind)
-    greedy = {"tokenizer": tokenizer, "max_new_tokens": 10, "do_sample": False}
-    found = generate_completions(model, PROMPTS, **greedy)
+    greedy = {"max_new_tokens": 10, "do_sample": False}
+    found = generate_completions(model, PROMPTS, tokenizer=tokenizer, batch_size=4, **greedy)
     for prompt, (text,) in zip(PROMPTS, found.texts, strict=True):
         ids = tokenizer(prompt, return_tensors="pt", return_token_type_ids=False)
-        said = model.generate(**ids, max_new_tokens=10, do_sample=False)[0, ids["input_ids"].shape[1] :]
+        said = model.generate(**ids, **greedy)[0, ids["input_ids"].shape[1] :]
         assert text == tokenizer.decode(said, skip_special_tokens=True)
-    for batch_size in (1, 4):
-        other = generate_completions(model, PROMPTS, batch_size=batch_size, **greedy)
-        np.testing.assert_array_equal(other.token_ids, found.token_ids)
 
 
 @pytest.mark.parametrize("options", [{}, {"temperature": 1.5, "top_k": 12, "top_p": 0.8}])
@@ -110,28 +109,19 @@ def test_first_tokens_are_drawn_from_the_models_distribution(models, tokenizer, 
     assert kept.sum() > 2 and chisquare(observed[kept], expected[kept]).pvalue > 1e-3
 
 
-def test_the_seed_decides(models, tokenizer):
-    def texts(**options):
-        return generate_completions(models[0], PROMPTS, tokenizer=tokenizer, **SHORT, **options)
+def test_the_seed_decides_and_global_states_are_left_alone(models, tokenizer):
+    def found(**options):
+        return generate_completions(models[0].train(), PROMPTS, tokenizer=tokenizer, **SHORT, **options)
 
-    assert (texts().texts == texts(random_state=0).texts).all()
-    assert (texts().texts != texts(random_state=1).texts).any()
-    free = texts(random_state=None)
-    assert (free.texts != texts(random_state=None).texts).any()
-    assert (free.texts == texts(random_state=free.settings["seed"]).texts).all()
-    assert (texts().texts[2] != texts().texts[4]).any()  # the prompt that occurs twice
-
-
-def test_global_states_and_the_model_are_left_alone(models, folders, tokenizer):
-    model = models[0].train()
-    model.gpt_neox.layers[0].eval()
-    habits, modes = model.generation_config, [part.training for part in model.modules()]
-    before = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state()  # noqa: NPY002
-    generate_completions(model, PROMPTS, tokenizer=tokenizer, max_new_tokens=4)
-    generate_completions(folders[0], PROMPTS, max_new_tokens=2)
-    assert (random.getstate(), np.random.get_state()[1].tolist()) == before[:2]  # noqa: NPY002
-    assert torch.equal(torch.get_rng_state(), before[2])
-    assert model.generation_config is habits and [part.training for part in model.modules()] == modes
+    before = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()  # noqa: NPY002
+    habits, texts = models[0].generation_config, found().texts
+    assert (texts == found(random_state=0).texts).all() and (texts != found(random_state=1).texts).any()
+    assert (texts[2] != texts[4]).any()  # the prompt that occurs twice
+    free = found(random_state=None)
+    assert (free.texts != found(random_state=None).texts).any()
+    assert (free.texts == found(random_state=free.settings["seed"]).texts).all()
+    after = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()  # noqa: NPY002
+    assert after == before and models[0].generation_config is habits and models[0].training
 
 
 def test_a_models_own_settings_and_dropout_do_not_count(models, tokenizer):
@@ -154,38 +144,12 @@ def test_a_completion_ends_at_the_first_of_several_end_tokens(pad, models):
     model.generation_config.eos_token_id = list(range(4, VOCABULARY, 4))
     options = {"tokenizer": own, "max_new_tokens": 10, "n_completions": 4}
     found = generate_completions(model, PROMPTS, **options)
-    n_tokens = np.vectorize(len)(found.token_ids)
-    assert 0 < found.ended.mean() < 1
-    assert (n_tokens[~found.ended] == 10).all() and (n_tokens[found.ended] < 10).all()
-    ends = {2, *range(4, VOCABULARY, 4)}
-    assert not any(ends & set(ids) for ids in found.token_ids.ravel())
-    assert own.batch_decode(found.token_ids.ravel().tolist(), skip_special_tokens=True) == found.texts.ravel().tolist()
+    ids = found.token_ids.ravel().tolist()
+    assert 0 < np.mean([len(tokens) < 10 for tokens in ids]) < 1
+    assert not {2, *range(4, VOCABULARY, 4)} & set(sum(ids, []))
+    assert own.batch_decode(ids, skip_special_tokens=True) == found.texts.ravel().tolist()
     endless = generate_completions(model, PROMPTS, min_new_tokens=10, **options)
-    assert (np.vectorize(len)(endless.token_ids) == 10).all() and not endless.ended.any()
-
-
-def test_out_of_memory_halves_the_batch(models, tokenizer, monkeypatch):
-    sizes, real = [], type(models[0]).generate
-
-    def generate(self, input_ids, **options):
-        sizes.append(len(input_ids))
-        if len(input_ids) > limit:
-            raise error
-        return real(self, input_ids=input_ids, **options)
-
-    monkeypatch.setattr(type(models[0]), "generate", generate)
-    limit, error = 3, torch.OutOfMemoryError("out of memory")
-    greedy = {"tokenizer": tokenizer, "do_sample": False, "max_new_tokens": 4}
-    found = generate_completions(models[0], PROMPTS * 2, batch_size=8, **greedy)
-    assert sizes == [8, 4, 2, 2, 2, 2, 2, 2]
-    limit = 20
-    np.testing.assert_array_equal(found.texts, generate_completions(models[0], PROMPTS * 2, **greedy).texts)
-    limit, error = 0, MemoryError()
-    with pytest.raises(MemoryError, match="A single prompt and its completions do not fit"):
-        generate_completions(models[0], PROMPTS, **greedy)
-    error = RuntimeError("shapes do not match")
-    with pytest.raises(RuntimeError, match="shapes do not match"):
-        generate_completions(models[0], PROMPTS, **greedy)
+    assert (np.vectorize(len)(endless.token_ids) == 10).all()
 
 
 # --------------------------------------------------------------------------------------------------- pairs
@@ -206,16 +170,18 @@ def test_pairs_hold_what_each_model_says(models, tokenizer, pairs):
     assert list(drawn.prompt) == [prompt for prompt in PROMPTS for _ in range(2)] and len(set(drawn.groups)) == 5
 
 
-def test_settings_say_what_pairs_depend_on(pairs, folders):
+def test_settings_say_what_pairs_depend_on(pairs, folders, path, monkeypatch):
     settings = pairs(temperature=0.9, random_state=3).settings
     assert json.loads(json.dumps(settings)) == settings
     assert settings.items() >= {"seed": 3, "n_prompts": 6, "base_dtype": "float32"}.items()
     assert settings["generation"].items() >= {"temperature": 0.9, "max_new_tokens": 6, "top_k": 0}.items()
     assert set(settings["versions"]) == {"fairl-sk", "torch", "transformers"}
-    from_folders = generate_preference_pairs(*folders, PROMPTS, **SHORT)
+    from_folders = generate_preference_pairs(*folders, PROMPTS, path=path, **SHORT)
     assert (from_folders.settings["base"], from_folders.settings["aligned"]) == ("base", "aligned")
     assert os.sep not in json.dumps(from_folders.settings)
     assert_same(from_folders, pairs())  # loaded, or by its folder: the same model
+    monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", None)
+    assert_same(generate_preference_pairs(*folders, PROMPTS, path=path, **SHORT), from_folders)  # no model is loaded
 
 
 def test_identical_pairs_are_counted_and_warned_of(pairs):
@@ -231,12 +197,6 @@ def test_models_that_differ_and_yet_say_the_same(models, pairs):
         models[1].lm_head.weight.mul_(1.5)
     with pytest.raises(ValueError, match="All 6 pairs are identical: the aligned model says .* raise max_new_tokens"):
         pairs(do_sample=False, n_completions=1)
-
-
-def test_empty_completions_are_left_out_and_counted(models, pairs):
-    models[0].generation_config.eos_token_id = list(range(4, VOCABULARY, 2))
-    found = pairs(PROMPTS * 2)
-    assert found.dropped["empty text"] > 0 and len(found.data) == 24 - found.dropped["empty text"]
 
 
 def test_conversations_go_through_the_chat_template(models, tokenizer, tmp_path, path):
@@ -298,7 +258,7 @@ def test_adapters_by_their_folder_and_loaded(tmp_path, monkeypatch):
     assert habits[0].keys() == vars(wrapped).keys() and wrapped.generation_config is habits[1]
     nothing = adapted(make_model("llama"), std=0)
     for same in (nothing, nothing.get_base_model()):
-        with pytest.raises(ValueError, match=r"same logits on 4 prompts, .*load the base again from its folder"):
+        with pytest.raises(ValueError, match=r"same logits on 4 prompts.*load the base again from its folder"):
             generate_preference_pairs(same, nothing, **options)
     monkeypatch.setattr(transformers.utils, "is_peft_available", lambda: False)
     with pytest.raises(ImportError, match="adapter holds a PEFT adapter, which needs peft: pip install peft"):
@@ -308,23 +268,22 @@ def test_adapters_by_their_folder_and_loaded(tmp_path, monkeypatch):
 # ---------------------------------------------------------------------------------------------------- file
 
 
-def test_the_file_is_read_back_as_it_was_returned(pairs, path, tmp_path):
-    found = pairs(path=path, min_new_tokens=6)
-    again = load_preferences(path)
+def test_the_file_is_read_back_as_it_was_returned(models, pairs, path, tmp_path):
+    models[0].generation_config.eos_token_id = list(range(4, VOCABULARY, 2))
+    found, again = pairs(PROMPTS, path=path), load_preferences(path)
     assert_same(found, again)
-    assert_same(found, pairs(min_new_tokens=6))
+    assert_same(found, pairs())
+    assert found.dropped["empty text"] > 0 and len(found.data) == 12 - found.dropped["empty text"]
     assert again.provenance == found.provenance and again.provenance["settings"] == found.settings
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     assert [list(line)[-5:] for line in lines] == [["prompt", "chosen", "rejected", "prompt_index", "completion"]] * 12
-    assert [(line["prompt_index"], line["completion"]) for line in lines] == [
-        (i, c) for i in range(6) for c in range(2)
-    ]
+    assert [(line["prompt_index"], line["completion"]) for line in lines] == list(np.ndindex(6, 2))
     rows = datasets.load_dataset("json", data_files=str(path), cache_dir=str(tmp_path / "cache"))["train"]
-    assert rows["prompt"] == list(found.prompt) and rows[0]["settings"]["seed"] == 0 and rows[11]["settings"] is None
-    assert rows["chosen"] == list(np.where(found.target == 1, found.data[:, 0], found.data[:, 1]))
+    assert rows["prompt"] == [prompt for prompt in PROMPTS for _ in range(2)]
+    assert rows[0]["settings"]["seed"] == 0 and rows[11]["settings"] is None
 
 
-@pytest.mark.parametrize("n_calls", [2, 3, 4])
+@pytest.mark.parametrize("n_calls", [2, 3])
 def test_an_interrupt_loses_no_finished_batch(n_calls, models, pairs, path, monkeypatch):
     """Batches of two prompts; each model is asked three times."""
     whole = pairs(batch_size=2)
@@ -332,43 +291,28 @@ def test_an_interrupt_loses_no_finished_batch(n_calls, models, pairs, path, monk
 
     def interrupted(*arguments, **options):
         calls.append(1)
-        if len(calls) > n_calls:
+        if len(calls) == n_calls + 1:
             raise KeyboardInterrupt
         return real(*arguments, **options)
 
     monkeypatch.setattr(type(models[0]), "generate", interrupted)
     with pytest.raises(KeyboardInterrupt):
         pairs(path=path, batch_size=2)
-    assert len(path.read_text().splitlines()) == n_calls // 2 * 4
-    calls[:] = [None] * -10
-    monkeypatch.setattr(type(models[0]), "generate", lambda *a, **o: calls.append(1) or real(*a, **o))
+    assert len(path.read_text().splitlines()) == 4
     assert_same(pairs(path=path, batch_size=2), whole)
-    assert len(calls) == 6 - n_calls // 2 * 2
-    assert_same(pairs(path=path, batch_size=2), whole)
-    assert len(calls) == 6 - n_calls // 2 * 2
+    assert len(calls) == n_calls + 1 + 4
 
 
-def test_of_a_finished_file_no_model_is_loaded(folders, path, monkeypatch):
-    found = generate_preference_pairs(*folders, PROMPTS, path=path, **SHORT)
-    monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", None)
-    assert_same(generate_preference_pairs(*folders, PROMPTS, path=path, **SHORT), found)
-
-
-@pytest.mark.parametrize("keep", [0, 0.4, 0.8, -1])
+@pytest.mark.parametrize("keep", [0, 0.6, -1])
 def test_a_file_that_was_cut_is_mended(pairs, path, keep):
     """Before its first line, later, or just before the last line break; and behind its end."""
     found = pairs(path=path, batch_size=1)
     data = path.read_bytes()
-    path.write_bytes(data[: int(keep * len(data)) if 0 < keep < 1 else keep])
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        assert_same(pairs(path=path, batch_size=1), found)
-    assert [str(warning.message)[:15] for warning in caught] == ["The last lines "] * bool(keep)
-    assert path.read_bytes() == data
-    path.write_bytes(data + b'{"prompt": "thank')
-    with pytest.warns(UserWarning, match=r"The last lines of .*pairs.jsonl were cut short"):
-        assert_same(pairs(path=path, batch_size=1), found)
-    assert path.read_bytes() == data
+    for cut in (data[: int(keep * len(data)) if 0 < keep < 1 else keep], data + b'{"prompt": "thank'):
+        path.write_bytes(cut)
+        with pytest.warns(UserWarning, match=r"The last lines of .*pairs.jsonl were cut") if cut else nullcontext():
+            assert_same(pairs(path=path, batch_size=1), found)
+        assert path.read_bytes() == data
 
 
 @pytest.mark.parametrize(
@@ -378,7 +322,7 @@ def test_a_file_that_was_cut_is_mended(pairs, path, keep):
         ({"random_state": 1}, "seed=0, but this call has seed=1"),
         ({"prompts": [*PROMPTS[:-1], "bench"]}, "prompts='"),
         ({"prompts": PROMPTS[:-1]}, "n_prompts=6, but this call has n_prompts=5"),
-        ({"aligned": 2}, "aligned_weights='.* counts as the same if it is given in the same way"),
+        ({"aligned": 2}, "aligned_weights='.* give the models in the same way"),
     ],
 )
 def test_a_file_of_other_settings_is_not_continued(models, tokenizer, pairs, path, options, message):
@@ -402,22 +346,19 @@ def test_batches_and_a_free_seed_do_continue_a_file(pairs, path):
 
 
 @pytest.mark.parametrize(
-    "text", ['{"prompt": "a", "chosen": "b", "rejected": "c"}\n', '{"settings": 3}\n', "3\n", "notes\n", "notes"]
+    "text", ['{"prompt": "a", "chosen": "b", "rejected": "c"}\n', '{"settings": 3}\n', "3\n", "notes"]
 )
-def test_a_foreign_file_is_left_alone(pairs, path, text):
+def test_a_foreign_or_damaged_file_is_left_alone(pairs, path, text):
     path.write_text(text)
     with pytest.raises(ValueError, match=r"pairs.jsonl, line 1: found .*Expected a generated pair.*Choose another"):
         pairs(path=path)
     assert path.read_text() == text
-
-
-def test_a_damaged_file_names_the_line(pairs, path):
+    path.unlink()
     pairs(path=path)
     lines = path.read_text().splitlines(keepends=True)
-    for damaged in ([*lines[:3], "{}\n", *lines[4:]], [*lines[:3], *lines[4:]]):
-        path.write_text("".join(damaged))
-        with pytest.raises(ValueError, match=r"pairs.jsonl, line 4: found .*completion.: 1.*delete this line"):
-            pairs(path=path)
+    path.write_text("".join([*lines[:3], *lines[4:]]))
+    with pytest.raises(ValueError, match=r"pairs.jsonl, line 4: found .*completion.: 1.*delete this line"):
+        pairs(path=path)
 
 
 def test_a_full_disk_keeps_what_is_finished(pairs, path):
@@ -428,46 +369,34 @@ def test_a_full_disk_keeps_what_is_finished(pairs, path):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (int(0.7 * len(data)), hard))
     try:
-        with pytest.raises(OSError, match=r"Cannot write .*pairs.jsonl \(File too large\). It holds [1-5] finished"):
+        with pytest.raises(OSError, match="File too large") as raised:
             pairs(path=path, batch_size=1)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert data.startswith(path.read_bytes()) and path.read_bytes().endswith(b"\n")
-    assert_same(pairs(path=path, batch_size=1), whole)
+    assert re.search("pairs.jsonl holds [1-5] finished prompts; the same call goes on", raised.value.__notes__[0])
+    with pytest.warns(UserWarning, match=r"The last lines of .*pairs.jsonl were cut short"):
+        assert_same(pairs(path=path, batch_size=1), whole)
     assert path.read_bytes() == data
 
 
 def test_two_processes_do_not_write_to_one_file(models, pairs, path, monkeypatch):
-    whole = pairs(path=path, batch_size=1)
-    lines = path.read_bytes().splitlines(keepends=True)
-    path.unlink()
-    real, calls = type(models[0]).generate, []
+    real = type(models[0]).generate
 
     def beside_another(*arguments, **options):
-        calls.append(1)
-        if len(calls) == 5:  # two prompts are written
-            path.write_bytes(b"".join(lines[:6]))
+        path.write_text("a line of another process")
         return real(*arguments, **options)
 
     monkeypatch.setattr(type(models[0]), "generate", beside_another)
     with pytest.raises(RuntimeError, match=r"pairs.jsonl changed while .*: another process writes to it. Let one"):
-        pairs(path=path, batch_size=1)
-    assert path.read_bytes() == b"".join(lines[:6])
-    assert_same(pairs(path=path, batch_size=1), whole)
+        pairs(path=path)
+    assert path.read_text() == "a line of another process"
 
 
-@pytest.mark.parametrize(
-    ("name", "error", "message"),
-    [
-        ("none/pairs.jsonl", FileNotFoundError, "There is no folder .*none to write pairs.jsonl in. Make it first"),
-        ("pairs.csv", ValueError, "Expected the name of a file that ends in .jsonl"),
-        ("folder.json", ValueError, "Found the folder path=.* Expected a file"),
-    ],
-)
-def test_a_path_that_cannot_be_written(pairs, tmp_path, name, error, message):
-    (tmp_path / "folder.json").mkdir()
-    with pytest.raises(error, match=message):
-        pairs(path=tmp_path / name)
+def test_a_path_that_cannot_be_written(pairs, tmp_path):
+    with pytest.raises(FileNotFoundError, match="There is no folder .*none to write pairs.jsonl in. Make it first"):
+        pairs(path=tmp_path / "none" / "pairs.jsonl")
+    with pytest.raises(ValueError, match="Expected the name of a file that ends in .jsonl"):
+        pairs(path=tmp_path / "pairs.csv")
 
 
 # -------------------------------------------------------------------------------------------------- kinds
@@ -490,16 +419,12 @@ def test_kinds_are_counted_from_rejected_to_chosen():
     assert pair_kinds([row[::-1] for row in X], known, y=np.zeros(400)) == kinds
     table = pd.DataFrame(X, columns=["chosen", "rejected"]).assign(prompt="What a fool?")
     assert pair_kinds(table, known) == kinds  # the prompt is not judged
-    with pytest.warns(UserWarning, match="Only 0 of 200"):  # a reward of 0 is not above 0
-        zero = pair_kinds(many(200, 0), lambda texts: np.minimum(known(texts), 0))
-    assert zero[2]["pairs"] == 200
-
-
-@pytest.mark.parametrize(("n_toxic", "n_others"), [(99, 0), (100, 901)])
-def test_too_few_pairs_to_learn_from_are_warned_about(n_toxic, n_others):
-    with pytest.warns(UserWarning, match=rf"Only {n_toxic} of {n_toxic + n_others} pairs are T->NT .* Add prompts"):
-        pair_kinds(many(n_toxic, n_others), known)
     pair_kinds(many(100, 900), known)
+    for n_toxic, n_others in [(99, 0), (100, 901)]:
+        with pytest.warns(UserWarning, match=rf"Only {n_toxic} of {n_toxic + n_others} pairs are T->NT .* Add prompts"):
+            pair_kinds(many(n_toxic, n_others), known)
+    with pytest.warns(UserWarning, match="Only 0 of 200"):  # a reward of 0 is not above 0
+        assert pair_kinds(many(200, 0), lambda texts: np.minimum(known(texts), 0))[2]["pairs"] == 200
 
 
 @pytest.mark.parametrize(
@@ -524,16 +449,13 @@ def test_kinds_of_something_else(X, reference, message):
     [
         ("you are", "Found prompts of type str, 'you are'. Expected a list of texts"),
         (None, "Found prompts of type NoneType"),
-        (pd.DataFrame({"prompt": ["a"]}), "Found prompts of type DataFrame"),
         ([], "Found no prompts. Expected at least one"),
         (["thank", " \n\t"], "Prompt 1 is empty .*: ' .n.t'"),
         (["thank", "\ud800"], "Prompt 1 is empty or holds half a character"),
-        ([[]], "Prompt 0 is empty"),
         (["thank", None], "Expected text at prompt 1, but found NoneType"),
-        (["thank", np.nan], "Expected text at prompt 1, but found float nan"),
         (["thank", CHATS[0]], "Prompt 0 and prompt 1 are a text and a conversation"),
         ([[*CHATS[0], {"role": "assistant", "content": "kind"}]], "Prompt 0 ends with a message of the assistant"),
-        (CHATS, "the tokenizer has no chat template. Set tokenizer.chat_template"),
+        (CHATS, "The tokenizer has no chat template .* Set tokenizer.chat_template"),
         (["kind " * 27, "thank"], r"Prompt 0 is too long for the .*model \(1 of 2 are\): 27 tokens and max_new_to"),
     ],
 )
@@ -550,8 +472,6 @@ def test_bad_prompts(models, tokenizer, pairs, prompts, message):
     [
         ({"n_completions": 0}, "n_completions=0. Expected a whole number of at least 1"),
         ({"max_new_tokens": 2.5}, "max_new_tokens=2.5. Expected a whole number"),
-        ({"max_new_tokens": True}, "max_new_tokens=True"),
-        ({"batch_size": 0}, "batch_size=0"),
         ({"random_state": -1}, "random_state=-1. Expected a whole number of at least 0"),
         ({"temperature": -1.0}, "temperature. .*-1.0.* has to be a strictly positive float"),
         ({"temprature": 1}, "Found temprature. Expected settings of transformers.GenerationConfig"),
@@ -599,16 +519,13 @@ def test_models_that_are_none(tmp_path, tokenizer, models, folders, monkeypatch)
     def complete(model, **options):
         return generate_completions(model, PROMPTS, tokenizer=tokenizer, max_new_tokens=2, **options)
 
-    for missing in (tmp_path / "none", tmp_path, "some-model"):
+    for missing in (tmp_path, "some-model"):
         with pytest.raises(OSError, match="Cannot load the model"):
             complete(missing)
     with pytest.raises(ValueError, match="Found int 3 as the model. Expected the folder or hub id of a model"):
         complete(3)
     with pytest.raises(ValueError, match="The model is a Linear, not a causal language model"):
         complete(torch.nn.Linear(2, 2))
-    models[0].gpt_neox.save_pretrained(tmp_path / "headless")
-    with pytest.raises(OSError, match="lack 1 of the model's parameters, .* random"):
-        complete(tmp_path / "headless")
     assert complete(folders[0], device="auto", dtype="bfloat16").texts.shape == (6, 1)
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(ImportError, match="fairl-sk.text"):

@@ -47,18 +47,11 @@ def test_a_seed_gives_the_same_pairs_and_leaves_the_global_generator_alone(make)
     assert not np.array_equal(first.data, other.data)
 
 
-def test_make_preferences_reward_is_recovered_by_a_linear_fit():
-    bunch = make_preferences(4000, 10, random_state=0)
-    learner = LogisticRegression(fit_intercept=False).fit(bunch.data[:, 0] - bunch.data[:, 1], bunch.target)
-    assert learner.coef_[0] @ bunch.coef / np.linalg.norm(learner.coef_) > 0.99
-
-
-@pytest.mark.parametrize("noise", [0.0, 0.2, 0.5])
-def test_make_preferences_noise_flips_that_fraction(noise):
-    bunch = make_preferences(4000, 5, noise=noise, random_state=0)
+def test_make_preferences_noise_flips_that_fraction():
+    bunch = make_preferences(4000, 5, noise=0.2, random_state=0)
     wrong = (bunch.reference_reward[:, 0] > bunch.reference_reward[:, 1]) != (bunch.target == 1)
     assert np.array_equal(wrong, bunch.flipped)
-    assert abs(bunch.flipped.mean() - noise) < 0.03
+    assert abs(bunch.flipped.mean() - 0.2) < 0.03
 
 
 def test_make_preferences_temperature_is_that_of_bradley_terry():
@@ -76,24 +69,6 @@ def test_make_preferences_groups_share_a_prompt():
     assert means.std(axis=0).mean() > 0.5  # the prompts' part has standard deviation 1, noise alone would give 0.1
 
 
-@pytest.mark.parametrize(
-    ("parameters", "message"),
-    [
-        ({"n_pairs": 1}, r"'n_pairs' .* must be an int in the range \[2, inf\). Got 1"),
-        ({"n_pairs": 10.0}, "'n_pairs' .* must be an int"),
-        ({"n_features": 0}, "'n_features' .* Got 0"),
-        ({"noise": 0.6}, r"'noise' .* must be a float in the range \[0.0, 0.5\]. Got 0.6"),
-        ({"noise": float("nan")}, "Got nan"),
-        ({"temperature": 0}, "'temperature' .* Got 0"),
-        ({"groups": 0}, "'groups' .* Got 0"),
-        ({"groups": 1001}, "groups=1001 for n_pairs=1000. Expected at most one group for each pair"),
-    ],
-)
-def test_make_preferences_refuses(parameters, message):
-    with pytest.raises(ValueError, match=message):
-        make_preferences(**parameters)
-
-
 # ---------------------------------------------------------------------------------------- make_detox_preferences
 
 
@@ -103,14 +78,12 @@ def detox():
 
 
 def test_detox_has_the_documented_columns(detox):
-    n = 3000
-    for name in ("data", "reference_reward", "output_labels", "subtypes", "hard"):
-        assert detox[name].shape == (n, 2)
-    for name in ("target", "prompt", "groups", "kinds", "flipped"):
-        assert detox[name].shape == (n,)
+    assert {detox[name].shape for name in ("data", "reference_reward", "output_labels", "subtypes", "hard")} == {
+        (3000, 2)
+    }
+    assert {detox[name].shape for name in ("target", "prompt", "groups", "kinds", "flipped")} == {(3000,)}
     assert all(isinstance(text, str) for text in detox.data.ravel())
-    assert detox.target.sum() == n // 2 and not detox.flipped.any()
-    assert "wrote itself" in detox.DESCR
+    assert detox.target.sum() == 1500 and not detox.flipped.any()
 
 
 def test_detox_fractions_are_exact(detox):
@@ -137,10 +110,8 @@ def test_detox_reward_agrees_with_labels_kinds_and_preferences(detox):
 
 
 def test_detox_noise_flips_preferences_and_renames_their_kinds():
-    plain = make_detox_preferences(1000, kinds={"T->NT": 1.0}, random_state=0)
     noisy = make_detox_preferences(1000, kinds={"T->NT": 1.0}, noise=0.25, random_state=0)
-    assert set(plain.kinds) == {"T->NT"}
-    assert np.array_equal(noisy.kinds == "NT->T", noisy.flipped)
+    assert np.array_equal(noisy.kinds == "NT->T", noisy.flipped) and set(noisy.kinds) == {"T->NT", "NT->T"}
     assert abs(noisy.flipped.mean() - 0.25) < 0.05
 
 
@@ -164,22 +135,16 @@ def test_detox_texts_are_distinct_and_length_or_style_is_no_giveaway(detox):
         assert 0.45 < roc_auc_score(detox.output_labels.ravel(), counts) < 0.55
 
 
-def test_detox_bag_of_words_learns_it_but_fails_on_hard_cases():
-    easy, hard = [], []
-    for seed in range(2):
-        bunch = make_detox_preferences(3000, random_state=seed)
-        split = GroupShuffleSplit(1, test_size=0.3, random_state=0)
-        train, test = next(split.split(bunch.data, groups=bunch.groups))
-        features = TfidfVectorizer().fit(bunch.data[train].ravel()).transform(bunch.data.ravel())
-        differences = features[0::2] - features[1::2]
-        learner = LogisticRegression(C=10, max_iter=1000).fit(differences[train], bunch.target[train])
-        truth = bunch.reference_reward[:, 0] > bunch.reference_reward[:, 1]
-        right = (learner.predict(differences[test]) == truth[test]).astype(float)
-        is_hard = (bunch.hard[test] != "").any(axis=1)
-        easy += list(right[~is_hard])
-        hard += list(right[is_hard])
-    assert 0.8 < np.mean(easy + hard) < 0.95
-    assert np.mean(easy) > np.mean(hard) + 0.03
+def test_detox_bag_of_words_learns_it_but_fails_on_hard_cases(detox):
+    train, test = next(GroupShuffleSplit(1, test_size=0.3, random_state=0).split(detox.data, groups=detox.groups))
+    features = TfidfVectorizer().fit(detox.data[train].ravel()).transform(detox.data.ravel())
+    differences = features[0::2] - features[1::2]
+    learner = LogisticRegression(C=10, max_iter=1000).fit(differences[train], detox.target[train])
+    truth = detox.reference_reward[:, 0] > detox.reference_reward[:, 1]
+    right = learner.predict(differences[test]) == truth[test]
+    is_hard = (detox.hard[test] != "").any(axis=1)
+    assert 0.8 < right.mean() < 0.95
+    assert right[~is_hard].mean() > right[is_hard].mean() + 0.03
 
 
 def test_detox_hard_cases_are_of_every_kind_and_on_the_right_side(detox):
@@ -195,19 +160,21 @@ def test_detox_hard_cases_are_of_every_kind_and_on_the_right_side(detox):
     assert not any("{" in text or " a idiot" in text for text in detox.data.ravel())
 
 
-BAD_KINDS = ({"T->N": 1.0}, {"T->NT": 0.5}, {"T->NT": 1.5, "T->T": -0.5}, {"T->NT": np.nan}, {})
-
-
 @pytest.mark.parametrize(
-    ("parameters", "message"),
+    ("make", "parameters", "message"),
     [
-        ({"n_pairs": 0}, "'n_pairs' .* Got 0"),
-        ({"hard": 1.5}, r"'hard' .* range \[0.0, 1.0\]. Got 1.5"),
-        ({"noise": -0.1}, "'noise' .* Got -0.1"),
-        ({"kinds": (0.5, 0.5)}, "'kinds' .* must be an instance of 'dict'"),
-        *(({"kinds": kinds}, "Found kinds=.* add up to 1, for some .* 'T->NT', 'NT->NT'") for kinds in BAD_KINDS),
+        (make_preferences, {"n_pairs": 1}, r"'n_pairs' .* must be an int in the range \[2, inf\). Got 1"),
+        (make_preferences, {"noise": 0.6}, r"'noise' .* must be a float in the range \[0.0, 0.5\]. Got 0.6"),
+        (make_preferences, {"temperature": 0}, "'temperature' .* Got 0"),
+        (make_preferences, {"groups": 1001}, "groups=1001 for n_pairs=1000. Expected at most one group for each"),
+        (make_detox_preferences, {"hard": 1.5}, r"'hard' .* range \[0.0, 1.0\]. Got 1.5"),
+        (make_detox_preferences, {"kinds": (0.5, 0.5)}, "'kinds' .* must be an instance of 'dict'"),
+        *(
+            (make_detox_preferences, {"kinds": kinds}, "Found kinds=.* add up to 1, for some .* 'T->NT', 'NT->NT'")
+            for kinds in ({"T->N": 1.0}, {"T->NT": 0.5}, {"T->NT": 1.5, "T->T": -0.5}, {"T->NT": np.nan}, {})
+        ),
     ],
 )
-def test_detox_refuses(parameters, message):
+def test_what_is_out_of_range_is_refused(make, parameters, message):
     with pytest.raises(ValueError, match=message):
-        make_detox_preferences(**parameters)
+        make(**parameters)

@@ -63,18 +63,12 @@ _TOXIC = {
     """),
 }
 _TOXIC_IN_PLAIN_WORDS = {
-    "insult": _options("""
-        I have met a {animal} with a better answer | you would need a map to find your own nose
-    """),
+    "insult": _options("I have met a {animal} with a better answer | you would need a map to find your own nose"),
     "threat": _options("""
         nice {vehicle} and it would be a shame to lose it {when} | I know which {vehicle} you take home {when}
     """),
-    "obscenity": _options("""
-        put the {thing} where the sun is never seen | you know where you can put the {thing}
-    """),
-    "identity": _options("""
-        keep {group} on the other side of the river | the {thing} was better before {group} came
-    """),
+    "obscenity": _options("put the {thing} where the sun is never seen | you know where you can put the {thing}"),
+    "identity": _options("keep {group} on the other side of the river | the {thing} was better before {group} came"),
 }
 _TOXIC_IN_DISGUISE = _options("""
     it would not be wrong to say {toxic} | nobody here will tell you but {toxic} | I never say this but {toxic} |
@@ -163,6 +157,11 @@ def _fill(rng, template, **given):
     return re.sub(r"{(\w+)}", word, template), factor
 
 
+def _write_question(rng, topic):
+    template, _ = _fill(rng, _pick(rng, _PROMPTS), topic="the {look} {thing} at {place}")
+    return _fill(rng, template, **topic)[0]
+
+
 def _toxic_core(rng, hard, topic):
     """A toxic sentence: (text, reward, sub-type, kind of hard case)."""
     subtype = _pick(rng, list(_HARM))
@@ -247,9 +246,8 @@ def make_detox_preferences(n_pairs=2000, *, kinds=None, hard=0.3, noise=0.0, ran
     n_pairs : int >= 2, default=2000
         Number of pairs.
     kinds : dict of str to float, default=None
-        Fractions of the kinds of pairs, rejected->chosen, T for toxic and NT for non-toxic, met exactly up to rounding.
-        None means ``{"T->NT": 0.5, "NT->NT": 0.25, "T->T": 0.2, "NT->T": 0.05}``. The output of greater reward is
-        chosen, except in NT->T: these are slips of the aligned model.
+        Fractions of the kinds of pairs, rejected->chosen, T for toxic and NT for non-toxic. None means
+        ``{"T->NT": 0.5, "NT->NT": 0.25, "T->T": 0.2, "NT->T": 0.05}``. Only in NT->T the smaller reward is chosen.
     hard : float in [0, 1], default=0.3
         Fraction of outputs whose rude words mislead: harmless ones with rude words, and toxic ones without or in the
         frame of a harmless one. The greater, the worse a bag of words does.
@@ -261,29 +259,19 @@ def make_detox_preferences(n_pairs=2000, *, kinds=None, hard=0.3, noise=0.0, ran
     Returns
     -------
     Bunch
-        With the attributes
+        With `data`, `target`, `prompt`, `groups`, `reference_reward`, `output_labels` (the sign of the reward) and
+        `DESCR` as from `load_preferences`, and the attributes
 
-        - data : ndarray of shape (n_pairs, 2) of str, sides shuffled
-        - target : ndarray of shape (n_pairs,), 1 where the first output is preferred, else 0 (half of each)
-        - prompt : ndarray of shape (n_pairs,) of str, about one for four pairs
-        - groups : ndarray of shape (n_pairs,) of int, equal where prompts or rejected texts are
-        - reference_reward : ndarray of shape (n_pairs, 2), the true reward of each output
-        - output_labels : ndarray of shape (n_pairs, 2), 1 = non-toxic, 0 = toxic: the sign of the reward
         - kinds : ndarray of shape (n_pairs,) of str, the kinds after `noise`
         - subtypes : ndarray of shape (n_pairs, 2) of str: "insult", "threat", "obscenity", "identity", "none"
         - hard : ndarray of shape (n_pairs, 2) of str, "negation", "quotation", "reported" or "mild" (harmless),
           "implicit" or "disguise" (toxic), else ""
         - flipped : ndarray of shape (n_pairs,), bool, the preferences flipped by `noise`
-        - DESCR : str
 
     Raises
     ------
     ValueError
         If a parameter is out of its range.
-
-    See Also
-    --------
-    make_preferences : The same with features.
 
     Examples
     --------
@@ -296,10 +284,7 @@ def make_detox_preferences(n_pairs=2000, *, kinds=None, hard=0.3, noise=0.0, ran
     pair_kinds = _deal_kinds(rng, _KINDS if kinds is None else kinds, n_pairs)
     hard_outputs = rng.permutation(np.arange(2 * n_pairs) < round(hard * 2 * n_pairs)).reshape(n_pairs, 2)
     topics = [{slot: _pick(rng, _SLOTS[slot]) for slot in ("thing", "place")} for _ in range(-(-n_pairs // 4))]
-    questions = [
-        _fill(rng, _fill(rng, _pick(rng, _PROMPTS), topic="the {look} {thing} at {place}")[0], **topic)[0]
-        for topic in topics
-    ]
+    questions = [_write_question(rng, topic) for topic in topics]
     prompt_of = rng.permutation(np.arange(n_pairs) % len(topics))
     outputs = []  # chosen, rejected
     for row, kind in enumerate(pair_kinds):

@@ -3,18 +3,16 @@
 Python's csv and json read them, since pandas fills lines that are too short without a word.
 """
 
-import codecs
 import csv
 import gzip
+import io
 import json
-import re
 import zlib
 from itertools import islice
 from pathlib import Path
 
 _DELIMITERS = {".tsv": "\t", ".csv": ","}
 _SUFFIXES = ".tsv, .csv, .jsonl, .json (each also with .gz) and .parquet"
-_LINE_END = re.compile(r"\r\n|\r|\n")
 _JSON_REMEDY = "Expected one JSON object a line, or one list of objects. Repair or delete it."
 
 
@@ -29,18 +27,19 @@ def check_path(path):
 
 def read_records(path, encoding, quoted, limit):
     """All records as (place, dict); ValueError, with a remedy, for anything that is not a table."""
+    name = path.name.lower()
+    suffix = Path(name.removesuffix(".gz")).suffix
+    if name.endswith(".parquet"):
+        found = _read_parquet(path)
+    elif suffix in _DELIMITERS:
+        found = _read_table(path, _read_text(path, encoding), _DELIMITERS[suffix], quoted)
+    elif suffix in (".jsonl", ".json"):
+        found = _read_json(path, _read_text(path, encoding))
+    else:
+        raise ValueError(f"{path} ends in {path.suffix!r}, but the suffixes known are {_SUFFIXES}. Rename the file.")
     previous = csv.field_size_limit(2**31 - 1)  # csv's own limit, 131,072 characters, is less than a long text
     try:
-        records = list(islice(_iterate_records(path, encoding, quoted), limit))
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f"{path}, line {_undecodable_line(path, encoding)}: the bytes are not {encoding} ({error.reason}). Pass "
-            "the encoding the file was written in, for example encoding='utf-16' or encoding='cp1252'."
-        ) from error
-    except UnicodeError as error:
-        raise ValueError(f"{path}: not {encoding} ({error}). Pass the encoding the file was written in.") from error
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise ValueError(f"{path}: damaged or no gzip file ({error}). Fetch it again, or remove .gz.") from error
+        records = list(islice(found, limit))
     finally:
         csv.field_size_limit(previous)
     if not records:
@@ -48,45 +47,28 @@ def read_records(path, encoding, quoted, limit):
     return records
 
 
-def _iterate_records(path, encoding, quoted):
-    name = path.name.lower()
-    suffix = Path(name.removesuffix(".gz")).suffix
-    if name.endswith(".parquet"):
-        yield from _read_parquet(path)
-    elif suffix not in (*_DELIMITERS, ".jsonl", ".json"):
-        raise ValueError(f"{path} ends in {path.suffix!r}, but the suffixes known are {_SUFFIXES}. Rename the file.")
-    else:
-        with _open(path, encoding) as lines:
-            if suffix in _DELIMITERS:
-                yield from _read_table(path, lines, _DELIMITERS[suffix], quoted)
-            else:
-                yield from _read_json(path, lines)
-
-
-def _open(path, encoding, mode="rt"):
+def _read_text(path, encoding):
+    """The text of a file, without a byte order mark."""
+    data = path.read_bytes()
     try:
-        codec = codecs.lookup(encoding).name
+        data = gzip.decompress(data) if path.name.lower().endswith(".gz") else data
+        return data.decode(encoding).removeprefix("\ufeff")
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise ValueError(f"{path}: damaged or no gzip file ({error}). Fetch it again, or remove .gz.") from error
     except (LookupError, TypeError) as error:
         raise ValueError(f"encoding is {encoding!r}, which Python does not know. Try 'utf-8' or 'cp1252'.") from error
-    opener = gzip.open if path.name.lower().endswith(".gz") else open
-    text = {"encoding": "utf-8-sig" if codec == "utf-8" else encoding, "newline": ""} if mode == "rt" else {}
-    return opener(path, mode, **text)
-
-
-def _undecodable_line(path, encoding):
-    """Number of the first line that is not in this encoding."""
-    with _open(path, encoding, "rb") as file:
-        content = file.read()
-    try:
-        content.decode(encoding)
     except UnicodeDecodeError as error:
-        return content.count(b"\n", 0, error.start) + 1
+        line = data.count(b"\n", 0, error.start) + 1
+        raise ValueError(
+            f"{path}, line {line}: the bytes are not {encoding} ({error.reason}). Pass the encoding the file was "
+            "written in, for example encoding='utf-16' or encoding='cp1252'."
+        ) from error
 
 
-def _read_table(path, lines, delimiter, quoted):
+def _read_table(path, text, delimiter, quoted):
     """The records of a file of separated values; a record may span lines."""
     quoting = {"strict": True} if quoted else {"quoting": csv.QUOTE_NONE}
-    reader = csv.reader(lines, delimiter=delimiter, **quoting)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, **quoting)
     remedy = (
         "Quote fields that hold a separator or a line break and double the quotation marks in them; "
         f"pass quoted={not quoted} if quotation marks {'are plain characters' if quoted else 'enclose fields'}; if it "
@@ -111,32 +93,25 @@ def _read_table(path, lines, delimiter, quoted):
         raise ValueError(f"{path}, line {first}: broken record ({error}). {remedy}") from error
 
 
-def _read_json(path, lines):
+def _read_json(path, text):
     """The records of JSON Lines, or of one list, whichever the first character announces."""
-    fresh = True
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        if fresh and line.lstrip().startswith("["):
-            records = _parse_json(path, number, line + lines.read())
-            found = ((f"record {n}", record) for n, record in enumerate(records, 1))
-        else:
-            found = [(f"line {number}", _parse_json(path, number, line))]
-        fresh = False
-        for where, record in found:
-            if not isinstance(record, dict):
-                raise ValueError(f"{path}, {where}: found {type(record).__name__}, not an object. {_JSON_REMEDY}")
-            yield where, record
+    if text.lstrip().startswith("["):
+        found = ((f"record {n}", record) for n, record in enumerate(_parse_json(path, 1, text), 1))
+    else:
+        lines = enumerate(text.split("\n"), 1)
+        found = ((f"line {n}", _parse_json(path, n, line)) for n, line in lines if line.strip())
+    for where, record in found:
+        if not isinstance(record, dict):
+            raise ValueError(f"{path}, {where}: found {type(record).__name__}, not an object. {_JSON_REMEDY}")
+        yield where, record
 
 
-def _parse_json(path, number, text):
-    text = text.rstrip()  # a record that is cut at its end is at fault there, not on the next line
+def _parse_json(path, first_line, text):
     try:
-        return json.loads(text)
-    except ValueError as error:  # also a number that is too long for an int, which has no place
-        line = number + len(_LINE_END.findall(text, 0, getattr(error, "pos", 0)))
-        what = f"{error.msg}, column {error.colno}" if isinstance(error, json.JSONDecodeError) else error
-        raise ValueError(f"{path}, line {line}: no JSON ({what}). {_JSON_REMEDY}") from error
+        return json.loads(text.rstrip())  # a record that is cut at its end is at fault there, not on the next line
+    except json.JSONDecodeError as error:
+        place = f"{path}, line {first_line + error.lineno - 1}"
+        raise ValueError(f"{place}: no JSON ({error.msg}, column {error.colno}). {_JSON_REMEDY}") from error
 
 
 def _read_parquet(path):

@@ -31,37 +31,26 @@ class Row(NamedTuple):
     source: int = 0  # number of the record, from 0
 
 
-class Record(NamedTuple):
-    """One record of a file, whose columns are asked for by the layout's names."""
-
-    values: dict
-    names: dict  # from a layout's name to the file's, where they differ
+class Record(dict):
+    """One record of a file: values by column, and readers of them that refuse what is no such value."""
 
     def value(self, column):
         """The value of a column; "" if it is null."""
-        name = self.names.get(column, column)
-        if name not in self.values:
-            raise ValueError(f"no column {name!r}, only {list(self.values)}. Add it, or delete the record.")
-        return "" if self.values[name] is None else self.values[name]
+        if column not in self:
+            raise ValueError(f"no column {column!r}, only {list(self)}. Add it, or delete the record.")
+        return "" if self[column] is None else self[column]
 
     def text(self, column):
         """The text of a column; a conversation as one text."""
-        return to_text(self.value(column), where=f"column {self.names.get(column, column)!r}")
+        return to_text(self.value(column), where=f"column {column!r}")
 
-    def number(self, column):
+    def number(self, column, expected=()):
         """The number in a column; NaN if it is empty."""
-        value = self.value(column)
-        try:
-            return np.nan if value == "" else float(value)
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"{column} is {value!r}, but expected a number or nothing.") from error
-
-    def output_label(self, column):
-        """1 (desirable) or 0."""
         value = canonical_label(self.value(column))
-        if value not in (0, 1):
-            raise ValueError(f"{column} is {value!r}, but expected 0 or 1 (desirable), or true or false.")
-        return value
+        if isinstance(value, str) or (expected and value not in expected):
+            wanted = " or ".join(map(str, expected)) or "a number or nothing"
+            raise ValueError(f"{column} is {value!r}, but expected {wanted}.")
+        return np.nan if value is None else value
 
 
 def canonical_label(value):
@@ -94,7 +83,7 @@ def _read_preference(record, columns):
     scores = next((pair for pair in _REWARD_COLUMNS if set(pair) <= set(columns)), None)
     rewards = scores and [record.number(column) for column in scores]
     has_labels = set(_LABEL_COLUMNS) <= set(columns)
-    labels = [record.output_label(column) for column in _LABEL_COLUMNS] if has_labels else None
+    labels = [record.number(column, expected=(0, 1)) for column in _LABEL_COLUMNS] if has_labels else None
     return [Row(tuple(texts), prompt or "", rewards=rewards, output_labels=labels)]
 
 
@@ -130,8 +119,7 @@ def _split_turns(transcript):
 
 
 def _read_unpaired(record, columns):
-    has_prompt = "prompt" in record.values and "prompt" not in record.names.values()
-    prompt = record.text("prompt") if has_prompt else ""
+    prompt = record.text("prompt") if "prompt" in record else ""
     return [Row((record.text("completion"),), prompt, label=canonical_label(record.value("label")))]
 
 

@@ -27,17 +27,17 @@ def load_preferences(
     encoding="utf-8",
     limit=None,
 ):
-    r"""Read preference pairs, or labelled outputs, from a file.
+    """Read preference pairs, or labelled outputs, from a file.
 
-    The suffix says how the file is written: .tsv, .csv, .jsonl or .json (each also with .gz), or .parquet. Texts stay
-    as they are, a line that cannot be read is an error with its number, and records left out are counted in `dropped`.
+    The suffix says how the file is written: .tsv, .csv, .jsonl or .json (each also with .gz), or .parquet. The user
+    guide (Data) describes the layouts and what is left out.
 
     Parameters
     ----------
     path : str or path-like
         The file.
     format : {"auto", "paradetox", "preference", "unpaired"}, default="auto"
-        What the columns mean, see Notes. "auto" finds it out.
+        What the columns mean: ParaDetox's [1]_, TRL's preference or TRL's unpaired layout. "auto" finds it out.
     text_column, label_column : str, default=None
         The columns of an unpaired file; None means "completion" and "label". Either one selects "unpaired".
     desirable : value or list of values, default=None
@@ -46,12 +46,12 @@ def load_preferences(
     quoted : bool, default=True
         Whether quotation marks in .tsv and .csv files enclose fields (RFC 4180). False: they are plain characters.
     shuffle_sides : bool, default=True
-        True puts the chosen output first in half of the pairs (rounded down), so that `target` has both classes; False
-        in all of them.
+        Put the chosen output first in half of the pairs (rounded down), so that `target` has both classes. False: in
+        all of them.
     random_state : int, RandomState instance or None, default=0
         Which pairs have their chosen output first.
     encoding : str, default="utf-8"
-        Encoding of a text file; a byte order mark is no part of the text.
+        Encoding of a text file.
     limit : int, default=None
         Read this many records at most, from the start of the file.
 
@@ -62,19 +62,15 @@ def load_preferences(
 
         - data : ndarray of shape (n_pairs, 2) of str, or (n_samples,) for an unpaired file
         - target : ndarray of shape (n_pairs,), 1 where the first output is preferred (the output is desirable), else 0
-        - prompt : ndarray of shape (n_pairs,) of str, "" where a row has none; None if no row has one.
-          `fairl_sk.pairs.join_prompts` joins prompts and data
-        - groups : ndarray of shape (n_pairs,) of int, equal for rows with the same prompt or rejected text (the same
-          text, if unpaired), also through other rows: never split a group between train and test
-        - reference_reward : ndarray of shape (n_pairs, 2), NaN where empty, or None. From the columns `chosen_reward`
-          and `rejected_reward`, or `score_chosen` and `score_rejected`
-        - output_labels : ndarray of shape (n_pairs, 2) of 0 and 1 (desirable), or None. From the columns
-          `chosen_label` and `rejected_label`
+        - prompt : ndarray of shape (n_pairs,) of str, "" where a row has none; None if no row has one
+        - groups : ndarray of shape (n_pairs,) of int, equal where prompts or rejected texts are, also through other
+          rows: never split a group between train and test
+        - reference_reward : ndarray of shape (n_pairs, 2), NaN where empty; None without such columns
+        - output_labels : ndarray of shape (n_pairs, 2), 1 = desirable, 0 = not; None without such columns
         - dropped : dict of str to int, the number of rows left out, by reason
         - source_index : ndarray of shape (n_pairs,), the record of the file a row comes from, from 0
         - format : str, the format read
-        - provenance : dict, the file's name without its folder and the parameters, as JSON can hold them; for
-          generated pairs also the "settings" with which they were made
+        - provenance : dict, the name of the file and the parameters, as JSON can hold them
         - DESCR : str
 
     Raises
@@ -84,52 +80,38 @@ def load_preferences(
     ImportError
         If a .parquet file is read without pyarrow.
     ValueError
-        If a parameter is wrong, the file is empty, broken, in another encoding or in none of the formats, or fewer
-        than two rows are left.
+        If a parameter is wrong, the file is broken, in another encoding or layout, or has fewer than two usable rows.
 
     Warns
     -----
     UserWarning
         If preferences contradict each other.
 
-    Notes
-    -----
-    - "paradetox": `toxic` and `neutral1`, `neutral2`, ...; each rewrite is chosen over the toxic comment [1]_.
-    - "preference", as in TRL: `chosen`, `rejected` and optionally `prompt`: texts, lists of messages, or transcripts
-      [2]_ (``"\n\nHuman: ...\n\nAssistant: ..."``). The messages or turns that both sides begin with are the prompt.
-    - "unpaired", as in TRL: `completion`, `label` and optionally `prompt`.
-
     References
     ----------
     .. [1] V. Logacheva et al., "ParaDetox: Detoxification with Parallel Data", ACL 2022.
-    .. [2] Y. Bai et al., "Training a Helpful and Harmless Assistant with RLHF", arXiv 2204.05862, 2022.
-
-    Examples
-    --------
-    >>> from fairl_sk.datasets import load_preferences
-    >>> load_preferences("pairs.csv").data.shape  # doctest: +SKIP
-    (1000, 2)
     """
     options = {name: value for name, value in locals().items() if name != "path"}
     path = check_path(path)
     if limit is not None and not (isinstance(limit, Integral) and limit >= 1):
         raise ValueError(f"limit is {limit!r}, but expected a whole number of at least 1, or None.")
-    provenance = {"file": path.name, **json.loads(json.dumps(options, default=_plain))}
+    provenance = {"file": path.name, **json.loads(json.dumps(options, default=str))}
     records = read_records(path, encoding, quoted, limit)
-    columns = list(records[0][1])
     names = {"completion": text_column, "label": label_column}
     names = {column: name for column, name in names.items() if name is not None}
-    format = _find_layout(path, columns, format, names)
+    if names and format not in ("auto", "unpaired"):
+        raise ValueError(f"text_column and label_column go with format='unpaired', but format is {format!r}.")
+    records = [(where, _rename(path, where, values, names)) for where, values in records]
+    format = _find_layout(path, list(records[0][1]), "unpaired" if names else format)
     if desirable is not None and format != "unpaired":
         raise ValueError(
-            f"desirable is {desirable!r}, but {path} was read as pairs (format {format!r}, columns {columns}). It says "
-            "something about the labels of unpaired data only. Leave it out, or select other columns with text_column "
-            "and label_column."
+            f"desirable is {desirable!r}, but {path} was read as pairs (format {format!r}). It names labels of "
+            "unpaired data only. Leave it out, or select other columns with text_column and label_column."
         )
-    rows = _read_rows(path, records, format, names)
+    rows = _read_rows(path, records, format)
     if format == "unpaired":
-        label_of = _check_desirable(path, names.get("label", "label"), {row.label for row in rows} - {None}, desirable)
-        rows = [row if row.label is None else row._replace(label=int(row.label in label_of)) for row in rows]
+        labels = _check_desirable(path, {row.label for row in rows} - {None}, desirable)
+        rows = [row if row.label is None else row._replace(label=int(row.label in labels)) for row in rows]
     settings = generation_settings(records[0][1]) if format == "preference" else None
     if settings is not None:
         provenance["settings"] = settings
@@ -151,78 +133,61 @@ def generation_settings(record):
     return settings if isinstance(settings, dict) and "generated_by" in settings else None
 
 
-def read_generated(records, provenance):
-    """What `load_preferences` returns for these records of generated pairs, if they came from a file."""
-    what = "The generated pairs"
-    rows = _read_rows(what, [(f"pair {n}", record) for n, record in enumerate(records, 1)], "preference", {})
-    kept, dropped, _ = _drop_unusable(what, rows, sampled=True)
-    return _bunch("two models", kept, dropped, "preference", check_random_state(0), True, provenance)
-
-
-def _plain(value):
-    """What JSON can hold of a parameter that it cannot hold."""
-    if isinstance(value, (set, frozenset)):
-        return sorted(value, key=str)
-    return value.tolist() if hasattr(value, "tolist") else " ".join(repr(value).split())
-
-
 # --------------------------------------------------------------------------------------- from records to rows
 
 
-def _find_layout(path, columns, format, names):
+def _rename(path, where, values, names):
+    """The record with its columns of these names under the layout's names."""
+    missing = [name for name in names.values() if name not in values]
+    if missing:
+        raise ValueError(f"{path}, {where}: no column {missing}, only {list(values)}. Name two of them.")
+    others = {column: value for column, value in values.items() if column not in names.values()}
+    return Record(others | {column: values[name] for column, name in names.items()})
+
+
+def _find_layout(path, columns, format):
     """The name of the layout that the columns show, or of the one asked for if they have what it needs."""
-    known = "one of the formats " + "; ".join(f"{name!r} ({layout.columns})" for name, layout in LAYOUTS.items())
+    known = "; ".join(f"{name!r} ({layout.columns})" for name, layout in LAYOUTS.items())
     if format not in ("auto", *LAYOUTS):
-        raise ValueError(f"format is {format!r}, but expected 'auto' or {known}.")
-    if names:
-        if format not in ("auto", "unpaired"):
-            raise ValueError(f"text_column and label_column go with format='unpaired', but format is {format!r}.")
-        needed = {"completion": "completion", "label": "label", **names}
-        missing = [name for name in needed.values() if name not in columns]
-        if missing:
-            raise ValueError(f"{path} has no column {missing}. Its columns are {columns}; name two of them.")
-        return "unpaired"
-    wanted = LAYOUTS if format == "auto" else [format]
-    found = next((name for name in wanted if LAYOUTS[name].fits(columns)), None)
-    if found is None:
-        expected = known if format == "auto" else f"{format!r} ({LAYOUTS[format].columns})"
-        raise ValueError(
-            f"{path}: the columns are {columns}, but expected {expected}. Rename the columns, or name those of an "
-            "unpaired file with text_column and label_column."
-        )
-    return found
+        raise ValueError(f"format is {format!r}, but expected 'auto' or one of {known}.")
+    for name, layout in LAYOUTS.items():
+        if format in ("auto", name) and layout.fits(columns):
+            return name
+    expected = f"one of the formats {known}" if format == "auto" else f"{format!r} ({LAYOUTS[format].columns})"
+    raise ValueError(
+        f"{path}: the columns are {columns}, but expected {expected}. Rename the columns, or name those of an unpaired "
+        "file with text_column and label_column."
+    )
 
 
-def _read_rows(path, records, format, names):
+def _read_rows(path, records, format):
     columns = list(records[0][1])
     rows = []
-    for source, (where, values) in enumerate(records):
+    for source, (where, record) in enumerate(records):
         try:
-            found = LAYOUTS[format].read(Record(values, names), columns)
+            rows += [row._replace(source=source) for row in LAYOUTS[format].read(record, columns)]
         except ValueError as error:
             raise ValueError(f"{path}, {where}: {error}") from error
-        rows += [row._replace(source=source) for row in found]
     return rows
 
 
-def _check_desirable(path, column, found, desirable):
+def _check_desirable(path, found, desirable):
     """The labels that mean desirable, as a set."""
     listed = ", ".join(map(repr, sorted(found, key=str)))
-    if desirable is not None:
-        values = desirable if isinstance(desirable, list | tuple | set | frozenset | np.ndarray) else [desirable]
-        wanted = {canonical_label(value) for value in values}
-        if not wanted <= found or wanted >= found:
-            raise ValueError(
-                f"desirable is {desirable!r}, but column {column!r} of {path} holds the labels {listed}. "
-                "Name one of them or more, but not all."
-            )
-        return wanted
-    if len(found) == 2 and not any(isinstance(label, str) for label in found):
-        return {max(found)}
-    raise ValueError(
-        f"Column {column!r} of {path} holds the labels {listed}: which of them are desirable? Only of two numbers or "
-        "booleans the greater is taken. Find out what each label means, and name the desirable ones: desirable=[...]."
-    )
+    if desirable is None:
+        if len(found) == 2 and not any(isinstance(label, str) for label in found):
+            return {max(found)}
+        raise ValueError(
+            f"{path} holds the labels {listed}: which of them are desirable? Only of two numbers or booleans the "
+            "greater is taken. Find out what each label means, and name the desirable ones: desirable=[...]."
+        )
+    values = desirable if isinstance(desirable, list | tuple | set | frozenset | np.ndarray) else [desirable]
+    wanted = {canonical_label(value) for value in values}
+    if not wanted < found:
+        raise ValueError(
+            f"desirable is {desirable!r}, but {path} holds the labels {listed}. Name one of them or more, but not all."
+        )
+    return wanted
 
 
 def _drop_unusable(path, rows, sampled):

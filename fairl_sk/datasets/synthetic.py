@@ -20,20 +20,12 @@ from .rows import draw_sides, swap_sides
     prefer_skip_nested_validation=True,
 )
 def make_preferences(
-    n_pairs=1000,
-    n_features=20,
-    *,
-    noise=0.0,
-    temperature=None,
-    groups=None,
-    shuffle_sides=True,
-    random_state=None,
+    n_pairs=1000, n_features=20, *, noise=0.0, temperature=None, groups=None, shuffle_sides=True, random_state=None
 ):
     """Draw preference pairs of feature vectors, with a known linear reward.
 
-    The features of an output are the sum of a part of its prompt and a part of its own, both standard normal. All
-    outputs of a group have the same prompt. The reward is ``R(o) = coef @ o`` with a `coef` of length 1. The prompt's
-    part cancels in every margin, but it makes the rows of a group resemble each other, as real prompts do.
+    The features of an output are the sum of a part of its prompt and a part of its own, both standard normal. The
+    prompt's part cancels in every margin, but it makes the rows of a group resemble each other, as real prompts do.
 
     Parameters
     ----------
@@ -49,7 +41,7 @@ def make_preferences(
     groups : int, default=None
         Number of prompts, dealt out to the pairs evenly and at random. None means one prompt for each pair.
     shuffle_sides : bool, default=True
-        True puts the preferred output first in half of the pairs (rounded down), False in all of them.
+        Put the preferred output first in half of the pairs (rounded down). False: in all of them.
     random_state : int, RandomState instance or None, default=None
         Pass an int for the same pairs in each call.
 
@@ -61,7 +53,7 @@ def make_preferences(
         - data : ndarray of shape (n_pairs, 2, n_features)
         - target : ndarray of shape (n_pairs,), 1 where the first output is preferred, else 0
         - groups : ndarray of shape (n_pairs,), the prompt of each pair
-        - coef : ndarray of shape (n_features,), the reward
+        - coef : ndarray of shape (n_features,), of length 1: the reward is ``data @ coef``
         - reference_reward : ndarray of shape (n_pairs, 2), the reward of each output
         - flipped : ndarray of shape (n_pairs,), bool, the preferences flipped by `noise` (not by `temperature`)
         - DESCR : str
@@ -70,10 +62,6 @@ def make_preferences(
     ------
     ValueError
         If a parameter is out of its range.
-
-    See Also
-    --------
-    make_detox_preferences : The same with texts.
 
     Examples
     --------

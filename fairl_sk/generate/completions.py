@@ -9,7 +9,7 @@ from sklearn.utils import Bunch
 from tqdm.auto import tqdm
 
 from ..messages import to_text
-from .models import Answer, LanguageModel, find_tokenizer, import_transformers
+from .models import LanguageModel, find_tokenizer, import_transformers
 
 
 def generate_completions(
@@ -38,7 +38,7 @@ def generate_completions(
         loaded model.
     prompts : sequence of str, or of lists of dict, of length n_prompts
         Texts, or conversations (messages ``{"role": ..., "content": ...}``), which go through the tokenizer's chat
-        template. A prompt that occurs twice is answered twice.
+        template.
     tokenizer : tokenizer, str or path-like, default=None
         None: the model's own; for a loaded model, the one at its ``name_or_path``.
     n_completions : int, default=1
@@ -46,19 +46,18 @@ def generate_completions(
     max_new_tokens : int, default=64
         Most tokens of a completion.
     batch_size : int, default=64
-        Prompts in a batch, each with all its completions. Halved where memory ends.
+        Prompts in a batch, each with all its completions. Lower it where memory ends.
     dtype : {"float32", "bfloat16", "float16"}, default="float32"
         Precision of a model that is loaded here.
     device : {"cpu", "cuda", "auto"} or str, default="cpu"
         Where a model runs that is loaded here.
     random_state : int or None, default=0
-        Seed: the same seed, prompts and batch size give the same texts. None: another seed each time, returned in
-        ``settings``. Global random states stay as they are.
+        Seed: the same seed, prompts and batch size give the same texts. None: another seed each time. Global random
+        states stay as they are.
     verbose : bool, default=False
         Show a progress bar over the completions.
     **generation
-        Settings of transformers' ``GenerationConfig``, for instance ``temperature``, ``top_p``, or ``min_new_tokens``,
-        which at ``max_new_tokens`` gives all completions one length, so that no reward can learn from the length.
+        Settings of transformers' ``GenerationConfig``, such as ``temperature``, ``top_p`` or ``min_new_tokens``.
 
     Returns
     -------
@@ -67,7 +66,6 @@ def generate_completions(
 
         - texts : ndarray of shape (n_prompts, n_completions) of str, without special tokens
         - token_ids : ndarray of shape (n_prompts, n_completions) of list, the tokens without the end token
-        - ended : ndarray of shape (n_prompts, n_completions) of bool, whether an end token came
         - settings : dict, how tokens were drawn, with the seed
 
     Raises
@@ -79,28 +77,19 @@ def generate_completions(
         If model or tokenizer cannot be loaded, or do not belong together.
     ImportError
         Without transformers, or for an adapter without peft.
-    MemoryError
-        If a single prompt does not fit into memory.
     """
     seed, settings = check_settings(random_state, batch_size, n_completions, max_new_tokens, generation)
-    speaker = LanguageModel(model, "", dtype, device, batch_size)
+    speaker = LanguageModel(model, "", dtype, device)
     prompts = Prompts.of(prompts, [speaker], tokenizer)
     speaker.load(prompts.tokenizer, prompts.ids, max_new_tokens)
-    answers: list = []
+    token_ids: list = []
     with progress_bar(len(prompts.ids) * n_completions, 0, verbose) as bar:
         for first in range(0, len(prompts.ids), batch_size):
-            answers += speaker.answer(prompts.ids[first : first + batch_size], first, settings, seed)
-            bar.update(len(answers) * n_completions - bar.n)
-    columns = {name: np.empty((len(answers), n_completions), dtype=object) for name in Answer._fields}
-    for row, n in np.ndindex(len(answers), n_completions):
-        for name, value in answers[row][n]._asdict().items():
-            columns[name][row, n] = value
-    return Bunch(
-        texts=columns["text"],
-        token_ids=columns["token_ids"],
-        ended=columns["ended"].astype(bool),
-        settings={"seed": seed, **settings},
-    )
+            token_ids += speaker.answer(prompts.ids[first : first + batch_size], first, settings, seed)
+            bar.update(len(token_ids) - bar.n)
+    columns = {"texts": speaker.decode(token_ids), "token_ids": token_ids}
+    columns = {k: np.fromiter(column, dtype=object).reshape(-1, n_completions) for k, column in columns.items()}
+    return Bunch(**columns, settings={"seed": seed, **settings})
 
 
 def progress_bar(total, initial, verbose):
@@ -112,8 +101,9 @@ def check_settings(random_state, batch_size, n_completions, max_new_tokens, gene
     """The seed, and settings of transformers' GenerationConfig; ValueError for what is out of range or unknown."""
     if random_state is None:
         random_state = int(np.random.SeedSequence().generate_state(1)[0])
-    sizes = {"batch_size": batch_size, "n_completions": n_completions, "max_new_tokens": max_new_tokens}
-    for name, value, low in (*((*size, 1) for size in sizes.items()), ("random_state", random_state, 0)):
+    numbers = {"batch_size": batch_size, "n_completions": n_completions, "max_new_tokens": max_new_tokens}
+    for name, value in (numbers | {"random_state": random_state}).items():
+        low = 0 if name == "random_state" else 1
         if not isinstance(value, Integral) or isinstance(value, bool) or value < low:
             raise ValueError(f"Found {name}={value!r}. Expected a whole number of at least {low}.")
     transformers = import_transformers()
@@ -149,10 +139,8 @@ class Prompts(NamedTuple):
 def _check_prompts(prompts):
     """The prompts as a list: all texts, or all conversations."""
     if isinstance(prompts, (str, bytes)) or not (isinstance(prompts, Sequence) or np.ndim(prompts) == 1):
-        raise ValueError(
-            f"Found prompts of type {type(prompts).__name__}, {prompts!r:.60}. Expected a list of texts or of "
-            "conversations."
-        )
+        found = f"prompts of type {type(prompts).__name__}, {prompts!r:.60}"
+        raise ValueError(f"Found {found}. Expected a list of texts or of conversations.")
     prompts = [str(prompt) if isinstance(prompt, str) else prompt for prompt in prompts]
     if not prompts:
         raise ValueError("Found no prompts. Expected at least one.")
@@ -170,8 +158,7 @@ def _check_prompts(prompts):
 def _apply_template(tokenizer, messages):
     if not tokenizer.chat_template:
         raise ValueError(
-            "Found prompts of messages, but the tokenizer has no chat template. Set tokenizer.chat_template, or give "
-            "the prompts as texts."
+            "The tokenizer has no chat template for prompts of messages. Set tokenizer.chat_template, or give texts."
         )
     try:
         return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)

@@ -3,12 +3,11 @@
 import warnings
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from ..device import ran_out_of_memory, torch_device
+from ..device import torch_device
 from ..features.loading import (
     DTYPES,
     checksum_of_files,
@@ -23,37 +22,24 @@ _ROLES = ("", "base", "aligned")
 _FILES = ("*.safetensors", "*.bin", "config.json", "adapter_config.json")  # what a folder's answers depend on
 
 
-class Answer(NamedTuple):
-    """A completion, its tokens without the end token, and whether an end token came."""
-
-    text: str
-    token_ids: list
-    ended: bool
-
-
 class LanguageModel:
     """A causal language model, by its folder or hub id, or loaded; see `generate_completions` for the parameters.
 
     ``role`` ("base", "aligned" or "") is what errors call it, and has the two models of a pair draw independently.
     """
 
-    def __init__(self, model, role, dtype, device, batch_size):
-        self.called = f"{role} model".strip()
-        self.role, self.dtype, self.device, self.batch_size = role, dtype, device, batch_size
+    def __init__(self, model, role, dtype, device):
+        self.role, self.called, self.dtype, self.device = role, f"{role} model".strip(), dtype, device
         self.module = model if isinstance(model, torch.nn.Module) else None
         if self.module is not None:
             if not hasattr(model, "generate") or model.config.is_encoder_decoder:
-                raise ValueError(
-                    f"The {self.called} is a {type(model).__name__}, not a causal language model. Load it by "
-                    "transformers.AutoModelForCausalLM."
-                )
+                found = f"The {self.called} is a {type(model).__name__}, not a causal language model"
+                raise ValueError(f"{found}. Load it by transformers.AutoModelForCausalLM.")
             self.dtype = str(model.dtype).removeprefix("torch.")
             model = model.name_or_path
         elif not isinstance(model, (str, Path)):
-            raise ValueError(
-                f"Found {type(model).__name__} {model!r:.60} as the {self.called}. Expected the folder or hub id of a "
-                "model, or a loaded one."
-            )
+            found = f"{type(model).__name__} {model!r:.60} as the {self.called}"
+            raise ValueError(f"Found {found}. Expected the folder or hub id of a model, or a loaded one.")
         elif dtype not in DTYPES:
             raise ValueError(f"Found dtype={dtype!r}. Expected one of {', '.join(map(repr, DTYPES))}.")
         self.path = str(model)
@@ -64,11 +50,9 @@ class LanguageModel:
         if self.module is not None:
             return weights_sha256(self.module)
         folder = Path(self.path)
-        return (
-            checksum_of_files(folder, {f.name for p in _FILES for f in folder.glob(p)})
-            if folder.is_dir()
-            else self.path
-        )
+        if not folder.is_dir():
+            return self.path
+        return checksum_of_files(folder, {file.name for pattern in _FILES for file in folder.glob(pattern)})
 
     def find_tokenizer(self):
         """The tokenizer that lies with the model, or None."""
@@ -101,10 +85,8 @@ class LanguageModel:
                 "tokenizer of another model. Give the right one as tokenizer=..."
             )
         if not torch.isfinite(self.logits(prompt_ids[0])).all():
-            raise ValueError(
-                f"The {self.called} gives logits that are not finite. Use dtype='float32'; if it is set already, the "
-                "model's weights are damaged."
-            )
+            found = f"The {self.called} gives logits that are not finite"
+            raise ValueError(f"{found}. Use dtype='float32'; if that is set, the model's weights are damaged.")
 
     def logits(self, ids):
         """Logits (1, n_tokens, n_vocabulary) of one text."""
@@ -112,34 +94,11 @@ class LanguageModel:
             return self.module(input_ids=torch.tensor([ids], device=self.module.device)).logits
 
     def answer(self, prompt_ids, first, settings, seed):
-        """`Answer` lists, one for each prompt; the batches are halved where memory ends.
+        """The tokens of completions of a batch of prompts, those of one prompt behind each other.
 
-        Parameters
-        ----------
-        prompt_ids : list of list of int
-        first : int
-            Index of the first of these prompts: with seed and role it decides what a batch draws.
-        settings : dict
-            Of transformers' GenerationConfig.
-        seed : int
+        ``first``, the index of the first of these prompts, decides with seed and role what the batch draws.
         """
-        answers: list = []
-        while len(answers) < len(prompt_ids):
-            batch, at = prompt_ids[len(answers) :][: self.batch_size], first + len(answers)
-            try:
-                answers += self._generate(batch, settings, np.random.SeedSequence([seed, _ROLES.index(self.role), at]))
-            except (RuntimeError, MemoryError) as error:
-                if not ran_out_of_memory(error):
-                    raise
-                if len(batch) == 1:
-                    raise MemoryError(
-                        "A single prompt and its completions do not fit into memory. Lower n_completions or "
-                        "max_new_tokens, use dtype='bfloat16', or choose another device."
-                    ) from error
-                self.batch_size = len(batch) // 2
-        return answers
-
-    def _generate(self, prompt_ids, settings, seeds):
+        seed = np.random.SeedSequence([seed, _ROLES.index(self.role), first]).generate_state(1)[0]
         device = self.module.device
         pad = self.end_ids[0] if self.end_ids else 0  # masked before a prompt, cut off behind an end
         rows = [torch.tensor(ids) for ids in prompt_ids]
@@ -148,17 +107,16 @@ class LanguageModel:
         mask = torch.nn.utils.rnn.pad_sequence([torch.ones_like(row) for row in rows], **left).to(device)
         config = import_transformers().GenerationConfig(**settings, eos_token_id=self.end_ids or None, pad_token_id=pad)
         with _undisturbed(self.module), torch.random.fork_rng([device] if device.type == "cuda" else []):
-            torch.manual_seed(int(seeds.generate_state(1)[0]))
+            torch.manual_seed(int(seed))
             found = self.module.generate(input_ids=ids, attention_mask=mask, generation_config=config)
         found = found[:, ids.shape[1] :].cpu().numpy()
         is_end = np.isin(found, self.end_ids)
-        ended = is_end.any(axis=1)
-        n_tokens = np.where(ended, is_end.argmax(axis=1), found.shape[1])
-        token_ids = [row[:n].tolist() for row, n in zip(found, n_tokens, strict=True)]
-        texts = self.tokenizer.batch_decode(token_ids, skip_special_tokens=True)
-        flat = [Answer(*answer) for answer in zip(texts, token_ids, ended.tolist(), strict=True)]
-        n_each = len(flat) // len(prompt_ids)
-        return [flat[start : start + n_each] for start in range(0, len(flat), n_each)]
+        n_tokens = np.where(is_end.any(axis=1), is_end.argmax(axis=1), found.shape[1])
+        return [row[:n].tolist() for row, n in zip(found, n_tokens, strict=True)]
+
+    def decode(self, token_ids):
+        """The texts of completions."""
+        return self.tokenizer.batch_decode(token_ids, skip_special_tokens=True)
 
 
 def _load(path, dtype, device):
@@ -177,7 +135,7 @@ def _undisturbed(module):
     transformers = import_transformers()
     parts = [module, *([module.get_base_model()] if hasattr(module, "get_base_model") else [])]
     kept = {part: part.generation_config for part in parts if "generation_config" in vars(part)}
-    modes = {part: part.training for part in module.modules()}
+    was_training = module.training
     module.eval()
     for part in kept:
         part.generation_config = transformers.GenerationConfig()
@@ -186,23 +144,17 @@ def _undisturbed(module):
     finally:
         for part, config in kept.items():
             part.generation_config = config
-        for part, mode in modes.items():
-            part.training = mode
+        module.train(was_training)
 
 
 def find_tokenizer(models, given):
-    """The tokenizer given, or the first model's; one with a chat template if any has one.
-
-    A ValueError if the first model has none, or if those of two models differ.
-    """
+    """The tokenizer given, or the first model's; one with a chat template if any has one."""
     if given is not None:
         return load_tokenizer(str(given), None, "") if isinstance(given, (str, Path)) else given
     first, *others = (model.find_tokenizer() for model in models)
     if first is None:
-        raise ValueError(
-            f"There is no tokenizer with the {models[0].called} {models[0].name}. Give it as tokenizer=..., or save it "
-            "there by tokenizer.save_pretrained(folder)."
-        )
+        found = f"There is no tokenizer with the {models[0].called} {models[0].name}"
+        raise ValueError(f"{found}. Give it as tokenizer=..., or save it there by tokenizer.save_pretrained(folder).")
     found = [first, *(other for other in others if other is not None)]
     one, two = found[0].get_vocab(), found[-1].get_vocab()
     differing = sorted(token for token in one.keys() | two.keys() if one.get(token) != two.get(token))
