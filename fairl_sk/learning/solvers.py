@@ -86,8 +86,9 @@ def solve_max_margin(margins_of, n_weights, weight, margin, alpha, tol, max_iter
         theta, n_steps = problem.minimize(theta, max(tol / 2, min(corner / margin, best.gap) / 100), max_iter - n_iter)
         n_iter += n_steps
         gap = problem.gradient_gap(theta) if alpha == 0 else problem.hinge_gap(theta, margin)
-        if gap < best.gap:
-            best = Solution(theta, gap, n_iter)
+        if gap >= best.gap:  # rounding of the products hides a sharper corner
+            break
+        best = Solution(theta, gap, n_iter)
         if gap <= tol or n_iter >= max_iter:
             break
     return Solution(best.theta, best.gap, n_iter)
