@@ -54,7 +54,7 @@ def compare(standard, aware, X, truth):
         "truth in standard": standard.contains(scaled),
         "truth in aware": aware.contains(scaled),
     }
-    return row | ({"volume": standard.volume_ratio(aware).ratio} if len(truth) <= 5 else {})
+    return row | ({"volume": standard.volume_ratio(aware)} if len(truth) <= 5 else {})
 
 
 def run_instances(plan):

@@ -11,12 +11,10 @@ from scipy.optimize import linprog, minimize
 from scipy.spatial import HalfspaceIntersection
 from sklearn.decomposition import PCA
 from sklearn.exceptions import NotFittedError
-from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 
 from fairl_sk import FailureAwareIRL, MaxEntropyIRL, MaxMarginIRL, PairTransformer
 from fairl_sk.datasets import make_preferences
-from fairl_sk.diagnosis import polytope
 from fairl_sk.identify import FeasibleRewards, ambiguity
 
 few = settings(deadline=None, derandomize=True, database=None, max_examples=30)
@@ -64,9 +62,7 @@ def test_a_square():
     np.testing.assert_allclose(rewards.reward_range([[[1.0, 1.0], [0.0, 1.0]]]), [[1, 3]])
     assert rewards.smallest_bound() == pytest.approx(1.0)
     assert repr(rewards) == "FeasibleRewards(2 pairs, 2 features, bound=3)"
-    assert rewards.contains([1.0, 3.0]) is True
-    assert rewards.contains([[1.0, 3.1], [0.9, 3.0], [2.0, 2.0]]).tolist() == [False, False, True]
-    assert rewards.contains([0.9, 3.0], tol=0.1)
+    assert rewards.contains([1.0, 3.0]) and not rewards.contains([1.0, 3.1]) and not rewards.contains([0.9, 3.0])
 
 
 def test_the_slice_at_a_mean_margin():
@@ -85,8 +81,7 @@ def test_two_opposite_pairs_fall_short_by_their_required_margin(required):
     assert rewards.smallest_bound() == np.inf
     with pytest.raises(ValueError, match=r"slack is [12]; the pairs in conflict: rows \[0, 1\].*No bound helps"):
         rewards.chebyshev()
-    assert not rewards.relax(0.99 * required).contains(slack.reward)
-    assert rewards.relax(required).contains(slack.reward)
+    assert rewards.relax(0.99 * required).slack().amount > 0
     assert rewards.relax(1.01 * required).chebyshev().radius > 0
 
 
@@ -103,12 +98,11 @@ def test_a_bound_that_is_too_small_is_named_with_the_one_that_suffices():
 
 
 @pytest.mark.parametrize("unit", [1e-6, 1e6])
-def test_the_unit_of_features_and_rewards_changes_nothing_else(unit):
+def test_units_of_features_and_of_rewards_cancel(unit):
     rewards = FeasibleRewards(np.eye(2) * unit, 1.0, 3.0 / unit)
-    assert rewards.chebyshev().radius * unit == pytest.approx(1.0)
-    assert rewards.smallest_bound() * unit == pytest.approx(1.0)
-    rewards = FeasibleRewards(np.eye(2), unit, 3.0 * unit)
-    np.testing.assert_allclose(rewards.reward_range(np.eye(2)) / unit, [[1, 3], [1, 3]])
+    assert (rewards.chebyshev().radius * unit, rewards.smallest_bound() * unit) == pytest.approx((1.0, 1.0))
+    ranges = FeasibleRewards(np.eye(2), unit, 3.0 * unit).reward_range(np.eye(2))
+    np.testing.assert_allclose(ranges / unit, [[1, 3], [1, 3]])
 
 
 @few
@@ -129,23 +123,19 @@ def test_ranges_are_those_of_the_corners_and_no_ball_is_larger(seed):
     assert nearest.max() <= ball.radius * 1.0001
 
 
-def test_growing_programs_give_the_result_of_whole_ones(rng, monkeypatch):
+def test_many_pairs_give_the_results_of_one_linear_program(rng):
     differences = rng.normal(size=(400, 6))
     differences *= np.sign(differences @ np.ones(6))[:, None]
-    outputs = rng.normal(size=(3, 6))
-
-    def measured():
-        rewards = FeasibleRewards(differences, 1.0, 500.0)
-        broken = FeasibleRewards(np.vstack([differences, -differences[7]]), 1.0, 500.0)
-        slack = broken.slack()
-        alone = FeasibleRewards(broken.differences[slack.conflict], 1.0, 500.0)  # no other pair is needed for it
-        assert alone.slack().amount == pytest.approx(slack.amount)
-        found = [rewards.smallest_bound(), rewards.chebyshev().radius, *rewards.reward_range(outputs).ravel()]
-        return [*found, slack.amount, broken.smallest_bound()]
-
-    whole = measured()
-    monkeypatch.setattr(polytope, "_ALL_AT_ONCE", 10)  # it is 2,000: too slow for a test
-    np.testing.assert_allclose(measured(), whole, rtol=1e-5)
+    rewards = FeasibleRewards(differences, 1.0, 500.0)
+    low, high = rewards.reward_range(np.eye(6)[:1])[0]
+    program = {"A_ub": -differences, "b_ub": -np.ones(400), "bounds": (-500, 500)}
+    assert low == pytest.approx(linprog(np.eye(6)[0], **program).fun, rel=1e-5)
+    assert high == pytest.approx(-linprog(-np.eye(6)[0], **program).fun, rel=1e-5)
+    broken = FeasibleRewards(np.vstack([differences, -differences[7]]), 1.0, 500.0)
+    slack = broken.slack()
+    alone = FeasibleRewards(broken.differences[slack.conflict], 1.0, 500.0)  # no other pair is needed for it
+    assert alone.slack().amount == pytest.approx(slack.amount) == 1.0
+    assert broken.smallest_bound() == np.inf
 
 
 # --------------------------------------------------------------------------------------------- the theorem
@@ -153,7 +143,7 @@ def test_growing_programs_give_the_result_of_whole_ones(rng, monkeypatch):
 
 def test_the_inclusion_always_holds_and_is_strict_unless_the_margins_are_implied():
     kinds = {"strict": 0, "equal": 0, "aware empty": 0, "both empty": 0}
-    for seed in range(100):
+    for seed in range(60):
         standard, aware = random_sets(seed)
         assert aware.issubset(standard)
         witness = standard.witness(aware)
@@ -191,13 +181,12 @@ def test_a_smaller_bound_gives_a_witness_too():
     assert square(high=3.0).issubset(square(high=4.0))
     witness = square(high=4.0).witness(square(high=3.0))
     assert square(high=4.0).contains(witness) and witness.max() > 3.0
-    assert square(high=4.0).witness(FeasibleRewards(np.eye(2)[:1], 1.0, 4.0)) is None  # fewer pairs
 
 
 def test_ratios_of_areas():
     others = {0.5: square(second=2.0), 0.001: square(second=2.998), 0.25: square(high=2.0), 1.0: square(0.0, 9.0)}
     for ratio, other in [*others.items(), (1.0, square()), (0.0, square(second=3.0)), (0.0, square(4.0, 5.0))]:
-        assert square().volume_ratio(other) == pytest.approx((ratio,) * 3, rel=1e-6)
+        assert square().volume_ratio(other) == pytest.approx(ratio, rel=1e-6)
 
 
 @pytest.mark.parametrize("n_features", [1, 3, 6])
@@ -207,43 +196,20 @@ def test_ratios_of_volumes_in_other_dimensions(n_features):
         FeasibleRewards(np.vstack([np.eye(n_features), -np.ones(n_features)]), required, 1.0)
         for required in (large, half)
     )
-    assert simplex.volume_ratio(small).ratio == pytest.approx(0.5**n_features, rel=1e-6)
+    assert simplex.volume_ratio(small) == pytest.approx(0.5**n_features, rel=1e-6)
 
 
 # ----------------------------------------------------------------------------- pairs, estimators, bad input
-
-
-@pytest.mark.parametrize("detector", ["margin", "near_ties"])
-def test_the_set_of_an_estimator_has_its_failures(preferences, detector):
-    X, y = preferences.data, preferences.target
-    aware = FailureAwareIRL("max_margin", failures=detector, random_state=0).fit(X, y)
-    rewards = FeasibleRewards.from_estimator(aware, X, y)
-    margins = aware.decision_function(X) * np.where(y == 1, 1, -1)
-    threshold = aware.history_[-1]["failure_threshold"]
-    failing = margins <= threshold if detector == "margin" else np.abs(margins) <= threshold
-    clear = np.abs(np.abs(margins) - threshold) > 1e-9
-    np.testing.assert_array_equal(rewards.required[clear], np.where(failing, 2.0, 1.0)[clear])
-    assert 0 < failing.mean() < 1
-    assert rewards.bound == pytest.approx(2 * np.abs(aware.coef_).max())
-    with pytest.raises(ValueError, match=r"smallest slack is .* No bound helps, since pairs contradict"):
-        rewards.chebyshev()
-    assert rewards.relax(1.01 * rewards.slack().amount).chebyshev().radius > 0
-    standard = FeasibleRewards.from_estimator(aware, X, y, failures=np.zeros(len(X), dtype=bool), bound=7.0)
-    assert (set(standard.required), standard.bound) == ({1.0}, 7.0)
-    plain = FeasibleRewards.from_estimator(MaxMarginIRL(margin=3.0).fit(X, y), X, y)
-    assert set(plain.required) == {3.0}
 
 
 def test_a_pipeline_makes_the_features(preferences):
     X, y = preferences.data, preferences.target
     pipeline = make_pipeline(PairTransformer(PCA(3)), MaxMarginIRL(random_state=0)).fit(X, y)
     features = pipeline[:-1].transform(X)
-    expected = FeasibleRewards.from_estimator(pipeline[-1], features, y)
-    np.testing.assert_array_equal(FeasibleRewards.from_estimator(pipeline, X, y).differences, expected.differences)
     found = ambiguity(pipeline, X, y, outputs=X[:4, 0])
     np.testing.assert_allclose(found.high, ambiguity(pipeline[-1], features, y, outputs=features[:4, 0]).high)
     alone = make_pipeline(MaxMarginIRL(random_state=0)).fit(X, y)
-    assert FeasibleRewards.from_estimator(alone, X, y).differences.shape == (500, 8)
+    assert len(ambiguity(alone, X, y, outputs=X[:4, 0]).high) == 4
 
 
 PAIRS = np.random.default_rng(0).normal(size=(10, 2, 3))
@@ -254,12 +220,9 @@ MASK = np.arange(10) < 2
     "arguments, message",
     [
         (dict(bound=0.0), r"bound=0.0. Expected a finite number above 0"),
-        (dict(bound=True), r"bound=True"),
         (dict(margin=-1.0), r"margin=-1.0. Expected"),
         (dict(failures=MASK), r"margin_fail=None and margin=1. Expected margin_fail > margin, e.g. 2"),
-        (dict(failures=MASK, margin_fail=1.0), r"margin_fail=1.0 and margin=1. Expected margin_fail > margin"),
         (dict(failures=MASK[:5], margin_fail=2.0), r"shape \(5,\) and type bool. Expected one bool for"),
-        (dict(failures=[0, 1], margin_fail=2.0), r"type int64. Expected one bool for each of the 10"),
         (dict(y=[1, 0]), r"Found 2 labels for 10 rows"),
         (dict(X=PAIRS[:, 0]), r"Found outputs, X of shape \(10, 3\). Expected pairs"),
         (dict(X=np.where(PAIRS > 1, np.nan, PAIRS)), r"contains NaN"),
@@ -275,18 +238,13 @@ def test_bad_pairs_are_refused(arguments, message):
     [
         (lambda s: FeasibleRewards(np.zeros(3), 1.0, 1.0), r"Expected 2D array, got 1D array"),
         (lambda s: FeasibleRewards([[np.inf]], 1.0, 1.0), r"differences contains infinity"),
-        (
-            lambda s: FeasibleRewards(np.eye(2), [1.0, 2.0, 3.0], 1.0),
-            r"required margins \[1. 2. 3.\]. Expected a finite",
-        ),
-        (lambda s: FeasibleRewards(np.eye(2), [1.0, np.nan], 1.0), r"required margins \[ 1. nan\]"),
+        (lambda s: FeasibleRewards(np.eye(2), [1.0, np.nan], 1.0), r"required margins \[ 1. nan\]. Expected a finite"),
         (lambda s: s.contains([1.0, 2.0, 3.0]), r"theta of 3 features. Expected 2"),
         (lambda s: s.contains([1.0, np.nan]), r"theta contains NaN"),
         (lambda s: s.reward_range(np.ones((1, 3))), r"X of 3 features. Expected 2"),
-        (lambda s: s.relax(-1.0), r"amount=-1.0. Expected a finite number of at least 0"),
+        (lambda s: s.relax(np.inf), r"amount=inf. Expected a finite number\."),
         (lambda s: s.at_mean_margin(np.nan), r"value=nan. Expected a finite number\."),
         (lambda s: s.at_mean_margin(2.0).volume_ratio(s), r"2 features that is flat"),
-        (lambda s: s.at_mean_margin(99.0).chebyshev(), r"The smallest slack is"),
         (lambda s: s.witness(3), r"Found 3. Expected FeasibleRewards of 2 features"),
         (lambda s: s.volume_ratio(FeasibleRewards(np.eye(3), 1.0, 2.0)), r"Expected FeasibleRewards of 2 features"),
         (lambda s: (big := FeasibleRewards(np.eye(7), 1.0, 2.0)).volume_ratio(big), r"7 features.*at most 6"),
@@ -305,18 +263,19 @@ def noisy():
     return make_preferences(150, 4, noise=0.1, random_state=0)
 
 
-def geometry(data, reward):
-    """Oriented differences, centered outputs, and the fitted reward's standard deviation."""
+def measured(data, reward, **options):
+    """Ambiguity of six outputs; with the oriented differences, the centered outputs and the unit of the ranges."""
+    outputs = data.data[:6, 0]
     differences = (data.data[:, 0] - data.data[:, 1]) * np.where(data.target == 1, 1, -1)[:, None]
-    outputs = data.data.reshape(-1, data.data.shape[-1])
     centered = outputs - outputs.mean(axis=0)
-    return differences, centered, (centered @ reward.coef_).std()
+    found = ambiguity(reward, data.data, data.target, outputs=outputs, **options)
+    return found, differences, centered, (centered @ reward.coef_).std()
 
 
 @pytest.mark.parametrize("tolerance", [0.003, 0.03])
 def test_ranges_of_max_entropy_are_those_of_a_general_solver(noisy, tolerance):
     reward = MaxEntropyIRL(temperature=0.7, tol=1e-8, random_state=0).fit(noisy.data, noisy.target)
-    differences, centered, unit = geometry(noisy, reward)
+    found, differences, centered, unit = measured(noisy, reward, tolerance=tolerance)
 
     def objective(theta):
         return np.logaddexp(0, -differences @ theta / 0.7).mean() + reward.alpha * theta @ theta
@@ -326,19 +285,17 @@ def test_ranges_of_max_entropy_are_those_of_a_general_solver(noisy, tolerance):
         {"type": "ineq", "fun": lambda theta: budget - objective(theta)},
         {"type": "eq", "fun": lambda theta: (theta - reward.coef_) @ differences.mean(axis=0)},
     ]
-    found = ambiguity(reward, noisy.data, noisy.target, tolerance=tolerance, max_outputs=3, random_state=0)
-    for row, low, high in zip(found.rows, found.low, found.high, strict=True):
+    for output, low, high in zip(centered, found.low, found.high, strict=True):
         for sign, end in ((1, low), (-1, high)):
-            best = minimize(lambda theta, c=sign * centered[row]: c @ theta, reward.coef_, constraints=constraints)
+            best = minimize(lambda theta, c=sign * output: c @ theta, reward.coef_, constraints=constraints)
             assert end == pytest.approx(sign * best.fun / unit, abs=1e-3)
-    assert found.explained == 1.0 and found.gap < 1e-3
-    np.testing.assert_allclose(found.rewards, (centered @ reward.coef_)[found.rows] / unit)
+    assert found.explained == 1.0
+    np.testing.assert_allclose(found.rewards, centered @ reward.coef_ / unit)
 
 
 def test_ranges_of_max_margin_are_those_of_the_linear_program_with_slacks(noisy):
-    reward = MaxMarginIRL(random_state=0).fit(noisy.data, noisy.target)
-    found = ambiguity(reward, noisy.data, noisy.target, alpha=1e-9, max_outputs=5, random_state=0)
-    differences, centered, unit = geometry(noisy, reward)
+    reward = MaxMarginIRL(random_state=0).fit(noisy.data, noisy.target).set_params(alpha=1e-9)
+    found, differences, centered, unit = measured(noisy, reward)
     n = len(differences)
     budget = np.maximum(0, 1 - differences @ reward.coef_).mean() + 0.01
     program = {
@@ -348,13 +305,9 @@ def test_ranges_of_max_margin_are_those_of_the_linear_program_with_slacks(noisy)
         "b_eq": [differences.mean(axis=0) @ reward.coef_],
         "bounds": [(None, None)] * 4 + [(0, None)] * n,
     }
-    for row, low, high in zip(found.rows, found.low, found.high, strict=True):
-        cost = np.append(centered[row], np.zeros(n))
-        ends = np.array([linprog(cost, **program).fun, -linprog(-cost, **program).fun]) / unit
-        slack = found.gap + 1e-3
-        assert ends[0] - 1e-4 <= low <= ends[0] + slack
-        assert ends[1] - slack <= high <= ends[1] + 1e-4
-    assert found.gap < 0.02
+    costs = [np.append(output, np.zeros(n)) for output in centered]
+    np.testing.assert_allclose(found.low, [linprog(cost, **program).fun / unit for cost in costs], atol=5e-3)
+    np.testing.assert_allclose(found.high, [-linprog(-cost, **program).fun / unit for cost in costs], atol=5e-3)
 
 
 def test_what_the_pairs_do_not_show_is_open():
@@ -366,27 +319,15 @@ def test_what_the_pairs_do_not_show_is_open():
     widths = found.high - found.low
     assert widths.argmax() == 20
     assert found.open[20] > 0.9 and np.median(found.open[:20]) < 0.5
-    wider = ambiguity(reward, X, data.target, outputs=outputs, alpha=1e-4)
+    wider = ambiguity(reward.set_params(alpha=1e-4), X, data.target, outputs=outputs)
     assert wider.high[20] - wider.low[20] > 2 * widths[20]
-
-
-def test_failures_have_the_stricter_loss_where_the_fit_used_any(noisy):
-    X, y, options = noisy.data, noisy.target, {"max_outputs": 5, "random_state": 0}
-    none = np.zeros(len(X), dtype=bool)
-    for weight, differs in ((None, True), (0, False)):
-        aware = FailureAwareIRL(failure_weight=weight, random_state=0).fit(X, y)
-        high = ambiguity(aware, X, y, **options).high
-        assert differs != np.array_equal(high, ambiguity(aware, X, y, failures=none, **options).high)
 
 
 def test_fewer_directions_give_lower_bounds(noisy):
     reward = MaxMarginIRL(random_state=0).fit(noisy.data, noisy.target)
-    full, part, alone = (
-        ambiguity(reward, noisy.data, noisy.target, max_outputs=8, random_state=0, n_components=n) for n in (4, 2, 1)
-    )
+    full, part, alone = (measured(noisy, reward, n_components=n)[0] for n in (4, 2, 1))
     assert part.explained < full.explained == 1.0
-    assert (part.high - part.low <= full.high - full.low + 2 * full.gap).all()
-    np.testing.assert_array_equal(part.rows, full.rows)
+    assert (part.high - part.low <= full.high - full.low + 1e-3).all()
     np.testing.assert_allclose(alone.high, alone.low)  # the mean margin leaves no direction
 
 
@@ -395,56 +336,32 @@ def test_ranges_do_not_depend_on_the_unit_of_the_features(noisy, learner):
     found = []
     for unit in (1.0, 1e3):
         reward = learner.set_params(alpha=1e-3 * unit**2, random_state=0).fit(noisy.data * unit, noisy.target)
-        found.append(ambiguity(reward, noisy.data * unit, noisy.target, max_outputs=5, random_state=0).high)
+        found.append(ambiguity(reward, noisy.data * unit, noisy.target, outputs=noisy.data[:3, 0] * unit).high)
     np.testing.assert_allclose(*found, rtol=1e-3, atol=1e-3)
 
 
-def test_estimators_that_have_no_answer_are_refused(noisy):
-    X, y = noisy.data, noisy.target
-    deep = FailureAwareIRL("max_margin", hidden_layer_sizes=(4,), random_state=0).fit(X, y)
-    labels = FailureAwareIRL("max_margin", failures="labels", random_state=0)
-    labels.fit(X, y, output_labels=np.stack([y, 1 - y], axis=1))
-    linear = MaxMarginIRL(random_state=0).fit(X, y)
-    for ask in (ambiguity, FeasibleRewards.from_estimator):
-        with pytest.raises(NotFittedError):
-            ask(MaxMarginIRL(), X, y)
-        with pytest.raises(ValueError, match=r"FailureAwareIRL with no coef_. Expected a linear reward"):
-            ask(deep, X, y)
-        with pytest.raises(ValueError, match=r"LogisticRegression with a coef_ of shape \(1, 4\)"):
-            ask(LogisticRegression().fit(X[:, 0], y), X, y)
-        with pytest.raises(ValueError, match=r"failures='labels'.* Expected the mask: pass failures"):
-            ask(labels, X, y)
-        with pytest.raises(ValueError, match=r"X has 2 features, but MaxMarginIRL is expecting 4"):
-            ask(linear, X[:, :, :2], y)
-    assert len(ambiguity(labels, X, y, failures=y == 2, max_outputs=2).rows) == 2
-    with pytest.raises(ValueError, match=r"max-entropy objective, which has no required margins. .*from_pairs"):
-        FeasibleRewards.from_estimator(MaxEntropyIRL().fit(X, y), X, y)
-    linear.set_params(alpha=0.0)
-    with pytest.raises(ValueError, match=r"alpha=0: nothing limits .* pass alpha"):
-        ambiguity(linear, X, y)
-    linear.coef_ = np.zeros(4)
-    with pytest.raises(ValueError, match=r"All fitted weights are 0: lower alpha"):
-        FeasibleRewards.from_estimator(linear, X, y)
-
-
 @pytest.mark.parametrize(
-    "options, message",
+    "learner, options, message",
     [
-        (dict(tolerance=0.0), r"tolerance=0.0. Expected a finite number above 0"),
-        (dict(alpha=0.0), r"alpha=0.0. Expected"),
-        (dict(n_components=1.5), r"n_components=1.5. Expected a whole number"),
-        (dict(max_outputs=0), r"max_outputs=0"),
-        (dict(failures=[True]), r"one bool for each of the 150 pairs"),
-        (dict(outputs=np.ones((5, 4))), r"the same for all 5 outputs"),
-        (dict(outputs=np.ones((5, 3))), r"X has 3 features, but MaxMarginIRL is expecting 4"),
-        (dict(y="turned"), r"mean margin of -.* check which class of y"),
+        (MaxMarginIRL(), dict(tolerance=0.0), r"tolerance=0.0. Expected a finite number above 0"),
+        (MaxMarginIRL(), dict(n_components=1.5), r"n_components=1.5. Expected a whole number"),
+        (MaxMarginIRL(), dict(outputs=np.ones((5, 4))), r"the same for all 5 outputs"),
+        (MaxMarginIRL(), dict(outputs=np.ones((5, 3))), r"X has 3 features, but MaxMarginIRL is expecting 4"),
+        (MaxMarginIRL(), dict(X=np.ones((150, 2, 3))), r"X has 3 features, but MaxMarginIRL is expecting 4"),
+        (MaxMarginIRL(), dict(y="turned"), r"mean margin of -.* check which class of y"),
+        (MaxMarginIRL(alpha=0.0), {}, r"alpha=0: nothing limits its reward"),
+        (FailureAwareIRL(hidden_layer_sizes=(4,)), {}, r"FailureAwareIRL with no coef_. Expected a linear reward"),
     ],
 )
-def test_bad_options_are_refused(noisy, options, message):
-    reward = MaxMarginIRL(random_state=0).fit(noisy.data, noisy.target)
-    y = 1 - noisy.target if options.pop("y", None) else noisy.target
+def test_bad_estimators_and_options_are_refused(noisy, learner, options, message):
+    with pytest.raises(NotFittedError):
+        ambiguity(learner, noisy.data, noisy.target, outputs=noisy.data[:3, 0])
+    learner.set_params(random_state=0).fit(noisy.data, noisy.target)
+    if "y" in options:
+        options["y"] = 1 - noisy.target
+    arguments = {"X": noisy.data, "y": noisy.target, "outputs": noisy.data[:3, 0]} | options
     with pytest.raises(ValueError, match=message):
-        ambiguity(reward, noisy.data, y, **options)
+        ambiguity(learner, **arguments)
 
 
 # ----------------------------------------------------------------------------------------------- benchmark

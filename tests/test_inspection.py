@@ -11,7 +11,6 @@ from sklearn.pipeline import make_pipeline
 
 from fairl_sk import FailureAwareIRL, FailureAwareIRLCV, MaxMarginIRL, PairTransformer, inspect_failures
 from fairl_sk.datasets import make_preferences
-from fairl_sk.learning.failures import ConfirmedFailures
 
 
 @pytest.fixture(scope="module")
@@ -30,12 +29,11 @@ def test_the_hardest_pairs_come_first(noisy, reward):
     assert list(table.columns) == ["pair", "margin", "noise_probability", "reason", "trajectory"]
     np.testing.assert_array_equal(table["pair"], np.argsort(margins)[:30])
     np.testing.assert_allclose(table["margin"], np.sort(margins)[:30])
-    assert len(inspect_failures(reward, noisy.data, noisy.target, k=10_000, trajectory=False)) == 600
 
 
-@pytest.mark.parametrize("n_pairs, n_features, seed", [(600, 8, 0), (600, 8, 1), (1000, 20, 0), (1000, 20, 1)])
-def test_of_the_hundred_hardest_pairs_suspected_noise_is_flipped(n_pairs, n_features, seed):
-    data = make_preferences(n_pairs, n_features, noise=0.2, random_state=seed)
+@pytest.mark.parametrize("seed", [1, 2])
+def test_of_the_hundred_hardest_pairs_suspected_noise_is_flipped(seed):
+    data = make_preferences(800, 12, noise=0.2, random_state=seed)
     reward = FailureAwareIRL(random_state=0).fit(data.data, data.target)
     table = inspect_failures(reward, data.data, data.target, k=100, trajectory=False)
     suspected = table["reason"] == "suspected noise"
@@ -44,17 +42,16 @@ def test_of_the_hundred_hardest_pairs_suspected_noise_is_flipped(n_pairs, n_feat
 
 
 def test_near_ties_are_ambiguous_and_only_failures_have_a_reason(noisy, reward):
-    table = inspect_failures(reward, noisy.data, noisy.target, k=600, trajectory=False)
+    table = inspect_failures(reward, noisy.data, noisy.target, k=10_000, trajectory=False)
     size = np.abs(np.subtract(*noisy.reference_reward.T))[table["pair"]]
     ambiguous, suspected = table["reason"] == "ambiguity", table["reason"] == "suspected noise"
     assert ambiguous.any() and size[ambiguous].mean() < size[suspected].mean() / 2
     np.testing.assert_array_equal(table["reason"] == "none", table["margin"] > 0)
+    assert len(table) == 600  # fewer than k pairs
 
 
-@pytest.mark.parametrize("temperature", [None, 0.5])
-def test_without_flips_almost_nothing_is_suspected(temperature):
-    """Improbable preferences of near-tied outputs are no flips."""
-    data = make_preferences(1000, 5, temperature=temperature, random_state=0)
+def test_improbable_preferences_of_near_tied_outputs_are_no_flips():
+    data = make_preferences(1000, 5, temperature=0.5, random_state=0)
     reward = MaxMarginIRL(alpha=0.01, random_state=0).fit(data.data, data.target)
     table = inspect_failures(reward, data.data, data.target, k=1000)
     assert (table["reason"] == "suspected noise").sum() <= 5
@@ -67,6 +64,12 @@ def test_a_wrong_reward_makes_errors_and_not_noise():
     table = inspect_failures(reward, data.data, data.target, k=50)
     assert set(table["reason"]) == {"error"}
     assert table["trajectory"].isna().all()  # a reward without rounds has none
+
+
+def test_a_search_is_inspected_by_its_best_estimator(noisy):
+    search = FailureAwareIRLCV(alpha=[0.1, 1.0], failure_weight=[1.0], cv=2, random_state=0)
+    table = inspect_failures(search.fit(noisy.data, noisy.target), noisy.data, noisy.target, k=3)
+    assert len(table["trajectory"][0]) == len(search.best_estimator_.history_)
 
 
 def test_folds_keep_groups_and_shared_outputs_together(noisy, reward):
@@ -99,23 +102,14 @@ class Halves(BaseEstimator):
         return state.margins <= np.median(state.margins)
 
 
-@pytest.mark.parametrize("failures", ["near_ties", ConfirmedFailures(), Halves()], ids=str)
+@pytest.mark.parametrize("failures", ["confirmed", Halves()], ids=str)
 def test_the_trajectory_is_that_of_the_fit(noisy, failures):
     labels = (noisy.reference_reward > 0).astype(float)
     reward = FailureAwareIRL(failures=failures, failure_weight=1.0, alpha=0.01, random_state=0)
     reward.fit(noisy.data, noisy.target, output_labels=labels)
     table = inspect_failures(reward, noisy.data, noisy.target, k=600, output_labels=labels)
-    rounds = np.stack(table["trajectory"])
-    assert rounds.shape == (600, len(reward.history_))
     middle = [row["margin_q50"] for row in reward.history_]
-    np.testing.assert_allclose(np.median(rounds, axis=0), middle, rtol=1e-6, atol=1e-9)
-
-
-def test_a_search_is_inspected_by_its_best_estimator(noisy):
-    search = FailureAwareIRLCV(alpha=[0.1, 1.0], failure_weight=[1.0], cv=2, random_state=0)
-    search.fit(noisy.data, noisy.target)
-    table = inspect_failures(search, noisy.data, noisy.target, k=3)
-    assert len(table["trajectory"][0]) == len(search.best_estimator_.history_)
+    np.testing.assert_allclose(np.median(np.stack(table["trajectory"]), axis=0), middle, rtol=1e-6, atol=1e-9)
 
 
 def test_a_pipeline_reads_texts_and_shows_them(detox):
@@ -128,8 +122,7 @@ def test_a_pipeline_reads_texts_and_shows_them(detox):
     for row, preferred, other in zip(table["pair"], table["preferred"], table["other"], strict=True):
         first = detox.target[row] == 1
         assert (preferred, other) == (texts[row, 1 - first], texts[row, int(first)])
-    features = pipeline[:-1].transform(detox.data)
-    again = inspect_failures(pipeline[-1], features, detox.target, k=4, texts=detox.data)
+    again = inspect_failures(pipeline[-1], pipeline[:-1].transform(detox.data), detox.target, k=4, texts=detox.data)
     assert again["preferred"].tolist() == table["preferred"].tolist()
 
 

@@ -443,9 +443,9 @@ def _ranges(reward, X_train, y_train, outputs, center):
         return None, None, f"none: ranges take long beyond {MAX_RANGE_PAIRS} training pairs"
     # `ambiguity` subtracts the mean of the outputs; with their mirror images, it is the center.
     mirrored = np.concatenate([outputs, 2 * center - outputs])
-    options = {"max_outputs": len(mirrored), "tolerance": LIKELIHOOD_DROP / (len(X_train) * np.log(2))}
+    tolerance = LIKELIHOOD_DROP / (len(X_train) * np.log(2))
     try:
-        found = ambiguity(reward.estimator_, X_train, y_train, outputs=mirrored, **options)
+        found = ambiguity(reward.estimator_, X_train, y_train, outputs=mirrored, tolerance=tolerance)
     except ValueError as error:
         return None, None, f"none: {error}"
     unit = np.std(mirrored @ reward.coef_)

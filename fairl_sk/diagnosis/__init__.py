@@ -1,17 +1,8 @@
 """What the pairs determine: uncertainty of a reward, feasible rewards, ambiguous outputs, the hardest pairs."""
 
 from .ambiguity import Ambiguity, ambiguity
-from .feasible import Ball, FeasibleRewards, Slack, VolumeRatio
+from .feasible import Ball, FeasibleRewards, Slack
 from .inspection import inspect_failures
 from .uncertainty import LaplaceReward
 
-__all__ = [
-    "Ambiguity",
-    "Ball",
-    "FeasibleRewards",
-    "LaplaceReward",
-    "Slack",
-    "VolumeRatio",
-    "ambiguity",
-    "inspect_failures",
-]
+__all__ = ["Ambiguity", "Ball", "FeasibleRewards", "LaplaceReward", "Slack", "ambiguity", "inspect_failures"]

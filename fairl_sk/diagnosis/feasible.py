@@ -7,19 +7,10 @@ import numpy as np
 from sklearn.utils import check_array
 
 from ..pairs import check_pairs
-from .fitted import (
-    check_failures,
-    check_number,
-    failures_of,
-    linear_weights,
-    objective_of,
-    oriented_differences,
-    required_of_pairs,
-    split_pipeline,
-)
+from .fitted import check_number, oriented_differences
 from .polytope import Polytope
 
-__all__ = ["Ball", "FeasibleRewards", "Slack", "VolumeRatio"]
+__all__ = ["Ball", "FeasibleRewards", "Slack"]
 
 _TOL = 1e-6  # what a margin may be short by, as a share of the largest that the bound allows; HiGHS has 1e-7
 _MAX_VOLUME_FEATURES = 6  # beyond, Qhull takes long and loses digits
@@ -33,7 +24,7 @@ class Ball(NamedTuple):
     centre : ndarray of shape (n_features,)
         Weights of the reward at its center.
     radius : float >= 0
-        In units of the weights, reward per unit of feature.
+        In reward per unit of feature.
     """
 
     centre: np.ndarray
@@ -47,30 +38,12 @@ class Slack(NamedTuple):
     ----------
     amount : float >= 0
         Smallest reward by which all required margins must be lowered; 0 if the set has a reward.
-    reward : ndarray of shape (n_features,)
-        Weights of a reward whose margins are at most that short.
     conflict : ndarray of int
         Pairs that force the amount: these alone have the same slack. Empty if `amount` is 0.
     """
 
     amount: float
-    reward: np.ndarray
     conflict: np.ndarray
-
-
-class VolumeRatio(NamedTuple):
-    """A share of volume; see `FeasibleRewards.volume_ratio`.
-
-    Attributes
-    ----------
-    ratio : float in [0, 1]
-    low, high : float in [0, 1]
-        Equal to `ratio`, as volumes are computed and not sampled.
-    """
-
-    ratio: float
-    low: float
-    high: float
 
 
 class FeasibleRewards:
@@ -92,17 +65,11 @@ class FeasibleRewards:
         Bound B of every weight, in reward per unit of feature. Larger: a larger set. Only M / B counts, as a reward
         has no unit of its own.
 
-    Attributes
-    ----------
-    differences : ndarray of shape (n_pairs, n_features)
-    required : ndarray of shape (n_pairs,)
-    bound : float
-
     Notes
     -----
-    The bound is on each weight, so that every question is a linear program (solved by HiGHS). It treats features
-    alike: scale them first (``StandardScaler``). Questions to an empty set raise a ValueError that names the slack, the
-    pairs in conflict and the remedies.
+    Every question is a linear program (solved by HiGHS). The bound treats features alike: scale them first
+    (``StandardScaler``). Questions to an empty set raise a ValueError that names the slack, the pairs in conflict and
+    the remedies.
 
     References
     ----------
@@ -159,7 +126,12 @@ class FeasibleRewards:
         """
         differences = oriented_differences(X, y)
         margin = check_number("margin", margin)
-        failures = check_failures(failures, len(differences))
+        failures = np.zeros(len(differences), dtype=bool) if failures is None else np.asarray(failures)
+        if failures.shape != (len(differences),) or failures.dtype != bool:
+            raise ValueError(
+                f"Found failures of shape {failures.shape} and type {failures.dtype}. Expected one bool for each of "
+                f"the {len(differences)} pairs, e.g. margins <= threshold."
+            )
         if margin_fail is None and not failures.any():
             return cls(differences, margin, bound)
         if margin_fail is None or check_number("margin_fail", margin_fail) <= margin:
@@ -169,67 +141,23 @@ class FeasibleRewards:
             )
         return cls(differences, np.where(failures, margin_fail, margin), bound)
 
-    @classmethod
-    def from_estimator(cls, estimator, X, y=None, *, failures=None, bound=None):
-        """The feasible set of a fitted max-margin estimator's own required margins.
+    def contains(self, theta):
+        """Whether a reward is in the set, up to a share of 1e-6 of each limit.
 
         Parameters
         ----------
-        estimator : MaxMarginIRL, FailureAwareIRL or Pipeline
-            Fitted, with linear heads and a max-margin objective. The steps of a Pipeline transform ``X``.
-        X, y
-            Pairs, as for ``fit``.
-        failures : array-like of shape (n_pairs,), bool, default=None
-            Pairs with ``margin_fail``. None: those that a `FailureAwareIRL`'s detector finds with the fitted reward at
-            the end of the curriculum, if its fit used any. Detectors that need labels or a fit need the mask.
-        bound : float > 0, default=None
-            None: twice the largest weight of the fitted reward.
-
-        Returns
-        -------
-        FeasibleRewards
-        """
-        estimator, X = split_pipeline(estimator, X)
-        theta = linear_weights(estimator)
-        if objective_of(estimator) != "max_margin":
-            raise ValueError(
-                f"Found {type(estimator).__name__} with a max-entropy objective, which has no required margins. "
-                "Expected max-margin: use from_pairs with a margin of your own, or ambiguity, which takes both."
-            )
-        differences = oriented_differences(X, y, estimator)
-        failures = failures_of(estimator, X, y, differences @ theta, failures)
-        largest = float(np.abs(theta).max())
-        if bound is None and largest == 0:
-            raise ValueError("All fitted weights are 0: lower alpha, or pass bound.")
-        return cls(differences, required_of_pairs(estimator, failures), 2 * largest if bound is None else bound)
-
-    def contains(self, theta, *, tol=_TOL):
-        """Whether a reward is in the set.
-
-        Parameters
-        ----------
-        theta : array-like of shape (n_features,) or (n_rewards, n_features)
+        theta : array-like of shape (n_features,)
             Weights.
-        tol : float >= 0, default=1e-6
-            What a margin may be short by, as a share of the largest that weights of length ``bound`` give the pair,
-            and what a weight may exceed the bound by, as a share of it.
 
         Returns
         -------
-        bool or ndarray of shape (n_rewards,), bool
+        bool
         """
-        weights = _check_weights(theta, "theta", self.differences.shape[1])
-        inside = self._polytope.shortage(weights / self.bound) <= tol
-        return inside if np.ndim(theta) == 2 else bool(inside[0])
+        weights = _check_weights([theta], "theta", self.differences.shape[1])
+        return bool(self._polytope.shortage(weights[0] / self.bound) <= _TOL)
 
     def chebyshev(self):
-        """The largest ball inside the set: its center is a reward far from all limits.
-
-        Returns
-        -------
-        Ball
-            With a radius of 0 if the set has no interior.
-        """
+        """The largest ball inside the set, far from all limits (radius 0 if flat). See `fairl_sk.diagnosis.Ball`."""
         centre, radius = self._solved(self._polytope.largest_ball())
         return Ball(centre * self.bound, radius * self.bound)
 
@@ -252,31 +180,26 @@ class FeasibleRewards:
         return np.array(ends)
 
     def slack(self):
-        """Smallest amount by which all required margins must be lowered for the set to have a reward.
-
-        Returns
-        -------
-        Slack
-        """
+        """How much all margins must be lowered for the set to have a reward. See `fairl_sk.diagnosis.Slack`."""
         unit = max(float(np.abs(self.required).max()), np.finfo(float).tiny)
-        theta, amount, duals = self._polytope.relaxed(unit / self._largest)
+        amount, duals = self._polytope.relaxed(unit / self._largest)
         if amount <= _TOL:
-            return Slack(0.0, theta * self.bound, np.empty(0, dtype=int))
-        return Slack(amount * unit, theta * self.bound, np.flatnonzero(duals > _TOL * duals.max()))
+            return Slack(0.0, np.empty(0, dtype=int))
+        return Slack(amount * unit, np.flatnonzero(duals > _TOL * duals.max()))
 
     def relax(self, amount):
         """The set with all required margins lowered, e.g. by a little more than the `slack`.
 
         Parameters
         ----------
-        amount : float >= 0
+        amount : float
             In units of reward.
 
         Returns
         -------
         FeasibleRewards
         """
-        amount = check_number("amount", amount, allow_low=True)
+        amount = check_number("amount", amount, low=-np.inf)
         return FeasibleRewards(self.differences, self.required - amount, self.bound)
 
     def smallest_bound(self):
@@ -307,10 +230,9 @@ class FeasibleRewards:
         return FeasibleRewards(differences, np.append(self.required, [value, -value]), self.bound)
 
     def witness(self, other):
-        """A reward of this set that is not in another one: it proves that this set is not inside the other.
+        """A reward of this set that is not in another one.
 
-        With the standard set as ``self`` and the failure-aware one as ``other``, it shows that the inclusion of
-        Theorem 1 is strict on these pairs.
+        For the standard set and the failure-aware ``other``, it shows that the inclusion of Theorem 1 is strict.
 
         Parameters
         ----------
@@ -320,7 +242,7 @@ class FeasibleRewards:
         Returns
         -------
         theta : ndarray of shape (n_features,), or None
-            Weights. None if there is none (up to ``tol`` of `contains`): each limit of the other set was tried.
+            Weights. None if there is none, up to the accuracy of `contains`.
         """
         _check_other(self, other)
         if self.slack().amount > 0:
@@ -344,7 +266,7 @@ class FeasibleRewards:
 
         Returns
         -------
-        VolumeRatio
+        ratio : float in [0, 1]
         """
         _check_other(self, other)
         n_features = self.differences.shape[1]
@@ -353,8 +275,7 @@ class FeasibleRewards:
                 f"Found a set of {n_features} features that is flat or has too many. Expected an interior (Chebyshev "
                 f"radius above 0) and at most {_MAX_VOLUME_FEATURES} features: compare reward_range() instead."
             )
-        ratio = self._polytope.share(other._polytope, self.bound / other.bound)
-        return VolumeRatio(ratio, ratio, ratio)
+        return self._polytope.share(other._polytope, self.bound / other.bound)
 
     def _lowest(self, direction):
         """Weights with the smallest component in a direction."""
@@ -367,7 +288,7 @@ class FeasibleRewards:
 
 
 def _check_weights(theta, name, n_features):
-    theta = check_array(np.atleast_2d(theta), dtype=np.float64, input_name=name)
+    theta = check_array(theta, dtype=np.float64, input_name=name)
     if theta.shape[1] != n_features:
         raise ValueError(f"Found {name} of {theta.shape[1]} features. Expected {n_features}.")
     return theta
@@ -380,10 +301,10 @@ def _check_other(one, other):
 
 
 def _limits_to_try(one, other):
-    """Directions whose smallest component over one set could leave another, the likeliest first."""
+    """Directions whose smallest component over one set could leave another."""
     same = one.differences.shape == other.differences.shape and (one.differences == other.differences).all()
-    rows = np.flatnonzero(other.required > one.required if same else np.ones(len(other.required), dtype=bool))
-    yield from other._polytope.rows[rows[np.argsort(-other._polytope.floors[rows])]]
+    stricter = other.required > one.required if same else np.ones(len(other.required), dtype=bool)
+    yield from other._polytope.rows[stricter]
     if other.bound < one.bound:
         yield from np.vstack([np.eye(one.differences.shape[1]), -np.eye(one.differences.shape[1])])
 

@@ -6,9 +6,8 @@ import numpy as np
 from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 
-from ..learning.failures import Round, find_failures, make_detector
-from ..learning.rows import preferred_first, signed_differences
-from ..pairs import check_pairs, preference_sign, stack_outputs
+from ..learning.rows import signed_differences
+from ..pairs import check_pairs, preference_sign
 
 
 def split_pipeline(estimator, *inputs):
@@ -17,7 +16,7 @@ def split_pipeline(estimator, *inputs):
         return estimator, *inputs
     check_is_fitted(estimator)
     steps = estimator[:-1]
-    return estimator[-1], *(value if value is None or not len(steps) else steps.transform(value) for value in inputs)
+    return estimator[-1], *(steps.transform(value) if len(steps) else value for value in inputs)
 
 
 def linear_weights(estimator):
@@ -38,14 +37,6 @@ def objective_of(estimator):
     return getattr(estimator, "objective", "max_margin" if hasattr(estimator, "margin") else "max_entropy")
 
 
-def required_of_pairs(estimator, failures):
-    """Required margin (max-margin) or temperature (max-entropy) of each pair, the stricter one for failures."""
-    name, factor = ("margin", 2.0) if objective_of(estimator) == "max_margin" else ("temperature", 0.5)
-    standard = getattr(estimator, name)
-    strict = getattr(estimator, f"{name}_fail", standard)
-    return np.where(failures, factor * standard if strict is None else strict, standard)
-
-
 def oriented_differences(X, y, estimator=None):
     """Features of the preferred minus the other output of each pair, (n_pairs, n_features), float64."""
     X = check_pairs(X, estimator=estimator, reset=False)
@@ -56,46 +47,9 @@ def oriented_differences(X, y, estimator=None):
     return signed_differences(X.astype(np.float64), preference_sign(y, len(X)))
 
 
-def failures_of(estimator, X, y, margins, failures=None):
-    """Mask of the failures: the given one, or what the estimator's detector finds with the fitted reward."""
-    if failures is not None or not hasattr(estimator, "failures"):
-        return check_failures(failures, len(margins))
-    detector = make_detector(estimator.failures)
-    if hasattr(detector, "fit") or getattr(detector, "requires_labels", False):
-        raise ValueError(
-            f"Found an estimator with failures={estimator.failures!r}, which need labels, or a fit of their own. "
-            "Expected the mask: pass failures, shape (n_pairs,), bool (all False for the standard set)."
-        )
-    last, sign = estimator.history_[-1], preference_sign(y, len(margins))
-    if not any(row["n_sampled"] for row in estimator.history_):  # the fit used no failure
-        return np.zeros(len(margins), dtype=bool)
-    state = Round(
-        index=len(estimator.history_) - 1,
-        progress=1.0,
-        threshold=last["failure_threshold"],
-        margins=margins,
-        rewards=lambda: preferred_first(estimator.decision_function(stack_outputs(X)).reshape(-1, 2), sign),
-        output_labels=None,
-    )
-    return find_failures(detector, state) > 0
-
-
-def check_failures(failures, n_pairs):
-    """A mask of failures, (n_pairs,), bool; None means that no pair is one."""
-    failures = np.zeros(n_pairs, dtype=bool) if failures is None else np.asarray(failures)
-    if failures.shape != (n_pairs,) or failures.dtype != bool:
-        raise ValueError(
-            f"Found failures of shape {failures.shape} and type {failures.dtype}. Expected one bool for each of the "
-            f"{n_pairs} pairs, e.g. margins <= threshold."
-        )
-    return failures
-
-
-def check_number(name, value, *, low=0.0, high=np.inf, kind=Real, allow_low=False):
-    """A finite number from ``low`` (itself excluded unless ``allow_low``) to ``high``; else an error that names it."""
-    number = isinstance(value, kind) and not isinstance(value, bool) and np.isfinite(value)
-    if not number or not (low < value <= high or (allow_low and value == low)):
+def check_number(name, value, *, low=0.0, kind=Real):
+    """A finite number above ``low``; else an error that names it."""
+    if not isinstance(value, kind) or isinstance(value, bool) or not np.isfinite(value) or value <= low:
         what = "a whole number" if kind is Integral else "a finite number"
-        limit = "" if low == -np.inf else f" {'of at least' if allow_low else 'above'} {low:g}"
-        raise ValueError(f"Found {name}={value!r}. Expected {what}{limit}{f' and at most {high:g}' * (high < np.inf)}.")
+        raise ValueError(f"Found {name}={value!r}. Expected {what}{f' above {low:g}' * (low > -np.inf)}.")
     return int(value) if kind is Integral else float(value)

@@ -39,12 +39,7 @@ def inspect_failures(
     r"""List the k pairs with the smallest margins, and say of each failure whether it looks like noise.
 
     A pair fails if the reward's margin is 0 or less. Linear Bradley-Terry rewards, each fitted to other pairs by
-    cross-validation, then tell why. The reason is
-
-    - ``"suspected noise"``: the preference was flipped, with a probability above 0.75;
-    - ``"error"``: the other pairs support the preference, with a probability above 0.75;
-    - ``"ambiguity"``: neither;
-    - ``"none"``: the pair does not fail.
+    cross-validation, then tell why.
 
     Parameters
     ----------
@@ -59,12 +54,9 @@ def inspect_failures(
     k : int >= 1, default=20
         Number of pairs to list; at most all are.
     trajectory : bool, default=True
-        Whether to list the margins in each round of a `FailureAwareIRL`. This fits a clone of it to ``X`` and ``y``;
-        with a fixed ``random_state`` and the rows of the first fit, the rounds are the same.
-    sample_weight : array-like of shape (n_pairs,), default=None
-        Weights of the pairs, as in the fit.
-    output_labels : array-like of shape (n_pairs, 2), default=None
-        Labels of the outputs, as in the fit; only the trajectory reads them.
+        Whether to list the margins in each round of a `FailureAwareIRL`. This fits a clone of it to ``X`` and ``y``.
+    sample_weight, output_labels
+        As in the fit; only the trajectory reads the labels.
     groups : array-like of shape (n_pairs,), default=None
         Groups, such as prompts, that stay in one fold. None: pairs that share an output stay in one fold.
 
@@ -77,13 +69,12 @@ def inspect_failures(
         - ``preferred``, ``other``: its texts, if there are any;
         - ``margin``: R(preferred) - R(other);
         - ``noise_probability``: probability that the preference was flipped;
-        - ``reason``: see above;
+        - ``reason``: "suspected noise" if the preference was flipped with a probability above 0.75, "error" if the
+          held-out rewards support it with a probability above 0.75, else "ambiguity"; "none" if the pair does not fail;
         - ``trajectory``: margins before each round's step, shape (n_rounds,); None without rounds.
 
     Raises
     ------
-    ImportError
-        If pandas is not installed.
     ValueError
         For rows that are not pairs, bad ``k``, ``groups`` or ``texts``, or one group only.
 
@@ -117,7 +108,14 @@ def inspect_failures(
     texts = X if texts is None else texts
     estimator, X = split_pipeline(estimator, X)
     check_is_fitted(estimator)
-    X, texts = _check_rows(X, texts)
+    X = check_pairs(X)
+    if X.ndim != 3:
+        raise ValueError(
+            f"Found X of shape {X.shape}. Expected pairs, (n_pairs, 2, n_features): failures are of pairs."
+        )
+    texts = None if getattr(texts, "ndim", 2) == 3 else read_texts(texts)
+    if texts is not None and texts.shape != (len(X), 2):
+        raise ValueError(f"Found texts of shape {texts.shape} for {len(X)} pairs. Expected two a pair, (n_pairs, 2).")
     k = check_number("k", k, kind=Integral)
     sign = preference_sign(y, len(X), classes=None if y is None else getattr(estimator, "classes_", None))
     margins = sign * np.asarray(estimator.decision_function(X), dtype=np.float64)
@@ -138,19 +136,6 @@ def inspect_failures(
     if trajectory and isinstance(learner, FailureAwareIRL):
         recorded = list(_margins_of_rounds(learner, X, y, rows, sample_weight, output_labels))
     return pandas.DataFrame({**table, "trajectory": pandas.Series(recorded, dtype=object)})
-
-
-def _check_rows(X, texts):
-    """Features (n_pairs, 2, n_features) and texts (n_pairs, 2) or None."""
-    X = check_pairs(X)
-    if X.ndim != 3:
-        raise ValueError(
-            f"Found X of shape {X.shape}. Expected pairs, (n_pairs, 2, n_features): failures are of pairs."
-        )
-    texts = None if getattr(texts, "ndim", 2) == 3 else read_texts(texts)
-    if texts is not None and texts.shape != (len(X), 2):
-        raise ValueError(f"Found texts of shape {texts.shape} for {len(X)} pairs. Expected two a pair, (n_pairs, 2).")
-    return X, texts
 
 
 def _held_out_margins(X, sign, weight, groups):

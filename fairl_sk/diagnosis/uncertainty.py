@@ -4,7 +4,7 @@ from numbers import Real
 
 import numpy as np
 from scipy.linalg import cho_factor, cho_solve
-from scipy.optimize import brentq, minimize
+from scipy.optimize import minimize, minimize_scalar
 from scipy.special import expit
 from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.frozen import FrozenEstimator
@@ -37,8 +37,7 @@ class LaplaceReward(ClassifierMixin, BaseEstimator):
 
     .. math:: \mathrm{std}(d)^2 = T^2\, d^\top \Sigma\, d + \bigl(d \cdot (T m - c)\bigr)^2 .
 
-    The second term is 0 for the `MaxEntropyIRL` that is fitted here. It says how far other rewards are from m: those of
-    `MaxMarginIRL`, of a failure path, or with a penalty that is not the prior.
+    The second term says how far the reward is from m. It is 0 for the `MaxEntropyIRL` that is fitted here.
 
     Parameters
     ----------
@@ -105,15 +104,8 @@ class LaplaceReward(ClassifierMixin, BaseEstimator):
 
         Parameters
         ----------
-        X : array-like of shape (n_pairs, 2, n_features) or (n_samples, n_features)
-            Features of pairs or of single outputs.
-        y : array-like of shape (n_pairs,) or (n_samples,), default=None
-            Two classes, the larger meaning "the first is preferred" (of outputs: "desirable"). For pairs None means
-            that the first is preferred everywhere.
-        sample_weight : array-like of shape (n_pairs,) or (n_samples,), default=None
-            Weights >= 0; a weight of 2 is the same as the row twice.
-        output_labels : array-like of shape (n_pairs, 2), default=None
-            For a learner whose ``fit`` takes them. See `FailureAwareIRL.fit`.
+        X, y, sample_weight, output_labels
+            See `fairl_sk.FailureAwareIRL.fit`; ``output_labels`` are for a learner that takes them.
 
         Returns
         -------
@@ -162,13 +154,11 @@ class LaplaceReward(ClassifierMixin, BaseEstimator):
             return posterior.most_probable_precision()
         if self.prior != "alpha":
             return float(self.prior)
-        if hasattr(learner, "best_estimator_") or objective_of(learner) != "max_entropy":
+        if hasattr(learner, "best_estimator_") or objective_of(learner) != "max_entropy" or learner.alpha == 0:
             raise ValueError(
-                f"Found prior='alpha' with {type(learner).__name__}, whose penalty is no prior of log-odds. Expected "
-                "a max-entropy objective, or prior='evidence'."
+                f"Found prior='alpha' with {learner!r}, whose penalty is no prior of log-odds. Expected a max-entropy "
+                "objective and alpha > 0, or prior='evidence'."
             )
-        if learner.alpha == 0:
-            raise ValueError("Found prior='alpha' with alpha=0, which is no prior. Expected alpha > 0, or 'evidence'.")
         return 2 * learner.alpha * learner.temperature**2 * float(total_weight)
 
     def _keep(self, fitted, posterior, precision, total_weight):
@@ -217,12 +207,7 @@ class LaplaceReward(ClassifierMixin, BaseEstimator):
         return reward, np.sqrt(np.maximum(variance, 0.0))
 
     def predict(self, X):
-        """Class of each row: the larger where `decision_function` is above 0. See `decision_function`.
-
-        Returns
-        -------
-        y : ndarray of shape (n_samples,) or (n_pairs,)
-        """
+        """Class of each row. See `fairl_sk.FailureAwareIRL.predict`."""
         check_is_fitted(self)
         return self.estimator_.predict(X)
 
@@ -241,7 +226,7 @@ class LaplaceReward(ClassifierMixin, BaseEstimator):
         Notes
         -----
         For pairs with margin :math:`\Delta` and standard deviation s, both over ``temperature_``, it is the logistic of
-        :math:`\Delta / \sqrt{1 + \pi s^2 / 8}` (MacKay 1992). For outputs it is the logistic of the reward.
+        :math:`\Delta / \sqrt{1 + \pi s^2 / 8}` (MacKay 1992).
         """
         reward, std = self.decision_function(X, return_std=True)
         scaled = reward / self.temperature_
@@ -250,17 +235,7 @@ class LaplaceReward(ClassifierMixin, BaseEstimator):
         return np.stack([expit(-scaled), expit(scaled)], axis=1)
 
     def score(self, X, y=None, sample_weight=None):
-        """Accuracy of `predict`. See `FailureAwareIRL.score`.
-
-        Parameters
-        ----------
-        X, y, sample_weight
-            As in `fit`.
-
-        Returns
-        -------
-        accuracy : float in [0, 1]
-        """
+        """Accuracy of `predict`. See `fairl_sk.FailureAwareIRL.score`."""
         check_is_fitted(self)
         return self.estimator_.score(X, y, sample_weight=sample_weight)
 
@@ -290,38 +265,24 @@ class _Posterior:
 
     def at(self, precision):
         """Mode (n_features,) and covariance (n_features, n_features) of the weights, in the units of the input."""
-        mode, _, covariance = self._fit(precision / self.scale**2)
+        mode, _, hessian = self._fit(precision / self.scale**2)
+        covariance = cho_solve(cho_factor(hessian), np.eye(len(mode)))
         d = self.n_features
         return mode[:d] / self.scale, covariance[:d, :d] / self.scale**2
 
     def most_probable_precision(self):
         """The precision with the largest evidence, in the units of the input."""
-        low, high = np.log(1 / _LARGEST_SPREAD**2), np.log(1 / _LEAST_SPREAD**2)
-        if self.evidence_slope(low) <= 0:
-            best = low
-        elif self.evidence_slope(high) >= 0:
-            best = high
-        else:
-            best = brentq(self.evidence_slope, low, high, xtol=1e-4)
+        bounds = np.log(1 / _LARGEST_SPREAD**2), np.log(1 / _LEAST_SPREAD**2)
+        best = minimize_scalar(self._minus_log_evidence, bounds=bounds, method="bounded", options={"xatol": 1e-4}).x
         return float(np.exp(best)) * self.scale**2
 
-    def evidence_slope(self, log_precision):
-        r"""Twice the derivative of the log evidence by log rho, with rho in units of ``scale``.
-
-        With H the Hessian at the mode m, log evidence = -loss(m) - rho/2 |m|^2 + d/2 log rho - 1/2 log det H. The loss
-        and the prior are flat at m; H depends on rho by itself and through m, with dm/drho = -H^-1 m. MacKay's update
-        leaves the latter out, and with few pairs its precisions are too large.
-        """
-        precision = np.exp(log_precision)
-        mode, p, covariance = self._fit(precision)
-        weights = self.penalty * mode
-        turn = self.weight * p * (1 - p) * (1 - 2 * p) * (self.rows @ (covariance @ weights))
-        leverage = np.einsum("ij,ij->i", self.rows @ covariance, self.rows)
-        traces = self.penalty @ np.diag(covariance) - turn @ leverage
-        return self.n_features - precision * (weights @ weights + traces)
+    def _minus_log_evidence(self, log_precision):
+        """Up to a constant; the precision is in units of ``scale``."""
+        _, loss, hessian = self._fit(np.exp(log_precision))
+        return loss - self.n_features / 2 * log_precision + np.linalg.slogdet(hessian)[1] / 2
 
     def _fit(self, precision):
-        """Mode, probabilities of the rows, and covariance."""
+        """Mode, its loss with the penalty of the prior, and the Hessian there."""
 
         def loss(theta):
             return self.weight @ np.logaddexp(0, -self.rows @ theta) + precision / 2 * (self.penalty @ theta**2)
@@ -335,9 +296,9 @@ class _Posterior:
             return half.T @ half + precision * np.diag(self.penalty)
 
         options = {"gtol": 1e-9 * self.weight.sum(), "initial_trust_radius": 10.0, "max_trust_radius": 1e6}
-        self.mode = minimize(loss, self.mode, jac=gradient, hess=hessian, method="trust-exact", options=options).x
-        covariance = cho_solve(cho_factor(hessian(self.mode)), np.eye(len(self.mode)))
-        return self.mode, expit(self.rows @ self.mode), covariance
+        found = minimize(loss, self.mode, jac=gradient, hess=hessian, method="trust-exact", options=options)
+        self.mode = found.x  # the next fit starts here
+        return found.x, found.fun, hessian(found.x)
 
 
 def _sign(X, y, weight, classes):
