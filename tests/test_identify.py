@@ -25,7 +25,7 @@ def square(low=1.0, high=3.0, second=None):
     return FeasibleRewards(np.eye(2), [low, low if second is None else second], high)
 
 
-def random_sets(seed, *, strictness=2.0, factor=None):
+def random_sets(seed, *, factor=None):
     """(standard, failure-aware) sets of a random instance: feasible, degenerate or empty."""
     rng = np.random.default_rng(seed)
     n_pairs, n_features = int(rng.integers(1, 25)), int(rng.integers(1, 6))
@@ -39,7 +39,7 @@ def random_sets(seed, *, strictness=2.0, factor=None):
     smallest = FeasibleRewards(differences, 1.0, 1.0).smallest_bound()
     factor = rng.choice([0.5, 1.0, 2.0, 10.0]) if factor is None else factor
     bound = factor * smallest if np.isfinite(smallest) else 5.0
-    aware = np.where(failures, strictness, 1.0)
+    aware = np.where(failures, 2.0, 1.0)
     return FeasibleRewards(differences, 1.0, bound), FeasibleRewards(differences, aware, bound)
 
 
@@ -94,7 +94,6 @@ def test_a_bound_that_is_too_small_is_named_with_the_one_that_suffices():
     assert FeasibleRewards(rewards.differences, 3.0, 3.0001).chebyshev().radius > 0
     same = FeasibleRewards([[0.0, 0.0], [1.0, 1.0]], 1.0, 5.0)  # no reward parts identical outputs
     np.testing.assert_array_equal(same.slack().conflict, [0])
-    assert FeasibleRewards([[0.0, 0.0]], 0.0, 1.0).smallest_bound() == 0.0
 
 
 @pytest.mark.parametrize("unit", [1e-6, 1e6])
@@ -162,19 +161,6 @@ def test_the_inclusion_always_holds_and_is_strict_unless_the_margins_are_implied
             assert standard.contains(witness) and not aware.contains(witness)
             kinds["aware empty" if aware.slack().amount > 0 else "strict"] += 1
     assert min(kinds.values()) > 0, kinds
-
-
-@few
-@given(st.integers(0, 10_000), st.floats(1.01, 3.0), st.floats(1.01, 3.0))
-def test_the_stricter_the_smaller(seed, first, second):
-    standard, aware = random_sets(seed, strictness=first, factor=12.0)
-    assume(np.isfinite(standard.smallest_bound()))
-    stricter = FeasibleRewards(standard.differences, np.where(aware.required > 1, first * second, 1.0), standard.bound)
-    row = np.random.default_rng(seed).normal(size=(1, standard.differences.shape[1]))
-    sets, tol = (standard, aware, stricter), 1e-5 * standard.bound
-    assert (np.diff([rewards.chebyshev().radius for rewards in sets]) <= tol).all()
-    assert (np.diff([np.ptp(rewards.reward_range(row)) for rewards in sets]) <= tol).all()
-    assert stricter.issubset(aware)
 
 
 def test_a_smaller_bound_gives_a_witness_too():
@@ -364,15 +350,8 @@ def test_bad_estimators_and_options_are_refused(noisy, learner, options, message
         ambiguity(learner, **arguments)
 
 
-# ----------------------------------------------------------------------------------------------- benchmark
-
-
 def test_the_benchmark(capsys):
     path = Path(__file__).parent.parent / "benchmarks" / "identify.py"
     rows = runpy.run_path(str(path))["main"](size="smoke")
-    shown = capsys.readouterr().out
-    assert all(row["included"] and row["strict"] for row in rows)
-    assert f"inside the standard one: {len(rows)} of {len(rows)}" in shown
-    for row in rows:
-        assert max(row["radius"], row["range"], row["range at one unit"], row["volume"]) <= 1 + 1e-6
-    assert f"{np.median([row['radius'] for row in rows if row['strictness'] == 3.0]):.3g}" in shown
+    assert all(row["included"] and row["strict"] and row["volume"] <= 1 for row in rows)
+    assert f"inside the standard one: {len(rows)} of {len(rows)}" in capsys.readouterr().out

@@ -158,7 +158,7 @@ def test_probabilities_of_pairs_are_means_over_the_posterior(data, fitted):
 
 @pytest.mark.parametrize(
     ("learner", "unit"),
-    [(MaxEntropyIRL(), 1.0), (MaxEntropyIRL(), 0.1), (MaxMarginIRL(), 1.0), (FailureAwareIRL(), 1.0)],
+    [(MaxEntropyIRL(), 0.1), (MaxMarginIRL(), 1.0), (FailureAwareIRL(), 1.0)],
 )
 def test_intervals_hold_the_known_reward(learner, unit):
     scores = []
@@ -185,12 +185,13 @@ def test_a_reward_that_is_shrunk_by_its_penalty_says_so(data, fitted):
     assert np.abs(trusting.deviation_).max() < 0.01
 
 
-@pytest.mark.parametrize("learner", [MaxMarginIRL(random_state=0), FailureAwareIRL(random_state=0)], ids=repr)
-def test_the_temperature_of_other_rewards_is_that_of_their_log_odds(data, learner):
+def test_the_temperature_of_other_rewards_is_that_of_their_log_odds(data):
+    learner = MaxMarginIRL(random_state=0)
     margins = cross_val_predict(learner, data.data, data.target, method="decision_function")
     logistic = LogisticRegression(C=1e6, fit_intercept=False).fit(margins[:, None], data.target)
-    found = LaplaceReward(learner).fit(data.data, data.target)
-    assert found.temperature_ == pytest.approx(1 / logistic.coef_[0, 0], rel=0.1)
+    assert LaplaceReward(learner).fit(data.data, data.target).temperature_ == pytest.approx(
+        1 / logistic.coef_[0, 0], rel=0.1
+    )
 
 
 # ------------------------------------------------------------------------------------------------ in scikit-learn
