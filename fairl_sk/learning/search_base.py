@@ -250,10 +250,7 @@ class SearchCV(ClassifierMixin, BaseEstimator):
         return router.add(scorer=scorer, method_mapping=MethodMapping().add(caller="fit", callee="score"))
 
     def __sklearn_tags__(self):
-        tags = super().__sklearn_tags__()
-        tags.classifier_tags.multi_class = False
-        tags.input_tags.three_d_array = True
-        return tags
+        return self._estimator_class().__sklearn_tags__()
 
 
 def _on_fold(scorer, X, y, params, test):
