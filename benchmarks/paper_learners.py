@@ -28,7 +28,7 @@ from fairl_sk import (
     MaxMarginIRLCV,
 )
 from fairl_sk.learning.failures import ConfirmedFailures
-from fairl_sk.learning.fitting import separating_threshold
+from fairl_sk.learning.offset import separating_threshold
 from fairl_sk.metrics import (
     output_auc_score,
     output_f1_score,

@@ -1,4 +1,6 @@
-"""Which device to compute on, by its name."""
+"""Where to compute: the device of a name, and how many threads."""
+
+from contextlib import contextmanager
 
 import torch
 
@@ -27,3 +29,15 @@ def ran_out_of_memory(error):
     """Whether an error says that memory ended, on a CPU or on a GPU, as NumPy or torch words it."""
     words = ("out of memory", "not enough memory", "can't allocate memory", "ALLOC_FAILED")
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(word in str(error) for word in words)
+
+
+@contextmanager
+def few_threads(n_values):
+    """One torch thread where a pass over so few values takes less time than waiting for a second thread may."""
+    n_threads = torch.get_num_threads()
+    try:
+        if n_values < 2**21:
+            torch.set_num_threads(1)
+        yield
+    finally:
+        torch.set_num_threads(n_threads)

@@ -8,8 +8,8 @@ from sklearn.utils._param_validation import HasMethods, Interval, StrOptions  # 
 
 from .curriculum import Schedule
 from .failures import MarginFailures, make_detector
-from .fitting import Settings
 from .preference import NON_NEGATIVE, POSITIVE, PreferenceIRL, document
+from .problem import Settings
 from .schedules import ExponentialSchedule, LinearSchedule, schedule_values
 
 __all__ = ["FailureAwareIRL", "MaxEntropyIRL", "MaxMarginIRL"]

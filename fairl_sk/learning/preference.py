@@ -14,18 +14,13 @@ from sklearn.utils._param_validation import Interval, StrOptions  # the paramete
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, column_or_1d
 
+from ..device import few_threads
 from ..pairs import TIES_REMEDY, check_pairs, distinct_labels, preference_sign
 from .failures import fit_detector
-from .fitting import (
-    few_threads,
-    output_offset,
-    prepare,
-    settle_pointwise_weight,
-    solve_base,
-    train_failures,
-    train_jointly,
-)
+from .fitting import solve_base, train_failures, train_jointly
 from .net import rewards_of_heads
+from .offset import output_offset
+from .problem import prepare, settle_pointwise_weight
 from .rows import warn_of_contradictions
 
 __all__ = ["PreferenceIRL", "document"]

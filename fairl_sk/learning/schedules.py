@@ -60,7 +60,7 @@ class ExponentialSchedule(BaseEstimator):
         Value in the first round.
     decay : float, default=5.0
         Number of e-folds over the whole fit: 5 leaves 0.7 % of ``start`` in the last round, 0 leaves all of it. As
-        it counts in fits, not in rounds, it keeps its meaning when ``max_iter`` changes.
+        it counts in fits, not in rounds, it keeps its meaning when ``n_rounds`` changes.
 
     Examples
     --------

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from sklearn.base import BaseEstimator, clone
 
 from .estimators import FailureAwareIRL
-from .fitting import prepare, settle_pointwise_weight, solve_base, train_failures
+from .fitting import solve_base, train_failures
+from .problem import prepare, settle_pointwise_weight
 
 __all__ = ["Candidate", "Fold", "fit_candidates"]
 

@@ -17,9 +17,9 @@ from sklearn.utils.metadata_routing import (
 from sklearn.utils.validation import _check_method_params, _check_sample_weight, check_is_fitted
 from tqdm.auto import tqdm
 
+from ..device import few_threads
 from ..metrics import check_split
 from ..pairs import check_pairs
-from .fitting import few_threads
 from .search import Candidate, Fold, fit_candidates
 from .search_results import SearchResults
 

@@ -1,0 +1,154 @@
+"""What a fit reads and minimizes: the prepared rows and the settings."""
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+import torch
+
+from ..device import torch_device
+from .curriculum import Schedule
+from .pointwise import estimate_weight
+from .rows import difference_scale, discount_duplicates, number_outputs, signed_differences
+
+__all__ = ["Problem", "Settings", "prepare", "settle_pointwise_weight"]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a fit minimizes, from an estimator's parameters.
+
+    Parameters
+    ----------
+    objective : {"max_margin", "max_entropy"}
+    required, required_fail : float
+        M and M_fail, or tau and tau_fail.
+    alpha, alpha_fail : float
+        L2 strengths.
+    schedule : Schedule
+        The curriculum; idle in the standard learners.
+    pointwise_weight : float or "auto", default=0.0
+    recurrence_correlation : float, default=0.0
+    failure_gradient : {"failure", "both"}, default="failure"
+    learning_rate : float or "auto", default="auto"
+    tol : float, default=1e-5
+    max_iter : int, default=1000
+    """
+
+    objective: str
+    required: float
+    required_fail: float
+    alpha: float
+    alpha_fail: float
+    schedule: Schedule
+    pointwise_weight: float | str = 0.0
+    recurrence_correlation: float = 0.0
+    failure_gradient: str = "failure"
+    learning_rate: float | str = "auto"
+    tol: float = 1e-5
+    max_iter: int = 1000
+
+
+@dataclass(frozen=True)
+class Problem:
+    """The rows that a fit reads.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n_pairs, 2, n_features) or (n_samples, n_features)
+    sign : ndarray of shape (n_pairs,)
+        +1 where the first side is preferred, else -1.
+    weight : ndarray of shape (n_pairs,)
+        Of sum 1; duplicate outputs are discounted.
+    numbers : ndarray of shape (n_pairs, 2) or None
+        Numbers of the distinct outputs of pairs.
+    labels : ndarray of shape (n_pairs, 2) or None
+        Labels of the outputs, in the order of ``X``.
+    differences : ndarray of shape (n_pairs, n_features) or (n_samples, n_features + 1)
+        Of the preferred and the other output, in units of ``scale``; of single outputs see `signed_differences`.
+    scale : float
+        Root mean squared length of the differences.
+    device : torch.device
+    """
+
+    X: np.ndarray
+    sign: np.ndarray
+    weight: np.ndarray
+    numbers: np.ndarray | None
+    labels: np.ndarray | None
+    differences: np.ndarray
+    scale: float
+    device: torch.device
+
+    @property
+    def is_paired(self):
+        return self.X.ndim == 3
+
+    @property
+    def target_sides(self):
+        """+1 for outputs that should lie above the threshold, -1 for others, (n_pairs, 2), in the order of X."""
+        if self.labels is not None:
+            return np.where(self.labels == 1, 1.0, -1.0)
+        return np.stack([self.sign, -self.sign], axis=1)
+
+    @cached_property
+    def estimated_pointwise_weight(self):
+        """What ``pointwise_weight="auto"`` stands for."""
+        return estimate_weight(self.X, self.sign, self.weight, self.numbers, self.target_sides)
+
+    def tensor(self, values, dtype=torch.float64):
+        """A tensor of an array on the device; its own dtype if None."""
+        return torch.from_numpy(np.ascontiguousarray(values)).to(self.device, dtype)
+
+
+def prepare(X, sign, sample_weight, labels, recurrence_correlation, device):
+    """The problem of checked rows.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n_pairs, 2, n_features) or (n_samples, n_features)
+    sign, sample_weight : ndarray of shape (n_pairs,)
+    labels : ndarray of shape (n_pairs, 2) or None
+    recurrence_correlation : float
+    device : str
+
+    Returns
+    -------
+    problem : Problem
+
+    Raises
+    ------
+    ValueError
+        If all pairs are identical on both sides, or the features' squares overflow or underflow.
+    """
+    numbers = None
+    if X.ndim == 3:
+        numbers = number_outputs(X)
+        sample_weight = discount_duplicates(numbers, sample_weight, recurrence_correlation)
+    differences = signed_differences(X, sign)
+    scale = difference_scale(differences[:, : X.shape[-1]], sample_weight, paired=X.ndim == 3)
+    differences /= differences.dtype.type(scale)
+    weight = sample_weight / sample_weight.sum()
+    return Problem(X, sign, weight, numbers, labels, differences, scale, torch_device(device))
+
+
+def settle_pointwise_weight(problem, settings):
+    """The settings with a number as ``pointwise_weight``.
+
+    Parameters
+    ----------
+    problem : Problem
+    settings : Settings
+
+    Returns
+    -------
+    settings : Settings
+        The failure weights are divided by one more than an estimate: failures are pairs, which count that much less.
+    """
+    if not problem.is_paired:
+        return replace(settings, pointwise_weight=0.0)
+    if settings.pointwise_weight != "auto":
+        return settings
+    estimate = problem.estimated_pointwise_weight
+    schedule = replace(settings.schedule, weights=settings.schedule.weights / (1 + estimate))
+    return replace(settings, pointwise_weight=estimate, schedule=schedule)
