@@ -25,7 +25,8 @@ class Solution:
     theta : ndarray of shape (n_weights,), float64
     gap : float
         Duality gap as a share of the loss of a constant reward: an upper bound of how far the objective is from its
-        minimum. With ``alpha=0``, which has no gap, the norm of the gradient as a share of its norm at 0.
+        minimum. With ``alpha=0``, which has no gap, the norm of the gradient as a share of its norm at 0 (of the hinge,
+        plus the share that its rounded corner leaves).
     n_iter : int
         Iterations of L-BFGS-B.
     """
@@ -85,7 +86,9 @@ def solve_max_margin(margins_of, n_weights, weight, margin, alpha, tol, max_iter
         # the corner itself leaves a gap, so that the first problems need not be solved any better
         theta, n_steps = problem.minimize(theta, max(tol / 2, min(corner / margin, best.gap) / 100), max_iter - n_iter)
         n_iter += n_steps
-        gap = problem.gradient_gap(theta) if alpha == 0 else problem.hinge_gap(theta, margin)
+        # without a penalty: the gradient of the rounded hinge, which is at most half a corner below the hinge
+        rounding = corner / (2 * margin)
+        gap = problem.gradient_gap(theta) + rounding if alpha == 0 else problem.hinge_gap(theta, margin)
         if gap >= best.gap:  # rounding of the products hides a sharper corner
             break
         best = Solution(theta, gap, n_iter)
@@ -128,7 +131,7 @@ class _Problem:
         hinge = float((self.weight * hinge_loss(margins, margin)).sum())
         pull = gradient - 2 * self.alpha * theta
         dual = -margin * float(slopes.sum()) - pull @ pull / (4 * self.alpha)
-        return float(max(0.0, hinge + self.alpha * theta @ theta - dual) / self.loss_at_zero)
+        return float(max(0.0, hinge + self.alpha * theta @ theta - dual) / (margin * self.weight.sum()))
 
     def _norm_at(self, theta):
         return np.linalg.norm(self(theta)[1])
