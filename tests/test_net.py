@@ -1,347 +1,328 @@
-"""The net: its iterator, its module, and one round of it against autograd and closed forms."""
+"""The losses, the dual-path net as ordinary skorch, and the curriculum that sets the failures' weights."""
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from skorch.dataset import Dataset
 
-from fairl_sk.learning.failures import Round
-from fairl_sk.learning.net import (
-    Curriculum,
-    DualPath,
-    DualPathLoss,
-    JointSolver,
-    LinearSolver,
-    PairRows,
-    SliceIterator,
-    StackedRows,
-    _root_of_increasing,
-    export_heads,
-    head_reward,
-    import_heads,
-    torch_device,
-)
+from fairl_sk.device import torch_device
+from fairl_sk.learning.curriculum import Curriculum, Schedule
+from fairl_sk.learning.failures import MarginFailures
+from fairl_sk.learning.losses import LOSSES, hinge_loss, logistic_loss
+from fairl_sk.learning.net import DualPath, DualPathLoss, DualPathNet, SliceIterator, export_head, rewards_of_heads
+
+DOUBLE = {"dtype": torch.float64}
+both = pytest.mark.parametrize("objective", LOSSES)
 
 
-def a_module(n_features=5, hidden=(), **options):
-    return DualPath(n_features, hidden, seed=0, dtype=torch.float64, **options)
+# ---------------------------------------------------------------------------------------------------- losses
+
+MARGINS = torch.linspace(-3, 3, 241, dtype=torch.float64)
 
 
-# -------------------------------------------------------------------------------------------------- iterator
+def test_losses_are_their_formulas():
+    np.testing.assert_allclose(hinge_loss(MARGINS, 1.0), np.maximum(0, 1 - MARGINS.numpy()))
+    np.testing.assert_allclose(logistic_loss(MARGINS, 0.5), np.log1p(np.exp(-MARGINS.numpy() / 0.5)))
+    assert logistic_loss(torch.tensor(-1e4), 1.0) == 1e4
 
 
-def test_full_batch_is_the_tensors_themselves():
-    X, y = torch.arange(10.0)[:, None], torch.arange(10.0)
-    ((batch, target),) = SliceIterator(Dataset(X, y), batch_size=10)
-    assert batch is X
-    assert target is y
+@pytest.mark.parametrize("corner", [0.1, 0.4, 1.0])
+def test_a_rounded_corner_is_smooth_and_at_most_half_its_width_below_the_hinge(corner):
+    margins = MARGINS.clone().requires_grad_()
+    rounded, plain = hinge_loss(margins, 1.0, corner), hinge_loss(MARGINS, 1.0)
+    below = (plain - rounded).detach()
+    assert 0 <= below.min() <= below.max() == pytest.approx(corner / 2)
+    (slope,) = torch.autograd.grad(rounded.sum(), margins)
+    assert -1 == slope.min() <= slope.max() == 0
+    assert slope.diff().abs().max() <= MARGINS.diff().max() / corner + 1e-9  # a parabola's, without a jump
+    step = MARGINS.diff().max()
+    np.testing.assert_allclose(rounded.detach().diff() / step, (slope[1:] + slope[:-1]) / 2, atol=float(step / corner))
 
 
-def test_batches_hold_every_row_once_in_a_new_order_each_epoch():
-    X = torch.arange(10.0)[:, None]
-    iterator = SliceIterator(Dataset(X, X[:, 0]), batch_size=4, seed=3)
-    epochs = []
-    for _ in range(2):
-        batches = list(iterator)
-        assert [len(batch) for batch, _ in batches] == [4, 4, 2]
-        assert all((batch[:, 0] == target).all() for batch, target in batches)
-        epochs.append(torch.cat([target for _, target in batches]))
-    assert epochs[0].sort().values.tolist() == list(range(10))
-    assert epochs[0].tolist() != epochs[1].tolist()
-    again = torch.cat([target for _, target in SliceIterator(Dataset(X, X[:, 0]), batch_size=4, seed=3)])
-    assert again.tolist() == epochs[0].tolist()
+# --------------------------------------------------------------------------------------------------- the module
 
 
-# ---------------------------------------------------------------------------------------------------- module
+def test_heads_start_kaiming_uniform_and_a_correction_at_zero_if_asked():
+    torch.manual_seed(0)
+    module = DualPath(100, (8,))
+    for head in (module.base, module.failure):
+        assert 0.09 < head[0].weight.abs().max() <= 0.1  # 1 / sqrt(100)
+    corrections = DualPath(100, n_paths=3, zero_failure=True)
+    assert (corrections.failure[-1].weight == 0).all()
+    assert (corrections.base[-1].weight != 0).any()
+    assert [tuple(part.shape) for part in corrections(torch.zeros(7, 2, 100))] == [(7, 2, 1), (7, 2, 3)]
 
 
-def test_an_untrained_failure_path_is_no_correction_and_the_base_path_is_small():
-    module = a_module(100, (8,))
-    base, failure = module(torch.randn(50, 2, 100, dtype=torch.float64))
-    assert (failure == 0).all()
-    assert (base != 0).all()
-    bound = module.base[0].weight.abs().max()  # Kaiming-uniform with a = sqrt(5)
-    assert 0.09 < bound <= 0.1
-    assert all((weight == 0).all() for weight in a_module(100).parameters())
+def test_a_base_path_that_is_solved_stands_for_the_base_head():
+    features, base = torch.randn(7, 1, 5), torch.randn(7, 1, 1)
+    module = DualPath(5)
+    assert module(features, base=base)[0] is base
+    assert (module(features, base=base)[1] == module(features)[1]).all()
 
 
-def test_differences_pairs_and_outputs_agree():
-    X = torch.randn(7, 2, 5, dtype=torch.float64)
-    module = a_module()
-    for weight in module.parameters():
-        torch.nn.init.normal_(weight)
-    on_pairs = torch.stack(module(X))
-    torch.testing.assert_close(torch.stack(module(X[:, 0] - X[:, 1])), on_pairs)
-    single = [torch.stack(module(X[:, side : side + 1])) for side in (0, 1)]
-    torch.testing.assert_close(single[0] - single[1], on_pairs)
+@pytest.mark.parametrize(("layers", "constant"), [((), 0), ((), 1), ((4, 3), 0)])
+def test_exported_heads_give_the_rewards_of_the_module(rng, layers, constant):
+    """In the units of the input; a constant behind the features is the bias of a linear head."""
+    module, X, scale = DualPath(5 + constant, layers, **DOUBLE), rng.normal(size=(20, 2, 5)), 3.0
+    inputs = np.concatenate([X, np.ones((20, 2, constant))], axis=2) / scale
+    expected = sum(module(torch.from_numpy(inputs))).detach().numpy()[..., 0]
+    heads = [export_head(head, scale, 5) for head in (module.base, module.failure)]
+    assert [len(head) for head in heads] == [2 * len(layers) + 2] * 2
+    np.testing.assert_allclose(rewards_of_heads(heads, X), expected)
+    np.testing.assert_allclose(rewards_of_heads(heads, X[:, 0]), expected[:, 0])
 
 
-@pytest.mark.parametrize(("hidden", "width"), [((), 5), ((), 6), ((4, 3), 5)])
-def test_heads_go_out_and_come_back(hidden, width):
-    """width 6 is a linear head trained with a constant feature for the bias of outputs."""
-    module, scale = a_module(width, hidden), 3.0
-    for weight in module.parameters():
-        torch.nn.init.normal_(weight)
-    heads = export_heads(module, scale, 5)
-    X = np.random.default_rng(0).normal(size=(20, 5))
-    inputs = np.concatenate([X, np.ones((20, width - 5))], axis=1) / scale
-    expected = module.base(torch.from_numpy(inputs))[:, 0].detach().numpy()
-    np.testing.assert_allclose(head_reward(heads[0], X), expected)
-    back = a_module(width, hidden, start=import_heads(heads, scale, width))
-    for ours, theirs in zip(back.parameters(), module.parameters(), strict=True):
-        torch.testing.assert_close(ours, theirs)
+# ------------------------------------------------------------------------------------------------- the criterion
 
 
-@pytest.mark.parametrize(("hidden", "failure_hidden"), [((), (4,)), ((4,), ()), ((4,), (3, 2)), ((), ())])
-@pytest.mark.parametrize("width", [5, 6])
-def test_heads_of_two_forms(hidden, failure_hidden, width):
-    """The base head starts as if both were of its form; of a constant behind the features linear heads make a bias."""
-    options = {"failure_hidden_layer_sizes": failure_hidden, "constant": width > 5}
-    module, scale = a_module(5, hidden, **options), 3.0
-    alike = a_module(5, hidden, constant=width > 5)
-    for ours, theirs in zip(module.base.parameters(), alike.base.parameters(), strict=True):
-        assert (ours == theirs).all()
-    for weight in module.parameters():
-        torch.nn.init.normal_(weight)
-    X = np.random.default_rng(0).normal(size=(20, 2, 5))
-    inputs = torch.from_numpy(np.concatenate([X, np.ones((20, 2, width - 5))], axis=2) / scale)
-    heads = export_heads(module, scale, 5)
-    for rewards, weights in zip(module(inputs[:, :1]), heads, strict=True):
-        np.testing.assert_allclose(head_reward(weights, X[:, 0]), rewards.detach().numpy())
-    for differences, weights in zip(module(inputs), heads, strict=True):
-        expected = head_reward(weights, X[:, 0]) - head_reward(weights, X[:, 1])
-        np.testing.assert_allclose(expected, differences.detach().numpy())
-    back = a_module(5, hidden, start=import_heads(heads, scale, width), **options)
-    for ours, theirs in zip(back.parameters(), module.parameters(), strict=True):
-        torch.testing.assert_close(ours, theirs)
+@pytest.fixture
+def batch():
+    """Outputs of 30 pairs, and targets with uneven weights."""
+    generator = torch.Generator().manual_seed(0)
+    X = torch.randn(30, 2, 5, generator=generator, **DOUBLE)
+    sign = torch.where(torch.rand(30, 1, generator=generator) < 0.5, 1.0, -1.0).double()
+    targets = {
+        "weight": torch.rand(30, generator=generator, **DOUBLE) + 0.1,
+        "failure_weight": torch.rand(30, 1, generator=generator, **DOUBLE).round() * 3,
+        "side": torch.cat([sign, -sign], dim=1),
+        "target_side": torch.where(torch.rand(30, 2, generator=generator) < 0.5, 1.0, -1.0).double(),
+    }
+    return X, targets
 
 
-# ------------------------------------------------------------------------------------------------------ loss
+@both
+def test_the_criterion_is_the_objective_of_a_round(batch, objective):
+    """Theory, eq. 4 and the pointwise loss, without the penalties."""
+    X, targets = batch
+    module = DualPath(5, **DOUBLE)
+    criterion = DualPathLoss(objective, 1.0, 2.0, pointwise_weight=0.7)
+    criterion.threshold.data += 0.3
+    base, failure = (path[..., 0].detach().numpy() for path in module(X))
+    weight, failing, side, target = (value.numpy() for value in targets.values())
+
+    def loss(margins, required):
+        return np.maximum(0, required - margins) if objective == "max_margin" else np.logaddexp(0, -margins / required)
+
+    margins = (side * base).sum(axis=1)
+    stretch = 2 if objective == "max_margin" else 1
+    of_outputs = loss(stretch * target * (base - 0.3), 1.0).mean(axis=1) / stretch
+    expected = weight @ loss(margins, 1.0) + failing[:, 0] @ loss(margins + (side * failure).sum(axis=1), 2.0)
+    expected += 0.7 * weight @ of_outputs
+    assert criterion(module(X), targets).item() == pytest.approx(expected / 30)
 
 
 @pytest.mark.parametrize("failure_gradient", ["failure", "both"])
-def test_the_heads_that_the_failure_term_reaches(failure_gradient):
-    X, targets = torch.randn(30, 5, dtype=torch.float64), torch.ones(30, 3, dtype=torch.float64)
-    gradients = {}
-    for weight in (0.0, 10.0):
-        module = a_module()
-        loss = DualPathLoss("max_entropy", 1.0, 0.5, 0.0, 0.0, failure_gradient=failure_gradient)
-        loss.failure_weight = weight
-        loss(module(X), targets).backward()
-        gradients[weight] = module.base[0].weight.grad, module.failure[0].weight.grad
-    assert gradients[0.0][1] is None
-    assert gradients[10.0][1].norm() > 0
-    pull = gradients[10.0][1] if failure_gradient == "both" else torch.zeros(1, 5, dtype=torch.float64)
-    torch.testing.assert_close(gradients[0.0][0] + pull, gradients[10.0][0])
+def test_the_heads_that_the_failures_move(batch, failure_gradient):
+    X, targets = batch
+    module, gradients = DualPath(5, **DOUBLE), {}
+    for name, weight in (("without", 0 * targets["failure_weight"]), ("with", targets["failure_weight"])):
+        module.zero_grad()
+        criterion = DualPathLoss("max_entropy", 1.0, 0.5, failure_gradient=failure_gradient)
+        criterion(module(X), targets | {"failure_weight": weight}).backward()
+        gradients[name] = [head[0].weight.grad.clone() for head in (module.base, module.failure)]
+    assert (gradients["without"][1] == 0).all()
+    of_failures = gradients["with"][1]
+    assert of_failures.norm() > 0.1
+    moved = gradients["with"][0] - gradients["without"][0]
+    torch.testing.assert_close(moved, of_failures if failure_gradient == "both" else 0 * of_failures)
 
 
-# ---------------------------------------------------------------------------------------------------- solver
-
-
-def solve(
-    objective,
-    features,
-    targets,
-    n_rounds=200,
-    tol=1e-9,
-    failure_weight=0.0,
-    lr=0.1,
-    alpha_fail=0.0,
-    pointwise_weight=0.0,
-    solver=LinearSolver,
-):
-    module = a_module(features.shape[-1])
-    required_fail = 2.0 if objective == "max_margin" else 0.5
-    failure_gradient = "both" if solver is JointSolver else "failure"
-    loss = DualPathLoss(objective, 1.0, required_fail, 1e-2, alpha_fail, pointwise_weight, failure_gradient)
-    loss.failure_weight = failure_weight
-    groups = [{"params": [module.base[0].weight]}, {"params": [module.failure[0].weight]}]
-    solver = solver(groups, lr=lr, tol=tol, n_rounds=n_rounds)
-    for _ in range(n_rounds):
-        solver.step(lambda: (features, targets, loss))
-    return module, solver, loss
-
-
-@pytest.fixture
-def problem():
-    generator = torch.Generator().manual_seed(0)
-    differences = torch.randn(200, 5, dtype=torch.float64, generator=generator) + 0.3
-    targets = torch.rand(200, 3, dtype=torch.float64, generator=generator) + 0.1
-    return differences, targets
-
-
-@pytest.mark.parametrize("objective", ["max_margin", "max_entropy"])
-def test_margins_are_kept_up_to_date(problem, objective):
-    module, solver, _ = solve(objective, *problem, n_rounds=30, failure_weight=3.0, alpha_fail=0.1)
-    torch.testing.assert_close(solver.margins, torch.stack(module(problem[0])), atol=1e-10, rtol=0)
-
-
-def test_the_base_path_ends_where_the_gradient_is_zero(problem):
-    module, solver, loss = solve("max_entropy", *problem, tol=1e-12)
-    assert solver.resting
-    targets = problem[1].clone()
-    targets[:, 2] = 1
-    total = loss(module(problem[0]), targets) + loss.alpha * (module.base[0].weight ** 2).sum()
-    total.backward()
-    assert module.base[0].weight.grad.norm() < 1e-5
-
-
-@pytest.mark.parametrize("objective", ["max_margin", "max_entropy"])
-def test_one_step_of_the_failure_path_is_a_gradient_step(problem, objective):
-    differences, targets = problem
-    module, _, loss = solve(objective, differences, targets, n_rounds=1, failure_weight=3.0, lr=0.2, alpha_fail=0.7)
-    start = a_module()
-    oriented = targets.clone()
-    oriented[:, 2] = 1
-    loss(start(differences), oriented).backward()
-    expected = -0.2 * start.failure[0].weight.grad / (1 + 2 * 0.2 * 0.7)
-    torch.testing.assert_close(module.failure[0].weight.data, expected)
-
-
-def test_a_base_path_at_rest_is_left_alone(problem):
-    module, solver, _ = solve("max_entropy", *problem, n_rounds=50, tol=1e-6)
-    assert solver.resting
-    weight = module.base[0].weight.clone()
-    solver.step(lambda: (*problem, DualPathLoss("max_entropy", 1.0, 0.5, 1e-2, 0.0)))
-    assert (module.base[0].weight == weight).all()
-
-
-@pytest.mark.parametrize("objective", ["max_margin", "max_entropy"])
-def test_margins_of_a_base_head_that_failures_move_are_kept_up_to_date(problem, objective):
-    options = {"failure_weight": 3.0, "alpha_fail": 0.1, "solver": JointSolver}
-    module, solver, _ = solve(objective, *problem, n_rounds=30, **options)
-    torch.testing.assert_close(solver.margins, torch.stack(module(problem[0])), atol=1e-10, rtol=0)
-    assert np.isnan(solver.gap) and not solver.resting
-
-
-def test_without_failures_the_joint_solver_is_the_other(problem):
-    for objective in ("max_margin", "max_entropy"):
-        (one, joint, _), (other, linear, _) = (
-            solve(objective, *problem, n_rounds=50, tol=1e-6, solver=solver) for solver in (JointSolver, LinearSolver)
+def test_failure_paths_beside_each_other_are_apart(batch):
+    """Each path has its own constraint, and the loss is their sum."""
+    X, targets = batch
+    module = DualPath(5, n_paths=2, **DOUBLE)
+    weights = torch.cat([targets["failure_weight"], 2 * targets["weight"][:, None]], dim=1)
+    base, failure = module(X)
+    total = DualPathLoss("max_margin", 1.0, [2.0, 3.0])((base, failure), targets | {"failure_weight": weights})
+    alone = [
+        DualPathLoss("max_margin", 1.0, required)(
+            (base, failure[..., path : path + 1]), targets | {"failure_weight": weights[:, path : path + 1]}
         )
-        assert (one.base[0].weight == other.base[0].weight).all()
-        assert joint.gap == linear.gap and joint.resting == linear.resting
+        for path, required in ((0, 2.0), (1, 3.0))
+    ]
+    only_base = DualPathLoss("max_margin", 1.0, 2.0)((base, base), targets | {"failure_weight": 0 * weights[:, :1]})
+    torch.testing.assert_close(total, sum(alone) - only_base)
 
 
-def test_the_joint_solver_ends_where_both_gradients_are_zero(problem):
-    """At the minimum of the objective of the round, where the failures and their weight stay the same."""
-    differences, targets = problem
-    options = {"failure_weight": 3.0, "alpha_fail": 0.05, "lr": 0.2, "solver": JointSolver}
-    module, _, loss = solve("max_entropy", differences, targets, n_rounds=800, **options)
-    oriented = targets.clone()
-    oriented[:, 2] = 1
-    total = loss(module(differences), oriented) + loss.alpha * (module.base[0].weight ** 2).sum()
-    (total + loss.alpha_fail * (module.failure[0].weight ** 2).sum()).backward()
-    assert module.base[0].weight.grad.norm() < 1e-5
-    assert module.failure[0].weight.grad.norm() < 1e-5
-    standard, _, _ = solve("max_entropy", differences, targets)
-    assert (module.base[0].weight - standard.base[0].weight).norm() > 0.05
+# ------------------------------------------------------------------------------------------------------ batches
 
 
-def test_root_of_increasing():
-    for root in (0.01, 1.0, 37.0):
-        found = _root_of_increasing(lambda s, root=root: (s - root, 1.0), tolerance=1e-9, newton=False)
-        assert found == pytest.approx(root)
-    # no curvature where it starts, as with a hinge whose corner lies further on
-    found = _root_of_increasing(lambda s: (max(-1.0, s - 5), float(s > 4)), tolerance=1e-6, newton=True)
-    assert found == pytest.approx(5)
+def rows(n):
+    return Dataset({"features": torch.arange(float(n))[:, None, None]}, {"weight": torch.arange(float(n))})
 
 
-# ------------------------------------------------------------------------------------- single outputs and pairs
+def test_one_batch_of_all_rows_is_no_copy():
+    dataset = rows(10)
+    ((X, y),) = SliceIterator(dataset, batch_size=10)
+    assert X["features"] is dataset.X["features"]
+    assert y["weight"] is dataset.y["weight"]
 
 
-@pytest.fixture
-def outputs():
-    """Outputs of 30 pairs, their targets, and a direction of the base and of the failure path."""
-    generator = torch.Generator().manual_seed(1)
-    X, directions = (torch.randn(*shape, dtype=torch.float64, generator=generator) for shape in ((30, 2, 5), (2, 6)))
-    targets = torch.rand(30, 5, dtype=torch.float64, generator=generator) + 0.1
-    targets[:, 0] /= targets[:, 0].mean()
-    targets[:, 2] = 1
-    targets[:, 3:] = torch.where(targets[:, 3:] > 0.5, 1.0, -1.0)
-    return X, targets, directions[0], directions[1, :5]
+@given(st.integers(2, 30), st.integers(1, 30), st.integers(0, 100))
+@settings(max_examples=30, deadline=None)
+def test_batches_hold_every_row_once_in_an_order_that_the_seed_decides(n, size, seed):
+    epochs = []
+    for iterator in (SliceIterator(rows(n), size, seed=seed), SliceIterator(rows(n), size, seed=seed)):
+        batches = list(iterator)
+        assert all((X["features"][:, 0, 0] == y["weight"]).all() for X, y in batches)
+        assert max(len(y["weight"]) for _, y in batches) <= size
+        epochs.append(torch.cat([y["weight"] for _, y in batches]).tolist())
+    assert sorted(epochs[0]) == list(range(n))
+    assert epochs[0] == epochs[1]
 
 
-@pytest.mark.parametrize(("objective", "stretch"), [("max_margin", 2.0), ("max_entropy", 1.0)])
-def test_stacked_rows_are_outputs_and_pairs_one_below_the_other(outputs, objective, stretch):
-    X, targets, base, failure = outputs
-    sides = targets[:, 3:]
-    rows = StackedRows(X, targets[:, 0], DualPathLoss(objective, 1.0, 2.0, 0.1, 0.1, 0.7), sides)
-    above = torch.cat([X, torch.ones(30, 2, 1)], dim=2)
-    explicit = torch.cat([*(stretch * sides[..., None] * above).swapaxes(0, 1), above[:, 0] - above[:, 1]])
-    differences = explicit[60:, :5]
-    assert (rows.n_rows, rows.width) == explicit.shape
-    along, of_failure = rows.along(base, failure)
-    torch.testing.assert_close(along, explicit @ base)
-    torch.testing.assert_close(of_failure, differences @ failure)
-    torch.testing.assert_close(rows.sum(along), along @ explicit)
-    pairs = torch.tensor([3, 7, 8])
-    expected = PairRows(differences, targets[:, 0], None).sum_of_pairs(along[pairs], pairs)
-    torch.testing.assert_close(rows.sum_of_pairs(along[pairs], pairs), expected)
-    assert rows.weight.mean() == pytest.approx(1)
+def test_every_epoch_has_another_order():
+    iterator = SliceIterator(rows(50), 10, seed=3)
+    first, second = ([y["weight"].tolist() for _, y in iterator] for _ in range(2))
+    assert first != second
 
 
-@pytest.mark.parametrize("objective", ["max_margin", "max_entropy"])
-def test_stacked_rows_have_the_loss_of_a_batch(outputs, objective):
-    """Up to the common factor: the value, and the penalty against it."""
-    X, targets, base, _ = outputs
-    loss, module = DualPathLoss(objective, 1.0, 2.0, 0.1, 0.1, 0.7), a_module(with_outputs=True)
-    module.base[0].weight.data = base[None, :-1]
-    loss.threshold.data = -base[-1]
-    rows = StackedRows(X, targets[:, 0], loss, targets[:, 3:])
-    stacked = (rows.weight * rows.loss.loss(rows.along(base, base[:-1])[0], 1.0)[0]).mean()
-    expected = loss(module(X), targets)
-    torch.testing.assert_close(stacked * loss.alpha / rows.loss.alpha, expected)
-    flipped = targets[:, [0, 1, 2, 4, 3]]
-    flipped[:, 2] = -1
-    torch.testing.assert_close(loss(module(X.flip(1)), flipped), expected)
+# ------------------------------------------------------------------------------------------------------ the net
 
 
-def test_the_joint_solver_where_single_outputs_count(outputs):
-    """The gradients of weights and threshold end at zero, as of pairs alone; the threshold is penalised as a weight."""
-    X, targets, _, _ = outputs
-    X, targets = X - X.mean(dim=(0, 1)), targets.clone()
-    targets[:, 1] = 1
-    options = {"failure_weight": 0.5, "alpha_fail": 0.05, "lr": 0.2, "pointwise_weight": 0.7, "solver": JointSolver}
-    module, solver, loss = solve("max_entropy", X, targets, n_rounds=800, **options)
-    both = a_module(with_outputs=True, start=import_heads(export_heads(module, 1.0, 5), 1.0, 5))
-    loss.threshold.data = -(solver._base_path.theta + solver._deviation)[-1]
-    (loss(both(X), targets) + loss.alpha * ((both.base[0].weight ** 2).sum() + loss.threshold**2)).backward()
-    assert both.base[0].weight.grad.norm() < 1e-5
-    assert abs(loss.threshold.grad) < 1e-5
-    pairs = torch.stack(module(X[:, 0] - X[:, 1]))
-    torch.testing.assert_close(solver.margins, pairs, atol=1e-10, rtol=0)
+def a_net(**settings):
+    options = {"module__n_features": 5, "module__dtype": torch.float64, "criterion__objective": "max_entropy"}
+    options |= {"criterion__required": 1.0, "criterion__required_fail": 0.5, "batch_size": 10, "max_epochs": 3}
+    return DualPathNet(**{**options, **settings})
 
 
-# ------------------------------------------------------------------------------------------------ curriculum
+def test_the_net_is_ordinary_skorch(batch):
+    """Its parameters are set by skorch's prefixes, ``fit`` trains it, and ``history`` has the losses."""
+    X, targets = batch
+    net = a_net(optimizer=torch.optim.Adam, lr=0.1)
+    net.set_params(module__hidden_layer_sizes=(4,), optimizer__weight_decay=0.5, max_epochs=15)
+    net.fit({"features": X}, targets)
+    assert net.module_.base[0].weight.shape == (4, 5)
+    assert {group["weight_decay"] for group in net.optimizer_.param_groups} == {0.5}
+    losses = np.array(net.history[:, "batches", :, "train_loss"])
+    assert losses.shape == (15, 3)
+    assert losses[-1].mean() < losses[0].mean()
 
 
-def test_a_failure_of_weight_2_counts_double():
-    class Weighted:
-        def detect(self, state):
-            return np.array([2.0, 1, 0, 1])
-
-    one = np.ones(1)
-    for sample_weight, expected in ((np.ones(4), [2, 1, 0, 1]), (np.array([1.0, 3, 1, 1]), [4 / 3, 2, 0, 2 / 3])):
-        curriculum = Curriculum(Weighted(), one, one, one, np.arange(4, dtype=np.uint64), sample_weight, None, None)
-        targets = torch.ones(4, 3, dtype=torch.float64)
-        n_failures, sample = curriculum._sample(Round(0, 0.0, 0.0, np.zeros(4), None, None), targets)
-        assert (n_failures, sorted(sample.tolist())) == (3, [0, 1, 3])
-        assert targets[:, 1].tolist() == pytest.approx(expected)
-        assert (targets[:, [0, 2]] == 1).all()
+def test_rounds_start_by_their_seed_and_leave_the_global_one(batch):
+    X, targets = batch
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    nets = [a_net() for _ in range(3)]
+    for net, seed in zip(nets, (5, 5, 6), strict=True):
+        net.run_rounds({"features": X}, targets, seed=seed)
+    assert (torch.get_rng_state() == before).all()
+    weights = [net.module_.base[0].weight for net in nets]
+    assert (weights[0] == weights[1]).all()
+    assert (weights[0] != weights[2]).any()
 
 
-# ---------------------------------------------------------------------------------------------------- device
+def test_margins_of_many_rows_are_those_of_the_paths(batch):
+    X, targets = batch
+    net = a_net(max_epochs=1)
+    net.run_rounds({"features": X}, targets, seed=0)
+    many = {name: value.repeat(3000, *[1] * (value.ndim - 1)) for name, value in targets.items()}  # 90,000 rows
+    for margins, path in zip(
+        net.margins(Dataset({"features": X.repeat(3000, 1, 1)}, many)), net.module_(X), strict=True
+    ):
+        expected = (path[..., 0] * targets["side"]).sum(dim=1).detach()
+        torch.testing.assert_close(margins[:, 0], expected.repeat(3000))
 
 
-@pytest.mark.parametrize("name", ["meta", "xla", "hpu", "vulkan", "privateuseone"])
-def test_a_device_that_cannot_compute_is_named_before_the_fit(name):
-    with pytest.raises(ValueError, match=rf"device='{name}', but torch cannot compute there \(.+\)\. Use device='cpu'"):
-        torch_device(name)
+# ----------------------------------------------------------------------------------------------- the curriculum
 
 
-def test_devices_that_compute():
+class Everything(MarginFailures):
+    def detect(self, state):
+        return np.ones(len(state.margins))
+
+
+class Graded(MarginFailures):
+    def detect(self, state):
+        return np.resize([2.0, 1.0, 0.0, 1.0], len(state.margins))
+
+
+def failure_weights(batch, schedule, *, sample_weight=None, generator=None):
+    """Weights that every round gives, (n_rounds, n_pairs), and the history."""
+    X, targets = batch
+    n_rounds = len(schedule.weights)
+    sample_weight = np.ones(30) if sample_weight is None else sample_weight
+    curriculum = Curriculum([schedule], sample_weight, None, generator=generator)
+    seen = []
+
+    class Spy(Curriculum):
+        def __init__(self):
+            pass
+
+        def initialize(self):
+            return self
+
+        def on_epoch_begin(self, net, dataset_train=None, **kwargs):
+            seen.append(dataset_train.y["failure_weight"][:, 0].clone().numpy())
+
+    net = a_net(max_epochs=n_rounds, batch_size=30, lr=0.01, callbacks=[curriculum, Spy()])
+    net.run_rounds({"features": X}, targets, seed=0)
+    return np.array(seen), curriculum.rows_
+
+
+def a_schedule(detector, rates, weight=3.0):
+    return Schedule(detector, np.zeros(len(rates)), np.full(len(rates), weight), np.asarray(rates))
+
+
+@given(st.integers(0, 1000), st.lists(st.floats(0, 1), min_size=1, max_size=4))
+@settings(max_examples=25, deadline=None)
+def test_a_round_draws_failures_of_at_most_its_rate(seed, rates):
+    rng = np.random.default_rng(seed)
+    batch = (torch.from_numpy(rng.normal(size=(30, 2, 5))), {"side": torch.tensor([[1.0, -1.0]] * 30).double()})
+    batch[1].update(weight=torch.ones(30).double(), failure_weight=torch.zeros(30, 1).double())
+    sample_weight = rng.integers(0, 4, size=30) + 0.0
+    sample_weight[0] = 1.0
+    sample_weight /= sample_weight.mean()
+    weights, history = failure_weights(
+        batch,
+        a_schedule(Everything(), rates),
+        sample_weight=sample_weight,
+        generator=np.random.RandomState(seed),  # noqa: NPY002
+    )
+    for of_pairs, rate, row in zip(weights, rates, history, strict=True):
+        assert sample_weight[of_pairs > 0].sum() <= rate * 30 * (1 + 1e-9)
+        assert row["n_sampled"] == (of_pairs > 0).sum() <= row["n_failures"] == 30
+        assert of_pairs.mean() == pytest.approx(3.0 if row["n_sampled"] else 0.0)
+
+
+def test_draws_are_those_of_the_generator(batch):
+    rates = [0.5] * 6
+
+    def drawn(seed):
+        generator = np.random.RandomState(seed)  # noqa: NPY002
+        return failure_weights(batch, a_schedule(Everything(), rates), generator=generator)[0]
+
+    first = drawn(0)
+    np.testing.assert_array_equal(first, drawn(0))
+    assert (first != drawn(1)).any()
+    assert (first > 0).sum() == 6 * 15
+    assert len({tuple(row) for row in first > 0}) == 6  # each round draws anew
+
+
+def test_without_a_generator_every_failure_counts_as_long_as_the_rate_is_above_0(batch):
+    weights, history = failure_weights(batch, a_schedule(Everything(), [0.2, 0.01, 0.0]))
+    np.testing.assert_allclose(weights, [[3.0] * 30, [3.0] * 30, [0.0] * 30])
+    assert [row["n_sampled"] for row in history] == [30, 30, 0]
+    assert [row["n_failures"] for row in history] == [30, 30, 30]
+
+
+def test_a_failure_of_weight_2_counts_double(batch):
+    sample_weight = np.resize([1.0, 3.0, 1.0], 30)
+    sample_weight /= sample_weight.mean()
+    weights, _ = failure_weights(batch, a_schedule(Graded(), [0.5]), sample_weight=sample_weight)
+    expected = sample_weight * np.resize([2.0, 1.0, 0.0, 1.0], 30)
+    np.testing.assert_allclose(weights[0], 3.0 * expected / expected.mean())
+
+
+# -------------------------------------------------------------------------------------------------- the device
+
+
+def test_devices():
     assert torch_device("cpu") == torch.device("cpu")
     assert torch_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
     with pytest.raises(ValueError, match="Found device='gpu'. Expected 'cpu'"):
         torch_device("gpu")
+    with pytest.raises(ValueError, match=r"device='meta', but torch cannot compute there \(.+\)\. Use device='cpu'"):
+        torch_device("meta")
