@@ -277,7 +277,7 @@ class PreferenceIRL(ClassifierMixin, BaseEstimator):
                 f"Found output_labels of shape {labels.shape} for X of shape {shape}. Expected pairs "
                 "(n_pairs, 2, n_features) with labels (n_pairs, 2); for outputs y already is the label."
             )
-        found = set(np.unique(labels[sample_weight > 0]).tolist()) | set(labels[~np.isin(labels, [0, 1])].tolist())
+        found = set(labels[sample_weight > 0].ravel().tolist()) | set(labels[~np.isin(labels, [0, 1])].tolist())
         if found != {0, 1}:
             raise ValueError(
                 f"Found the labels {sorted(found, key=repr)[:4]} in output_labels (where sample_weight is above 0). "
