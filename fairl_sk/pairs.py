@@ -130,7 +130,7 @@ def _holds_text(values):
     """Whether an array holds texts; nothing says what messages in an array are, a conversation or a pair."""
     if values.dtype.kind != "O" or not values.size:
         return values.dtype.kind in "UT"
-    if isinstance(values.flat[0], (dict, list)):
+    if isinstance(values.flat[0], (dict, list)) and isinstance(values.flat[-1], (dict, list)):
         raise ValueError(
             "Found messages or lists outside a table. Expected conversations in columns 'chosen' and 'rejected' "
             "(pairs) or 'completion' (outputs): pandas.DataFrame({'completion': conversations})."

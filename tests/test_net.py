@@ -110,7 +110,7 @@ def test_the_criterion_is_the_objective_of_a_round(batch, objective):
     of_outputs = loss(stretch * target * (base - 0.3), 1.0).mean(axis=1) / stretch
     expected = weight @ loss(margins, 1.0) + failing[:, 0] @ loss(margins + (side * failure).sum(axis=1), 2.0)
     expected += 0.7 * weight @ of_outputs
-    assert criterion(module(X), targets).item() == pytest.approx(expected / 30)
+    assert criterion(module(X), targets).item() == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("failure_gradient", ["failure", "both"])
@@ -150,7 +150,9 @@ def test_failure_paths_beside_each_other_are_apart(batch):
 
 
 def rows(n):
-    return Dataset({"features": torch.arange(float(n))[:, None, None]}, {"weight": torch.arange(float(n))})
+    numbers = torch.arange(float(n))
+    targets = {"weight": torch.full((n,), 1 / n), "failure_weight": torch.full((n, 1), 3 / n), "side": numbers[:, None]}
+    return Dataset({"features": numbers[:, None, None]}, targets)
 
 
 def test_one_batch_of_all_rows_is_no_copy():
@@ -163,19 +165,23 @@ def test_one_batch_of_all_rows_is_no_copy():
 @given(st.integers(2, 30), st.integers(1, 30), st.integers(0, 100))
 @settings(max_examples=30, deadline=None)
 def test_batches_hold_every_row_once_in_an_order_that_the_seed_decides(n, size, seed):
+    """Each weighs as much as all rows, whose sum it estimates."""
     epochs = []
     for iterator in (SliceIterator(rows(n), size, seed=seed), SliceIterator(rows(n), size, seed=seed)):
         batches = list(iterator)
-        assert all((X["features"][:, 0, 0] == y["weight"]).all() for X, y in batches)
-        assert max(len(y["weight"]) for _, y in batches) <= size
-        epochs.append(torch.cat([y["weight"] for _, y in batches]).tolist())
+        for X, y in batches:
+            assert (X["features"][:, 0] == y["side"]).all()
+            assert y["weight"].sum().item() == pytest.approx(1.0)
+            assert y["failure_weight"].sum().item() == pytest.approx(3.0)
+            assert len(y["side"]) <= size
+        epochs.append(torch.cat([y["side"] for _, y in batches]).flatten().tolist())
     assert sorted(epochs[0]) == list(range(n))
     assert epochs[0] == epochs[1]
 
 
 def test_every_epoch_has_another_order():
     iterator = SliceIterator(rows(50), 10, seed=3)
-    first, second = ([y["weight"].tolist() for _, y in iterator] for _ in range(2))
+    first, second = ([y["side"].tolist() for _, y in iterator] for _ in range(2))
     assert first != second
 
 
@@ -243,7 +249,7 @@ def failure_weights(batch, schedule, *, sample_weight=None, generator=None):
     """Weights that every round gives, (n_rounds, n_pairs), and the history."""
     X, targets = batch
     n_rounds = len(schedule.weights)
-    sample_weight = np.ones(30) if sample_weight is None else sample_weight
+    sample_weight = np.full(30, 1 / 30) if sample_weight is None else sample_weight
     curriculum = Curriculum([schedule], sample_weight, None, generator=generator)
     seen = []
 
@@ -274,7 +280,7 @@ def test_a_round_draws_failures_of_at_most_its_rate(seed, rates):
     batch[1].update(weight=torch.ones(30).double(), failure_weight=torch.zeros(30, 1).double())
     sample_weight = rng.integers(0, 4, size=30) + 0.0
     sample_weight[0] = 1.0
-    sample_weight /= sample_weight.mean()
+    sample_weight /= sample_weight.sum()
     weights, history = failure_weights(
         batch,
         a_schedule(Everything(), rates),
@@ -282,9 +288,9 @@ def test_a_round_draws_failures_of_at_most_its_rate(seed, rates):
         generator=np.random.RandomState(seed),  # noqa: NPY002
     )
     for of_pairs, rate, row in zip(weights, rates, history, strict=True):
-        assert sample_weight[of_pairs > 0].sum() <= rate * 30 * (1 + 1e-9)
+        assert sample_weight[of_pairs > 0].sum() <= rate * (1 + 1e-9)
         assert row["n_sampled"] == (of_pairs > 0).sum() <= row["n_failures"] == 30
-        assert of_pairs.mean() == pytest.approx(3.0 if row["n_sampled"] else 0.0)
+        assert of_pairs.sum() == pytest.approx(3.0 if row["n_sampled"] else 0.0)
 
 
 def test_draws_are_those_of_the_generator(batch):
@@ -303,17 +309,17 @@ def test_draws_are_those_of_the_generator(batch):
 
 def test_without_a_generator_every_failure_counts_as_long_as_the_rate_is_above_0(batch):
     weights, history = failure_weights(batch, a_schedule(Everything(), [0.2, 0.01, 0.0]))
-    np.testing.assert_allclose(weights, [[3.0] * 30, [3.0] * 30, [0.0] * 30])
+    np.testing.assert_allclose(weights, [[0.1] * 30, [0.1] * 30, [0.0] * 30])
     assert [row["n_sampled"] for row in history] == [30, 30, 0]
     assert [row["n_failures"] for row in history] == [30, 30, 30]
 
 
 def test_a_failure_of_weight_2_counts_double(batch):
     sample_weight = np.resize([1.0, 3.0, 1.0], 30)
-    sample_weight /= sample_weight.mean()
+    sample_weight /= sample_weight.sum()
     weights, _ = failure_weights(batch, a_schedule(Graded(), [0.5]), sample_weight=sample_weight)
     expected = sample_weight * np.resize([2.0, 1.0, 0.0, 1.0], 30)
-    np.testing.assert_allclose(weights[0], 3.0 * expected / expected.mean())
+    np.testing.assert_allclose(weights[0], 3.0 * expected / expected.sum())
 
 
 # -------------------------------------------------------------------------------------------------- the device
