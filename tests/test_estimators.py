@@ -117,7 +117,9 @@ def test_sides_swapped_is_margins_negated(preferences, learner):
     assert swapped.intercept_ == pytest.approx(fitted.intercept_, abs=1e-5)
     if learner.random_state is None:
         first = np.where((y == 1)[:, None, None], X, X[:, ::-1])  # y=None: the first is preferred
-        np.testing.assert_allclose(clone(learner).fit(first).decision_function(X), fitted.decision_function(X), atol=1e-5)
+        np.testing.assert_allclose(
+            clone(learner).fit(first).decision_function(X), fitted.decision_function(X), atol=1e-5
+        )
 
 
 @each(SOLVED)

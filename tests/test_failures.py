@@ -61,9 +61,7 @@ def test_a_name_is_a_detector_as_constructed(preferences, name):
     assert clone(detector).get_params() == {}
     labels = (preferences.reference_reward > 0).astype(int)
     by_name, by_object = (
-        FailureAwareIRL(failures=failures, n_rounds=20).fit(
-            preferences.data, preferences.target, output_labels=labels
-        )
+        FailureAwareIRL(failures=failures, n_rounds=20).fit(preferences.data, preferences.target, output_labels=labels)
         for failures in (name, NAMES[name]())
     )
     np.testing.assert_array_equal(by_name.coef_, by_object.coef_)

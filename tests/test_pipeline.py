@@ -75,9 +75,9 @@ def test_grid_search_over_a_constraint_and_the_fields_of_a_schedule(detox, pipel
     results = pd.DataFrame(found.cv_results_)
     assert len(results) == 8
     assert (results.rank_test_auc == 1).any()
-    assert results.mean_test_accuracy.between(0.58, 0.63).all()  # 0.602 to 0.610: noisy texts, 16 features
-    assert results.mean_test_auc.between(0.57, 0.61).all()  # 0.585 to 0.591
-    assert results.mean_test_f1.between(0.48, 0.61).all()  # 0.511 to 0.583
+    assert results.mean_test_accuracy.between(0.57, 0.65).all()  # noisy texts, 16 features
+    assert results.mean_test_auc.between(0.56, 0.64).all()
+    assert results.mean_test_f1.between(0.48, 0.65).all()
     off = results[results.param_irl__failure_weight__start == 0.0]
     assert off.mean_test_auc.nunique() == 1  # without failures their settings change nothing
     assert results.mean_test_auc.nunique() > 1
@@ -89,14 +89,15 @@ def test_grid_search_over_a_constraint_and_the_fields_of_a_schedule(detox, pipel
 def test_a_grid_over_both_objectives_and_both_constraints_warns_and_runs(detox, pipeline):
     """A candidate whose objective does not read a constraint says so; it is the same as without."""
     grid = {"irl__objective": ["max_margin", "max_entropy"]}
-    grid |= {"irl__margin_fail": [None, 3.0], "irl__temperature_fail": [None, 0.2]}
+    grid |= {"irl__margin_fail": [None, 1.1], "irl__temperature_fail": [None, 0.2]}
+    pipeline.set_params(irl__failures="margin", irl__failure_threshold=3.0)
     found = GridSearchCV(pipeline, grid, scoring=output_auc_scorer, cv=GroupKFold(2), refit=False)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         found.fit(detox.data, detox.target, groups=detox.groups)
     messages = {str(entry.message) for entry in caught}
     assert len(messages) == 2
-    for name, reader in (("margin_fail=3.0", "max_margin"), ("temperature_fail=0.2", "max_entropy")):
+    for name, reader in (("margin_fail=1.1", "max_margin"), ("temperature_fail=0.2", "max_entropy")):
         assert any(f"{name} makes no difference: only objective={reader!r} reads it" in text for text in messages)
     scores = pd.DataFrame(found.cv_results_).set_index([f"param_{name}" for name in grid]).mean_test_score
     assert scores.notna().all()
@@ -166,9 +167,9 @@ def test_labels_weights_and_references_are_routed(detox, pipeline, routing):
 def test_labels_without_routing_go_by_the_steps_name(detox, pipeline):
     pipeline.set_params(irl__failures="labels")
     fitted = pipeline.fit(detox.data, detox.target, irl__output_labels=detox.output_labels)
-    rounds = [row["n_failures"] for row in fitted["irl"].history_]
-    assert rounds[0] == (detox.output_labels == 1).any(axis=1).sum()  # the start calls nothing desirable
-    assert rounds[-1] < 0.85 * rounds[0]  # 256 of 320
+    features = fitted[:-1].transform(detox.data)
+    by_hand = clone(fitted["irl"]).fit(features, detox.target, output_labels=detox.output_labels)
+    np.testing.assert_allclose(fitted["irl"].coef_, by_hand.coef_, atol=1e-8)
 
 
 def test_labels_follow_the_rows_into_the_folds(detox, pipeline):
@@ -180,9 +181,7 @@ def test_labels_follow_the_rows_into_the_folds(detox, pipeline):
     assert scores["test_score"].mean() > 0.57  # 0.587
 
 
-@pytest.mark.parametrize(
-    "learner", [MaxEntropyIRL(), FailureAwareIRL(hidden_layer_sizes=(4,), n_rounds=5)]
-)
+@pytest.mark.parametrize("learner", [MaxEntropyIRL(), FailureAwareIRL(hidden_layer_sizes=(4,), n_rounds=5)])
 def test_skops_saves_the_whole_pipeline(detox, text_features, learner, tmp_path):
     pipeline = make_pipeline(text_features, learner).fit(detox.data, detox.target)
     skops.io.dump(pipeline, tmp_path / "reward.skops")

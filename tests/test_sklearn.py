@@ -67,6 +67,8 @@ def test_the_walk_finds_the_estimators():
         "TransformerEmbedder",
     ]
     assert all(name in fairl_sk.__all__ for name in names)
+
+
 def takes_features(estimator):
     """scikit-learn's checks feed features; it checks no text transformer, its own included, beyond the interface."""
     return get_tags(estimator).input_tags.two_d_array
