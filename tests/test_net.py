@@ -285,7 +285,7 @@ def test_a_round_draws_failures_of_at_most_its_rate(seed, rates):
         batch,
         a_schedule(Everything(), rates),
         sample_weight=sample_weight,
-        generator=np.random.RandomState(seed),  # noqa: NPY002
+        generator=np.random.RandomState(seed),
     )
     for of_pairs, rate, row in zip(weights, rates, history, strict=True):
         assert sample_weight[of_pairs > 0].sum() <= rate * (1 + 1e-9)
@@ -297,7 +297,7 @@ def test_draws_are_those_of_the_generator(batch):
     rates = [0.5] * 6
 
     def drawn(seed):
-        generator = np.random.RandomState(seed)  # noqa: NPY002
+        generator = np.random.RandomState(seed)
         return failure_weights(batch, a_schedule(Everything(), rates), generator=generator)[0]
 
     first = drawn(0)

@@ -225,7 +225,5 @@ def test_a_fit_takes_the_estimate_and_failures_count_with_the_pairs():
 
 
 def test_what_is_no_weight_is_refused():
-    with pytest.raises(
-        ValueError, match="'pointwise_weight' parameter of FailureAwareIRL must be a str among {'auto'}"
-    ):
+    with pytest.raises(ValueError, match="'pointwise_weight' parameter.* must be a str among {'auto'}"):
         FailureAwareIRL(pointwise_weight="automatic").fit(*of_two_populations(50))

@@ -166,14 +166,3 @@ def test_without_a_penalty_the_gap_is_a_share_of_the_gradient(objective):
     least = value(objective, rows, weight, 0.0, found.theta)
     for move in 0.01 * np.array([[1, 0], [0, 1], [-1, 0], [0, -1], [1, 1], [-1, -1]]):
         assert value(objective, rows, weight, 0.0, found.theta + move) >= least - 1e-4
-
-
-@both
-def test_products_in_single_precision_are_enough(problem, objective):
-    rows, weight = problem
-    single = torch.from_numpy(rows.astype(np.float32))
-    found = SOLVERS[objective](
-        lambda theta: (single @ theta.float()).double(), 5, torch.from_numpy(weight), 1.0, 1e-2, 1e-5, 1000
-    )
-    np.testing.assert_allclose(found.theta, solve(objective, rows, weight, 1e-2).theta, atol=2e-2)
-    assert found.gap <= 1e-4
