@@ -38,7 +38,8 @@ def public_modules():
 def public_estimators():
     """Classes with ``fit`` that the package defines under public names, wherever they stand.
 
-    Failure detectors are none: they predict nothing (test_failures.py). Nor is the skorch net that estimators train.
+    Failure detectors are none: they predict nothing (test_failures.py). Nor are the skorch net that estimators train
+    and classes that others derive from.
     """
     found = set()
     for module in public_modules():
@@ -46,7 +47,8 @@ def public_estimators():
             own = value.__module__ == module.__name__ and not name.startswith("_")
             if own and issubclass(value, BaseEstimator) and hasattr(value, "fit") and not _is_excused(value):
                 found.add(value)
-    return sorted(found, key=lambda cls: cls.__name__)
+    bases = {base for cls in found for base in cls.__mro__[1:]}
+    return sorted(found - bases, key=lambda cls: cls.__name__)
 
 
 def _is_excused(cls):
