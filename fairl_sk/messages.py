@@ -49,8 +49,7 @@ def to_text(value, *, where="the output"):
     """Read a text or a conversation as one text.
 
     A text stays as it is. The contents of a conversation are joined by an empty line, or by nothing where white space
-    stands between them already. Roles are left out, so a reward reads a string and a message alike. Write roles into
-    the texts if they matter, for instance with a chat template.
+    stands between them already. Roles are left out: write them into the texts if they matter.
 
     Parameters
     ----------
@@ -96,11 +95,6 @@ def join_prompt(prompt, output):
     Returns
     -------
     text : str
-
-    Raises
-    ------
-    ValueError
-        If one of them is neither a text nor a conversation.
 
     Examples
     --------
@@ -150,10 +144,8 @@ def _is_two_sided(row):
 def check_texts(values):
     """An array of texts (n_pairs, 2) or (n_samples,) as objects; another shape or a missing text is refused."""
     if values.ndim not in (1, 2) or (values.ndim == 2 and values.shape[1] != 2):
-        raise ValueError(
-            f"Found texts of shape {values.shape}. Expected (n_pairs, 2) for pairs or (n_samples,) for outputs; "
-            "name the two text columns of a wider table, e.g. X[['chosen', 'rejected']]."
-        )
+        expected = "(n_pairs, 2) for pairs or (n_samples,) for outputs: X[['chosen', 'rejected']] of a wider table"
+        raise ValueError(f"Found texts of shape {values.shape}. Expected {expected}.")
     values = values.astype(object)
     for index, value in np.ndenumerate(values):
         if not isinstance(value, str):
@@ -164,8 +156,7 @@ def check_texts(values):
 def split_messages(prompt, chosen, rejected):
     """Texts of the prompt (what both conversations begin with), the chosen and the rejected output.
 
-    A given prompt, a text, stands in front of the messages that both share, unless they say it already: all of them
-    together, or one of them.
+    A given prompt, a text, stands in front of the messages that both share, unless they say it already.
     """
     n_shared = count_shared(chosen, rejected)
     shared = chosen[:n_shared]

@@ -119,8 +119,8 @@ def _as_array(X):
         values = np.asarray(X)
     except ValueError as error:
         raise ValueError(
-            f"X is ragged, its rows do not all have the same shape ({error}). Expected pairs (n_pairs, 2, n_features), "
-            "outputs (n_samples, n_features) or texts (n_pairs, 2); conversations belong in a column of a table."
+            f"X is ragged ({error}). Expected pairs (n_pairs, 2, n_features), outputs (n_samples, n_features) or texts "
+            "(n_pairs, 2); conversations belong in a column of a table."
         ) from error
     # as objects, a number among texts does not become a text
     return np.asarray(X, dtype=object) if values.dtype.kind == "U" and isinstance(X, (list, tuple)) else values
@@ -154,8 +154,7 @@ def is_pairs(X):
     Returns
     -------
     bool
-        True for features (n_pairs, 2, n_features), texts (n_pairs, 2) and tables with ``chosen`` and ``rejected``.
-
+        See the module's table; errors are those of `read_texts`.
     """
     texts = read_texts(X)
     if texts is not None:
@@ -185,9 +184,7 @@ def check_pairs(X, *, estimator=None, reset=True):
     Raises
     ------
     ValueError
-        For None, texts, NaN, infinity, ragged lists, no rows, no features, another shape than above, or another number
-        of features than in ``fit``.
-
+        For anything but finite features of these shapes, or another number of features than in ``fit``.
     """
     if read_texts(X) is not None:
         raise ValueError(
@@ -205,9 +202,8 @@ def _check_features(X, estimator, reset, **options):
     if values.ndim not in (1, 2, 3) or (paired and (values.shape[1] != 2 or not values.shape[2])):
         raise ValueError(
             f"Found {'X=None' if X is None else f'X of shape {values.shape}, with {values.ndim} axes'}. Expected "
-            "features: (n_pairs, 2, n_features) or (n_samples, n_features), with at least one feature. The second axis "
-            "holds the two outputs of a pair: more outputs are several pairs. Further axes: flatten, e.g. by "
-            "X.reshape(n_pairs, 2, -1)."
+            "features: (n_pairs, 2, n_features) or (n_samples, n_features), with at least one feature. More outputs "
+            "than two are several pairs; flatten further axes, e.g. by X.reshape(n_pairs, 2, -1)."
         )
     if paired:
         values = values.reshape(-1, values.shape[2])
@@ -219,9 +215,8 @@ def _check_features(X, estimator, reset, **options):
         if "contains NaN" not in str(error) and "contains infinity" not in str(error):
             raise
         raise ValueError(
-            f"{error}\nHere: drop the rows with missing or infinite values before fitting (of y too), or impute them "
-            "in a step before this one: make_pipeline(PairTransformer(SimpleImputer()), ...), with infinite values "
-            "made NaN first."
+            f"{error}\nHere: drop the rows with such values before fitting (of y too), or impute them in a step before "
+            "this one: make_pipeline(PairTransformer(SimpleImputer()), ...)."
         ) from error
 
 
@@ -236,29 +231,26 @@ def stack_outputs(X):
     Returns
     -------
     outputs : ndarray of shape (2 * n_pairs, n_features) or (2 * n_pairs,)
-        Row 2i is the first and row 2i + 1 the second output of pair i. A table's texts carry their prompt.
+        Row 2i is the first and row 2i + 1 the second output of pair i, behind its prompt if there is one.
 
     Raises
     ------
     ValueError
         If the rows are not pairs.
-
     """
     texts = read_texts(X)
     values = _as_array(X) if texts is None else texts
     if values.ndim - (texts is None) != 2 or values.shape[1] != 2:
-        raise ValueError(
-            f"Found rows of shape {values.shape}. Expected pairs: features (n_pairs, 2, n_features), texts "
-            "(n_pairs, 2) or a table with columns 'chosen' and 'rejected'."
-        )
+        expected = "features (n_pairs, 2, n_features), texts (n_pairs, 2) or a table with 'chosen' and 'rejected'"
+        raise ValueError(f"Found rows of shape {values.shape}. Expected pairs: {expected}.")
     return values.reshape(-1, *values.shape[2:])
 
 
 def make_pairs(chosen, rejected, *, random_state=None):
     """Make pairs with shuffled sides, and the labels that say which side is preferred.
 
-    Classifiers, scorers and splitters of scikit-learn need two classes. Pairs that always name the preferred output
-    first have one class; with shuffled sides, each class has half of the pairs.
+    Classifiers, scorers and splitters of scikit-learn need two classes; pairs that always name the preferred output
+    first have one.
 
     Parameters
     ----------
@@ -384,22 +376,15 @@ class PairTransformer(BaseEstimator):  # no TransformerMixin: the tables of its 
     Parameters
     ----------
     transformer : transformer, default=None
-        A transformer or Pipeline of texts or features; it is cloned. Whether it takes NaN is up to it. None passes
-        finite features through.
+        A transformer or Pipeline of texts or features; it is cloned. None passes finite features through.
+        Strings are texts, but for a ``ColumnTransformer`` and for encoders of categories they are features.
 
     Attributes
     ----------
     transformer_ : transformer
         The fitted clone.
-    n_features_in_ : int
-        Number of features of an output, for numeric input.
-    feature_names_in_ : ndarray of shape (n_features,)
-        Names of the features, for tables of numbers.
-
-    Notes
-    -----
-    Strings are texts, unless the transformer (the first step of a Pipeline) is a ``ColumnTransformer`` or has the tag
-    ``categorical``, as ``OneHotEncoder`` has. For these they are features.
+    n_features_in_, feature_names_in_
+        Number and names of an output's features, where these are numbers.
 
     Examples
     --------
@@ -428,11 +413,6 @@ class PairTransformer(BaseEstimator):  # no TransformerMixin: the tables of its 
         Returns
         -------
         self : PairTransformer
-
-        Raises
-        ------
-        ValueError
-            For input that is neither pairs nor outputs, or for features where the transformer reads texts.
         """
         outputs, _, _ = self._outputs(X, reset=True)
         self.transformer_ = self._new_transformer().fit(outputs)
@@ -455,12 +435,7 @@ class PairTransformer(BaseEstimator):  # no TransformerMixin: the tables of its 
         Returns
         -------
         X_out : ndarray of shape (n_pairs, 2, n_features_out) or (n_samples, n_features_out)
-            For outputs a sparse matrix, if the transformer gives one.
-
-        Raises
-        ------
-        ValueError
-            If the transformer's result for pairs is sparse.
+            For outputs a sparse matrix, if the transformer gives one; for pairs, such a matrix is a ValueError.
         """
         check_is_fitted(self)
         outputs, inverse, paired = self._outputs(X, reset=False)
@@ -500,9 +475,8 @@ class PairTransformer(BaseEstimator):  # no TransformerMixin: the tables of its 
         if tags.string and not tags.two_d_array:
             found = "X=None" if X is None else f"features of shape {X.shape if hasattr(X, 'shape') else np.shape(X)}"
             raise ValueError(
-                f"Found {found}, but {type(first).__name__} reads texts. Expected an array (n_pairs, 2) or "
-                "(n_samples,), or a table with columns 'chosen' and 'rejected', or 'completion'. Pass the texts "
-                "themselves, or replace the transformer by one of features, e.g. StandardScaler()."
+                f"Found {found}, but {type(first).__name__} reads texts, (n_pairs, 2), (n_samples,) or a table. Pass "
+                "the texts themselves, or replace the transformer by one of features, e.g. StandardScaler()."
             )
         passed = {"dtype": "numeric"} if self.transformer is None else {"dtype": None, "ensure_all_finite": False}
         values, paired = _check_features(X, self, reset, **passed)
@@ -515,8 +489,8 @@ class PairTransformer(BaseEstimator):  # no TransformerMixin: the tables of its 
             return result.reshape(-1, 2, *result.shape[1:]) if paired else result
         if paired:
             raise ValueError(
-                f"{self.transformer_} gives sparse features, and pairs (n_pairs, 2, n_features) have to be dense. End "
-                "the transformer with a step that gives dense features, e.g. TruncatedSVD(256)."
+                f"{self.transformer_} gives sparse features, and those of pairs have to be dense. End it with a step "
+                "that gives dense features, e.g. TruncatedSVD(256)."
             )
         return result[inverse]
 
@@ -544,6 +518,3 @@ def _first_step(transformer):
         steps = transformer.steps if isinstance(transformer, Pipeline) else transformer.transformer_list
         transformer = steps[0][1]
     return transformer
-
-
-_column_names = column_names

@@ -9,7 +9,6 @@ import shutil
 import subprocess
 import sys
 import warnings
-from multiprocessing import get_context
 
 import datasets
 import numpy as np
@@ -27,7 +26,7 @@ from sklearn.linear_model import LogisticRegression, RidgeClassifier
 from sklearn.model_selection import GridSearchCV
 from sklearn.naive_bayes import GaussianNB
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import FunctionTransformer, MinMaxScaler, QuantileTransformer, StandardScaler
+from sklearn.preprocessing import MinMaxScaler, QuantileTransformer, StandardScaler
 from sklearn.svm import SVC
 from tiny_models import CHAT, WORDS, save_model
 from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
@@ -141,11 +140,8 @@ CASES = [
     ("gpt_neox", "last", {}, False),
     ("gpt_neox", "last", {"layer": 2}, False),
     ("llama", "last", {}, True),  # its last normalization has no bias to put the offset into
-    ("llama_bos", "last", {}, True),
     ("llama_bos", "mean", {"normalize": True}, True),
-    ("gpt2", "mean", {}, True),
     ("gpt_neox", "max", {"layer": 1}, True),
-    ("bert", "mean", {}, True),
     ("bert", "cls", {"normalize": True}, True),
     ("bert", "last", {"layer": 0}, True),
 ]
@@ -172,12 +168,7 @@ def test_the_folder_gives_the_rewards_of_the_pipeline(kind, pooling, options, ow
     [
         lambda e: [PairTransformer(e), PairTransformer(make_pipeline("passthrough", MinMaxScaler())), MaxMarginIRL()],
         lambda e: [e, PairTransformer(PCA(5, whiten=True)), FailureAwareIRL(random_state=0)],
-        lambda e: [
-            PairTransformer(make_pipeline(e, TruncatedSVD(6, random_state=0), StandardScaler())),
-            MaxMarginIRL(),
-        ],
         lambda e: [e, PairTransformer(), PairTransformer(VarianceThreshold()), MaxEntropyIRL()],
-        lambda e: [PairTransformer(make_pipeline(e, FunctionTransformer())), MaxEntropyIRL()],
         lambda e: [e, MaxEntropyIRL(random_state=0)],
     ],
 )
@@ -186,12 +177,13 @@ def test_affine_steps_are_folded_in_any_nesting(build, folders, pairs, tmp_path)
     assert_equal_rewards(export_reward_model(fitted, tmp_path / "reward", pairs), fitted, some_texts(100, seed=2))
 
 
-@pytest.mark.parametrize("estimator", [LogisticRegression(), RidgeClassifier(), SVC(kernel="linear")])
-def test_linear_classifiers_of_scikit_learn_are_exported(estimator, folders, tmp_path):
+def test_linear_classifiers_of_scikit_learn_and_searches_are_exported(folders, tmp_path):
     texts = some_texts(200)
     y = np.array([kindness(text) > 0 for text in texts])
-    embedder = TransformerEmbedder(folders["gpt_neox"], pooling="last")
-    search = GridSearchCV(make_pipeline(embedder, StandardScaler(), estimator), {"standardscaler__with_std": [True]})
+    pipeline = make_pipeline(
+        TransformerEmbedder(folders["gpt_neox"], pooling="last"), StandardScaler(), RidgeClassifier()
+    )
+    search = GridSearchCV(pipeline, {"ridgeclassifier": [RidgeClassifier(), LogisticRegression()]})
     search.fit(np.array(texts, dtype=object), y)
     model = assert_equal_rewards(export_reward_model(search, tmp_path / "reward", texts, y), search, texts)
     assert type(model).__name__ == "GPTNeoXForSequenceClassification"
@@ -215,35 +207,27 @@ def test_large_means_cost_no_digits_and_scaling_goes_into_the_folder(folders, pa
 
 
 @pytest.mark.filterwarnings("ignore:.*longer than 12 tokens")
-def test_own_code_cuts_long_texts_as_the_pipeline_does(folders, pairs, tmp_path):
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_long_texts_are_cut_as_by_the_pipeline_or_refused(side, folders, pairs, tmp_path):
     long = [" ".join([text] * 9) for text in some_texts(20, seed=6)]
-    for side in ("left", "right"):
-        options = {"pooling": "mean", "max_length": 12, "truncation_side": side}
-        fitted = embedding_reward(folders["bert"], pairs, StandardScaler(), **options)
-        assert_equal_rewards(export_reward_model(fitted, tmp_path / side, long), fitted, long)
+    options = {"max_length": 12, "truncation_side": side}
+    for kind, pooling in (("bert", "mean"), ("gpt_neox", "last")):
+        fitted = embedding_reward(folders[kind], pairs, StandardScaler(), pooling=pooling, **options)
+        assert_equal_rewards(export_reward_model(fitted, tmp_path / kind, long, custom_code=True), fitted, long)
+    with pytest.raises(ValueError, match="of 20 texts are longer than 12 tokens.*custom_code=True"):
+        export_reward_model(fitted, tmp_path / "reward", long)  # a class of transformers never cuts
+    assert not (tmp_path / "reward").exists()
 
 
-@pytest.mark.filterwarnings("ignore:.*longer than 31 tokens")
-def test_a_class_that_never_cuts_is_not_given_long_texts(folders, pairs, tmp_path):
-    fitted = embedding_reward(folders["gpt_neox"], pairs, StandardScaler(), max_length=31)
-    long = ["you are " * 16, "kind"]
-    with pytest.raises(ValueError, match="1 of 2 texts are longer than 31 tokens.*custom_code=True"):
-        export_reward_model(fitted, tmp_path / "reward", long)
-    assert not list(tmp_path.iterdir())
-    assert_equal_rewards(export_reward_model(fitted, tmp_path / "reward", long, custom_code=True), fitted, long)
-
-
-@pytest.mark.parametrize("kind", ["bert", "gpt_neox"])
-def test_half_precision_moves_nothing_with_own_code(kind, folders, pairs, tmp_path):
+def test_half_precision_moves_nothing_with_own_code(bert, pairs, tmp_path):
     """TRL trains in bfloat16 by default, wraps reward models in autocast, and loads them in the policy's dtype."""
-    fitted = embedding_reward(folders[kind], pairs, StandardScaler(), pooling="mean")
-    folder = export_reward_model(fitted, tmp_path / "reward", pairs)
+    folder = export_reward_model(bert, tmp_path / "reward", pairs)
     options = {"num_labels": 1, "dtype": "bfloat16", **OWN_CODE}
     model = transformers.AutoModelForSequenceClassification.from_pretrained(folder, **options)
     texts = some_texts(30, seed=7)
     with torch.autocast("cpu", torch.bfloat16):
         found = as_trl_scores(model, transformers.AutoTokenizer.from_pretrained(folder), texts, 30)
-    np.testing.assert_allclose(found, rewards_of(fitted, texts), atol=1e-4)
+    np.testing.assert_allclose(found, rewards_of(bert, texts), atol=1e-4)
 
 
 # ------------------------------------------------------------------------------------- conversations
@@ -296,37 +280,13 @@ def test_a_folder_cannot_apply_a_prompt_template(folders, pairs, tmp_path):
     export_reward_model(embedding_reward(folders["gpt_neox"], ended), tmp_path / "ended", ended)
 
 
-def test_messages_are_scored_as_plain_texts_if_such_were_fitted(folders, pairs):
-    """An encoder with a chat template that no training text went through: a conversational run changes nothing."""
-    fitted = make_pipeline(TransformerEmbedder(folders["chat"], pooling="last"), MaxEntropyIRL(random_state=0))
-    fitted.fit(pairs)
-    frozen = {"center": 0.0, "scale": 1.0}
-    prompt, completion = turns("you are", "kind")
-    for X, template, text in (
-        (pairs, "{output}", "kind"),
-        (None, "{output}", "kind"),
-        (pairs, "join", "you are\n\nkind"),
-        (table(pairs), None, "you are\n\nkind"),
-    ):
-        reward = RewardFunction(fitted, X, prompt_template=template, **frozen)
-        expected = pytest.approx(rewards_of(fitted, [text]), abs=1e-5)
-        assert reward(prompts=["you are"], completions=["kind"]) == expected
-        assert reward(prompts=[prompt], completions=[completion]) == expected
-
-
 # ------------------------------------------------------------------------------------- what is in a folder
 
 
 def test_the_card_says_where_the_reward_comes_from(neox, pairs, tmp_path):
     folder = export_reward_model(neox, tmp_path / "reward", pairs)
     card, config = (folder / "README.md").read_text(), json.loads((folder / "config.json").read_text())
-    for part in (
-        "# reward\n",
-        "TransformerEmbedder > StandardScaler > MaxEntropyIRL",
-        "- encoder pooling: last",
-        "- estimator: MaxEntropyIRL(random_state=0)",
-        "bf16=False",
-    ):
+    for part in ("# reward\n", "TransformerEmbedder > StandardScaler > MaxEntropyIRL", "encoder pooling: last", "bf16"):
         assert part in card
     assert config["architectures"] == ["GPTNeoXForSequenceClassification"] and len(config["id2label"]) == 1
     assert config["fairl_sk"]["encoder"]["model"] == neox[0].transformer_[0].settings_["model"]
@@ -365,9 +325,7 @@ def test_own_code_needs_nothing_of_this_package(bert, pairs, tmp_path):
 # ---------------------------------------------------------------------------------- what is not exported
 
 
-@pytest.mark.parametrize(
-    "step", [QuantileTransformer(n_quantiles=10), MinMaxScaler(clip=True), FunctionTransformer(np.tanh)]
-)
+@pytest.mark.parametrize("step", [QuantileTransformer(n_quantiles=10), MinMaxScaler(clip=True)])
 def test_non_linear_steps_are_refused_with_the_alternative(step, folders, pairs, tmp_path):
     fitted = embedding_reward(folders["gpt2"], pairs, step)
     with pytest.raises(ValueError, match=f"{type(step).__name__} is not affine.*Use fairl_sk.export.RewardFunction"):
@@ -377,24 +335,18 @@ def test_non_linear_steps_are_refused_with_the_alternative(step, folders, pairs,
 
 
 def test_other_pipelines_are_refused_with_the_alternative(tfidf, folders, pairs, tmp_path):
-    with pytest.raises(ValueError, match="starts with TfidfVectorizer, which is no transformer model.*RewardFunction"):
-        export_reward_model(tfidf, tmp_path / "reward")
-    deep = embedding_reward(folders["gpt2"], pairs, estimator=MaxEntropyIRL(hidden_layer_sizes=(4,)))
-    with pytest.raises(ValueError, match="MaxEntropyIRL is not linear: .*RewardFunction"):
-        export_reward_model(deep, tmp_path / "reward")
-    assert len(RewardFunction(deep, pairs, prompt_template="{output}")(completions=["you"])) == 1
-    half = embedding_reward(folders["gpt2"], pairs, dtype="bfloat16")
-    with pytest.raises(ValueError, match="runs in bfloat16, but folders are written in float32"):
-        export_reward_model(half, tmp_path / "reward")
-    curved = make_pipeline(TransformerEmbedder(folders["gpt2"]), SVC()).fit(["you", "kind"], [0, 1])
-    with pytest.raises(ValueError, match="SVC is not linear: it has no coef_"):
-        export_reward_model(curved, tmp_path / "reward")
-    three = make_pipeline(TransformerEmbedder(folders["gpt2"]), LogisticRegression()).fit(["you", "a", "so"], [0, 1, 2])
-    with pytest.raises(ValueError, match=r"weights of shape \(3, 16\).*two classes"):
-        export_reward_model(three, tmp_path / "reward")
+    texts, embedder = ["you", "a", "so"], TransformerEmbedder(folders["gpt2"])
+    for fitted, message in (
+        (tfidf, "starts with TfidfVectorizer, which is no transformer model.*RewardFunction"),
+        (embedding_reward(folders["gpt2"], pairs, dtype="bfloat16"), "runs in bfloat16, but .* float32"),
+        (make_pipeline(embedder, SVC()).fit(texts, [0, 1, 1]), "SVC is not linear: it has no coef_.*RewardFunction"),
+        (make_pipeline(embedder, LogisticRegression()).fit(texts, [0, 1, 2]), r"shape \(3, 16\).*two classes"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            export_reward_model(fitted, tmp_path / "reward")
     for options in ({"scale": 0.0}, {"center": "mean"}):
         with pytest.raises(ValueError, match="Expected a number, and a number above 0"):
-            export_reward_model(three, tmp_path / "reward", **options)
+            export_reward_model(fitted, tmp_path / "reward", **options)
 
 
 def test_a_pipeline_that_is_not_fitted_is_refused(folders, tmp_path):
@@ -414,28 +366,23 @@ def test_features_of_another_encoder_are_refused(folders, pairs, tmp_path):
     swapped = make_pipeline(TransformerEmbedder(wide, pooling="last").fit(), fitted[-1])
     with pytest.raises(ValueError, match="16 weights for 24 features.*another encoder"):
         export_reward_model(swapped, tmp_path / "reward")
-    with pytest.raises(
-        ValueError, match="cannot score texts: X has 24 features.*with the encoder that it was fitted with"
-    ):
+    with pytest.raises(ValueError, match="cannot score texts: X has 24 features.*the encoder that it was fitted with"):
         RewardFunction(swapped, pairs, prompt_template="{output}")
-    changes = {"model": folders["chat"], "pooling": "mean", "normalize": True}  # all of the same width
-    for name, value in changes.items():
-        changed = clone(fitted[0]).fit().set_params(**{name: value})
-        for call in (lambda p: export_reward_model(p, tmp_path / "reward"), RewardFunction):
-            with pytest.raises(ValueError, match=f"encoder is not the one .* fitted with: {name} changed"):
-                call(make_pipeline(changed, fitted[-1]))
+    for name, value in {"model": folders["chat"], "pooling": "mean"}.items():  # of the same width
+        changed = make_pipeline(clone(fitted[0]).fit().set_params(**{name: value}), fitted[-1])
+        with pytest.raises(ValueError, match=f"encoder is not the one .* fitted with: {name} changed"):
+            RewardFunction(changed)
 
 
 def test_a_reward_of_the_wrong_sign_is_refused(neox, pairs, tmp_path):
     turned = [pair[::-1] for pair in pairs]
     for call in (
-        lambda: export_reward_model(neox, tmp_path / "reward", turned),
-        lambda: RewardFunction(neox, turned, prompt_template="{output}"),
+        lambda *X: export_reward_model(neox, tmp_path / "reward", *X),
+        lambda *X: RewardFunction(neox, *X, prompt_template="{output}"),
     ):
         with pytest.raises(ValueError, match="prefers the other side: its mean margin on the training data is -"):
-            call()
-    assert not list(tmp_path.iterdir())
-    export_reward_model(neox, tmp_path / "reward", turned, np.zeros(len(turned), dtype=int))
+            call(turned)
+        call(turned, np.zeros(len(turned), dtype=int))
     outputs, y = [side for pair in pairs for side in pair], np.tile([1, 0], len(pairs))
     RewardFunction(neox, outputs, y, prompt_template="{output}")
     with pytest.raises(ValueError, match="prefers the other side"):
@@ -445,26 +392,23 @@ def test_a_reward_of_the_wrong_sign_is_refused(neox, pairs, tmp_path):
 def test_folders_that_are_no_place_and_no_export(neox, folders, tmp_path):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").write_text("kept")
-    (tmp_path / "file").write_text("kept")
     with pytest.raises(ValueError, match="was not written by export_reward_model"):
         load_reward_model(folders["bert"])
     with pytest.raises(FileNotFoundError, match="no config.json"):
         load_reward_model(tmp_path)
-    for name in ("full", "file"):
-        with pytest.raises(FileExistsError, match=f"{name} is there already.*nothing is overwritten"):
-            export_reward_model(neox, tmp_path / name)
+    with pytest.raises(FileExistsError, match="full is there already.*nothing is overwritten"):
+        export_reward_model(neox, tmp_path / "full")
     with pytest.raises(FileNotFoundError, match="no folder .*nowhere"):
         export_reward_model(neox, tmp_path / "nowhere" / "reward")
-    assert {path.name for path in tmp_path.iterdir()} == {"full", "file"}
+    assert [path.name for path in tmp_path.iterdir()] == ["full"]
     (tmp_path / "empty").mkdir()
     load_reward_model(export_reward_model(neox, tmp_path / "empty"))
 
 
-@pytest.mark.parametrize("room", [100, 3_000])
-def test_a_full_disk_or_an_interrupt_leaves_no_half_written_folder(room, neox, tmp_path, monkeypatch):
+def test_a_full_disk_or_an_interrupt_leaves_no_half_written_folder(neox, tmp_path, monkeypatch):
     """A limit on the size of files is a full disk that needs no disk."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (room, limits[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (3_000, limits[1]))
     try:
         with pytest.raises(Exception, match="(?i)file too large"):
             export_reward_model(neox, tmp_path / "reward")
@@ -488,14 +432,12 @@ def test_rewards_that_are_not_the_pipelines_are_not_written(folders, pairs, tmp_
     assert not list(tmp_path.iterdir())
 
 
-def test_a_tokenizer_without_any_special_token_gets_one_to_pad_with(pairs, tmp_path):
+@pytest.mark.parametrize("custom_code", [False, True])
+def test_a_tokenizer_without_any_special_token_gets_one_to_pad_with(custom_code, pairs, tmp_path):
     none = {"pad_token": None, "eos_token": None, "unk_token": None, "bos_token": None}
     fitted = embedding_reward(save_model(tmp_path / "encoder", "gpt2", **none), pairs)
-    before = torch.get_rng_state()
-    for custom_code in (False, True):
-        folder = export_reward_model(fitted, tmp_path / f"reward{custom_code}", pairs, custom_code=custom_code)
-        assert_equal_rewards(folder, fitted, some_texts(20, seed=9))
-    assert torch.equal(torch.get_rng_state(), before)
+    folder = export_reward_model(fitted, tmp_path / "reward", pairs, custom_code=custom_code)
+    assert_equal_rewards(folder, fitted, some_texts(20, seed=9))
 
 
 # --------------------------------------------------------------------------------------- the callable
@@ -514,35 +456,27 @@ def test_the_callable_gives_frozen_rewards_of_the_pipeline(tfidf, pairs):
 
 
 def test_the_bound(tfidf, pairs):
-    options = {"prompt_template": "{output}", "center": 0.0, "scale": 0.1}
     texts = some_texts(50, seed=10)
     raw = rewards_of(tfidf, texts) / 0.1
     for clip, expected in ((1.5, np.clip(raw, -1.5, 1.5)), ("tanh", np.tanh(raw)), (None, raw)):
-        assert RewardFunction(tfidf, clip=clip, **options)(completions=texts) == pytest.approx(expected)
-    options["scale"] = 1e-320
-    assert RewardFunction(tfidf, on_error="none", **options)(completions=["kind"]) == [None]  # it overflows
-    assert RewardFunction(tfidf, clip=2.0, **options)(completions=["kind"]) == [2.0]
+        reward = RewardFunction(tfidf, prompt_template="{output}", center=0.0, scale=0.1, clip=clip)
+        assert reward(completions=texts) == pytest.approx(expected)
 
 
-def test_prompts_stand_before_completions_as_in_training(tfidf, folders, pairs):
+@pytest.mark.parametrize(
+    ("template", "text"),
+    [("join", "you are\n\nkind"), ("{output}", "kind"), ("{output} : {prompt}", "kind : you are")],
+)
+def test_prompts_stand_before_completions_as_in_training(template, text, tfidf, folders, pairs):
+    """Texts and messages alike, also where no training text went through the encoder's chat template."""
     direct = make_pipeline(TfidfVectorizer(), LogisticRegression()).fit(some_texts(50), np.arange(50) % 2)
-    embedded = embedding_reward(folders["gpt_neox"], table(pairs))
-    frozen = {"center": 0.0, "scale": 1.0}
-    for fitted in (tfidf, direct, embedded):
-        for template, text in (
-            ("join", "you are\n\nkind"),
-            ("{output}", "kind"),
-            ("{output} : {prompt}", "kind : you are"),
-        ):
-            reward = RewardFunction(fitted, prompt_template=template, **frozen)
-            expected = pytest.approx(rewards_of(fitted, [text]), abs=1e-6)
-            assert reward(prompts=["you are"], completions=["kind"]) == expected
-            prompt, completion = turns("you are", "kind")
-            assert reward(prompts=[prompt], completions=[completion]) == expected
-    whole = RewardFunction(embedded, table(pairs), **frozen)
-    assert whole.prompt_template == "join"
-    joined = [join_prompt("you are", text) for text in some_texts(5)]
-    assert whole(prompts=["you are"] * 5, completions=some_texts(5)) == pytest.approx(rewards_of(embedded, joined))
+    embedded, chatty = embedding_reward(folders["gpt_neox"], pairs), embedding_reward(folders["chat"], pairs)
+    prompt, completion = turns("you are", "kind")
+    for fitted, X in ((tfidf, None), (direct, None), (embedded, None), (chatty, pairs), (embedded, pairs)):
+        reward = RewardFunction(fitted, X, prompt_template=template, center=0.0, scale=1.0)
+        expected = pytest.approx(rewards_of(fitted, [text]), abs=1e-5)
+        assert reward(prompts=["you are"], completions=["kind"]) == expected
+        assert reward(prompts=[prompt], completions=[completion]) == expected
 
 
 def test_a_format_that_is_not_known_or_not_the_fitted_one_is_refused(tfidf, pairs):
@@ -570,30 +504,24 @@ def test_a_format_that_is_not_known_or_not_the_fitted_one_is_refused(tfidf, pair
 
 
 def test_whole_conversations_carry_their_prompts(tfidf, pairs):
-    """The chosen and rejected side as TRL's conversations with an implicit prompt, also said twice."""
+    """The chosen and rejected side as TRL's conversations with an implicit prompt, also said twice; and prompts."""
     rows = [[sum(turns("you are", side), []) for side in pair] for pair in pairs]
     chats = pd.DataFrame(rows, columns=["chosen", "rejected"])
-    for X in (chats, chats.assign(prompt="you are"), datasets.Dataset.from_pandas(chats)):
+    raw = rewards_of(tfidf, [join_prompt("you are", side) for pair in pairs for side in pair])
+    for X in (table(pairs), chats, chats.assign(prompt="you are"), datasets.Dataset.from_pandas(chats)):
         reward = RewardFunction(tfidf, X)
-        raw = rewards_of(tfidf, [join_prompt("you are", side) for pair in pairs for side in pair])
         assert (reward.prompt_template, reward.center) == ("join", pytest.approx(raw.mean()))
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
+def test_bad_parameters_of_the_callable_are_named(tfidf, pairs):
+    for options, message in (
         ({"center": "median"}, "center='median'. Expected 'mean' or a finite number"),
-        ({"center": math.nan}, "center=nan"),
         ({"scale": 0}, "scale=0. Expected 'std' or a number above 0"),
-        ({"clip": -1}, "clip=-1"),
         ({"clip": "sigmoid"}, "clip='sigmoid'. Expected None, 'tanh'"),
-        ({"on_error": "ignore"}, "on_error='ignore'. Expected 'raise' or 'none'"),
         ({"name": "my reward"}, "name='my reward'. Expected letters"),
-    ],
-)
-def test_bad_parameters_of_the_callable_are_named(options, message, tfidf, pairs):
-    with pytest.raises(ValueError, match=message):
-        RewardFunction(tfidf, pairs, **{"prompt_template": "{output}", **options})
+    ):
+        with pytest.raises(ValueError, match=message):
+            RewardFunction(tfidf, pairs, **{"prompt_template": "{output}", **options})
 
 
 @pytest.mark.parametrize(
@@ -602,16 +530,12 @@ def test_bad_parameters_of_the_callable_are_named(options, message, tfidf, pairs
         ([{"role": "user", "content": "kind"}], "roles user. Expected a turn of the assistant"),
         ([], "roles none"),
         (None, "found NoneType"),
-        ([{"role": "assistant", "content": None}], "found list"),
     ],
 )
-def test_a_completion_that_cannot_be_scored(completion, message, tfidf, pairs):
-    strict = RewardFunction(tfidf, pairs, prompt_template="{output}")
+def test_a_completion_that_is_none(completion, message, tfidf, pairs):
+    reward = RewardFunction(tfidf, pairs, prompt_template="{output}")
     with pytest.raises(ValueError, match=f"Completion 1 cannot be scored: .*{message}"):
-        strict(prompts=["you"] * 2, completions=["kind", completion])
-    lenient = RewardFunction(tfidf, pairs, prompt_template="{output}", on_error="none")
-    found = lenient(prompts=["you"] * 3, completions=["kind", completion, "fool"])
-    assert found[1] is None and found[::2] == strict(prompts=["you"] * 2, completions=["kind", "fool"])
+        reward(prompts=["you"] * 2, completions=["kind", completion])
 
 
 def test_empty_completions_have_no_reward_but_with_their_prompt(tfidf, pairs):
@@ -626,49 +550,36 @@ def test_one_text_without_a_token_does_not_take_the_others_with_it(folders, pair
     content = json.loads((encoder / "tokenizer.json").read_text())
     content["normalizer"] = {"type": "Replace", "pattern": {"String": "?"}, "content": ""}
     (encoder / "tokenizer.json").write_text(json.dumps(content))
-    options = {"prompt_template": "{output}", "center": 0.0, "scale": 1.0}
     fitted = embedding_reward(encoder, pairs)
-    with pytest.raises(ValueError, match="cannot score texts: The tokenizer finds no token in '...'"):
-        RewardFunction(fitted, **options)(completions=["kind", "???"])
-    found = RewardFunction(fitted, on_error="none", **options)(completions=["kind", "???", "fool"])
+    reward = RewardFunction(fitted, prompt_template="{output}", center=0.0, scale=1.0)
+    with pytest.warns(UserWarning, match="1 completions have no finite reward and are left out, the first in row 1"):
+        found = reward(completions=["kind", "???", "fool"])
     assert found[1] is None and found[::2] == pytest.approx(rewards_of(fitted, ["kind", "fool"]), abs=1e-6)
 
 
 def test_no_nan_leaves_the_callable(tfidf, pairs):
     broken = pickle.loads(pickle.dumps(tfidf))
     options = {"prompt_template": "{output}", "center": 0.0, "scale": 1.0}
-    strict, lenient = RewardFunction(broken, **options), RewardFunction(broken, on_error="none", **options)
+    reward = RewardFunction(broken, **options)
     broken[-1].coef_[:] = np.nan
-    with pytest.raises(ValueError, match="Completion 1 has a reward that is not finite"):
-        strict(prompts=["you"] * 2, completions=["", "kind"])
-    assert lenient(prompts=["you"] * 2, completions=["", "kind"]) == [None, None]
+    with pytest.warns(UserWarning, match="1 completions have no finite reward and are left out, the first in row 1"):
+        assert reward(prompts=["you"] * 2, completions=["", "kind"]) == [None, None]
     with pytest.raises(ValueError, match="gave 1 rewards that are not finite, of 1"):
         RewardFunction(broken, **options)
+    broken[-1].coef_[:] = 0
+    with pytest.raises(ValueError, match="is the same, .* for all 2 training outputs"):
+        RewardFunction(broken, ["you", "kind"], prompt_template="{output}")
 
 
-def test_a_constant_reward_cannot_be_scaled(tfidf, pairs):
-    constant = pickle.loads(pickle.dumps(tfidf))
-    constant[-1].coef_[:] = 0
-    for X, message in (
-        (pairs, "prefers the other side"),
-        (["you", "kind"], "is the same, .* for all 2 training outputs"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            RewardFunction(constant, X, prompt_template="{output}")
-
-
-@pytest.mark.parametrize(
-    ("call", "message"),
-    [
+def test_what_a_call_needs(tfidf, pairs):
+    for call, message in (
         ((["you"], ["kind", "fool"]), "Found 1 prompts and 2 completions"),
         ((None, ["kind"]), "Found no prompts"),
         ((["you"], None), "Expected a list of texts"),
         ((["you"], "kind"), "Expected a list of texts"),
-    ],
-)
-def test_what_a_call_needs(call, message, tfidf, pairs):
-    with pytest.raises(ValueError, match=message):
-        RewardFunction(tfidf, table(pairs))(*call)
+    ):
+        with pytest.raises(ValueError, match=message):
+            RewardFunction(tfidf, table(pairs))(*call)
 
 
 def test_each_distinct_text_is_scored_once(tfidf, pairs, monkeypatch):
@@ -681,14 +592,12 @@ def test_each_distinct_text_is_scored_once(tfidf, pairs, monkeypatch):
     assert sorted(seen) == ["fool", "kind"] and found[:2] == found[2:]
 
 
-def test_a_spawned_process_gives_the_same_rewards(bert, pairs):
+def test_a_pickled_callable_gives_the_same_rewards(bert, pairs):
     reward = RewardFunction(bert, pairs, prompt_template="{output}", name="kindness", clip="tanh")
-    assert len(pickle.dumps(reward)) < 30_000
-    assert pickle.loads(pickle.dumps(reward)).__name__ == "kindness"
+    data = pickle.dumps(reward)
+    assert len(data) < 30_000
     call = {"prompts": ["you"] * 2, "completions": ["kind", "awful fool"]}
-    with get_context("spawn").Pool(1) as pool:
-        found = pool.apply(reward, kwds=call)
-    assert found == pytest.approx(reward(**call), abs=1e-6)
+    assert pickle.loads(data)(**call) == pytest.approx(reward(**call), abs=1e-6)
     image = [{"role": "user", "content": "kind", "image": object()}]  # JSON has no word for it
     found = reward(prompts=["a", image], completions=["kind", "kind"], completion_ids=[[1]] * 2, column=["x"] * 2)
     assert found[0] == found[1] and reward.__name__ == get_callable_name(reward) == "kindness"
@@ -758,21 +667,6 @@ def test_trl_is_given_the_rewards_of_the_pipeline(trainer, config, neox, bert, t
     assert {"rewards/alone/mean", "rewards/own/std"} <= set(history[0])
 
 
-@trl_run
-def test_trl_is_given_conversations(folders, pairs, tmp_path):
-    chats = pd.DataFrame([[turns("", a)[1], turns("", b)[1]] for a, b in pairs], columns=["chosen", "rejected"])
-    chats["prompt"] = [turns("you are", "")[0]] * len(pairs)
-    fitted = make_pipeline(TransformerEmbedder(folders["chat"], pooling="last"), MaxEntropyIRL(random_state=0)).fit(
-        chats
-    )
-    reward = RewardFunction(fitted, chats, name="callable", center=0.0, scale=1.0)
-    path = str(export_reward_model(fitted, tmp_path / "folder", chats))
-    prompts = [turns(text, "")[0] for text in ("you are", "not a", "thank")]
-    *_, rewards, _ = run_trl(GRPOTrainer, GRPOConfig, [reward, path], folders["chat"], tmp_path, prompts=prompts)
-    np.testing.assert_allclose(rewards["callable"], rewards["folder"], atol=1e-4)
-    assert np.isfinite(rewards["folder"]).all() and np.std(rewards["folder"]) > 0
-
-
 # ------------------------------------------------------------------------------------ the health check
 
 
@@ -804,8 +698,6 @@ def measures(result):
 def test_a_healthy_reward_is_not_warned_of():
     result = check_reward(healthy, *groups_of())
     assert result.warnings == [] and all(row["ok"] for row in result.table)
-    values = np.array(healthy(*groups_of())).reshape(12, 8)
-    assert measures(result)["spread"] == pytest.approx(np.sqrt(values.var(axis=1).mean()))
     assert measures(result)["nats per spread"] == pytest.approx(measures(result)["spread"] / 0.05)
 
 
@@ -871,22 +763,14 @@ def test_columns_and_exported_folders_are_checked(neox, pairs, tmp_path):
     assert max(found["batch"], talked["batch"]) < 1e-3
 
 
-@pytest.mark.parametrize(
-    ("call", "message"),
-    [
-        (lambda p, c: check_reward(healthy, p, c[1:]), "Found 96 prompts, 95 completions"),
-        (lambda p, c: check_reward(healthy, c, c), "no two of them equal"),
-        (lambda p, c: check_reward(lambda **_: [None] * 96, p, c), "None of 96 rewards is a finite number"),
-        (lambda p, c: check_reward(lambda **_: [1.0], p, c), "gave 1 rewards for 96 completions"),
-        (lambda p, c: check_reward(healthy, p, c, beta=0), "beta=0. Expected a number above 0"),
-    ],
-)
-def test_bad_input_of_the_check_is_named(call, message):
-    with pytest.raises(ValueError, match=message):
-        call(*groups_of())
-
-
-def test_importing_needs_neither_transformers_nor_trl():
-    script = "import sys; import fairl_sk.export; print([m for m in ('transformers', 'trl') if m in sys.modules])"
-    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
-    assert result.stdout.strip() == "[]", result.stderr
+def test_bad_input_of_the_check_is_named():
+    prompts, completions = groups_of()
+    for arguments, options, message in (
+        ((healthy, prompts, completions[1:]), {}, "Found 96 prompts, 95 completions"),
+        ((healthy, completions, completions), {}, "no two of them equal"),
+        ((lambda **_: [None] * 96, prompts, completions), {}, "None of 96 rewards is a finite number"),
+        ((lambda **_: [1.0], prompts, completions), {}, "gave 1 rewards for 96 completions"),
+        ((healthy, prompts, completions), {"beta": 0}, "beta=0. Expected a number above 0"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            check_reward(*arguments, **options)

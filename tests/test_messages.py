@@ -66,7 +66,6 @@ def test_join_prompts_takes_every_container():
         (["p"], [["a", 1.5]], "Expected text at the output, but found float 1.5"),
         (["p"], [["a", "b", "c"]], r"texts of shape \(1, 3\)"),
         (["p", "p"], ["a", ["b", "c"]], "Expected text at row 1, but found list"),
-        (["p"], [user("a")], "Expected text at the output, but found dict"),
         (["p"], [[{"role": "user"}]], "Expected text at the output, but found dict"),
     ],
 )
@@ -115,12 +114,9 @@ def test_a_prompt_is_taken_off_the_conversation_that_begins_with_it(prompt, n_ta
 
 
 def test_messages_of_a_text_and_tables_of_messages():
-    assert as_messages("hi", "user") == [user("hi")]
-    assert as_messages((user("hi"),), "assistant") == [user("hi")]
+    assert as_messages("hi", "user") == as_messages((user("hi"),), "assistant") == [user("hi")]
     assert as_messages("", "user") == as_messages(None, "user") == []
     columns = {"completion": [[user("hi")], [assistant("a")]], "score": [1, 2]}
     for table in (pd.DataFrame(columns), datasets.Dataset.from_dict(columns)):
-        assert column_names(table) == ["completion", "score"]
-        assert has_messages(table)
-    assert not has_messages(pd.DataFrame({"completion": ["a"], "score": [1]}))
-    assert column_names(np.zeros(3)) is None
+        assert column_names(table) == ["completion", "score"] and has_messages(table)
+    assert not has_messages(pd.DataFrame({"completion": ["a"], "score": [1]})) and column_names(np.zeros(3)) is None

@@ -53,8 +53,6 @@ def test_check_pairs_takes_every_container_and_counts_the_features_of_an_output(
         (np.zeros((3, 3, 2)), r"shape \(3, 3, 2\).*Expected features: \(n_pairs, 2, n_features\)"),
         ([[[1, 2], [3, 4]], [[1, 2]]], "ragged.*inhomogeneous.*Expected pairs"),
         ([["a", "b"]], "text.*PairTransformer"),
-        (np.full((2, 2, 2), np.nan), "NaN"),
-        (np.full((2, 2, 2), np.inf), "infinity"),
         (np.zeros((0, 2, 2)), r"0 sample"),
         (sparse.eye(3).tocsr(), "[Ss]parse"),
         (np.zeros((2, 2, 2, 2)), r"shape \(2, 2, 2, 2\), with 4 axes.*flatten"),
@@ -101,7 +99,6 @@ def test_conversations_outside_a_table_are_refused():
     [
         {"chosen": [0.5, 1.5], "rejected": [1.0, 2.0]},
         {"completion": [0.5, None], "age": [3.0, 4.0]},
-        {"completion": [np.nan, np.nan]},
         {"completion": pd.array([1, 2], dtype="Int64")},
     ],
 )
@@ -124,7 +121,6 @@ def test_numbers_in_a_column_of_texts_are_refused(table):
         (np.array([["a", 1.5]], dtype=object), "row 0, side 1.*1.5"),
         (np.array([["a", "b", "c"]]), r"texts of shape \(1, 3\).*Expected \(n_pairs, 2\)"),
         ([[None, "b c"], ["c d", "d e"]], "row 0, side 0, but found NoneType None.*drop or fill"),
-        ([None, "b c"], "row 0, but found NoneType"),
         (["b c", np.nan], "row 1, but found float nan.*drop or fill"),
     ],
 )
@@ -159,7 +155,6 @@ def test_preference_sign():
         ([0, 1], {}, "2 labels for 3 rows"),
         ([0, 1, 5], {"classes": [0, 1]}, r"label 5 in.*two classes \[0, 1\]"),
         ([0, 1, 0.5], {}, "found 0.5 in y.*twice.*sample_weight 0.5 each"),
-        ([0, 1, 0.5], {"classes": [0, 1]}, "found 0.5 in y.*twice"),
         (["a", None, "b"], {}, "None in y, first at row 1"),
         ([0.0, np.nan, 1.0], {"classes": [0, 1]}, "NaN"),
     ],
@@ -179,13 +174,6 @@ def test_make_pairs_swaps_half_and_loses_nothing(n, seed):
     assert np.where(y == 1, X[:, 1], X[:, 0]).tolist() == rejected
     again, _ = make_pairs(chosen, rejected, random_state=seed)
     assert again.tolist() == X.tolist()
-
-
-def test_make_pairs_of_features(rng):
-    chosen, rejected = rng.normal(size=(2, 7, 3))
-    X, y = make_pairs(chosen, rejected, random_state=1)
-    np.testing.assert_array_equal(X[y == 1, 0], chosen[y == 1])
-    np.testing.assert_array_equal(X[y == 0, 1], chosen[y == 0])
 
 
 @pytest.mark.parametrize(
@@ -212,28 +200,21 @@ def test_each_distinct_output_is_seen_once(rng):
     lift = PairTransformer(FunctionTransformer(lambda rows: seen.append(len(rows)) or rows + 1))
     np.testing.assert_array_equal(lift.fit(X).transform(X), X + 1)
     assert seen == [5]
-    assert PairTransformer(StandardScaler()).fit(X).transformer_.n_samples_seen_ == 5
 
 
-def test_equal_to_doing_it_by_hand(detox, text_features):
+def test_equal_to_the_inner_transformer_on_each_side_in_every_container(detox, text_features):
     lifted = text_features.fit_transform(detox.data)
-    by_hand = clone(text_features.transformer).fit(np.unique(detox.data.ravel()))
-    expected = np.stack([by_hand.transform(detox.data[:, side]) for side in (0, 1)], axis=1)
+    inner = clone(text_features.transformer).fit(np.unique(detox.data.ravel()))
+    expected = np.stack([inner.transform(detox.data[:, side]) for side in (0, 1)], axis=1)
     np.testing.assert_allclose(lifted, expected, atol=1e-6)
-    np.testing.assert_allclose(text_features.transform(detox.data), lifted, atol=1e-6)
     np.testing.assert_allclose(text_features.transform(stack_outputs(detox.data)), lifted.reshape(-1, 16), atol=1e-6)
-
-
-def test_every_form_of_the_same_texts_gives_the_same_features(detox, text_features):
     data = detox.data[:50]
-    expected = text_features.fit_transform(data)
     table = pd.DataFrame(data, columns=["chosen", "rejected"])
-    for form in (data.tolist(), data.astype(str), table, table.astype("string"), np.asfortranarray(data)):
-        np.testing.assert_allclose(text_features.transform(form), expected, atol=1e-12)
+    for form in (data, data.tolist(), data.astype(str), table, table.astype("string"), np.asfortranarray(data)):
+        np.testing.assert_allclose(text_features.transform(form), lifted[:50], atol=1e-6)
 
 
-def test_names_of_features(detox, text_features):
-    assert list(text_features.fit(detox.data).get_feature_names_out()[:2]) == ["truncatedsvd0", "truncatedsvd1"]
+def test_names_of_features():
     X = pd.DataFrame(np.eye(3), columns=["a", "b", "c"])
     assert list(PairTransformer(StandardScaler()).fit(X).get_feature_names_out()) == ["a", "b", "c"]
     assert list(PairTransformer(PCA(2)).fit(X).get_feature_names_out()) == ["pca0", "pca1"]
@@ -257,19 +238,11 @@ def test_more_features_than_at_fit_and_text_instead_of_numbers(rng):
 VECTORS = TfidfVectorizer(token_pattern=r"\w+")
 
 
-@pytest.mark.parametrize(
-    "transformer",
-    [
-        make_pipeline(VECTORS, TruncatedSVD(2)),
-        make_pipeline(make_pipeline(VECTORS), TruncatedSVD(2)),
-        make_pipeline(make_union(VECTORS, CountVectorizer(analyzer="char")), TruncatedSVD(2)),
-    ],
-)
-def test_features_instead_of_texts_are_refused_with_the_remedy(transformer, rng):
-    fitted = PairTransformer(transformer).fit([["a b", "b c"], ["c d", "d e"]])
+@pytest.mark.parametrize("first", [VECTORS, make_pipeline(VECTORS), make_union(VECTORS, CountVectorizer())])
+def test_features_instead_of_texts_are_refused_with_the_remedy(first, rng):
+    fitted = PairTransformer(make_pipeline(first, TruncatedSVD(2))).fit([["ab bc", "bc cc"], ["cc dd", "dd ee"]])
     for X, found in (
         (rng.normal(size=(5, 2, 3)), r"features of shape \(5, 2, 3\)"),
-        ([[1, 2], [3, 4]], r"features of shape \(2, 2\)"),
         (pd.DataFrame({"a": [1, 2, 3]}), r"features of shape \(3, 1\)"),
         (sparse.eye(3).tocsr(), r"features of shape \(3, 3\)"),
         (None, "X=None"),
@@ -287,15 +260,12 @@ def test_a_string_among_the_features_of_a_wide_row_makes_no_text():
     assert stacked.shape == (2, 2, 2)
 
 
-@pytest.mark.parametrize("bad", [np.nan, np.inf])
-@pytest.mark.parametrize("shape", [(3, 2, 4), (3, 4)])
+@pytest.mark.parametrize(("bad", "shape"), [(np.nan, (3, 2, 4)), (np.inf, (3, 4))])
 def test_values_that_are_not_finite_come_with_a_remedy_for_pairs(bad, shape):
     X = np.zeros(shape)
     X.flat[5] = bad
     for call in (check_pairs, PairTransformer().fit, MaxEntropyIRL().fit):
-        with pytest.raises(
-            ValueError, match=r"(?s)X contains (NaN|inf).*drop the rows.*PairTransformer\(SimpleImputer"
-        ):
+        with pytest.raises(ValueError, match=r"(?s)X contains (NaN|inf).*drop the rows.*PairTransformer\(SimpleImput"):
             call(X)
 
 
@@ -305,10 +275,7 @@ def test_missing_values_are_left_to_the_inner_transformer(rng):
     filled = PairTransformer(SimpleImputer()).fit_transform(X)
     assert filled[0, 0, 0] == pytest.approx(np.nanmean(X[..., 0]))
     np.testing.assert_array_equal(filled[1:], X[1:])
-    table = pd.DataFrame(X.reshape(-1, 3), columns=["a", "b", "c"])
-    np.testing.assert_allclose(PairTransformer(SimpleImputer()).fit_transform(table), filled.reshape(-1, 3))
-    chain = make_pipeline(SimpleImputer(), PCA(2))
-    assert np.isfinite(PairTransformer(chain).fit_transform(X)).all()
+    assert np.isfinite(PairTransformer(make_pipeline(SimpleImputer(), PCA(2))).fit_transform(X)).all()
     assert get_tags(PairTransformer(SimpleImputer())).input_tags.allow_nan
     for refusing, name in ((PCA(2), "PCA"), (None, "PairTransformer")):
         with pytest.raises(ValueError, match=f"(?s)contains NaN.*{name} does not accept"):

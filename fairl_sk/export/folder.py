@@ -25,11 +25,8 @@ PAD = "<|fairl_sk_pad|>"  # a token of its own: where a text holds the pad token
 _CODE = "modeling_reward.py"
 _RECORD = "fairl_sk"  # the key in config.json
 _INSTEAD = "Use fairl_sk.export.RewardFunction, which takes any pipeline over texts."
-_TEXTS = (
-    "Thank you.",
-    "No.",
-    "I would rather not say.\n\nAsk the neighbor, she knows the way.",
-)  # where none are given
+# where none are given
+_TEXTS = ("Thank you.", "No.", "I would rather not say.\n\nAsk the neighbor, she knows the way.")
 # `fairl_sk.pairs.join_prompt` of messages, in the language of chat templates.
 _JOIN_TEMPLATE = (
     "{%- set ns = namespace(text='') -%}{%- for message in messages -%}{%- set content = message['content'] -%}"
@@ -60,8 +57,8 @@ def export_reward_model(pipeline, folder, X=None, y=None, *, center=0.0, scale=1
     center, scale : float, default=0.0, 1.0
         The folder gives ``(R - center) / scale``; those of a `RewardFunction` are frozen from training outputs.
     custom_code : bool, default=False
-        True: the folder carries its own modeling code, to be loaded with ``trust_remote_code=True``. False: only if no
-        class of transformers gives the reward.
+        True: the folder carries its own modeling code, to be loaded with ``trust_remote_code=True``; it cuts long texts
+        and scores in float32. False: only if no class of transformers gives the reward.
 
     Returns
     -------
@@ -81,12 +78,6 @@ def export_reward_model(pipeline, folder, X=None, y=None, *, center=0.0, scale=1
     -----
     UserWarning
         If TRL's text, prompt + completion, is not what the pipeline read.
-
-    Notes
-    -----
-    No own code is needed for last-token pooling over GPT-2 and GPT-NeoX if the tokenizer adds no special tokens. These
-    classes have no bias: the offset goes into the bias of the last normalization. Such a folder never cuts a text, and
-    scores in the precision that it is loaded in; one with own code cuts as the pipeline does and scores in float32.
     """
     folder = _check_new(folder)
     if not is_finite(center) or not is_finite(scale) or scale <= 0:
@@ -159,15 +150,11 @@ def _fold(pipeline, center, scale):
     """Affine steps and the estimator as one linear head, in float64."""
     embedder, *steps = flat_steps(pipeline)
     if not isinstance(embedder, TransformerEmbedder) or not steps:
-        raise ValueError(
-            f"The pipeline starts with {type(embedder).__name__}, which is no transformer model, so that there is no "
-            f"Hugging Face folder for it. Expected a TransformerEmbedder first. {_INSTEAD}"
-        )
+        found = f"The pipeline starts with {type(embedder).__name__}, which is no transformer model"
+        raise ValueError(f"{found}. Expected a TransformerEmbedder first. {_INSTEAD}")
     if embedder.dtype != "float32":
-        raise ValueError(
-            f"The embedder runs in {embedder.dtype}, but folders are written in float32, in which rewards differ. Fit "
-            f"with dtype='float32'. {_INSTEAD}"
-        )
+        found = f"The embedder runs in {embedder.dtype}, but folders are written in float32"
+        raise ValueError(f"{found}. Fit with dtype='float32'. {_INSTEAD}")
     n_features = len(embedder.get_feature_names_out())
     *steps, last = steps
     coef, intercept = _linear(last)
@@ -176,10 +163,8 @@ def _fold(pipeline, center, scale):
     for step in steps:
         points = _apply(step, points)
     if points.shape[1] != len(coef):
-        raise ValueError(
-            f"{type(last).__name__} has {len(coef)} weights for {points.shape[1]} features: it was fitted on features "
-            "of another encoder. Fit the pipeline again."
-        )
+        found = f"{type(last).__name__} has {len(coef)} weights for {points.shape[1]} features"
+        raise ValueError(f"{found}: it was fitted on features of another encoder. Fit the pipeline again.")
     at = points @ coef
     source = find_model(embedder.model, embedder.revision)
     bias = float((at[1] + intercept - center) / scale)
@@ -194,9 +179,7 @@ def _apply(step, points):
         probed = step.transform(np.vstack([points, points[0] + steps, points[:1] + steps.sum(axis=0)]))
     *images, a, b, both = np.asarray(probed, dtype=np.float64)
     if np.abs(images[0] + both - a - b).max(initial=0) > 1e-6 * np.abs(both).max(initial=0):
-        raise ValueError(
-            f"The step {type(step).__name__} is not affine, so that it cannot become part of a linear layer. {_INSTEAD}"
-        )
+        raise ValueError(f"The step {type(step).__name__} is not affine, as a linear layer is. {_INSTEAD}")
     return np.array(images)
 
 
@@ -205,9 +188,7 @@ def _linear(estimator):
     name = type(estimator).__name__
     coef, intercept = getattr(estimator, "coef_", None), getattr(estimator, "intercept_", None)
     if coef is None or intercept is None:
-        raise ValueError(
-            f"{name} is not linear: it has no coef_ and intercept_. Only linear rewards are exported. {_INSTEAD}"
-        )
+        raise ValueError(f"{name} is not linear: it has no coef_ and intercept_. {_INSTEAD}")
     coef, intercept = np.asarray(coef, dtype=np.float64), np.asarray(intercept, dtype=np.float64)
     if coef.ndim > 2 or (coef.ndim == 2 and len(coef) > 1) or intercept.size != 1:
         raise ValueError(f"{name} has weights of shape {coef.shape}. Expected those of one reward: two classes.")
@@ -318,8 +299,8 @@ def _warn_of_format(training, texts):
     rows = zip(training.rows, texts, strict=True)
     if any(isinstance(p, str) and isinstance(output, str) and p + output != text for (p, output), text in rows):
         warn_user(
-            "The pipeline read more than prompt + completion, which is what TRL gives the folder: write what stands "
-            "between, an empty line or the rest of prompt_template, into the prompts, or use RewardFunction."
+            "The pipeline read more than prompt + completion, which is what TRL gives the folder. Write the rest (an "
+            "empty line, or that of prompt_template) into the prompts, or use RewardFunction."
         )
 
 
@@ -332,18 +313,15 @@ def _compare(folder, texts, expected, room):
     texts = texts.tolist()
     n_long = sum(len(ids) > room for ids in tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"])
     if n_long:
-        raise ValueError(
-            f"{n_long} of {len(texts)} texts are longer than {room} tokens, which the pipeline cuts and this folder "
-            "would not. Pass custom_code=True, or shorter texts as X."
-        )
+        found = f"{n_long} of {len(texts)} texts are longer than {room} tokens"
+        raise ValueError(f"{found}: this folder would not cut them. Pass custom_code=True, or shorter texts as X.")
     found = np.concatenate([score_texts(model, tokenizer, texts), score_texts(model, tokenizer, texts[:8], 1)])
     difference = float(np.abs(found - np.concatenate([expected, expected[:8]])).max())
     most = TOLERANCE * max(1.0, np.abs(expected).max())
     if not difference <= most:
+        found = f"The folder's rewards differ from the pipeline's by up to {difference:.2g} (expected {most:.2g})"
         raise RuntimeError(
-            f"The folder's rewards differ from the pipeline's by up to {difference:.2g} (expected {most:.2g}), so it "
-            "was removed. Features with a tiny scale, or store_dtype='float16', cost digits: refit without. "
-            f"{_INSTEAD}"
+            f"{found}. Features of a tiny scale, or store_dtype='float16', cost digits: refit without. {_INSTEAD}"
         )
     return difference
 
@@ -395,9 +373,11 @@ def load_reward_model(folder):
 
 def _card(name, pipeline, record, encoder):
     """The model card, in Markdown."""
-    steps, load = list(flat_steps(pipeline)), ", trust_remote_code=True" * record["custom_code"]
-    template = encoder["prompt_template"]
-    form = "outputs alone, or on outputs an empty line behind their prompts" if template is None else f"`{template!r}`"
+    steps = [type(step).__name__ for step in flat_steps(pipeline)]
+    load = ", trust_remote_code=True" if record["custom_code"] else ""
+    form = "outputs alone, or behind their prompts and an empty line"
+    if encoder["prompt_template"] is not None:
+        form = f"`{encoder['prompt_template']!r}`"
     rows = {f"encoder {key}": value for key, value in encoder.items()} | record
     return f"""---
 library_name: transformers
@@ -407,13 +387,12 @@ tags: [reward-model, trl, fairl_sk]
 
 # {name}
 
-A reward recovered from preferences by fairl_sk: {" > ".join(type(step).__name__ for step in steps)}.
+A reward recovered from preferences by fairl_sk: {" > ".join(steps)}.
 Load it by `AutoModelForSequenceClassification.from_pretrained({name!r}{load})`; `logits[:, 0]` is the reward.
 
 TRL gives it prompt + completion, with nothing between. It was fitted on {form}: give it texts of that form.
-Messages are formatted by the chat template of this folder. Texts of more than {encoder["max_length"]} tokens are
-{"cut as in training" if load else "misread, and in bfloat16 the rewards move: train with `bf16=False`"}.
+Texts of more than {encoder["max_length"]} tokens are {"cut as in training" if load else "misread"}.
+{"" if load else "In bfloat16 the rewards move: train with `bf16=False`."}
 
-- estimator: {" ".join(repr(steps[-1]).split())}
 {chr(10).join(f"- {key.replace('_', ' ')}: {value}" for key, value in rows.items())}
 """

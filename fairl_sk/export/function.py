@@ -8,6 +8,7 @@ import numpy as np
 from ..features.encoder import TransformerEmbedder
 from ..features.prompts import check_template
 from ..messages import as_messages, join_prompt, separate_prompt, to_text
+from ..warn import warn_user
 from .fitted import TextTable, TrainingTexts, check_sign, find_reader, is_finite
 
 ALONE, JOIN = "{output}", "join"  # the two formats that are no templates of the user's
@@ -42,8 +43,6 @@ class RewardFunction:
         What is divided by; "std" of the training outputs. In RLOO it weighs the reward against the KL penalty.
     clip : float > 0, "tanh" or None, default=None
         Bound of the result: cut off at -clip and clip, or its hyperbolic tangent.
-    on_error : {"raise", "none"}, default="raise"
-        What a completion that cannot be scored gives: an error that names the row, or None, by which TRL leaves it out.
 
     Attributes
     ----------
@@ -60,8 +59,7 @@ class RewardFunction:
 
     Notes
     -----
-    An empty completion without a prompt always gives None, as a model may well end at once. Messages go through the
-    encoder's chat template only if those of ``X`` did, or if "join" is given without ``X``.
+    Messages go through the encoder's chat template only if those of ``X`` did, or if "join" is given without ``X``.
 
     Examples
     --------
@@ -80,27 +78,16 @@ class RewardFunction:
     """
 
     def __init__(
-        self,
-        pipeline,
-        X=None,
-        y=None,
-        *,
-        name=None,
-        prompt_template=None,
-        center="mean",
-        scale="std",
-        clip=None,
-        on_error="raise",
+        self, pipeline, X=None, y=None, *, name=None, prompt_template=None, center="mean", scale="std", clip=None
     ):
         for fits, found, expected in (
             (center == "mean" or is_finite(center), f"center={center!r}", "'mean' or a finite number"),
             (scale == "std" or (is_finite(scale) and scale > 0), f"scale={scale!r}", "'std' or a number above 0"),
             (clip in (None, "tanh") or (is_finite(clip) and clip > 0), f"clip={clip!r}", "None, 'tanh' or above 0"),
-            (on_error in ("raise", "none"), f"on_error={on_error!r}", "'raise' or 'none'"),
         ):
             if not fits:
                 raise ValueError(f"Found {found}. Expected {expected}.")
-        self.pipeline, self.clip, self.on_error = pipeline, clip, on_error
+        self.pipeline, self.clip = pipeline, clip
         self._reader = find_reader(pipeline)
         self.name = self.__name__ = _check_name(name, pipeline)  # TRL asks for the latter
         training = None if X is None else TrainingTexts.of(X)
@@ -117,22 +104,17 @@ class RewardFunction:
             raise ValueError(
                 f"Found center={self.center!r}, scale={self.scale!r} without training outputs. Expected X, or numbers."
             )
-        rewards = self._raw(
-            np.array(["Thank you."], dtype=object) if training is None else self._training_table(training)
-        )
+        some = np.array(["Thank you."], dtype=object)
+        rewards = self._raw(some if training is None else self._training_table(training))
         if not np.isfinite(rewards).all():
-            raise ValueError(
-                f"The pipeline gave {np.sum(~np.isfinite(rewards))} rewards that are not finite, of {len(rewards)}. "
-                "Expected finite ones: fit it again."
-            )
+            found = f"{np.sum(~np.isfinite(rewards))} rewards that are not finite, of {len(rewards)}"
+            raise ValueError(f"The pipeline gave {found}. Expected finite ones: fit it again.")
         if training is not None:
             check_sign(rewards, training.paired, y, self.pipeline)
         spread = float(np.std(rewards))
         if self.scale == "std" and not spread > 1e-12 * max(1.0, np.abs(rewards).max()):
-            raise ValueError(
-                f"The reward is the same, {rewards[0]:.6g}, for all {len(rewards)} training outputs. Expected one that "
-                "tells them apart."
-            )
+            found = f"The reward is the same, {rewards[0]:.6g}, for all {len(rewards)} training outputs"
+            raise ValueError(f"{found}. Expected one that tells them apart.")
         self.center = float(np.mean(rewards) if self.center == "mean" else self.center)
         self.scale = spread if self.scale == "std" else float(self.scale)
 
@@ -149,12 +131,17 @@ class RewardFunction:
         Returns
         -------
         rewards : list of float or None
-            Finite where they are numbers.
+            None, by which TRL leaves a completion out, where it is empty or the pipeline cannot score it.
 
         Raises
         ------
         ValueError
-            If the lists do not match, or a completion cannot be scored and ``on_error`` is "raise".
+            If the lists do not match, or hold anything but texts and conversations with a turn of the assistant.
+
+        Warns
+        -----
+        UserWarning
+            If the pipeline cannot score a completion that is not empty.
         """
         prompts, completions = self._check_call(prompts, completions)
         keys, distinct = [], {}
@@ -162,19 +149,14 @@ class RewardFunction:
             try:
                 scored = self._format(prompt, _check_completion(completion))
             except ValueError as error:
-                if self.on_error == "raise":
-                    raise ValueError(f"Completion {row} cannot be scored: {error}") from error
-                scored = None
+                raise ValueError(f"Completion {row} cannot be scored: {error}") from error
             keys.append(json.dumps(scored, default=repr))  # messages may hold what JSON cannot: an image
             if scored is not None:
                 distinct.setdefault(keys[-1], scored)
         values = dict(zip(distinct, self._scores(list(distinct.values())), strict=True))
-        for key, value in values.items():
-            if value is None and self.on_error == "raise":
-                raise ValueError(
-                    f"Completion {keys.index(key)} has a reward that is not finite. Fit the pipeline again, or pass "
-                    "on_error='none'."
-                )
+        lost = [row for row, key in enumerate(keys) if values.get(key, 0) is None]
+        if lost:
+            warn_user(f"{len(lost)} completions have no finite reward and are left out, the first in row {lost[0]}.")
         return [values.get(key) for key in keys]
 
     # ------------------------------------------------------------------------------------------- formats
@@ -186,8 +168,7 @@ class RewardFunction:
             if has_prompts is None:
                 raise ValueError(
                     "Nothing says whether the training texts had prompts before them. Pass prompt_template='{output}' "
-                    "if they had none, 'join' if prompts were joined to them (fairl_sk.pairs.join_prompt), or the "
-                    "template that they were made with."
+                    "if they had none, 'join' if join_prompt put them there, or the template that they were made with."
                 )
             return JOIN if has_prompts else ALONE
         if template != JOIN:
@@ -201,8 +182,8 @@ class RewardFunction:
         if has_prompts is not None and has_prompts != (template == JOIN or "{prompt" in template):
             found = "has prompts" if has_prompts else "has no prompts"
             raise ValueError(
-                f"Found prompt_template={template!r}, but X {found}: completions would be formatted otherwise than the "
-                "texts that the reward was fitted on. Leave prompt_template out, or pass the X that was fitted."
+                f"Found prompt_template={template!r}, but X {found}. Leave prompt_template out, or pass the X that was "
+                "fitted."
             )
         return template
 
@@ -246,10 +227,8 @@ class RewardFunction:
         try:
             return np.asarray(self.pipeline.decision_function(table), dtype=np.float64)
         except (ValueError, TypeError, AttributeError) as error:
-            raise ValueError(
-                f"The pipeline cannot score texts: {error} Expected a pipeline from texts to rewards, with the encoder "
-                "that it was fitted with."
-            ) from error
+            expected = "Expected a pipeline from texts to rewards, with the encoder that it was fitted with."
+            raise ValueError(f"The pipeline cannot score texts: {error} {expected}") from error
 
     def _scores(self, rows):
         """The reward of each distinct row, None where there is none."""
@@ -257,12 +236,8 @@ class RewardFunction:
             return []
         try:
             raw = self._raw(self._as_read(rows))
-        except ValueError:
-            if self.on_error == "raise":
-                raise
-            if len(rows) == 1:
-                return [None]
-            return [self._scores([row])[0] for row in rows]  # one of them may be at fault
+        except ValueError:  # one of them is at fault: its text has no token, for instance
+            return [None] if len(rows) == 1 else [self._scores([row])[0] for row in rows]
         with np.errstate(over="ignore", invalid="ignore"):  # a tiny scale overflows
             values = (raw - self.center) / self.scale
         if self.clip is not None:
@@ -272,18 +247,15 @@ class RewardFunction:
 
     def _check_call(self, prompts, completions):
         if completions is None or isinstance(completions, str):
-            raise ValueError(
-                f"Found completions={completions!r:.60}. Expected a list of texts or of lists of messages."
-            )
+            found = f"completions={completions!r:.60}"
+            raise ValueError(f"Found {found}. Expected a list of texts or of lists of messages.")
         if prompts is None and self.prompt_template != ALONE:
             raise ValueError(f"Found no prompts, but texts are formatted by {self.prompt_template!r}. Pass prompts.")
         completions = list(completions)
         prompts = [None] * len(completions) if prompts is None else list(prompts)
         if len(prompts) != len(completions):
-            raise ValueError(
-                f"Found {len(prompts)} prompts and {len(completions)} completions. Expected one prompt for each "
-                "completion, repeated where several belong to it."
-            )
+            found = f"{len(prompts)} prompts and {len(completions)} completions"
+            raise ValueError(f"Found {found}. Expected one prompt for each completion, repeated if need be.")
         return prompts, completions
 
 

@@ -11,35 +11,25 @@ from ..messages import to_text
 from ..warn import warn_user
 from .folder import load_reward_model, score_texts
 
-_EXPECTED = {  # the least and the most of each measure
-    "spread": (1e-12, np.inf),
-    "flat groups": (0, 0.1),
-    "ties": (0, 0.2),
-    "missing": (0, 0.01),
-    "not finite": (0, 0),
-    "saturation": (0, 0.2),
-    "length": (-0.5, 0.5),
-    "batch": (0, 1e-3),
-    "nats per spread": (1, 100),
-}
-_MEANING = {
-    "spread": "The reward is the same within every group: nothing is learned from it.",
-    "flat groups": "{value:.1%} of the groups have one reward for all their completions and teach nothing (expected "
-    "{expected}). Sample at a higher temperature, raise clip, or use harder prompts.",
-    "ties": "{value:.1%} of the completions have the reward of another text of their group (expected {expected}). "
-    "Raise clip, or use a finer reward.",
-    "missing": "{value:.1%} of the completions have no reward (expected {expected}). Look at them; empty ones come "
-    "from a model that ends at once.",
-    "not finite": "{value} rewards are NaN or infinite: they poison their groups. Return None instead.",
-    "saturation": "{value:.1%} of the rewards lie at an end of their range (expected {expected}): differences there "
-    "are lost. Raise clip or scale.",
-    "length": "The reward follows the length of completions (rank correlation {value:.2f}, expected {expected}): it "
-    "will teach length. Fit on pairs of equal length, or control it.",
-    "batch": "A reward changes by {value:.2g} standard deviations when it is computed alone (expected {expected}): it "
-    "depends on the batch. Look for padding, normalization within the batch, randomness or half precision.",
-    "nats per spread": "A standard deviation of the reward buys {value:.3g} nats of KL in RLOO (expected {expected}). "
-    "Below, the penalty drowns the reward; above, nothing holds the model. Change scale or beta; for GRPO: beta=None.",
-}
+# The least and the most that is expected of each measure, and what to do about another value.
+_MEASURES = {
+    "spread": (1e-12, np.inf, "The reward is the same within every group: nothing is learned from it."),
+    "flat groups": (0, 0.1, "{value:.1%} of the groups have one reward for all their completions and teach nothing "
+        "(expected {expected}). Sample at a higher temperature, raise clip, or use harder prompts."),
+    "ties": (0, 0.2, "{value:.1%} of the completions have the reward of another text of their group (expected "
+        "{expected}). Raise clip, or use a finer reward."),
+    "missing": (0, 0.01, "{value:.1%} of the completions have no reward (expected {expected}). Look at them; empty "
+        "ones come from a model that ends at once."),
+    "not finite": (0, 0, "{value} rewards are NaN or infinite: they poison their groups. Return None instead."),
+    "saturation": (0, 0.2, "{value:.1%} of the rewards lie at an end of their range (expected {expected}): differences "
+        "there are lost. Raise clip or scale."),
+    "length": (-0.5, 0.5, "The reward follows the length of completions (rank correlation {value:.2f}, expected "
+        "{expected}): it will teach length. Fit on pairs of equal length, or control it."),
+    "batch": (0, 1e-3, "A reward changes by {value:.2g} standard deviations when it is computed alone (expected "
+        "{expected}): it depends on the batch. Look for padding, randomness or half precision."),
+    "nats per spread": (1, 100, "A standard deviation of the reward buys {value:.3g} nats of KL in RLOO (expected "
+        "{expected}). Below, the penalty drowns the reward; above, nothing holds the model. Change scale or beta."),
+}  # fmt: skip
 _N_ALONE = 64  # completions that are scored again, one at a time
 
 
@@ -90,8 +80,7 @@ def check_reward(reward, prompts, completions, *, beta=0.05, **columns):
     >>> def loud(prompts, completions, **_):
     ...     return [float(completion.count("!")) for completion in completions]
     >>> completions = ["Well!!", "Oh, well.", "No, not now!!!", "Yes, so it is!"]
-    >>> result = check_reward(loud, ["Hello."] * 4, completions, beta=None)
-    >>> [row["measure"] for row in result.table if not row["ok"]]
+    >>> check_reward(loud, ["Hello."] * 4, completions, beta=None).warnings
     []
     """
     reward = reward if callable(reward) else _folder_function(reward)
@@ -119,11 +108,10 @@ def check_reward(reward, prompts, completions, *, beta=0.05, **columns):
     texts = np.array([to_text(completion) for completion in completions], dtype=object)
     groups = [kept for rows in groups if len(kept := rows[finite[rows]]) > 1]
     spread = float(np.sqrt(np.mean([np.var(values[rows]) for rows in groups]))) if groups else 0.0
+    flat = [np.ptp(values[rows]) <= 1e-9 * np.abs(values[rows]).max() for rows in groups]
     measures = {
         "spread": spread,
-        "flat groups": float(np.mean([np.ptp(values[rows]) <= 1e-9 * np.abs(values[rows]).max() for rows in groups]))
-        if groups
-        else 1.0,
+        "flat groups": float(np.mean(flat)) if flat else 1.0,
         "ties": _ties(values, texts, groups),
         "missing": n_missing / len(values),
         "not finite": int((~finite).sum()) - n_missing,
@@ -139,10 +127,10 @@ def _judge(measures):
     """The table of these measures, and a warning for each that is not as expected."""
     table = []
     for measure, value in measures.items():
-        low, high = _EXPECTED[measure]
+        low, high, _ = _MEASURES[measure]
         ok = value is None or low <= value <= high
         table.append({"measure": measure, "value": value, "expected": f"{low:g} to {high:g}", "ok": bool(ok)})
-    messages = [_MEANING[row["measure"]].format(**row) for row in table if not row["ok"]]
+    messages = [_MEASURES[row["measure"]][-1].format(**row) for row in table if not row["ok"]]
     for message in messages:
         warn_user(message)
     return Bunch(table=table, warnings=messages)
