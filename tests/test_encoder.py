@@ -8,7 +8,6 @@ import os
 import pickle
 import random
 import re
-import resource
 import shutil
 import socket
 import subprocess
@@ -248,61 +247,46 @@ def test_what_numbers_cannot_hold_is_refused(own):
 # ------------------------------------------------------------------------------------------------ input
 
 
-def test_forms_of_texts(bert):
+def test_pairs_and_tables_are_read(bert):
     embedder = TransformerEmbedder(bert)
     expected = embedder.transform(TEXTS)
-    forms = [tuple, np.array, lambda t: np.array(t, dtype=object), pd.Series, lambda t: pd.Series(t, dtype="string")]
-    for form in (
-        *forms,
-        lambda t: pd.DataFrame({"completion": t}),
-        lambda t: datasets.Dataset.from_dict({"completion": t}),
-    ):
+    for form in (np.array, pd.Series, lambda texts: datasets.Dataset.from_dict({"completion": texts})):
         np.testing.assert_array_equal(embedder.transform(form(TEXTS)), expected)
-    pairs = [TEXTS[:2], TEXTS[2:4], TEXTS[4:]]
     table = {"chosen": TEXTS[::2], "rejected": TEXTS[1::2]}
-    for X in (pairs, np.array(pairs), pd.DataFrame(table), datasets.Dataset.from_dict(table)):
+    for X in ([TEXTS[:2], TEXTS[2:4], TEXTS[4:]], pd.DataFrame(table), datasets.Dataset.from_dict(table)):
         embeddings = embedder.transform(X)
         assert embeddings.shape == (3, 2, 16) and embeddings.dtype == np.float32
         np.testing.assert_array_equal(embeddings.reshape(6, 16), expected)
-
-
-def test_a_prompt_comes_before_the_output(bert):
-    table = {"prompt": ["the bench", ""], "chosen": ["is green", "thank"], "rejected": ["is not", "go away"]}
-    joined = [[join_prompt(p, c), join_prompt(p, r)] for p, c, r in zip(*table.values(), strict=True)]
-    embedder = TransformerEmbedder(bert)
-    np.testing.assert_array_equal(embedder.transform(pd.DataFrame(table)), embedder.transform(joined))
-
-
-def test_a_template_joins_prompt_and_output(bert):
-    embedder = TransformerEmbedder(bert, prompt_template="user : {prompt} assistant : {output}")
-    table = pd.DataFrame({"prompt": ["the bench"], "chosen": ["is green"], "rejected": ["is {not}"]})
-    texts = [[f"user : the bench assistant : {output}" for output in ("is green", "is {not}")]]
-    expected = TransformerEmbedder(bert).transform(texts)
-    np.testing.assert_array_equal(embedder.transform(table), expected)
-    conversation = [{"role": "user", "content": "the bench"}, {"role": "assistant", "content": "is green"}]
-    table["chosen"], table["rejected"] = [conversation], [[{"role": "assistant", "content": "is {not}"}]]
-    np.testing.assert_array_equal(embedder.transform(table), expected)
-    np.testing.assert_array_equal(embedder.transform(texts), expected)  # texts are what they are
-    table = pd.DataFrame({"chosen": ["is green"], "rejected": ["is {not}"]})
-    texts = [[f"user :  assistant : {output}" for output in ("is green", "is {not}")]]
-    np.testing.assert_array_equal(embedder.transform(table), TransformerEmbedder(bert).transform(texts))
-
-
-@pytest.mark.parametrize("template", ["{prompt}", "{output} {other}", "{output", "{output.name}", "{output:d}"])
-def test_a_template_that_cannot_be_filled_is_refused(bert, template):
-    with pytest.raises(ValueError, match=re.escape(f"Found prompt_template={template!r}") + ".*output"):
-        TransformerEmbedder(bert, prompt_template=template).fit()
 
 
 def say(*messages):
     return [dict(zip(("role", "content"), message.split(": "), strict=True)) for message in messages]
 
 
+@pytest.mark.parametrize("template", [None, "user : {prompt} assistant : {output}"])
+def test_prompt_and_output_are_joined(bert, template):
+    table = pd.DataFrame(
+        {"prompt": ["the bench", ""], "chosen": ["is green", "thank"], "rejected": ["is {not}", "you"]}
+    )
+    joined = [
+        [(template or "").format(prompt=prompt, output=output) or join_prompt(prompt, output) for output in outputs]
+        for prompt, *outputs in table.to_numpy()
+    ]
+    expected = TransformerEmbedder(bert).transform(joined)
+    embedder = TransformerEmbedder(bert, prompt_template=template)
+    np.testing.assert_array_equal(embedder.transform(table), expected)
+    np.testing.assert_array_equal(embedder.transform(joined), expected)  # texts are what they are
+    messages = pd.DataFrame({"prompt": ["the bench"], "completion": [say("user: the bench", "assistant: is green")]})
+    np.testing.assert_array_equal(embedder.transform(messages), expected[:1, 0])
+
+
+@pytest.mark.parametrize("template", ["{prompt}", "{output} {other}", "{output"])
+def test_a_template_that_cannot_be_filled_is_refused(bert, template):
+    with pytest.raises(ValueError, match=re.escape(f"Found prompt_template={template!r}") + ".*output"):
+        TransformerEmbedder(bert, prompt_template=template).fit()
+
+
 CONVERSATIONS = {
-    "no prompt": {
-        "chosen": [say("user: the bench", "assistant: is green")],
-        "rejected": [say("user: the bench", "assistant: go away")],
-    },
     "prompt of messages": {
         "prompt": [say("user: the bench")],
         "chosen": [say("assistant: is green")],
@@ -313,16 +297,6 @@ CONVERSATIONS = {
         "chosen": [say("user: the bench", "assistant: is green")],
         "rejected": [say("user: the bench", "assistant: go away")],
     },
-    "messages said twice": {
-        "prompt": [say("user: the bench")],
-        "chosen": [say("user: the bench", "assistant: is green")],
-        "rejected": [say("user: the bench", "assistant: go away")],
-    },
-    "texts among messages": {
-        "prompt": ["the bench"],
-        "chosen": [say("assistant: is green")],
-        "rejected": ["go away"],
-    },
 }
 
 
@@ -330,8 +304,6 @@ CONVERSATIONS = {
 @pytest.mark.parametrize("form", [pd.DataFrame, datasets.Dataset.from_dict])
 def test_messages_go_through_the_chat_template(models, chat, conversation, form):
     """Special tokens come from the template, and not from the tokenizer once more."""
-    if conversation == "texts among messages" and form is not pd.DataFrame:
-        return  # such a Dataset cannot be made
     table = form(CONVERSATIONS[conversation])
     texts = [f"<s> user : the bench <end> assistant : {output} <end>" for output in ("is green", "go away")]
     expected = plain(chat, texts, "last", add_special_tokens=False)
@@ -340,16 +312,6 @@ def test_messages_go_through_the_chat_template(models, chat, conversation, form)
     embedder = TransformerEmbedder(models["llama"], pooling="last")  # without a chat template
     texts = [["the bench\n\nis green", "the bench\n\ngo away"]]
     np.testing.assert_array_equal(embedder.transform(table), embedder.transform(texts))
-
-
-@pytest.mark.parametrize("form", ["prompt", "chosen", "completion"])
-def test_messages_anywhere_make_all_rows_messages(chat, form):
-    sides = ["completion"] if form == "completion" else ["chosen", "rejected"]
-    table = pd.DataFrame({name: ["thank", "is green"] for name in ["prompt", *sides]})
-    table[form] = ["the bench", say(f"{'user' if form == 'prompt' else 'assistant'}: the bench")]
-    embeddings = TransformerEmbedder(chat, pooling="last").transform(table)
-    text = f"<s> user : {table['prompt'][0]} <end> assistant : {table[sides[0]][0]} <end>"
-    assert_close(embeddings[0].reshape(-1, 16)[:1], plain(chat, [text], "last", add_special_tokens=False))
 
 
 def test_messages_that_the_chat_template_refuses_are_named(chat):
@@ -378,8 +340,8 @@ def test_half_a_character_is_read_as_the_replacement_character(tmp_path):
     """What JSON makes of a cut emoji; no tokenizer takes it."""
     texts = ["thank you \ud83d", "you \udc00\ud83d fool", "you \ud83d\ude00"]
     clean = ["thank you \ufffd", "you \ufffd\ufffd fool", "you \U0001f600"]
-    for store in (None, tmp_path, tmp_path):
-        embedder = TransformerEmbedder(store=store)
+    embedder = TransformerEmbedder(store=tmp_path)
+    for _ in range(2):
         np.testing.assert_array_equal(embedder.transform(texts), embedder.transform(clean))
 
 
@@ -420,17 +382,15 @@ def test_the_longest_text_is_the_least_that_the_files_name_or_what_the_user_says
             longest(max_length=max_length)
 
 
-@pytest.mark.parametrize("pad", [0, 3])
-@pytest.mark.parametrize("kind", ["Roberta", "Luke", "MPNet", "XLMRoberta"])
+@pytest.mark.parametrize(("kind", "pad"), [("Roberta", 0), ("Roberta", 3), ("MPNet", 3)])
 def test_positions_behind_padding_count(tmp_path, kind, pad):
     """Of the kinds that leave the first rows of their table to padding; one token more is an index error."""
     config = getattr(transformers, f"{kind}Config")(
         vocab_size=30, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16,
-        max_position_embeddings=16, pad_token_id=pad, entity_vocab_size=9, entity_emb_size=16, attention_window=4,
+        max_position_embeddings=16, pad_token_id=pad,
     )  # fmt: skip
     model = transformers.AutoModel.from_config(config)
     n_positions = loading.count_positions(model)
-    assert n_positions == loading.count_positions(transformers.AutoModelForMaskedLM.from_config(config))
     with torch.no_grad():
         assert n_positions == (14 if kind == "MPNet" else 15 - pad)
         model.eval()(input_ids=torch.full((1, n_positions), 7))
@@ -459,10 +419,7 @@ def test_empty_texts_are_warned_of_and_texts_without_a_token_refused(models, tmp
     [
         ({"pooling": "sum"}, "'pooling' parameter"),
         ({"layer": 3}, "layer=3. Expected -3 to 2"),
-        ({"layer": -4}, "layer=-4. Expected -3 to 2"),
         ({"max_length": 0}, "'max_length' parameter"),
-        ({"store_dtype": "bfloat16"}, "'store_dtype' parameter"),
-        ({"batch_tokens": 0}, "'batch_tokens' parameter"),
         ({"device": "tpu-9000"}, "device='tpu-9000'. Expected 'cpu', 'cuda'"),
     ],
 )
@@ -578,12 +535,6 @@ def test_a_branch_of_the_hub_that_moves_on_is_noticed(hub):
     np.testing.assert_array_equal(embedder.set_params(revision="a" * 40).transform(TEXTS), before)
 
 
-def test_a_model_of_which_the_cache_lacks_a_file_names_it(hub):
-    (hub / "snapshots" / ("a" * 40) / "model.safetensors").unlink()
-    with pytest.raises(OSError, match="hf download someone/tiny.*model.safetensors"):
-        TransformerEmbedder("someone/tiny", layer=1).transform(TEXTS)
-
-
 # --------------------------------------------------------------------------------- scikit-learn's manners
 
 
@@ -592,9 +543,6 @@ def test_nothing_is_loaded_before_the_first_text(bert, monkeypatch):
     monkeypatch.setattr(encoder, "load_model", lambda *_: pytest.fail("the model was loaded"))
     embedder = TransformerEmbedder(bert).fit(TEXTS)
     assert embedder.get_feature_names_out()[[0, -1]].tolist() == ["transformerembedder0", "transformerembedder15"]
-    code = "import fairl_sk, sys; print(*{'transformers', 'lmdb', 'datasets', 'tokenizers'} & set(sys.modules))"
-    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert shown.stdout.split() == []
 
 
 @pytest.mark.parametrize(("layer", "n_features"), [(-1, 8), (2, 8), (1, 16), (-3, 16)])
@@ -623,24 +571,20 @@ def test_neither_loading_nor_embedding_makes_noise_or_needs_a_network(own, capfd
 
 
 def test_a_pickle_holds_no_weights_and_works_in_a_new_process(bert):
-    embedder = TransformerEmbedder(bert)
-    before = len(pickle.dumps(embedder.fit()))
+    """There, importing the package loads nothing that only some need."""
+    embedder = TransformerEmbedder(bert).fit()
+    pickled = pickle.dumps(embedder)
     expected = embedder.transform(TEXTS)
-    assert len(pickle.dumps(embedder)) == before < 1500
-    np.testing.assert_array_equal(pickle.loads(pickle.dumps(embedder)).transform(TEXTS), expected)
-    with get_context("spawn").Pool(1) as pool:
-        np.testing.assert_array_equal(pool.apply(embedder.transform, (TEXTS,)), expected)
-
-
-def test_workers_of_joblib_share_a_store(models, tmp_path):
-    embedder = TransformerEmbedder(models["llama"], store=tmp_path / "store").fit()
-    expected = clone(embedder).set_params(store=None).transform(TEXTS)
-    parts = [TEXTS[:4], TEXTS[2:], TEXTS[1:5]]
-    results = joblib.Parallel(n_jobs=2)(joblib.delayed(embedder.transform)(part) for part in parts)
-    for part, result in zip(parts, results, strict=True):
-        assert_close(result, [expected[TEXTS.index(text)] for text in part])
-    with forwards(models["llama"], lambda _: pytest.fail("embedded again")):
-        assert_close(embedder.transform(TEXTS), expected)
+    assert len(pickle.dumps(embedder)) == len(pickled) < 1500
+    code = """
+import pickle, sys
+import fairl_sk
+assert not {'transformers', 'datasets', 'tokenizers'} & set(sys.modules)
+print(pickle.loads(bytes.fromhex(sys.argv[1])).transform(sys.argv[2:]).tolist())
+"""
+    command = [sys.executable, "-c", code, pickled.hex(), *TEXTS]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert_close(json.loads(shown), expected)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
@@ -682,27 +626,18 @@ def test_threads_share_the_model_and_each_has_its_settings(models, tmp_path):
     assert loading.load_model.cache_info().misses == 1
 
 
-def test_output_containers(models):
-    embedder = TransformerEmbedder(models["bert"])
-    expected = embedder.transform(TEXTS)
-    index = [f"row {i}" for i in range(len(TEXTS))]
-    embedder.set_output(transform="pandas")
-    for X, rows in ((TEXTS, range(6)), (pd.Series(TEXTS, index=index), index)):
-        frame = embedder.transform(X)
-        assert isinstance(frame, pd.DataFrame) and list(frame.index) == list(rows)
-        assert (
-            list(frame.columns)
-            == list(embedder.get_feature_names_out())
-            == [f"transformerembedder{i}" for i in range(16)]
-        )
-        np.testing.assert_array_equal(frame.to_numpy(), expected)
-    table = pd.DataFrame({"completion": TEXTS}, index=index)
-    assert list(clone(embedder).fit_transform(table).index) == index
+def test_output_containers(bert):
+    table = pd.DataFrame({"completion": TEXTS}, index=[f"row {i}" for i in range(len(TEXTS))])
+    embedder = TransformerEmbedder(bert).set_output(transform="pandas")
+    frame = embedder.fit_transform(table)
+    assert list(frame.index) == list(table.index)
+    assert list(frame.columns) == list(embedder.get_feature_names_out())
+    np.testing.assert_array_equal(frame.to_numpy(), TransformerEmbedder(bert).transform(TEXTS))
     pairs = embedder.transform([TEXTS[:2]])
     assert type(pairs) is np.ndarray and pairs.shape == (1, 2, 16)
     assert type(embedder.set_output(transform="default").transform(TEXTS)) is np.ndarray
     with config_context(transform_output="pandas"):
-        assert isinstance(TransformerEmbedder(models["bert"]).transform(TEXTS), pd.DataFrame)
+        assert isinstance(TransformerEmbedder(bert).transform(TEXTS), pd.DataFrame)
 
 
 def test_no_global_state_is_touched(own):
@@ -726,7 +661,6 @@ def test_no_global_state_is_touched(own):
     [
         torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB"),
         RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory: you tried to"),
-        RuntimeError("[enforce fail] . DefaultCPUAllocator: not enough memory: you tried to allocate 24000000 bytes."),
         RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
         MemoryError("Unable to allocate 20 MiB for an array"),
     ],
@@ -781,11 +715,9 @@ def test_the_store_gives_the_bits_of_the_first_call(models, tmp_path, store_dtyp
 
 def test_truncation_is_said_of_stored_texts_too(bert, tmp_path):
     embedder = TransformerEmbedder(bert, max_length=5, store=tmp_path / "store")
-    texts = [*TEXTS[:3], "go away", TEXTS[1]]
-    for n_new, more in ((4, []), (0, []), (2, TEXTS[4:])):
-        n_cut = 1 + len(more)
-        with forwards(bert) as shapes, pytest.warns(UserWarning, match=f"^{n_cut} of {4 + len(more)} texts") as caught:
-            embedder.transform(texts + more)
+    for n_new in (4, 0):
+        with forwards(bert) as shapes, pytest.warns(UserWarning, match="^1 of 4 texts") as caught:
+            embedder.transform([*TEXTS[:3], "go away", TEXTS[1]])
         assert len(caught) == 1 and caught[0].filename == __file__
         assert sum(n for n, _ in shapes) == n_new
     embedder.transform(["thank", "go away"])  # without a warning
@@ -797,7 +729,6 @@ def test_settings_share_nothing(models, tmp_path):
     TransformerEmbedder(**base).transform(TEXTS)
     for number, change in enumerate(
         [
-            {"pooling": "max"},
             {"layer": 1},
             {"max_length": 30},
             {"truncation_side": "right"},
@@ -898,43 +829,16 @@ def test_what_is_finished_is_stored_every_few_seconds(bert, tmp_path, monkeypatc
 def test_a_damaged_store_is_refused_before_the_model_runs(bert, tmp_path):
     embedder = TransformerEmbedder(bert, store=tmp_path / "store")
     embedder.transform(TEXTS)
-    os.truncate(tmp_path / "store" / "data.mdb", 10_000)
-    with forwards(bert) as shapes, pytest.raises(StoreError, match="was cut short.*delete the folder"):
+    os.truncate(tmp_path / "store" / "embeddings.sqlite", 5_000)
+    with forwards(bert) as shapes, pytest.raises(StoreError, match="damaged.*delete this one"):
         embedder.transform(TEXTS)
     assert shapes == []
 
 
-def test_a_store_that_cannot_be_written_still_gives_results(bert, tmp_path, monkeypatch):
-    embedder = TransformerEmbedder(bert, store=tmp_path / "store")
-    first = embedder.transform(TEXTS[:3])
-    monkeypatch.setattr(os, "access", lambda *_, **__: False)
-    np.testing.assert_array_equal(embedder.transform(TEXTS[:3]), first)  # no warning: nothing to write
-    for path in ("store", "new"):
-        embedder.set_params(store=tmp_path / path)
-        with pytest.warns(UserWarning, match="^Embeddings are not stored: .*read-only.*results are complete") as caught:
-            embeddings = embedder.transform(TEXTS)
-        assert len(caught) == 1 and caught[0].filename == __file__
-        assert_close(embeddings, TransformerEmbedder(bert).transform(TEXTS))
-    monkeypatch.undo()
-    assert [row["n_vectors"] for row in EmbeddingStore(tmp_path / "store").list()] == [3]
-
-
-def test_a_full_disk_still_gives_results(bert, tmp_path, monkeypatch):
-    """A limit on the size of files is a full disk that needs no disk; it fills up in the middle of the call."""
-    monkeypatch.setattr(encoder, "_FLUSH_SECONDS", 0.0)
-    texts = [" ".join(pair) for pair in zip(WORDS * 18, [w for w in WORDS[:18] for _ in WORDS], strict=True)]
-    embedder = TransformerEmbedder(bert, store=tmp_path / "store", batch_tokens=20)
-    embedder.transform(texts[:10])
-    size, limits = (tmp_path / "store" / "data.mdb").stat().st_size, resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size + 30_000, limits[1]))
-    try:
-        with pytest.warns(UserWarning, match="^Embeddings are not stored: .*Make room") as caught:
-            embeddings = embedder.transform(texts)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+def test_a_store_that_cannot_be_written_still_gives_results(bert, tmp_path):
+    (tmp_path / "file").touch()
+    embedder = TransformerEmbedder(bert, store=tmp_path / "file" / "store")
+    with pytest.warns(UserWarning, match="^Embeddings are not stored: .*give rights.*results are complete") as caught:
+        embeddings = embedder.transform(TEXTS)
     assert len(caught) == 1 and caught[0].filename == __file__
-    assert_close(embeddings, TransformerEmbedder(bert).transform(texts))
-    stored = EmbeddingStore(tmp_path / "store").list()[0]["n_vectors"]
-    assert 10 < stored < len(set(texts))
-    np.testing.assert_array_equal(embedder.transform(texts)[:10], embeddings[:10])
-    assert EmbeddingStore(tmp_path / "store").list()[0]["n_vectors"] == len(set(texts))
+    assert_close(embeddings, TransformerEmbedder(bert).transform(TEXTS))

@@ -14,9 +14,9 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import lmdb
 import numpy as np
 import pytest
 
@@ -44,7 +44,7 @@ SETTINGS = {SETTINGS!r}
 {inspect.getsource(vectors)}
 """
 
-# A namespace of its own, in which one may mount: the code runs where `mount` was run before.
+# A namespace of its own, in which a folder can be mounted read-only.
 UNSHARE = ["unshare", "--user", "--map-root-user", "--mount"]
 MAY_MOUNT = shutil.which("unshare") and not subprocess.call(
     [*UNSHARE, "mount", "-t", "tmpfs", "none", "/mnt"], stderr=subprocess.DEVNULL
@@ -52,9 +52,10 @@ MAY_MOUNT = shutil.which("unshare") and not subprocess.call(
 needs_mount = pytest.mark.skipif(not MAY_MOUNT, reason="mounting in a namespace of one's own is not permitted here")
 
 
-def start(code, *arguments, mount=None):
+def start(code, *arguments, read_only=None):
     command = [sys.executable, "-c", PRELUDE + code, *map(str, arguments)]
-    if mount is not None:
+    if read_only is not None:
+        mount = f"mount --bind {read_only} {read_only}; mount -o remount,ro,bind {read_only}"
         command = [*UNSHARE, "sh", "-ec", f'{mount}; exec "$@"', "sh", *command]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
@@ -80,16 +81,16 @@ def fill(store, n_texts=200, size=8, settings=SETTINGS):
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
-@pytest.mark.parametrize("size", [1, 384, 5000])  # 5,000 lie on pages of their own
+@pytest.mark.parametrize("size", [1, 5000])
 def test_what_was_written_is_read_bit_by_bit(store, rng, dtype, size):
     settings, keys = {"model": "m", "store_dtype": dtype}, text_keys(map(str, range(30)))
     written = rng.normal(size=(30, size)).astype(dtype)
     store.write(settings, keys[:20], written[:20])
     order = rng.permutation(30)
-    found, vectors = EmbeddingStore(store.path).read(settings, [keys[i] for i in order])
+    found, read = EmbeddingStore(store.path).read(settings, [keys[i] for i in order])
     np.testing.assert_array_equal(found, order < 20)
-    assert vectors.dtype == dtype
-    np.testing.assert_array_equal(vectors, written[order[order < 20]])
+    assert read.dtype == dtype
+    np.testing.assert_array_equal(read, written[order[order < 20]])
 
 
 def test_an_empty_store_finds_nothing_and_makes_nothing(store):
@@ -132,7 +133,7 @@ def test_list_and_prune(store):
     rows = {row["settings"]["model"]: row for row in store.list()}
     assert {model: row["n_vectors"] for model, row in rows.items()} == {"m": 300, "n": 20}
     assert rows["n"]["settings"]["_name"] == "a name" and rows["n"]["settings"]["created"] <= time.strftime("%Y-%m-%d")
-    assert rows["m"]["bytes"] >= 300 * 32 and rows["m"]["id"] == settings_id(SETTINGS)
+    assert rows["m"]["bytes"] == 300 * 32 and rows["m"]["id"] == settings_id(SETTINGS)
     json.dumps(store.list())
     with pytest.raises(StoreError, match="holds no settings 'unknown'.*" + rows["m"]["id"]):
         store.prune([rows["m"]["id"], "unknown"])
@@ -187,28 +188,20 @@ def _read_and_write(path, text):
 
 
 def test_threads_share_a_store(store):
-    """Each with an object of its own, and by two names of the folder."""
-    texts, errors = fill(store), []
-    (store.path.parent / "link").symlink_to(store.path)
+    """Each with an object of its own."""
+    texts = fill(store)
 
     def work(number):
-        try:
-            for i in range(25):
-                mine = EmbeddingStore(store.path.parent / ("link" if i % 2 else "store"))
-                settings, text = {**SETTINGS, "layer": i % 5}, f"{number} {i}"
-                mine.write(settings, text_keys([text]), vectors([text]))
-                np.testing.assert_array_equal(mine.read(settings, text_keys([text]))[1], vectors([text]))
-                np.testing.assert_array_equal(mine.read(SETTINGS, text_keys(texts))[1], vectors(texts))
-        except BaseException as error:
-            errors.append(error)
+        mine = EmbeddingStore(store.path)
+        for i in range(10):
+            settings, text = {**SETTINGS, "layer": i % 5}, f"{number} {i}"
+            mine.write(settings, text_keys([text]), vectors([text]))
+            np.testing.assert_array_equal(mine.read(settings, text_keys([text]))[1], vectors([text]))
+            np.testing.assert_array_equal(mine.read(SETTINGS, text_keys(texts))[1], vectors(texts))
 
-    threads = [threading.Thread(target=work, args=(number,)) for number in range(6)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
-    assert not errors and not any(thread.is_alive() for thread in threads)
-    assert sum(row["n_vectors"] for row in store.list()) == len(texts) + 6 * 25
+    with ThreadPoolExecutor(6) as threads:
+        list(threads.map(work, range(6)))
+    assert sum(row["n_vectors"] for row in store.list()) == len(texts) + 6 * 10
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
@@ -223,13 +216,13 @@ def test_a_forked_process_goes_on_with_the_store(store):
         while not stop.is_set():
             number += 1
             store.write(SETTINGS, text_keys([f"of the parent {number}"]), vectors(["x"]))
-            store.read(SETTINGS, text_keys(map(str, range(1000))))
+            time.sleep(1e-3)  # lets others have the lock
 
     thread = threading.Thread(target=work)
     thread.start()
     try:
         context = multiprocessing.get_context("fork")
-        for number in range(8):
+        for number in range(3):
             child = context.Process(target=_read_and_write, args=(store.path, f"of child {number}"))
             child.start()
             child.join(30)
@@ -237,44 +230,7 @@ def test_a_forked_process_goes_on_with_the_store(store):
     finally:
         stop.set()
         thread.join()
-    assert store.read(SETTINGS, text_keys(f"of child {number}" for number in range(8)))[0].all()
-
-
-def test_a_reader_without_a_lock_reads_what_is_true(store):
-    """Where it may not write it cannot say that it reads: a writer may take its pages away meanwhile."""
-    texts = fill(store, 2000, 64)
-    writer = start(
-        """
-store, number = EmbeddingStore(sys.argv[1]), 0
-print("ready", flush=True)
-while os.path.exists(sys.argv[2]):
-    texts = [f"more {i}" for i in range(number, number + 50)]
-    store.write(SETTINGS, text_keys(texts), vectors(texts, 64))
-    number += 50
-    time.sleep(0.005)
-""",
-        store.path,
-        store.path / "data.mdb",
-    )
-    assert writer.stdout.readline() == "ready\n"
-    reader = start(
-        """
-os.access = lambda *_, **__: False
-store, texts = EmbeddingStore(sys.argv[1]), [f"text {i}" for i in range(2000)]
-expected = vectors(texts, 64)
-for _ in range(40):
-    found, stored = store.read(SETTINGS, text_keys(texts))
-    assert found.all()
-    np.testing.assert_array_equal(stored, expected)
-""",
-        store.path,
-    )
-    try:
-        output_of(reader)
-    finally:
-        writer.kill()
-        writer.communicate()
-    assert store.read(SETTINGS, text_keys(texts))[0].all()
+    assert store.read(SETTINGS, text_keys(f"of child {number}" for number in range(3)))[0].all()
 
 
 # --------------------------------------------------------------------------------------------- crash and damage
@@ -292,7 +248,7 @@ for number in range(10**6):
         store.prune([row["id"] for row in store.list() if row["settings"]["layer"] == 2])
 """
     rng = np.random.default_rng(0)
-    for name in "abcdef":
+    for name in "abcd":
         writer = start(code, store.path, name)
         first = writer.stdout.readline()
         assert first, writer.stderr.read()
@@ -314,41 +270,24 @@ for number in range(10**6):
         fill(store, 10)
 
 
-def test_the_file_is_never_shorter_than_it_says(store, rng):
-    """Else a store whose writer was killed looks like one that was cut short."""
-    for number in range(30):
-        n_texts, size = int(rng.choice([1, 5, 300])), int(rng.choice([3, 384, 1500]))
-        settings = {**SETTINGS, "layer": int(rng.integers(4)), "size": size}
-        store.write(settings, text_keys(f"{number} {i}" for i in range(n_texts)), np.ones((n_texts, size)))
-        if number % 6 == 5:
-            store.prune([rng.choice([row["id"] for row in store.list()])])
-        with lmdb.open(str(store.path), readonly=True, lock=False, map_size=2**40) as environment:
-            needed = (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]
-        assert (store.path / "data.mdb").stat().st_size >= needed
-    on_disk = (store.path / "data.mdb").stat().st_blocks * 512
-    assert on_disk < needed + 2**20  # what the file is longer takes no room
-
-
-@pytest.mark.parametrize("share", [0.01, 0.5, 0.999])
+@pytest.mark.parametrize("share", [0.01, 0.5, 0.99])
 def test_a_store_that_was_cut_short_is_refused(store, share):
-    """Reading it would end the process by SIGBUS."""
     fill(store, 2000, 64)
-    with lmdb.open(str(store.path), readonly=True, lock=False, map_size=2**40) as environment:
-        needed = (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]
-    os.truncate(store.path / "data.mdb", int(needed * share))
+    file = store.path / "embeddings.sqlite"
+    os.truncate(file, int(file.stat().st_size * share))
     for operation in (
         lambda: store.read(SETTINGS, text_keys(["text 1"])),
         lambda: fill(store, 10),
         store.list,
         lambda: store.prune([settings_id(SETTINGS)]),
     ):
-        with pytest.raises(StoreError, match=f"{store.path}.*(cut short: .*data.mdb has .* bytes|damaged).*delete"):
+        with pytest.raises(StoreError, match=f"{store.path}.*damaged.*delete this one"):
             operation()
 
 
 def test_what_is_no_store_is_refused(tmp_path, store):
     store.path.mkdir()
-    (store.path / "data.mdb").write_bytes(b"something else " * 10_000)
+    (store.path / "embeddings.sqlite").write_bytes(b"something else " * 10_000)
     (tmp_path / "file").write_text("a file")
     for other, message in (
         (store, "no store, or a damaged one.*delete this one"),
@@ -357,7 +296,7 @@ def test_what_is_no_store_is_refused(tmp_path, store):
         for operation in (lambda s: s.read(SETTINGS, text_keys(["a"])), EmbeddingStore.list, fill):
             with pytest.raises(StoreError, match=message):
                 operation(other)
-    assert (store.path / "data.mdb").read_bytes() == b"something else " * 10_000
+    assert (store.path / "embeddings.sqlite").read_bytes() == b"something else " * 10_000
     with pytest.raises(StoreError, match="Not a directory"):
         fill(EmbeddingStore(tmp_path / "file" / "store"))
 
@@ -374,60 +313,31 @@ def test_vectors_of_different_lengths_are_refused(store):
 # ------------------------------------------------------------------------------------------------- the disk
 
 
-def test_a_folder_without_rights_is_read(store, monkeypatch):
-    texts = fill(store)
-    monkeypatch.setattr(os, "access", lambda *_, **__: False)  # root may do anything
-    np.testing.assert_array_equal(store.read(SETTINGS, text_keys(texts))[1], vectors(texts))
-    assert len(store.list()) == 1
-    for operation in (lambda: fill(store), lambda: store.prune([settings_id(SETTINGS)])):
-        with pytest.raises(StoreError, match="cannot be written.*read-only, or the folder is not yours"):
-            operation()
-    with pytest.raises(StoreError, match="cannot be written"):
-        fill(EmbeddingStore(store.path / "new"))
-
-
 @needs_mount
-def test_a_full_disk_ends_a_write_and_nothing_else(tmp_path):
-    """The store fills up the disk and is read all the same; a new one is refused."""
+def test_a_folder_without_rights_is_read(store):
+    fill(store)
     shown = output_of(
         start(
             """
-folder = sys.argv[1]
-store, new, n_written = EmbeddingStore(folder + "/store"), EmbeddingStore(folder + "/new"), 0
-try:
-    for n_written in range(1000):
-        texts = [f"{n_written} {i}" for i in range(50)]
-        store.write(SETTINGS, text_keys(texts), vectors(texts, 256))
-except StoreError as error:
-    print("full:", error)
-os.remove(store.path / "lock.mdb")  # as after a copy of data.mdb alone
-with open(folder + "/rest", "wb", buffering=0) as file:
+store, keys = EmbeddingStore(sys.argv[1]), text_keys(["text 1"])
+print(store.read(SETTINGS, keys)[0].sum(), len(store.list()))
+for other in (store, EmbeddingStore(store.path / "new")):
     try:
-        while True:
-            file.write(bytes(512))
-    except OSError:
-        pass
-texts = [f"{n} {i}" for n in range(n_written) for i in range(50)]
-np.testing.assert_array_equal(store.read(SETTINGS, text_keys(texts))[1], vectors(texts, 256))
-try:
-    new.write(SETTINGS, text_keys(map(str, range(2000))), np.ones((2000, 256)))
-except StoreError as error:
-    print("refused:", error)
-os.remove(folder + "/rest")
-print("n_written =", n_written)
+        other.write(SETTINGS, keys, vectors(["text 1"]))
+    except StoreError as error:
+        print(error)
 """,
-            tmp_path,
-            mount=f"mount -t tmpfs -o size=2m none {tmp_path}",
+            store.path,
+            read_only=store.path,
         )
     )
-    assert shown.count("full:") == shown.count("refused:") == 1
-    assert int(shown.split("n_written =")[1]) > 5
+    assert shown.startswith("1 1\n") and shown.count("give rights there") == 2
 
 
 def test_a_file_that_may_not_grow_ends_a_write_and_nothing_else(store):
     """A limit on the size of files is a full disk that needs no disk."""
     texts = fill(store, 1000)
-    size, limits = (store.path / "data.mdb").stat().st_size, resource.getrlimit(resource.RLIMIT_FSIZE)
+    size, limits = (store.path / "embeddings.sqlite").stat().st_size, resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size + 50_000, limits[1]))
     try:
         with pytest.raises(StoreError, match="Make room"):
@@ -439,28 +349,3 @@ def test_a_file_that_may_not_grow_ends_a_write_and_nothing_else(store):
     np.testing.assert_array_equal(stored, vectors(texts))
     store.write(SETTINGS, text_keys(["17"]), np.ones((1, 8)))
     assert store.read(SETTINGS, text_keys(["17"]))[0].all()
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="limits on addresses are those of Linux")
-@pytest.mark.parametrize(("megabytes", "shown"), [(1500, "100 1"), (30, "The limit on this process's addresses")])
-def test_a_limit_on_addresses(store, megabytes, shown):
-    """As ulimit -v and batch systems set them."""
-    fill(store, 1000, size=384)
-    code = """
-import resource
-size = int(open("/proc/self/statm").read().split()[0]) * 4096
-resource.setrlimit(resource.RLIMIT_AS, (size + int(sys.argv[2]), -1))
-store = EmbeddingStore(sys.argv[1])
-try:
-    store.write(SETTINGS, text_keys("ab"), np.ones((2, 384)))
-    print(store.read(SETTINGS, text_keys([f"text {i}" for i in range(100)]))[0].sum(), len(store.list()))
-except StoreError as error:
-    print(error)
-"""
-    assert shown in output_of(start(code, store.path, megabytes * 2**20))
-
-
-def test_without_lmdb_the_extra_is_named(store, monkeypatch):
-    monkeypatch.setitem(sys.modules, "lmdb", None)
-    with pytest.raises(ImportError, match=r"embedding store needs lmdb.*fairl-sk\[text\]"):
-        store.read(SETTINGS, text_keys(["a"]))
