@@ -276,8 +276,13 @@ def test_prompt_and_output_are_joined(bert, template):
     embedder = TransformerEmbedder(bert, prompt_template=template)
     np.testing.assert_array_equal(embedder.transform(table), expected)
     np.testing.assert_array_equal(embedder.transform(joined), expected)  # texts are what they are
-    messages = pd.DataFrame({"prompt": ["the bench"], "completion": [say("user: the bench", "assistant: is green")]})
-    np.testing.assert_array_equal(embedder.transform(messages), expected[:1, 0])
+
+
+def test_a_template_takes_messages(bert):
+    table = pd.DataFrame({"prompt": ["the bench"], "completion": [say("user: the bench", "assistant: is green")]})
+    embedder = TransformerEmbedder(bert, prompt_template="user : {prompt} assistant : {output}")
+    expected = TransformerEmbedder(bert).transform(["user : the bench assistant : is green"])
+    np.testing.assert_array_equal(embedder.transform(table), expected)
 
 
 @pytest.mark.parametrize("template", ["{prompt}", "{output} {other}", "{output"])
