@@ -1,0 +1,100 @@
+"""Draw the pictures of README and docs: ``python docs/pictures.py`` writes audit.png and rooms.png beside this file."""
+
+import ast
+from pathlib import Path
+
+import matplotlib
+import matplotlib.pyplot as plt
+
+import fairl_sk
+from fairl_sk.audit import audit
+from fairl_sk.plot import COLORS, MarginDisplay
+
+HERE = Path(__file__).parent
+PACKAGE = Path(fairl_sk.__file__).parent
+BASICS = ("pairs", "messages", "device", "extras", "warn")  # every room may import these
+ROOMS = {  # where a room is drawn (x, y), and what it is
+    "cli": (3.4, 6.9, "the command fairl-sk"),
+    "audit": (6.6, 5.7, "fit, measure, report"),
+    "rewards": (0.9, 4.2, "ground truths"),
+    "export": (2.8, 4.2, "to TRL"),
+    "generate": (4.7, 4.2, "pairs from\ntwo models"),
+    "diagnosis": (7.2, 4.2, "uncertainty,\nhard pairs"),
+    "plot": (9.1, 4.2, "displays"),
+    "features": (2.2, 2.2, "texts to vectors"),
+    "datasets": (4.7, 2.2, "files, corpora"),
+    "learning": (7.2, 2.9, "the estimators"),
+    "metrics": (7.2, 1.5, "scores, STARC"),
+}
+
+
+def draw_audit():
+    """Draw what an audit of the package's corpus finds: accuracy and distance with intervals, and margins."""
+    result = audit()
+    figure, (left, middle, right) = plt.subplots(
+        1, 3, figsize=(11, 3.3), width_ratios=(1, 1, 1.5), layout="constrained"
+    )
+    rows = [row for row in result.table if row["reward"] != "all desirable"][::-1]
+    for ax, measure, title in (
+        (left, "pair_accuracy", "Pair accuracy (higher is better)"),
+        (middle, "starc", "STARC distance (lower is better)"),
+    ):
+        for place, row in enumerate(rows):
+            found, color = row[measure], "0.55" if row["null"] else COLORS[0]
+            ax.plot([found.low, found.high], [place, place], color=color, lw=2)
+            ax.plot(found.estimate, place, "o", color=color)
+        ax.axhline(sum(row["null"] for row in rows) - 0.5, color="0.8", lw=1)
+        ax.set_title(title, fontsize="medium")
+        ax.set_yticks(range(len(rows)), [row["reward"] for row in rows] if ax is left else [])
+        ax.grid(axis="x", color="0.92")
+    margins = result.margins["FailureAwareIRL"]
+    MarginDisplay({"FailureAwareIRL": margins}).plot(ax=right)
+    right.get_legend().remove()
+    right.set_title(f"FailureAwareIRL: {(margins <= 0).mean():.0%} of held-out pairs wrong", fontsize="medium")
+    for ax in (left, middle, right):
+        ax.spines[["top", "right"]].set_visible(False)
+    figure.savefig(HERE / "audit.png", dpi=130)
+
+
+def room_imports():
+    """The rooms that each room imports, by name, found in the import statements of its files."""
+    found = {}
+    for path in PACKAGE.rglob("*.py"):
+        inside = path.relative_to(PACKAGE).with_suffix("").parts
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and node.level == len(inside):  # relative to the package
+                names = [node.module] if node.module else [alias.name for alias in node.names]
+                found.setdefault(inside[0], set()).update(name.split(".")[0] for name in names)
+    return found
+
+
+def reached(room, imports):
+    """All rooms that a room imports, directly or through others."""
+    direct = imports.get(room, set()) & set(ROOMS)
+    return direct.union(*(reached(other, imports) for other in direct))
+
+
+def draw_rooms():
+    """Draw the rooms; an arrow leads to an imported room, unless a longer way of arrows leads there, too."""
+    imports = room_imports()
+    figure, ax = plt.subplots(figsize=(9, 6.4), layout="constrained")
+    for room, (x, y, text) in ROOMS.items():
+        ax.text(x, y, room, ha="center", va="bottom", size=12, weight="bold", zorder=3)
+        ax.text(x, y - 0.06, text, ha="center", va="top", size=9, color="0.3", zorder=3)
+        ax.add_patch(plt.Rectangle((x - 0.85, y - 0.45), 1.7, 0.9, fc="white", ec=COLORS[0], lw=1.5, zorder=2))
+        direct = imports.get(room, set()) & set(ROOMS)
+        for other in direct - set().union(*(reached(between, imports) for between in direct)):
+            to_x, to_y, _ = ROOMS[other]
+            arrow = {"arrowstyle": "-|>", "color": "0.35", "lw": 1.3, "shrinkA": 0, "shrinkB": 0}
+            ax.annotate("", (to_x + 0.2 * (x - to_x), to_y + 0.45), (x, y - 0.45), arrowprops=arrow, zorder=1)
+    ax.add_patch(plt.Rectangle((0.05, 0.05), 9.9, 0.75, fc="0.94", ec="0.6"))
+    ax.text(5, 0.42, f"{', '.join(BASICS)}:  every room may import these", ha="center", va="center", size=11)
+    ax.set(xlim=(0, 10), ylim=(0, 7.4))
+    ax.axis("off")
+    figure.savefig(HERE / "rooms.png", dpi=110)
+
+
+if __name__ == "__main__":
+    matplotlib.use("agg")
+    draw_rooms()
+    draw_audit()
