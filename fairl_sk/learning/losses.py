@@ -6,7 +6,9 @@ __all__ = ["LOSSES", "hinge_loss", "logistic_loss"]
 
 
 def hinge_loss(margins, required, corner=0.0):
-    r"""Hinge of max-margin IRL, :math:`\max(0, M - \Delta)`, optionally with a rounded corner (theory, eq. 2).
+    r"""Hinge of max-margin IRL, :math:`\max(0, M - \Delta)`, optionally with a rounded corner.
+
+    See theory, eq. 2.
 
     Parameters
     ----------
@@ -30,7 +32,9 @@ def hinge_loss(margins, required, corner=0.0):
 
 
 def logistic_loss(margins, temperature):
-    r"""Negative log-likelihood of max-entropy IRL, :math:`\log(1 + e^{-\Delta/\tau})` (theory, eq. 3).
+    r"""Negative log-likelihood of max-entropy IRL, :math:`\log(1 + e^{-\Delta/\tau})`.
+
+    See theory, eq. 3.
 
     Parameters
     ----------
