@@ -76,11 +76,13 @@ html_math_renderer = "mathml"
 
 def to_mathml(node, **options):
     """Translate the LaTeX of a formula; what cannot be translated is a warning at its line."""
+    latex = re.sub(r"\\dots\b", r"\\ldots", node.astext())
+    latex = re.sub(r"(\\[td]?frac)(\w)(\w)", r"\1{\2}{\3}", latex)  # the translator reads \frac12 as \frac{12}
     try:
-        return tex2mathml(re.sub(r"\\dots\b", r"\\ldots", node.astext()), **options)
+        return tex2mathml(latex, **options)
     except MathError as error:
-        logger.warning("%s in %s", error, node.astext(), location=node)
-        return nodes.Text(node.astext())
+        logger.warning("%s in %s", error, latex, location=node)
+        return latex
 
 
 def inline_math(translator, node):

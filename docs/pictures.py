@@ -1,4 +1,4 @@
-"""Draw the pictures of README and docs: ``python docs/pictures.py`` writes audit.png and rooms.png beside this file."""
+"""Draw the pictures of README and docs: ``python docs/pictures.py`` writes audit.png, rounds.png and rooms.png here."""
 
 import ast
 from pathlib import Path
@@ -7,8 +7,10 @@ import matplotlib
 import matplotlib.pyplot as plt
 
 import fairl_sk
+from fairl_sk import FailureAwareIRL
 from fairl_sk.audit import audit
-from fairl_sk.plot import COLORS, MarginDisplay
+from fairl_sk.datasets import make_preferences
+from fairl_sk.plot import COLORS, HistoryDisplay, MarginDisplay
 
 HERE = Path(__file__).parent
 PACKAGE = Path(fairl_sk.__file__).parent
@@ -56,6 +58,13 @@ def draw_audit():
     figure.savefig(HERE / "audit.png", dpi=130)
 
 
+def draw_rounds():
+    """Draw the rounds of a fit to noisy pairs: losses, failures and margins."""
+    pairs = make_preferences(2000, 20, noise=0.2, random_state=0)
+    display = HistoryDisplay.from_estimator(FailureAwareIRL(random_state=0).fit(pairs.data, pairs.target))
+    display.figure_.savefig(HERE / "rounds.png", dpi=80)
+
+
 def room_imports():
     """The rooms that each room imports, by name, found in the import statements of its files."""
     found = {}
@@ -97,4 +106,5 @@ def draw_rooms():
 if __name__ == "__main__":
     matplotlib.use("agg")
     draw_rooms()
+    draw_rounds()
     draw_audit()

@@ -17,6 +17,7 @@ _JSON_REMEDY = "Expected one JSON object a line, or one list of objects. Repair 
 
 
 def check_path(path):
+    """The path of an existing file; a ValueError for a folder, a FileNotFoundError where there is nothing."""
     path = Path(path)
     if path.is_dir():
         raise ValueError(f"{path} is a folder, but expected a file. Pass one of the files in it.")

@@ -55,6 +55,7 @@ class SearchResults:
 
     @property
     def names(self):
+        """Names of the scorers."""
         return list(self.scores) or ["score"]
 
     def of(self, name):
