@@ -79,10 +79,11 @@ def to_mathml(node, **options):
     latex = re.sub(r"\\dots\b", r"\\ldots", node.astext())
     latex = re.sub(r"(\\[td]?frac)(\w)(\w)", r"\1{\2}{\3}", latex)  # the translator reads \frac12 as \frac{12}
     try:
-        return tex2mathml(latex, **options)
+        mathml = tex2mathml(latex, **options)
     except MathError as error:
         logger.warning("%s in %s", error, latex, location=node)
         return latex
+    return re.sub("<mo((?: class[^>]*)?)>‖</mo>", r'<mo\1 stretchy="false">‖</mo>', mathml)  # bars of a norm stay low
 
 
 def inline_math(translator, node):

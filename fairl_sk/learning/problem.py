@@ -82,6 +82,7 @@ class Problem:
 
     @property
     def is_paired(self):
+        """Whether the rows are pairs."""
         return self.X.ndim == 3
 
     @property
