@@ -30,7 +30,7 @@ def violations(check, names):
 @pytest.mark.parametrize("command", ["ruff check --no-cache", "ruff format --no-cache --check", "mypy --cache-dir={}"])
 def test_the_checkers_find_nothing(command, tmp_path):
     command = [sys.executable, "-m", *command.format(tmp_path).split()]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200)
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
     assert result.returncode == 0, result.stdout + result.stderr
 
 
