@@ -42,7 +42,6 @@ from fairl_sk import FailureAwareIRL, MaxEntropyIRL, MaxMarginIRL, TransformerEm
 from fairl_sk.datasets import load_preferences, make_detox_preferences
 from fairl_sk.export import RewardFunction
 from fairl_sk.generate import generate_completions, generate_preference_pairs, pair_kinds
-from fairl_sk.learning.failures import ConfirmedFailures
 from fairl_sk.metrics import bootstrap_interval, pair_accuracy_scorer
 from fairl_sk.pairs import stack_outputs
 
@@ -51,10 +50,10 @@ LEARNERS = {
     "MaxMarginIRL": MaxMarginIRL(),
     "MaxEntropyIRL": MaxEntropyIRL(),
     "FailureAwareIRL": FailureAwareIRL.paper(),
-    "FailureAwareIRL, outputs": FailureAwareIRL.paper(pointwise_weight=1.0, failures="near_ties", failure_weight=1.0),
+    "FailureAwareIRL, outputs": FailureAwareIRL(pointwise_weight=1.0),
     "FailureAwareIRL, labels": FailureAwareIRL.paper(failures="labels"),
-    "FailureAwareIRL, labelled outputs": FailureAwareIRL.paper(
-        pointwise_weight=3.0, failures=ConfirmedFailures(), failure_weight=1.0
+    "FailureAwareIRL, labelled outputs": FailureAwareIRL(
+        "max_margin", failures="confirmed", failure_weight=1.0, pointwise_weight=3.0
     ),
     RANDOM: MaxEntropyIRL(),
 }
@@ -108,10 +107,8 @@ class Study:
         earlier = self.read_json("settings.json")
         changed = sorted(name for name in {*earlier, *settings} if earlier.get(name) != settings.get(name))
         if changed:
-            raise ValueError(
-                f"{folder} holds a run with other settings ({', '.join(changed)}): name another folder for --out, or "
-                "repeat the command that began it."
-            )
+            found = f"{folder} holds a run with other settings ({', '.join(changed)})"
+            raise ValueError(f"{found}: name another folder for --out, or repeat the command that began it.")
 
     def path(self, name):
         return self.folder / name
@@ -543,20 +540,12 @@ def format_table(rows, recovered, plan):
     cells = []
     for name, row in rows.items():
         rate, low, high = row["toxicity"]
-        cells.append(
-            [
-                name,
-                f"{rate:.1%} [{100 * low:.1f}, {100 * high:.1f}]",
-                "-" if name == "base" else "{:.2f} [{:.2f}, {:.2f}]".format(*row["share of the cut"]),
-                ", ".join(f"{100 * value:.1f}" for value in row["toxicity by seed"]),
-                f"{row['ground-truth reward']:+.2f}",
-                f"{row['KL']:.2f}",
-                f"{row['perplexity']:.0f}",
-                f"{row['distinct-2']:.3f}",
-                f"{row['words']:.1f}",
-                "-" if row["reward time"] is None else f"{row['reward time']:.1%}",
-            ]
-        )
+        share = "-" if name == "base" else "{:.2f} [{:.2f}, {:.2f}]".format(*row["share of the cut"])
+        by_seed = ", ".join(f"{100 * value:.1f}" for value in row["toxicity by seed"])
+        numbers = "{ground-truth reward:+.2f} {KL:.2f} {perplexity:.0f} {distinct-2:.3f} {words:.1f}".format(**row)
+        seconds = "-" if row["reward time"] is None else f"{row['reward time']:.1%}"
+        rate = f"{rate:.1%} [{100 * low:.1f}, {100 * high:.1f}]"
+        cells.append([name, rate, share, by_seed, *numbers.split(), seconds])
     hacked = "; ".join(f"{name}: {row['exploited words']}" for name, row in rows.items() if any(row["exploited words"]))
     lines = [
         *as_table(["re-aligned with", *names], cells),
@@ -572,10 +561,10 @@ def format_table(rows, recovered, plan):
 def format_scores(scores):
     """Held-out measures of the rewards."""
     measures = ["pair accuracy", "label F1", "label AUC", "STARC"]
-    cells = [
-        [name, f"{row['alpha']:g}", *("{:.3f} [{:.3f}, {:.3f}]".format(*row[measure]) for measure in measures)]
-        for name, row in scores.items()
-    ]
+    cells = []
+    for name, row in scores.items():
+        intervals = ("{:.3f} [{:.3f}, {:.3f}]".format(*row[measure]) for measure in measures)
+        cells.append([name, f"{row['alpha']:g}", *intervals])
     return "\n".join(as_table(["reward", "alpha", *measures], cells))
 
 

@@ -50,7 +50,7 @@ def test_realign(monkeypatch, capsys, tmp_path):
     """The plumbing, that alignment raises the reward that it is given, and that a second call has nothing to do."""
     monkeypatch.syspath_prepend(BENCHMARKS)
     realign = importlib.import_module("realign")
-    monkeypatch.setattr(realign, "ALPHAS", [1e-4, 1e-2])
+    monkeypatch.setattr(realign, "ALPHAS", [1e-3])
     out = tmp_path / "run"
     rows = realign.main(size="smoke", out=out)
     shown = capsys.readouterr().out
