@@ -126,12 +126,6 @@ def test_a_round_shows_margins_rewards_and_progress(preferences, settings):
         np.testing.assert_allclose(row["margin_q50"], np.median(state.margins), atol=1e-6)
 
 
-def test_rewards_of_single_outputs_have_one_column(preferences):
-    X, seen = stack_outputs(preferences.data), []
-    FailureAwareIRL(failures=Recorder(seen), n_rounds=2).fit(X, (X[:, 0] > 0).astype(int))
-    assert seen[0][1].shape == (1000, 1)
-
-
 def test_labels_are_shown_in_the_order_preferred_and_other(preferences):
     class WithLabels(Recorder):
         requires_labels = True

@@ -55,13 +55,6 @@ def test_heads_start_kaiming_uniform_and_a_correction_at_zero_if_asked():
     assert [tuple(part.shape) for part in corrections(torch.zeros(7, 2, 100))] == [(7, 2, 1), (7, 2, 3)]
 
 
-def test_a_base_path_that_is_solved_stands_for_the_base_head():
-    features, base = torch.randn(7, 1, 5), torch.randn(7, 1, 1)
-    module = DualPath(5)
-    assert module(features, base=base)[0] is base
-    assert (module(features, base=base)[1] == module(features)[1]).all()
-
-
 @pytest.mark.parametrize(("layers", "constant"), [((), 0), ((), 1), ((4, 3), 0)])
 def test_exported_heads_give_the_rewards_of_the_module(rng, layers, constant):
     """In the units of the input; a constant behind the features is the bias of a linear head."""
@@ -129,23 +122,6 @@ def test_the_heads_that_the_failures_move(batch, failure_gradient):
     torch.testing.assert_close(moved, of_failures if failure_gradient == "both" else 0 * of_failures)
 
 
-def test_failure_paths_beside_each_other_are_apart(batch):
-    """Each path has its own constraint, and the loss is their sum."""
-    X, targets = batch
-    module = DualPath(5, n_paths=2, **DOUBLE)
-    weights = torch.cat([targets["failure_weight"], 2 * targets["weight"][:, None]], dim=1)
-    base, failure = module(X)
-    total = DualPathLoss("max_margin", 1.0, [2.0, 3.0])((base, failure), targets | {"failure_weight": weights})
-    alone = [
-        DualPathLoss("max_margin", 1.0, required)(
-            (base, failure[..., path : path + 1]), targets | {"failure_weight": weights[:, path : path + 1]}
-        )
-        for path, required in ((0, 2.0), (1, 3.0))
-    ]
-    only_base = DualPathLoss("max_margin", 1.0, 2.0)((base, base), targets | {"failure_weight": 0 * weights[:, :1]})
-    torch.testing.assert_close(total, sum(alone) - only_base)
-
-
 # ------------------------------------------------------------------------------------------------------ batches
 
 
@@ -177,12 +153,6 @@ def test_batches_hold_every_row_once_in_an_order_that_the_seed_decides(n, size, 
         epochs.append(torch.cat([y["side"] for _, y in batches]).flatten().tolist())
     assert sorted(epochs[0]) == list(range(n))
     assert epochs[0] == epochs[1]
-
-
-def test_every_epoch_has_another_order():
-    iterator = SliceIterator(rows(50), 10, seed=3)
-    first, second = ([y["side"].tolist() for _, y in iterator] for _ in range(2))
-    assert first != second
 
 
 # ------------------------------------------------------------------------------------------------------ the net
@@ -220,18 +190,6 @@ def test_rounds_start_by_their_seed_and_leave_the_global_one(batch):
     assert (weights[0] != weights[2]).any()
 
 
-def test_margins_of_many_rows_are_those_of_the_paths(batch):
-    X, targets = batch
-    net = a_net(max_epochs=1)
-    net.run_rounds({"features": X}, targets, seed=0)
-    many = {name: value.repeat(3000, *[1] * (value.ndim - 1)) for name, value in targets.items()}  # 90,000 rows
-    for margins, path in zip(
-        net.margins(Dataset({"features": X.repeat(3000, 1, 1)}, many)), net.module_(X), strict=True
-    ):
-        expected = (path[..., 0] * targets["side"]).sum(dim=1).detach()
-        torch.testing.assert_close(margins[:, 0], expected.repeat(3000))
-
-
 # ----------------------------------------------------------------------------------------------- the curriculum
 
 
@@ -247,25 +205,14 @@ class Graded(MarginFailures):
 
 def failure_weights(batch, schedule, *, sample_weight=None, generator=None):
     """Weights that every round gives, (n_rounds, n_pairs), and the history."""
-    X, targets = batch
-    n_rounds = len(schedule.weights)
+    data, weights = Dataset({"features": batch[0]}, batch[1]), []
     sample_weight = np.full(30, 1 / 30) if sample_weight is None else sample_weight
-    curriculum = Curriculum([schedule], sample_weight, None, generator=generator)
-    seen = []
-
-    class Spy(Curriculum):
-        def __init__(self):
-            pass
-
-        def initialize(self):
-            return self
-
-        def on_epoch_begin(self, net, dataset_train=None, **kwargs):
-            seen.append(dataset_train.y["failure_weight"][:, 0].clone().numpy())
-
-    net = a_net(max_epochs=n_rounds, batch_size=30, lr=0.01, callbacks=[curriculum, Spy()])
-    net.run_rounds({"features": X}, targets, seed=0)
-    return np.array(seen), curriculum.rows_
+    curriculum = Curriculum([schedule], sample_weight, None, generator=generator).initialize()
+    net = a_net().initialize()
+    for _ in schedule.weights:
+        curriculum.on_epoch_begin(net, dataset_train=data)
+        weights.append(data.y["failure_weight"][:, 0].numpy().copy())
+    return np.array(weights), curriculum.rows_
 
 
 def a_schedule(detector, rates, weight=3.0):

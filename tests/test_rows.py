@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from fairl_sk import FailureAwareIRL, MaxEntropyIRL
 from fairl_sk.datasets import make_preferences
-from fairl_sk.learning.rows import difference_scale, discount_duplicates, number_outputs, signed_differences
+from fairl_sk.learning.rows import discount_duplicates, number_outputs
 
 
 def with_duplicates(n_pairs=300, seed=0):
@@ -87,13 +87,6 @@ def test_a_fit_with_a_correlation_is_a_fit_with_discounted_weights(objective):
     np.testing.assert_array_equal(*outputs)  # single outputs are in no pair
 
 
-@pytest.mark.parametrize("correlation", [-0.1, 1.5, "auto"])
-def test_a_correlation_out_of_range_is_refused(correlation):
-    X, y = with_duplicates(50)
-    with pytest.raises(ValueError, match="'recurrence_correlation' parameter"):
-        FailureAwareIRL(recurrence_correlation=correlation).fit(X, y)
-
-
 # -------------------------------------------------------------------------------------------- contradictions
 
 
@@ -110,31 +103,3 @@ def test_identical_sides_and_pairs_of_no_weight_contradict_nothing(preferences):
     X[2:4], y[:4] = X[:2], [0, 1, 1, 0]  # the same output on both sides, with either label
     X[5], y[5], weight[5] = X[4, ::-1], y[4], 0.0
     MaxEntropyIRL().fit(X, y, sample_weight=weight)
-
-
-def test_a_tie_is_both_labels_with_half_the_weight(preferences):
-    """The remedy that the message names draws the margins of ties to 0."""
-    X, y = preferences.data, preferences.target
-    tied = np.arange(500) < 100
-    weight = np.concatenate([np.where(tied, 0.5, 1.0), np.full(100, 0.5)])
-    learner = MaxEntropyIRL(alpha=0.1)
-    plain = np.abs(learner.fit(X, y).decision_function(X[tied])).mean()
-    with pytest.warns(UserWarning, match="contradict"):
-        learner.fit(np.concatenate([X, X[tied]]), np.concatenate([y, 1 - y[tied]]), sample_weight=weight)
-    assert np.abs(learner.decision_function(X[tied])).mean() < 0.95 * plain
-
-
-# ----------------------------------------------------------------------------------------------- differences
-
-
-def test_differences_are_preferred_less_other_and_outputs_have_a_constant(rng):
-    X, sign = rng.normal(size=(6, 2, 3)), np.array([1.0, -1, 1, -1, 1, -1])
-    np.testing.assert_array_equal(signed_differences(X, sign), sign[:, None] * (X[:, 0] - X[:, 1]))
-    of_outputs = signed_differences(X[:, 0], sign)
-    np.testing.assert_array_equal(of_outputs, sign[:, None] * np.column_stack([X[:, 0], np.ones(6)]))
-
-
-def test_the_scale_is_the_root_mean_squared_length():
-    differences = np.array([[3.0, 4.0], [0.0, 1.0], [8.0, 6.0]])
-    assert difference_scale(differences, np.array([1.0, 3.0, 0.0])) == pytest.approx(np.sqrt((25 + 3) / 4))
-    assert difference_scale(0 * differences, np.ones(3)) == 1.0
