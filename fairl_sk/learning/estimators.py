@@ -122,18 +122,7 @@ class MaxMarginIRL(PreferenceIRL):
         random_state=None,
         verbose=0,
     ):
-        self.margin = margin
-        self.temperature = temperature
-        self.alpha = alpha
-        self.hidden_layer_sizes = hidden_layer_sizes
-        self.n_rounds = n_rounds
-        self.learning_rate = learning_rate
-        self.batch_size = batch_size
-        self.max_iter = max_iter
-        self.tol = tol
-        self.device = device
-        self.random_state = random_state
-        self.verbose = verbose
+        self._keep_parameters(locals())
 
     def fit(self, X, y=None, sample_weight=None):
         """Learn the reward.
@@ -224,17 +213,7 @@ class MaxEntropyIRL(PreferenceIRL):
         random_state=None,
         verbose=0,
     ):
-        self.temperature = temperature
-        self.alpha = alpha
-        self.hidden_layer_sizes = hidden_layer_sizes
-        self.n_rounds = n_rounds
-        self.learning_rate = learning_rate
-        self.batch_size = batch_size
-        self.max_iter = max_iter
-        self.tol = tol
-        self.device = device
-        self.random_state = random_state
-        self.verbose = verbose
+        self._keep_parameters(locals())
 
     def fit(self, X, y=None, sample_weight=None):
         """Learn the reward. See `MaxMarginIRL.fit`: parameters, errors and warnings are the same.
@@ -293,7 +272,8 @@ class FailureAwareIRL(PreferenceIRL):
     objective : {"max_entropy", "max_margin"}, default="max_entropy"
         Loss of a margin.
     margin, margin_fail : float > 0, default=1.0, None
-        Required margins M of all pairs and of failures, read by max-margin. None: twice ``margin``.
+        Required margins M of all pairs and of failures, read by max-margin. None: twice ``margin``. M_fail matters for
+        failures whose margin exceeds M only: with labels, or thresholds above M.
     temperature, temperature_fail : float > 0, default=1.0, None
         Temperatures tau of all pairs and of failures, read by max-entropy (and ``temperature`` by `predict_proba`).
         None: half of ``temperature``.
@@ -393,30 +373,7 @@ class FailureAwareIRL(PreferenceIRL):
         random_state=None,
         verbose=0,
     ):
-        self.objective = objective
-        self.margin = margin
-        self.margin_fail = margin_fail
-        self.temperature = temperature
-        self.temperature_fail = temperature_fail
-        self.failure_threshold = failure_threshold
-        self.failure_weight = failure_weight
-        self.failure_rate = failure_rate
-        self.failures = failures
-        self.alpha_fail = alpha_fail
-        self.pointwise_weight = pointwise_weight
-        self.recurrence_correlation = recurrence_correlation
-        self.training = training
-        self.failure_gradient = failure_gradient
-        self.alpha = alpha
-        self.hidden_layer_sizes = hidden_layer_sizes
-        self.n_rounds = n_rounds
-        self.learning_rate = learning_rate
-        self.batch_size = batch_size
-        self.max_iter = max_iter
-        self.tol = tol
-        self.device = device
-        self.random_state = random_state
-        self.verbose = verbose
+        self._keep_parameters(locals())
 
     @classmethod
     def paper(cls, **changes):

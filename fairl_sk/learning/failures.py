@@ -96,16 +96,7 @@ class NearTieFailures(BaseEstimator):
     requires_labels = False
 
     def detect(self, state):
-        """Pairs whose margin is at most the threshold away from 0.
-
-        Parameters
-        ----------
-        state : Round
-
-        Returns
-        -------
-        failures : ndarray of shape (n_pairs,), bool
-        """
+        """Pairs whose margin is at most the threshold away from 0. See `MarginFailures.detect`."""
         return np.abs(state.margins) <= state.threshold
 
 
@@ -125,17 +116,7 @@ class LabelFailures(BaseEstimator):
     requires_labels = True
 
     def detect(self, state):
-        """Pairs with an output whose reward's sign disagrees with its label.
-
-        Parameters
-        ----------
-        state : Round
-            With ``output_labels``.
-
-        Returns
-        -------
-        failures : ndarray of shape (n_pairs,), bool
-        """
+        """Pairs with an output whose reward's sign disagrees with its label. See `MarginFailures.detect`."""
         return ((state.rewards() > 0) != (state.output_labels == 1)).any(axis=1)
 
 
@@ -154,17 +135,7 @@ class ConfirmedFailures(BaseEstimator):
     requires_labels = True
 
     def detect(self, state):
-        """Pairs whose margin is at or below the threshold though their labels differ as preferred.
-
-        Parameters
-        ----------
-        state : Round
-            With ``output_labels``.
-
-        Returns
-        -------
-        failures : ndarray of shape (n_pairs,), bool
-        """
+        """Margin failures whose labels differ as preferred. See `MarginFailures.detect`."""
         preferred, other = state.output_labels[:, 0] == 1, state.output_labels[:, 1] == 1
         return (state.margins <= state.threshold) & preferred & ~other
 

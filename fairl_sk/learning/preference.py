@@ -23,7 +23,7 @@ from .offset import output_offset
 from .problem import prepare, settle_pointwise_weight
 from .rows import warn_of_contradictions
 
-__all__ = ["PreferenceIRL", "document"]
+__all__ = ["PairClassifier", "PreferenceIRL", "document"]
 
 POSITIVE = Interval(Real, 0, None, closed="neither")
 NON_NEGATIVE = Interval(Real, 0, None, closed="left")
@@ -48,7 +48,21 @@ def document(**texts):
     return put
 
 
-class PreferenceIRL(ClassifierMixin, BaseEstimator):
+class PairClassifier(ClassifierMixin, BaseEstimator):
+    """Base class of the learners and of their searches: a classifier of pairs."""
+
+    def _keep_parameters(self, parameters):
+        """Keep the arguments of ``__init__`` under their names, as scikit-learn asks."""
+        vars(self).update({name: value for name, value in parameters.items() if name != "self"})
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.classifier_tags.multi_class = False
+        tags.input_tags.three_d_array = True
+        return tags
+
+
+class PreferenceIRL(PairClassifier):
     """Base class of the estimators. A subclass gives its `Settings` by ``_settings()``."""
 
     _parameter_constraints = {
@@ -284,12 +298,6 @@ class PreferenceIRL(ClassifierMixin, BaseEstimator):
                 "Expected both 1 (desirable) and 0 (not), and no other."
             )
         return labels.astype(np.int8) if is_read else None
-
-    def __sklearn_tags__(self):
-        tags = super().__sklearn_tags__()
-        tags.classifier_tags.multi_class = False
-        tags.input_tags.three_d_array = True
-        return tags
 
 
 def _check_classes(y):

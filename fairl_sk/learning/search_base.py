@@ -5,7 +5,7 @@ import warnings
 from numbers import Real
 
 import numpy as np
-from sklearn.base import BaseEstimator, ClassifierMixin, clone
+from sklearn.base import clone
 from sklearn.metrics import check_scoring
 from sklearn.model_selection import GroupKFold, ParameterGrid, check_cv
 from sklearn.utils.metadata_routing import (
@@ -20,6 +20,7 @@ from tqdm.auto import tqdm
 from ..device import few_threads
 from ..metrics import check_split
 from ..pairs import check_pairs
+from .preference import PairClassifier
 from .search import Candidate, Fold, fit_candidates
 from .search_results import SearchResults
 
@@ -31,12 +32,8 @@ _OF_THE_SEARCH = ("cv", "scoring", "refit", "error_score")
 _FIXED = ("device", "random_state", "verbose")
 
 
-class SearchCV(ClassifierMixin, BaseEstimator):
+class SearchCV(PairClassifier):
     """Base class of the searches: the best estimator predicts. A subclass names its ``_estimator_class``."""
-
-    def _keep_parameters(self, parameters):
-        """Keep the arguments of ``__init__`` under their names, as scikit-learn asks."""
-        vars(self).update({name: value for name, value in parameters.items() if name != "self"})
 
     def fit(self, X, y=None, sample_weight=None, groups=None):
         """Try all candidates on all folds, and fit the best. See `FailureAwareIRLCV.fit`.
@@ -248,9 +245,6 @@ class SearchCV(ClassifierMixin, BaseEstimator):
             return router
         scorer = check_scoring(self._estimator_class(), scoring=self.scoring)
         return router.add(scorer=scorer, method_mapping=MethodMapping().add(caller="fit", callee="score"))
-
-    def __sklearn_tags__(self):
-        return self._estimator_class().__sklearn_tags__()
 
 
 def _on_fold(scorer, X, y, params, test):
