@@ -27,7 +27,7 @@ from fairl_sk import (
     MaxMarginIRL,
     MaxMarginIRLCV,
 )
-from fairl_sk.learning.failures import ConfirmedFailures
+from fairl_sk.failures import ConfirmedFailures
 from fairl_sk.learning.offset import separating_threshold
 from fairl_sk.metrics import (
     output_auc_score,

@@ -26,7 +26,7 @@ from fairl_sk.audit import audit, format_audit, load_pipeline, prepare_folder, w
 from fairl_sk.audit.report import results_folder
 from fairl_sk.audit.run import KINDS, MEASURES
 from fairl_sk.datasets import make_detox_preferences
-from fairl_sk.learning.failures import MarginFailures
+from fairl_sk.failures import MarginFailures
 from fairl_sk.metrics import starc_distance
 from fairl_sk.pairs import stack_outputs
 

@@ -18,7 +18,7 @@ from sklearn.svm import LinearSVC
 
 from fairl_sk import ExponentialSchedule, FailureAwareIRL, LinearSchedule, MaxEntropyIRL, MaxMarginIRL, PairTransformer
 from fairl_sk.datasets import make_detox_preferences, make_preferences
-from fairl_sk.learning.failures import MarginFailures
+from fairl_sk.failures import MarginFailures
 from fairl_sk.pairs import stack_outputs
 
 # Learners that solve the base path; nothing in their fits is random.

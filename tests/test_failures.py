@@ -6,7 +6,7 @@ from sklearn.base import BaseEstimator, clone
 from sklearn.model_selection import GridSearchCV
 
 from fairl_sk import FailureAwareIRL
-from fairl_sk.learning.failures import (
+from fairl_sk.failures import (
     ConfirmedFailures,
     LabelFailures,
     MarginFailures,

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from skorch.dataset import Dataset
 
 from fairl_sk.device import torch_device
+from fairl_sk.failures import MarginFailures
 from fairl_sk.learning.curriculum import Curriculum, Schedule
-from fairl_sk.learning.failures import MarginFailures
 from fairl_sk.learning.losses import LOSSES, hinge_loss, logistic_loss
 from fairl_sk.learning.net import DualPath, DualPathLoss, DualPathNet, SliceIterator, export_head, rewards_of_heads
 

@@ -15,8 +15,8 @@ from sklearn.model_selection import GridSearchCV, GroupKFold, KFold, ShuffleSpli
 from sklearn.pipeline import make_pipeline
 
 from fairl_sk import ExponentialSchedule, FailureAwareIRL, FailureAwareIRLCV, MaxEntropyIRLCV, MaxMarginIRLCV
+from fairl_sk.failures import MarginFailures
 from fairl_sk.learning import search as search_module
-from fairl_sk.learning.failures import MarginFailures
 from fairl_sk.metrics import output_auc_scorer, output_f1_scorer, pair_accuracy_scorer
 from fairl_sk.pairs import stack_outputs
 

@@ -1,6 +1,6 @@
 """Preference data: two corpora whose reward is known, and the reader of preference files."""
 
-from .detox import make_detox_preferences
+from .detox_grammar import make_detox_preferences
 from .readers import load_preferences
 from .synthetic import make_preferences
 

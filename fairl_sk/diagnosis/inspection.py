@@ -13,8 +13,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GroupKFold, cross_val_predict
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 
+from ..failures import find_failures, make_detector
 from ..learning.estimators import FailureAwareIRL
-from ..learning.failures import find_failures, make_detector
 from ..learning.rows import difference_scale, number_outputs, signed_differences
 from ..pairs import check_pairs, preference_sign, read_texts
 from .fitted import check_number, split_pipeline

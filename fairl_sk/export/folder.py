@@ -14,7 +14,7 @@ import torch
 from .. import __version__
 from ..features.encoder import TransformerEmbedder
 from ..features.loading import MODEL_LOCK, find_model, import_transformers, load_model, load_weights, quiet_loading
-from ..features.prompts import format_texts
+from ..features.templates import format_texts
 from ..messages import separate_prompt
 from ..pairs import read_texts
 from ..warn import warn_user

@@ -6,7 +6,7 @@ import re
 import numpy as np
 
 from ..features.encoder import TransformerEmbedder
-from ..features.prompts import check_template
+from ..features.templates import check_template
 from ..messages import as_messages, join_prompt, separate_prompt, to_text
 from ..warn import warn_user
 from .fitted import TextTable, TrainingTexts, check_sign, find_reader, is_finite

@@ -14,8 +14,8 @@ from ..device import torch_device
 from ..warn import warn_user
 from .batching import TokenizedTexts, pool_states, run_batches, warn_of_truncation
 from .loading import DTYPES, MINILM, POOLING_FILE, find_model, load_model, load_tokenizer
-from .prompts import check_template, format_texts
 from .store import EmbeddingStore, StoreError, text_keys
+from .templates import check_template, format_texts
 
 __all__ = ["TransformerEmbedder"]
 

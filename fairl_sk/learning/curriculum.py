@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from skorch.callbacks import Callback
 
-from .failures import Round, find_failures
+from ..failures import Round, find_failures
 
 __all__ = ["Curriculum", "Schedule"]
 

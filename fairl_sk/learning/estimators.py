@@ -6,8 +6,8 @@ from numbers import Real
 import numpy as np
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions  # the parameters' declared constraints
 
+from ..failures import MarginFailures, make_detector
 from .curriculum import Schedule
-from .failures import MarginFailures, make_detector
 from .preference import NON_NEGATIVE, POSITIVE, PreferenceIRL, document
 from .problem import Settings
 from .schedules import ExponentialSchedule, LinearSchedule, schedule_values

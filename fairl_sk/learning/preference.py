@@ -15,8 +15,8 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, column_or_1d
 
 from ..device import few_threads
+from ..failures import fit_detector
 from ..pairs import TIES_REMEDY, check_pairs, distinct_labels, preference_sign
-from .failures import fit_detector
 from .fitting import solve_base, train_failures, train_jointly
 from .net import rewards_of_heads
 from .offset import output_offset

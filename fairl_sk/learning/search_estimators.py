@@ -8,8 +8,8 @@ from numbers import Real
 import numpy as np
 from sklearn.base import clone
 
+from ..failures import make_detector
 from .estimators import FailureAwareIRL, MaxEntropyIRL, MaxMarginIRL
-from .failures import make_detector
 from .preference import document
 from .search_base import SearchCV
 
