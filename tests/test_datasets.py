@@ -1,9 +1,9 @@
 """Preference files: every format, every bad file and every odd line of `load_preferences`."""
 
-import builtins
 import csv
 import gzip
 import json
+import sys
 import tempfile
 import warnings
 from pathlib import Path
@@ -21,7 +21,8 @@ from fairl_sk import PairTransformer
 from fairl_sk.datasets import load_preferences
 from fairl_sk.pairs import join_prompts
 
-PAIRS = [("good morning", "go away"), ("well done", "badly done"), ('a "fine" day', "no, never")]
+LONG = ("x" * 200_000, 'two\nlines with "quotes"\r\nand more')  # csv's own limit is less than that
+PAIRS = [("good morning", "go away"), LONG, ('a "fine" day', "no, never")]
 
 
 def write(path, text, encoding="utf-8"):
@@ -54,14 +55,10 @@ def chosen_first(bunch, values=None):
 # ---------------------------------------------------------------------------------------- load_preferences: files
 
 
-@pytest.mark.parametrize(
-    ("name", "listed"),
-    [
-        *[(name, False) for name in ("p.csv", "p.tsv", "p.csv.gz", "p.TSV", "p.jsonl", "p.json", "p.parquet")],
-        *[(name, True) for name in ("p.jsonl", "p.json", "p.jsonl.gz")],
-    ],
-)
+@pytest.mark.parametrize("name", ["p.csv", "p.TSV", "p.csv.gz", "p.jsonl", "p.json", "p.jsonl.gz", "p.parquet"])
+@pytest.mark.parametrize("listed", [False, True])
 def test_every_kind_of_file_gives_the_same_pairs(tmp_path, name, listed):
+    """JSON as lines and as one list."""
     path = tmp_path / name
     records = [{"chosen": chosen, "rejected": rejected} for chosen, rejected in PAIRS]
     if name == "p.parquet":
@@ -80,29 +77,11 @@ def test_every_kind_of_file_gives_the_same_pairs(tmp_path, name, listed):
     assert "3 preference pairs in 3 groups" in bunch.DESCR
 
 
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "cp1252"])
-@pytest.mark.parametrize(
-    ("name", "text"),
-    [
-        ("p.csv", "chosen,rejected\ncafé,bar\nü,u\n"),
-        ("p.jsonl", '{"chosen": "café", "rejected": "bar"}\n{"chosen": "ü", "rejected": "u"}\n'),
-    ],
-)
-def test_encodings_and_byte_order_marks(tmp_path, encoding, name, text):
-    path = write(tmp_path / name, text, encoding)
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "cp1252"])
+def test_encodings_and_byte_order_marks(tmp_path, encoding):
+    path = write(tmp_path / "p.csv", "chosen,rejected\ncafé,bar\nü,u\n", encoding)
     bunch = load_preferences(path, encoding="utf-8" if encoding == "utf-8-sig" else encoding)
     assert chosen_first(bunch) == [("café", "bar"), ("ü", "u")]
-
-
-def test_long_fields_line_breaks_and_windows_line_ends_in_csv(tmp_path):
-    pairs = [("x" * 200_000, "short"), ("two\nlines", 'with "quotes"\r\nand more')]
-    path = write_table(tmp_path / "p.csv", ["chosen", "rejected"], pairs)
-    before = csv.field_size_limit(5000)
-    try:
-        assert chosen_first(load_preferences(path)) == pairs
-        assert csv.field_size_limit() == 5000
-    finally:
-        csv.field_size_limit(before)
 
 
 def test_literal_quotes_in_a_tsv(tmp_path):
@@ -222,13 +201,12 @@ SAID = ["How are you?\n\nWell.", "How are you?\n\nGo away."]
         {"prompt": [ASK], "chosen": [WELL], "rejected": [ILL]},
         {"chosen": [ASK, WELL], "rejected": [ASK, ILL]},
         {"prompt": "How are you?", "chosen": [WELL], "rejected": [ILL]},
-        {"prompt": "How are you?", "chosen": [ASK, WELL], "rejected": [ASK, ILL]},
+        {"prompt": "How are you?", "chosen": [ASK, WELL], "rejected": [ASK, ILL]},  # said twice
         {"prompt": [ASK], "chosen": [ASK, WELL], "rejected": [ASK, ILL]},
         {"prompt": "How are you?", "chosen": "Well.", "rejected": "Go away."},
         {"prompt": "How are you?\n\n", "chosen": "Well.", "rejected": "Go away."},
         {"chosen": SAID[0], "rejected": SAID[1]},
     ],
-    ids=["explicit", "implicit", "prompt as text", "said twice", "messages twice", "texts", "white space", "whole"],
 )
 def test_one_conversation_is_one_text_in_every_form_from_file_and_table(tmp_path, record):
     other = {"prompt": "", **OTHER} if "prompt" in record else OTHER
@@ -269,14 +247,11 @@ def test_a_cut_transcript_joins_to_the_whole(shared, ends):
         assert texts == [table_texts(records)[row] for row in kept]
 
 
-@pytest.mark.parametrize("labels", [[True, False, True], [1, 0, 1], ["True", "false", " true"], [2.0, -1, 2]])
+@pytest.mark.parametrize("labels", [[True, False, True], ["True", "false", " true"], [2.0, -1, 2]])
 def test_unpaired_takes_the_greater_of_two_labels(tmp_path, labels):
-    texts = ["a", "b", "c"]
-    records = [{"completion": text, "label": label} for text, label in zip(texts, labels, strict=True)]
-    bunch = load_jsonl(tmp_path, records)
-    assert bunch.data.tolist() == texts and bunch.data.shape == (3,)
-    assert bunch.target.tolist() == [1, 0, 1] and bunch.format == "unpaired" and bunch.prompt is None
-    assert "3 labelled outputs" in bunch.DESCR
+    bunch = load_jsonl(tmp_path, [{"completion": text, "label": y} for text, y in zip("abc", labels, strict=True)])
+    assert bunch.data.tolist() == ["a", "b", "c"] and bunch.target.tolist() == [1, 0, 1]
+    assert bunch.format == "unpaired" and bunch.prompt is None and "3 labelled outputs" in bunch.DESCR
 
 
 def test_unpaired_with_prompts_and_messages(tmp_path):
@@ -309,7 +284,6 @@ def test_unpaired_table_with_named_columns(tmp_path, desirable, target):
         (["bad", "good", "bad"], {}, "holds the labels 'bad', 'good': which"),
         ([1, 1, 1], {}, "holds the labels 1: which"),
         ([0, 1, 2], {"desirable": 3}, "desirable is 3, but .* labels 0, 1, 2. Name one of them or more, but not all"),
-        ([0, 1, 2], {"desirable": [0, 1, 2]}, "but not all"),
         ([0, 1, 2], {"text_column": "tweet"}, r"line 1: no column \['tweet'\], only \['completion', 'label'\]"),
         ([0, 1, 2], {"label_column": "label", "format": "preference"}, "go with format='unpaired'"),
     ],
@@ -318,9 +292,6 @@ def test_unpaired_refuses(tmp_path, labels, parameters, message):
     records = [{"completion": text, "label": label} for text, label in zip("abc", labels, strict=True)]
     with pytest.raises(ValueError, match=message):
         load_jsonl(tmp_path, records, **parameters)
-
-
-def test_desirable_is_refused_for_pairs(tmp_path):
     with pytest.raises(ValueError, match="desirable is 'nonsense', but .* was read as pairs .*Leave it out, or select"):
         load_jsonl(tmp_path, [OTHER], desirable="nonsense")
 
@@ -396,14 +367,8 @@ GOOD = '{"chosen": "a", "rejected": "b"}'
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("p.csv", "", "p.csv is empty: it holds no records. Expected at least 2. Write or fetch"),
-        ("p.csv", "chosen,rejected\n", "is empty"),
-        (
-            "p.tsv",
-            "chosen\trejected\na\tb\nc",
-            "line 3: found 1 fields, but expected 2 .*last line.*cut: fetch it again",
-        ),
-        ("p.tsv", "chosen\trejected\na\tb\tc\n", r"line 2: found 3 fields, but expected 2 \(chosen, rejected\). Quote"),
+        ("p.csv", "chosen,rejected\n", "p.csv is empty: it holds no records. Expected at least 2. Write or fetch"),
+        ("p.tsv", "chosen\trejected\na\tb\nc", "line 3: found 1 fields, but expected 2 .*last line.*fetch it again"),
         ("p.csv", 'chosen,rejected\na,b\n\nc,"d\n', "line 4: broken record .*Quote fields.*last line.*fetch it again"),
         ("p.csv", "chosen,rejection\na,b\n", r"the columns are \['chosen', 'rejection'\], but expected one of"),
         ("p.csv", "chosen,chosen\na,b\n", "line 1: column names occur twice"),
@@ -411,18 +376,12 @@ GOOD = '{"chosen": "a", "rejected": "b"}'
         ("p.jsonl", f'{GOOD}\r\n{{"chosen": "a",\r\n\r\n', r"line 2: no JSON \([^()]*, column \d+\)"),
         ("p.jsonl", f"{GOOD}\n[1]\n", "line 2: found list, not an object"),
         ("p.json", '\n\n[{"chosen": "a",\n "rejected" "b"}]', "line 4: no JSON"),
-        ("p.json", "[1, 2]", "record 1: found int, not an object"),
         ("p.jsonl", f'{GOOD}\n{{"chosen": "a"}}\n', "line 2: no column 'rejected'"),
         ("p.jsonl", '{"chosen": "a", "rejected": 3}', "line 1: Expected text at column 'rejected', but found int 3"),
-        ("p.jsonl", '{"chosen": [{"role": "user", "content": null}], "rejected": "b"}', "'chosen', but found list"),
         ("p.jsonl", '{"chosen": [{"role": "a", "content": "a"}], "rejected": "b"}', "line 1: one side is a text"),
         ("p.csv", "chosen,rejected,score_chosen,score_rejected\na,b,x,1\n", "score_chosen is 'x'"),
         ("p.csv", "chosen,rejected,chosen_label,rejected_label\na,b,2,1\n", "chosen_label is 2, but"),
-        (
-            "p.csv",
-            "chosen,rejected\na,a\nb,\n",
-            r"0 usable rows .* of 2 \(dropped: empty text: 1, identical sides",
-        ),
+        ("p.csv", "chosen,rejected\na,a\nb,\n", r"0 usable rows .* of 2 \(dropped: empty text: 1, identical sides"),
         ("p.csv", "chosen,rejected\na,b\n", r"1 usable rows are left of 1 \(dropped: none\), but expected at least 2"),
         ("p.xlsx", "a", "ends in '.xlsx', but the suffixes known are .tsv, .csv"),
         ("p.csv.gz", "chosen,rejected\na,b\n", "damaged or no gzip file"),
@@ -434,48 +393,32 @@ def test_broken_files_are_refused_with_place_and_remedy(tmp_path, name, text, me
         load_preferences(write(tmp_path / name, text))
 
 
-@pytest.mark.parametrize("name", ["p.csv", "p.csv.gz"])
-def test_wrong_encoding_names_the_line(tmp_path, name):
-    data = b"chosen,rejected\na,b\ncaf\xe9,d\n"
-    (tmp_path / name).write_bytes(gzip.compress(data) if name.endswith("gz") else data)
+def test_wrong_encoding_names_the_line(tmp_path):
+    (tmp_path / "p.csv.gz").write_bytes(gzip.compress(b"chosen,rejected\na,b\ncaf\xe9,d\n"))
     with pytest.raises(ValueError, match=r"line 3: the bytes are not utf-8 .* encoding='cp1252'") as caught:
-        load_preferences(tmp_path / name)
+        load_preferences(tmp_path / "p.csv.gz")
     assert not isinstance(caught.value, UnicodeError)
-    with pytest.raises(ValueError, match="not utf-16"):
-        load_preferences(tmp_path / name, encoding="utf-16")
     with pytest.raises(ValueError, match="encoding is 'utf-nine', which Python does not know"):
-        load_preferences(tmp_path / name, encoding="utf-nine")
+        load_preferences(tmp_path / "p.csv.gz", encoding="utf-nine")
 
 
-def test_paths_that_are_no_files(tmp_path):
+def test_wrong_parameters(tmp_path):
+    path = write_table(tmp_path / "p.csv", ["chosen", "rejected"], PAIRS)
+    for format, message in (
+        ("hh", "format is 'hh', but expected 'auto' or one of 'paradetox'"),
+        ("unpaired", r"columns are \['chosen', 'rejected'\], but expected 'unpaired' \(columns completion"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            load_preferences(path, format=format)
+    assert load_preferences(path, format="preference").format == "preference"
     with pytest.raises(FileNotFoundError, match=r"There is no file .*none.csv \(looked in"):
         load_preferences(tmp_path / "none.csv")
     with pytest.raises(ValueError, match="is a folder, but expected a file"):
         load_preferences(tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("parameters", "message"),
-    [
-        ({"format": "hh"}, "format is 'hh', but expected 'auto' or one of 'paradetox'"),
-        ({"format": "unpaired"}, r"columns are \['chosen', 'rejected'\], but expected 'unpaired' \(columns completion"),
-        ({"format": "paradetox"}, r"but expected 'paradetox' \(columns toxic"),
-    ],
-)
-def test_wrong_parameters(tmp_path, parameters, message):
-    path = write_table(tmp_path / "p.csv", ["chosen", "rejected"], PAIRS)
-    with pytest.raises(ValueError, match=message):
-        load_preferences(path, **parameters)
-    assert load_preferences(path, format="preference").format == "preference"
-
-
 def test_parquet_without_pyarrow_names_the_extra(tmp_path, monkeypatch):
-    def no_pyarrow(name, *args, real=builtins.__import__, **kwargs):
-        if name.startswith("pyarrow"):
-            raise ImportError(name)
-        return real(name, *args, **kwargs)
-
-    monkeypatch.setattr(builtins, "__import__", no_pyarrow)
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(ImportError, match=r'pip install "fairl-sk\[parquet\]"'):
         load_preferences(write(tmp_path / "p.parquet", "x"))
 
@@ -494,17 +437,15 @@ def expected_rows(rows):
 
 @settings(max_examples=80, deadline=None)
 @given(
-    rows=st.lists(st.tuples(st.one_of(TEXT, FEW), st.one_of(TEXT, FEW), st.one_of(TEXT, FEW)), min_size=1, max_size=12),
-    name=st.sampled_from(["p.jsonl", "p.json", "p.csv", "p.tsv", "p.csv.gz"]),
+    rows=st.lists(st.tuples(*[TEXT | FEW] * 3), min_size=1, max_size=12),
+    name=st.sampled_from(["p.jsonl", "p.csv", "p.tsv", "p.csv.gz"]),
 )
 def test_any_text_comes_back_and_the_counts_add_up(rows, name):
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # contradictions
-        path = Path(folder, name)
-        columns = ("prompt", "chosen", "rejected")
-        if "json" in name:
-            records = [dict(zip(columns, row, strict=True)) for row in rows]
-            write(path, json.dumps(records)) if name == "p.json" else write_jsonl(path, records)
+        path, columns = Path(folder, name), ("prompt", "chosen", "rejected")
+        if name == "p.jsonl":
+            write_jsonl(path, [dict(zip(columns, row, strict=True)) for row in rows])
         else:
             write_table(path, columns, rows)
         expected = expected_rows(rows)
@@ -513,7 +454,7 @@ def test_any_text_comes_back_and_the_counts_add_up(rows, name):
                 load_preferences(path)
             return
         bunch = load_preferences(path)
-        prompts = [""] * len(bunch.data) if bunch.prompt is None else bunch.prompt
-        assert [(prompt, *pair) for prompt, pair in zip(prompts, chosen_first(bunch), strict=True)] == expected
-        assert [rows[i] for i in bunch.source_index] == expected
-        assert len(bunch.data) + sum(bunch.dropped.values()) == len(rows)
+    prompts = [""] * len(bunch.data) if bunch.prompt is None else bunch.prompt
+    assert [(prompt, *pair) for prompt, pair in zip(prompts, chosen_first(bunch), strict=True)] == expected
+    assert [rows[i] for i in bunch.source_index] == expected
+    assert len(bunch.data) + sum(bunch.dropped.values()) == len(rows)

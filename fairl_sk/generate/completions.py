@@ -28,23 +28,19 @@ def generate_completions(
 ):
     """Let a causal language model continue each prompt.
 
-    Tokens are drawn from the model's distribution as it is. The model's own generation settings, such as a repetition
-    penalty, do not count. A completion ends at any end token of the model or of the tokenizer.
+    Tokens are drawn from the model's distribution; its own generation settings, such as a repetition penalty, do not
+    count. A completion ends at any end token of the model or of the tokenizer.
 
     Parameters
     ----------
     model : str, path-like or model
-        A folder with a Hugging Face causal language model or with a PEFT adapter, the id of either in the hub, or a
-        loaded model.
+        Folder or hub id of a Hugging Face causal language model or of a PEFT adapter, or a loaded model.
     prompts : sequence of str, or of lists of dict, of length n_prompts
-        Texts, or conversations (messages ``{"role": ..., "content": ...}``), which go through the tokenizer's chat
-        template.
+        Texts, or conversations of messages, which go through the tokenizer's chat template.
     tokenizer : tokenizer, str or path-like, default=None
         None: the model's own; for a loaded model, the one at its ``name_or_path``.
-    n_completions : int, default=1
-        Completions for each prompt.
-    max_new_tokens : int, default=64
-        Most tokens of a completion.
+    n_completions, max_new_tokens : int, default=1, 64
+        Completions for each prompt, and the most tokens of one.
     batch_size : int, default=64
         Prompts in a batch, each with all its completions. Lower it where memory ends.
     dtype : {"float32", "bfloat16", "float16"}, default="float32"
@@ -52,8 +48,7 @@ def generate_completions(
     device : {"cpu", "cuda", "auto"} or str, default="cpu"
         Where a model runs that is loaded here.
     random_state : int or None, default=0
-        Seed: the same seed, prompts and batch size give the same texts. None: another seed each time. Global random
-        states stay as they are.
+        Seed: the same seed, prompts and batch size give the same texts. None: another seed each time.
     verbose : bool, default=False
         Show a progress bar over the completions.
     **generation
@@ -62,17 +57,13 @@ def generate_completions(
     Returns
     -------
     Bunch
-        With the attributes
-
-        - texts : ndarray of shape (n_prompts, n_completions) of str, without special tokens
-        - token_ids : ndarray of shape (n_prompts, n_completions) of list, the tokens without the end token
-        - settings : dict, how tokens were drawn, with the seed
+        ``texts`` (without special tokens) and ``token_ids`` (lists without the end token), ndarrays of shape
+        (n_prompts, n_completions), and ``settings``, a dict that says how tokens were drawn, with the seed.
 
     Raises
     ------
     ValueError
-        For prompts that are empty, no texts, or too long for the model; for a parameter out of its range; for a model
-        whose logits are not finite.
+        For prompts that are empty, no texts, or too long; for bad parameters; for logits that are not finite.
     OSError
         If model or tokenizer cannot be loaded, or do not belong together.
     ImportError
@@ -157,9 +148,8 @@ def _check_prompts(prompts):
 
 def _apply_template(tokenizer, messages):
     if not tokenizer.chat_template:
-        raise ValueError(
-            "The tokenizer has no chat template for prompts of messages. Set tokenizer.chat_template, or give texts."
-        )
+        found = "The tokenizer has no chat template for prompts of messages"
+        raise ValueError(f"{found}. Set tokenizer.chat_template, or give texts.")
     try:
         return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     except Exception as error:  # whatever a template raises

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..device import torch_device
+from ..device import ran_out_of_memory, torch_device
 from ..features.loading import (
     DTYPES,
     checksum_of_files,
@@ -23,10 +23,7 @@ _FILES = ("*.safetensors", "*.bin", "config.json", "adapter_config.json")  # wha
 
 
 class LanguageModel:
-    """A causal language model, by its folder or hub id, or loaded; see `generate_completions` for the parameters.
-
-    ``role`` ("base", "aligned" or "") is what errors call it, and has the two models of a pair draw independently.
-    """
+    """A causal language model; ``role`` ("base", "aligned" or "") names it in errors and enters its seed."""
 
     def __init__(self, model, role, dtype, device):
         self.role, self.called, self.dtype, self.device = role, f"{role} model".strip(), dtype, device
@@ -73,17 +70,13 @@ class LanguageModel:
         lengths, longest = np.array([len(ids) for ids in prompt_ids]), count_positions(self.module)
         too_long = np.flatnonzero(lengths + max_new_tokens > longest)
         if len(too_long):
-            raise ValueError(
-                f"Prompt {too_long[0]} is too long for the {self.called} ({len(too_long)} of {len(lengths)} are): "
-                f"{lengths[too_long[0]]} tokens and max_new_tokens={max_new_tokens} are more than its context of "
-                f"{longest}. Shorten or drop such prompts, or lower max_new_tokens."
-            )
+            found = f"Prompt {too_long[0]} is too long for the {self.called} ({len(too_long)} of {len(lengths)} are)"
+            sizes = f"{lengths[too_long[0]]} tokens and max_new_tokens={max_new_tokens} exceed its context of {longest}"
+            raise ValueError(f"{found}: {sizes}. Shorten or drop such prompts, or lower max_new_tokens.")
         largest = max(map(max, prompt_ids))
         if largest >= n_known:
-            raise OSError(
-                f"The tokenizer gives the token id {largest}, but the {self.called} knows {n_known} tokens: it is the "
-                "tokenizer of another model. Give the right one as tokenizer=..."
-            )
+            found = f"The tokenizer gives the token id {largest}, but the {self.called} knows {n_known} tokens"
+            raise OSError(f"{found}: it is the tokenizer of another model. Give the right one as tokenizer=...")
         if not torch.isfinite(self.logits(prompt_ids[0])).all():
             found = f"The {self.called} gives logits that are not finite"
             raise ValueError(f"{found}. Use dtype='float32'; if that is set, the model's weights are damaged.")
@@ -94,10 +87,7 @@ class LanguageModel:
             return self.module(input_ids=torch.tensor([ids], device=self.module.device)).logits
 
     def answer(self, prompt_ids, first, settings, seed):
-        """The tokens of completions of a batch of prompts, those of one prompt behind each other.
-
-        ``first``, the index of the first of these prompts, decides with seed and role what the batch draws.
-        """
+        """The tokens of completions of prompts; ``first``, the index of the first, enters the seed of the batch."""
         seed = np.random.SeedSequence([seed, _ROLES.index(self.role), first]).generate_state(1)[0]
         device = self.module.device
         pad = self.end_ids[0] if self.end_ids else 0  # masked before a prompt, cut off behind an end
@@ -108,7 +98,13 @@ class LanguageModel:
         config = import_transformers().GenerationConfig(**settings, eos_token_id=self.end_ids or None, pad_token_id=pad)
         with _undisturbed(self.module), torch.random.fork_rng([device] if device.type == "cuda" else []):
             torch.manual_seed(int(seed))
-            found = self.module.generate(input_ids=ids, attention_mask=mask, generation_config=config)
+            try:
+                found = self.module.generate(input_ids=ids, attention_mask=mask, generation_config=config)
+            except (MemoryError, RuntimeError) as error:
+                if ran_out_of_memory(error):
+                    found = f"Memory ended for a batch of {len(rows)} prompts with all their completions"
+                    error.add_note(f"{found}. Lower batch_size; a file that was given as path is continued.")
+                raise
         found = found[:, ids.shape[1] :].cpu().numpy()
         is_end = np.isin(found, self.end_ids)
         n_tokens = np.where(is_end.any(axis=1), is_end.argmax(axis=1), found.shape[1])

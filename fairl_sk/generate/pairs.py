@@ -61,8 +61,8 @@ def generate_preference_pairs(
     n_completions, max_new_tokens, batch_size, dtype, device, verbose, **generation
         See `generate_completions`.
     path : str or path-like, default=None
-        JSON Lines file to write: a pair a line in TRL's preference format, the settings in the first line. A file of
-        the same settings is continued: finished prompts are not asked again, and a finished file loads no model.
+        JSON Lines file to write: a pair a line in TRL's preference format, the settings in the first. A file of the
+        same settings is continued from its finished prompts.
     reference : callable, (n_outputs,) texts -> (n_outputs,) rewards, default=None
         Counts the kinds of pairs; see `pair_kinds`.
     random_state : int or None, default=0
@@ -81,8 +81,8 @@ def generate_preference_pairs(
     Raises
     ------
     ValueError, OSError, ImportError
-        See `generate_completions`; also for models with different tokenizers, for equal models, for pairs that are all
-        identical, and for a file of other settings. After an OSError while writing, the same call goes on.
+        See `generate_completions`; also for models that are equal, have different tokenizers or say the same, and for a
+        file of other settings.
     RuntimeError
         If another process writes to the same file.
 
@@ -116,15 +116,11 @@ def _check_identical(records):
     """The number of pairs whose outputs are the same text."""
     n_identical = sum(record["chosen"] == record["rejected"] for record in records)
     if n_identical == len(records):
-        raise ValueError(
-            f"All {n_identical} pairs are identical: the aligned model says what the base model says. Check that it "
-            "was aligned at all; if so, raise max_new_tokens or temperature."
-        )
+        found = f"All {n_identical} pairs are identical: the aligned model says what the base model says"
+        raise ValueError(f"{found}. Check that it was aligned at all; if so, raise max_new_tokens or temperature.")
     if n_identical >= _MANY_IDENTICAL * len(records):
-        warn(
-            f"{n_identical} of {len(records)} pairs are identical, and no reward can be learned from them. Raise "
-            "max_new_tokens or temperature."
-        )
+        found = f"{n_identical} of {len(records)} pairs are identical, and no reward can be learned from them"
+        warn(f"{found}. Raise max_new_tokens or temperature.")
     return n_identical
 
 
@@ -264,14 +260,12 @@ def _check_path(path):
 
 
 def pair_kinds(X, reference, y=None):
-    """How many pairs there are of each kind, T->NT, NT->NT, T->T and NT->T (rejected -> chosen).
-
-    An output is toxic (T) where its reference reward is 0 or less, else not (NT).
+    """Count pairs by kind, rejected -> chosen: an output is toxic (T) if its reference reward is 0 or less, else NT.
 
     Parameters
     ----------
     X : array-like of str of shape (n_pairs, 2), or table
-        The outputs, or a table with columns ``chosen`` and ``rejected``. Prompts are not judged.
+        The outputs. Prompts are not judged.
     reference : callable, (n_outputs,) texts -> (n_outputs,) rewards
         `fairl_sk.rewards.DetoxifyReward`, for instance.
     y : array-like of shape (n_pairs,), default=None
@@ -290,8 +284,8 @@ def pair_kinds(X, reference, y=None):
     Warns
     -----
     UserWarning
-        If fewer than 100 pairs, or less than a tenth of them, are T->NT: the method gets worse where they are scarce
-        (paper, limitations). The two limits are this package's.
+        If fewer than 100 pairs, or less than a tenth, are T->NT: the method gets worse where they are scarce (paper,
+        limitations).
 
     Examples
     --------
