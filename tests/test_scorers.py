@@ -74,19 +74,12 @@ def test_scorers_in_cross_validate(texts, pipeline, with_y, routing):
     assert results["test_auc"].min() > 0.9 and results["test_starc"].min() > -0.4
 
 
-@pytest.mark.parametrize("routing", [True, False])
-def test_scorers_in_a_search_that_is_cloned_and_pickled(texts, pipeline, routing):
-    with sklearn.config_context(enable_metadata_routing=routing):
-        search = GridSearchCV(pipeline, {"maxentropyirl__alpha": [1e-3, 1.0]}, scoring=SCORERS, refit="starc", cv=3)
-        search = pickle.loads(pickle.dumps(clone(search))).fit(texts)
-    assert search.best_score_ == search.cv_results_["mean_test_starc"].max()
-    assert search.score(texts) > -0.4
-
-
-def test_scorers_on_tables(texts, pipeline):
+def test_scorers_on_tables_in_a_search_that_is_cloned_and_pickled(texts, pipeline):
     table = pd.DataFrame({"prompt": "well, ", "chosen": texts[:, 0], "rejected": texts[:, 1]})
-    results = cross_validate(pipeline, table, scoring=SCORERS, cv=3, error_score="raise")
-    assert results["test_accuracy"].min() == 1 and results["test_starc"].min() > -0.4
+    search = GridSearchCV(pipeline, {"maxentropyirl__alpha": [1e-3, 1.0]}, scoring=SCORERS, refit="starc", cv=3)
+    search = pickle.loads(pickle.dumps(clone(search))).fit(table)
+    assert search.best_score_ == search.cv_results_["mean_test_starc"].max() > -0.4
+    assert search.cv_results_["mean_test_accuracy"].max() == 1 and search.score(table) > -0.4
     seen = []
 
     def reference(outputs):
@@ -94,7 +87,7 @@ def test_scorers_on_tables(texts, pipeline):
         return kindness(outputs)
 
     outputs = pd.DataFrame({"prompt": ["p", "q", "r"], "completion": ["kind", "so kind", "rude"]})
-    assert -1 <= metrics.make_starc_scorer(reference)(pipeline.fit(table), outputs) <= 0
+    assert -1 <= metrics.make_starc_scorer(reference)(search, outputs) <= 0
     assert seen == ["p\n\nkind", "q\n\nso kind", "r\n\nrude"]
 
 
@@ -173,14 +166,6 @@ def test_length_nulls():
         metrics.longer_null(np.zeros((3, 2, 4)))
 
 
-def test_shuffled_labels_score_about_one_half(features):
-    X, y = features
-    assert metrics.pair_accuracy_scorer(MaxEntropyIRL(random_state=0).fit(X, y), X, y) > 0.9
-    options = {"groups": np.arange(40) // 2}
-    nulls = [metrics.shuffled_labels_null(MaxEntropyIRL(), X, y, random_state=i, **options) for i in range(10)]
-    assert 0.3 < np.mean([metrics.pair_accuracy(y, null[:, 0] - null[:, 1]) for null in nulls]) < 0.7
-
-
 class Recorder(MaxEntropyIRL):
     seen: list = []
 
@@ -191,10 +176,10 @@ class Recorder(MaxEntropyIRL):
 
 @pytest.mark.parametrize(("y", "classes"), [(None, (0, 1)), (np.ones(40), (0, 1)), (["a", "b"] * 20, ("a", "b"))])
 def test_shuffled_labels_are_seeded_balanced_and_keep_the_classes(features, y, classes):
-    X = features[0]
+    X, Recorder.seen = features[0], []
     draws = [metrics.shuffled_labels_null(Recorder(), X, y, X_test=X[:9], random_state=seed) for seed in (1, 1, 2)]
     assert draws[0].shape == (9, 2) and (draws[0] == draws[1]).all() and (draws[0] != draws[2]).any()
-    assert [Recorder.seen[-1][1].count(name) for name in classes] == [20, 20]
+    assert all([labels.count(name) for name in classes] == [20, 20] for _, labels in Recorder.seen)
 
 
 def test_shuffled_labels_of_outputs_by_whole_groups_and_errors(features):

@@ -17,7 +17,7 @@ def starc_distance(reward_a, reward_b, *, groups=None, sample_weight=None, norm=
     .. math:: d(R_a, R_b) = \tfrac12 \lVert s(R_a) - s(R_b) \rVert, \quad s(R) = c(R) / \lVert c(R) \rVert,
 
     where :math:`c(R)` is R minus its mean over the outputs of the same prompt (theory, eq. 9 and 10; Skalse et al.,
-    ICLR 2024). So neither scale nor offsets of prompts matter, which are the potential shaping of answers to prompts.
+    ICLR 2024). So neither scale nor offsets of prompts matter.
 
     Parameters
     ----------
@@ -29,8 +29,7 @@ def starc_distance(reward_a, reward_b, *, groups=None, sample_weight=None, norm=
     sample_weight : array-like of shape (n_outputs,) or (n_pairs,), default=None
         Weight of each row in means and norms, >= 0. An integer weight is a repetition.
     norm : {1, 2, numpy.inf}, default=2
-        The norm. A few large disagreements count least in 1 and most in ``inf``. Weights enter ``inf`` only through
-        the means.
+        A few large disagreements count least in 1 and most in ``inf``.
 
     Returns
     -------
@@ -47,7 +46,6 @@ def starc_distance(reward_a, reward_b, *, groups=None, sample_weight=None, norm=
     -----
     With the global mean and norm 2 it is :math:`\sqrt{(1-\rho)/2}` with Pearson's :math:`\rho`. With one pair per
     prompt it depends only on the cosine of the two vectors of margins. Compare distances on the same outputs only.
-    Deviations of at most 16 units in the last place count as 0.
 
     Examples
     --------
@@ -182,14 +180,13 @@ def tabular_starc(reward_a, reward_b, transitions, discount, *, norm=2):
 def tabular_epic(reward_a, reward_b, discount):
     r"""EPIC distance between two rewards of a finite MDP. See `tabular_starc` for parameters and errors.
 
-    It is `tabular_dard` with next states that are uniform whatever s and a, since EPIC ignores the dynamics: Pearson's
-    distance of :math:`R(s, a, s') + E[\gamma R(s', A, S') - R(s, A, S') - \gamma R(S, A, S')]` with uniform S, A and S'
-    (definition 4.1 of Gleave et al., "Quantifying Differences in Reward Functions", ICLR 2021).
+    It is `tabular_dard` with uniform next states, since EPIC ignores the dynamics (definition 4.1 of Gleave et al.,
+    "Quantifying Differences in Reward Functions", ICLR 2021).
 
     Returns
     -------
     float
-        In [0, 1]; 1/2 if exactly one of the canonical forms is constant.
+        See `tabular_dard`.
     """
     uniform = np.full(np.shape(reward_a), 1 / np.shape(reward_a)[-1])
     return tabular_dard(reward_a, reward_b, uniform, discount)

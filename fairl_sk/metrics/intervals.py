@@ -62,9 +62,9 @@ def bootstrap_interval(
     groups : array-like of shape (n_rows,) or None
         Prompt of each row. None: the rows are independent.
     n_resamples : int, default=1000
-        Number of draws. With more draws the ends of the interval are less random.
+        Number of draws.
     confidence_level : float in (0, 1), default=0.95
-        Probability that the interval covers the score, over repeated samples of many groups.
+        Probability that the interval covers the score.
     random_state : int, RandomState instance or None, default=None
         Seed of the draws.
     metric_params : dict, default=None
@@ -73,8 +73,7 @@ def bootstrap_interval(
     Returns
     -------
     BootstrapInterval
-        Draws without a score, for instance because all their outputs have the same label, are dropped, with a
-        UserWarning if they are more than 5 %. Without a valid draw, ends and std are NaN.
+        Draws without a score (all outputs of one label) are dropped, with a UserWarning if they are more than 5 %.
 
     Raises
     ------
@@ -97,9 +96,7 @@ def bootstrap_difference(
     statistic, arrays_a, arrays_b, *, groups, n_resamples=1000, confidence_level=0.95, random_state=None,
     metric_params=None,
 ):  # fmt: skip
-    """Difference of a score between two rewards of the same rows, with a paired bootstrap interval.
-
-    Both rewards are scored on the same draws. So the interval is usually narrower than two separate intervals suggest.
+    """Difference of a score between two rewards of the same rows, scored on the same bootstrap draws.
 
     Parameters
     ----------
@@ -138,8 +135,10 @@ def _weighted(statistic, arrays, metric_params):
             warnings.simplefilter("ignore", UndefinedMetricWarning)  # draws without a score are counted instead
             return statistic(*arrays, sample_weight=weights, **params)
 
-    known = statistic in _WEIGHTED
-    metric = _WEIGHTED[statistic](*arrays, **params) if known else WeightedMetric(len(arrays[-1]), evaluate)
+    if statistic in _WEIGHTED:
+        metric = _WEIGHTED[statistic](*arrays, **params)
+    else:
+        metric = WeightedMetric(len(arrays[-1]), evaluate)
     return metric, check_weights(sample_weight, metric.n_rows)
 
 
@@ -197,10 +196,8 @@ def check_split(train, test, groups):
     try:
         train_codes, test_codes = codes[list(train)], codes[list(test)]
     except IndexError as error:
-        raise ValueError(
-            f"Got rows that do not fit ({error}). Pass row numbers below {len(codes)}, or masks of shape "
-            f"({len(codes)},), as train and test."
-        ) from error
+        expected = f"Pass row numbers below {len(codes)}, or masks of shape ({len(codes)},), as train and test."
+        raise ValueError(f"Got rows that do not fit ({error}). {expected}") from error
     leaked = np.intersect1d(train_codes, test_codes)
     if leaked.size:
         share = np.isin(test_codes, leaked).mean()

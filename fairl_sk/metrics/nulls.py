@@ -54,8 +54,7 @@ def shorter_null(X):
 def shuffled_labels_null(estimator, X, y=None, *, groups=None, X_test=None, random_state=None):
     """Reward of the null "labels mean nothing": a clone fitted on shuffled labels.
 
-    A score above chance is a leak of the procedure. Pairs get balanced random labels, since permuted labels would keep
-    a position bias. Labels of outputs are permuted.
+    A score above chance is a leak of the procedure. Pairs get balanced random labels; labels of outputs are permuted.
 
     Parameters
     ----------

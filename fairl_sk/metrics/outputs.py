@@ -9,8 +9,7 @@ from .weighted import WeightedMetric, check_rewards, per_output
 def output_f1_score(y_true, rewards, *, output_labels=None, sample_weight=None):
     """F1 score of the prediction that an output is desirable if its reward is above 0.
 
-    F1 depends on the offset of the reward. Pairs do not determine it; the estimators of this package set it from
-    their training outputs.
+    F1 depends on the offset of the reward, which this package's estimators set from their training outputs.
 
     Parameters
     ----------

@@ -48,8 +48,7 @@ def weighted_pair_accuracy(y_true, margins):
 def pair_log_loss(y_true, margins, *, sample_weight=None):
     """Log loss of the order of pairs, at the best scale of the reward. See `pair_accuracy` for parameters and errors.
 
-    The scale of a reward depends on the required margin and on the penalty. So the margins are multiplied by the s > 0
-    that minimizes the loss. Unlike accuracy, the loss counts how wrong a pair is.
+    The margins are multiplied by the s > 0 that minimizes the loss. Unlike accuracy, it counts how wrong a pair is.
 
     Returns
     -------
