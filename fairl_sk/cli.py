@@ -10,11 +10,9 @@ from functools import partial
 from types import SimpleNamespace
 
 import click
-import torch
 
 from . import __version__
-
-NO_MEMORY = "out of memory|not enough memory|can't allocate memory|ALLOC_FAILED"  # as torch words it
+from .device import ran_out_of_memory
 
 
 def main(argv=None):
@@ -41,7 +39,7 @@ def main(argv=None):
     except (ValueError, OSError, ImportError) as error:
         return _fail(f"{error}{_options_named_in(str(error))}")
     except (MemoryError, RuntimeError) as error:
-        if not isinstance(error, (MemoryError, torch.OutOfMemoryError)) and not re.search(NO_MEMORY, str(error)):
+        if not ran_out_of_memory(error):
             raise
         remedy = "fewer records with --limit, fewer features with --components, a smaller model, or another --device."
         return _fail(f"{str(error) or 'Memory ran out.'} On the command line: {remedy}")

@@ -10,19 +10,6 @@ COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00")  # Okabe and It
 LINES = ("-", "--", ":", "-.")
 
 
-def _make_axes(axes, n_rows):
-    """The user's axes, or new ones in rows; and how to place legends: the user's axes may have a title above."""
-    import matplotlib.pyplot as plt
-
-    if axes is not None:
-        axes = np.atleast_1d(axes)
-        if axes.shape != (n_rows,):
-            raise ValueError(f"Got axes of shape {axes.shape}. Expected {n_rows} matplotlib Axes in one row.")
-        return axes, {"loc": "best"}
-    _, axes = plt.subplots(n_rows, 1, figsize=(7, 2.4 * n_rows + 1), sharex=True, layout="constrained")
-    return np.atleast_1d(axes), {"loc": "lower left", "bbox_to_anchor": (0, 1)}
-
-
 def _in_standard_deviations(name, values):
     """Finite margins in units of their standard deviation; constant ones as they are."""
     values = np.asarray(values, dtype=float)
@@ -113,11 +100,16 @@ class MarginDisplay:
 
         See `from_predictions`. A ValueError says which margins are missing or not finite.
         """
+        import matplotlib.pyplot as plt
+
         if not self.margins:
             raise ValueError("Got no margins. Expected a dict from a reward's name to its margins.")
         scaled = {name: _in_standard_deviations(name, values) for name, values in self.margins.items()}
-        (self.ax_,), place = _make_axes(ax, 1)
-        self.figure_ = self.ax_.figure
+        place = {"loc": "best"}  # the user's axes may have a title above
+        if ax is None:
+            _, ax = plt.subplots(figsize=(7, 3.4), layout="constrained")
+            place = {"loc": "lower left", "bbox_to_anchor": (0, 1)}
+        self.ax_, self.figure_ = ax, ax.figure
         everything = np.concatenate(list(scaled.values()))
         edges = _bin_edges(everything, int(np.clip(np.sqrt(len(everything) / len(scaled)), 15, 80)))
         for index, (name, values) in enumerate(scaled.items()):
@@ -158,13 +150,12 @@ class HistoryDisplay:
         self.history = history
 
     @classmethod
-    def from_estimator(cls, estimator, *, axes=None):
+    def from_estimator(cls, estimator):
         """Draw the history of a fitted estimator of this package.
 
         Parameters
         ----------
         estimator : estimator with ``history_``
-        axes : array of 3 matplotlib Axes, default=None
 
         Returns
         -------
@@ -173,18 +164,18 @@ class HistoryDisplay:
         Raises
         ------
         ValueError
-            If the history has no rounds, or `axes` are not three.
+            If the history has no rounds.
         """
-        return cls(estimator.history_).plot(axes=axes)
+        return cls(estimator.history_).plot()
 
-    def plot(self, *, axes=None):
+    def plot(self):
         """Draw the losses, the failures and the margins, by round. See `from_estimator`."""
+        import matplotlib.pyplot as plt
         from matplotlib.ticker import MaxNLocator
 
         if not len(self.history):
             raise ValueError("Got a history without rounds. Expected an estimator's history_: fit it first.")
-        self.axes_, place = _make_axes(axes, 3)
-        self.figure_ = self.axes_[0].figure
+        self.figure_, self.axes_ = plt.subplots(3, 1, figsize=(7, 8.2), sharex=True, layout="constrained")
         losses, failures, margins = self.axes_
         column = {name: np.array([row[name] for row in self.history], dtype=float) for name in self.history[0]}
         rounds, sampled = column["round"], column["n_sampled"] > 0
@@ -205,5 +196,5 @@ class HistoryDisplay:
         margins.set(ylabel="margin, units of reward", xlabel="round")
         margins.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         for ax in self.axes_:
-            ax.legend(frameon=False, fontsize="small", ncols=1 if axes is not None else 3, **place)
+            ax.legend(frameon=False, fontsize="small", ncols=3, loc="lower left", bbox_to_anchor=(0, 1))
         return self

@@ -213,13 +213,9 @@ class ClassifierReward(_TransformerReward):
 
     Notes
     -----
-    The first call loads the model and raises the errors: OSError for a model or a file that is missing, or weights that
-    would be random; ValueError for a label that the model does not have, an empty text, or a device that is not there;
-    MemoryError for a single text that does not fit.
-
-    A process keeps the last two models, and with each the logits of up to 100,000 texts: a reward that scores the same
-    texts in every fold of a search runs the model once. It never travels in a pickle. A decoder is read at its last
-    token, whatever its pad token is.
+    The first call loads the model, and raises OSError for missing files or weights, ValueError for an unknown label, an
+    empty text or a missing device, and MemoryError for a text that does not fit. A process keeps the last two models
+    and the logits of up to 100,000 texts each, so that a search scores each text once.
 
     Examples
     --------
@@ -347,11 +343,8 @@ class EstimatorReward(_TextReward):
 
     Raises
     ------
-    ValueError
-        When called: for an unknown class, for none where there are more than two, for an estimator without the method
-        that `output` needs, for an empty text or what is not a text.
-    NotFittedError
-        When called: if the estimator is not fitted.
+    ValueError, NotFittedError
+        When called: for an unknown class, none of more than two, a missing method, an empty text, or before ``fit``.
 
     Examples
     --------

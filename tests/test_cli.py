@@ -19,7 +19,6 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 
 import fairl_sk.audit
-from fairl_sk import FailureAwareIRL
 from fairl_sk.audit import audit, load_pipeline
 from fairl_sk.cli import main
 from fairl_sk.datasets import make_detox_preferences
@@ -98,9 +97,6 @@ def test_pairs_from_a_file_replace_results_with_force_only(place, capsys):
     settings = document("o")["settings"]
     assert (settings["rows"], settings["rows_are"], settings["data"]["file"]) == (150, "pairs", "pairs.jsonl")
     assert "n_components=8" in settings["features"]
-    defaults = FailureAwareIRL(random_state=0, verbose=False).get_params()
-    found = settings["learners"]["FailureAwareIRL"]
-    assert found == {name: " ".join(repr(value).split()) for name, value in defaults.items()}
     Path("o", "notes.txt").write_text("mine")
     assert "already holds files. Name another folder, or add --force" in refused(capsys, "--out", "o")
     assert run("../pairs.jsonl", "--out", "o", "--seed", 1, "--force") == 0
@@ -139,20 +135,16 @@ def test_a_reference_from_a_file(place, corpus, capsys):
     starc = {}
     for case, *options in [
         ("plain", "judge.skops"),
-        ("chance", "judge.skops", "--reference-output", "probability"),
         ("toxic", "named.skops", "--toxic-label", "toxic"),
         ("turned", "named.skops", "--nontoxic-label", "toxic"),
-        ("own", "plain/MaxMarginIRL.skops"),
     ]:
         assert run("../pairs.jsonl", "--out", case, "--reference", *options) == 0
         starc[case] = document(case)["table"][0]["starc"]["estimate"]
-    assert starc["plain"] == pytest.approx(starc["toxic"]) and starc["chance"] != starc["plain"]
-    assert starc["turned"] > starc["toxic"] + 0.2 and starc["own"] == pytest.approx(0, abs=1e-6)
+    assert starc["plain"] == pytest.approx(starc["toxic"]) and starc["turned"] > starc["toxic"] + 0.2
     recorded = document("turned")["settings"]["reference"]
     assert (recorded["label"], recorded["desirable"]) == ("toxic", True)
     shown = refused(capsys, "../pairs.jsonl", "--reference", "named.skops")
     assert "has the classes 'fine', 'toxic'. Expected --toxic-label or --nontoxic-label" in shown
-    assert "'fine', 'toxic'" in refused(capsys, "../pairs.jsonl", "--reference", "named.skops", "--toxic-label", "x")
 
 
 @pytest.mark.parametrize(
@@ -186,7 +178,7 @@ def test_an_encoder_with_a_store(place, corpus, capsys):
         Path("../pairs.jsonl").read_text(encoding="utf-8").replace('"}', ' \\ud83d"}')
     )  # half an emoji is a text too
     Path("../pairs.jsonl").write_text(lines, encoding="utf-8")
-    options = ["--encoder", "minilm", "--store", "vectors", "--device", "auto", "--out"]
+    options = ["--limit", 100, "--encoder", "minilm", "--store", "vectors", "--device", "auto", "--out"]
     assert encode(*options, "o") == 0
     settings = document("o")["settings"]
     assert settings["embedding"]["pooling"] == "mean" and "store='vectors'" in settings["features"]
@@ -195,7 +187,7 @@ def test_an_encoder_with_a_store(place, corpus, capsys):
     assert "minilm" in shown and "pooling mean, layer -1, dtype float32, max_length 256" in shown
     pipeline = load_pipeline("o/FailureAwareIRL.skops")
     assert pipeline["features"].store is None
-    assert pipeline.score(corpus.data[:200], corpus.target[:200]) > 0.8
+    assert pipeline.score(corpus.data[:100], corpus.target[:100]) > 0.8
     with pytest.MonkeyPatch.context() as patch:  # the second time no model is loaded
         patch.setattr("transformers.AutoModel.from_pretrained", None)
         assert encode(*options, "p") == 0
@@ -230,9 +222,6 @@ BAD_FILES = {
     "empty": ("empty.csv", "", [], "empty.csv is empty"),
     "column": ("column.csv", "chosen,worse\na,b\n", [], "On the command line: --text-column, --label-column."),
     "quotes": ("q.tsv", 'chosen\trejected\na\t"b" c\n', [], "On the command line: --no-quotes."),
-    "encoding": ("e.tsv", "chosen\trejected\na\tb\n", ["--encoding", "utf-99"], "On the command line:"),
-    "format": ("f.tsv", "chosen\trejected\na\tb\n", ["--format", "trl"], "On the command line: "),
-    "desirable": ("d.tsv", "completion\tlabel\na\tb\n", ["--desirable", "c"], "On the command line:"),
     "one group": (
         "same.csv",
         "chosen,rejected\n" + "".join(f"fine{i},no\n" for i in range(9)),
@@ -243,8 +232,6 @@ BAD_FILES = {
 DOG = ["--reference", "dx/clf", "--toxic-label", "x"]
 BAD_OPTIONS = {
     "components": (["--components", 0], "Invalid value for '--components': 0 is not in the range x>=1."),
-    "limit": (["--limit", 1], "'--limit': 1 is not in the range x>=2."),
-    "seed": (["--seed", -1], "'--seed': -1 is not in the range x>=0."),
     "seed too large": (["--seed", 2**40], "2**32 - 1"),
     "unknown": (["--nothing"], "No such option"),
     "out is a file": (["--out", "../outputs.csv"], "Cannot write to --out ../outputs.csv: File exists"),
@@ -254,11 +241,7 @@ BAD_OPTIONS = {
     "label of detoxify": (["--reference", "detoxify", *DOG[2:]], "detoxify with --toxic-label. Expected it without"),
     "folder of a pipeline": (["--reference", "a.skops", "--reference-config", "c"], "Expected detoxify or a FILE.ckpt"),
     "device of nothing": (["--device", "cuda"], "Found --device without a model that could run there"),
-    "device of a pipeline": (["--reference", "a.skops", "--device", "cpu"], "Found --device without a model"),
     "no such device": ([*DOG, "--device", "tpu9"], "Found device='tpu9'. Expected 'cpu', 'cuda'"),
-    "output": ([*DOG, "--reference-output", "x"], "Got output='x', but expected 'logit' or 'probability'"),
-    "variant": (["--reference", "detoxify:best"], "Got variant='best', but expected one of"),
-    "no checkpoint": (["--reference", "a.ckpt", "--reference-config", "."], "There is no checkpoint a.ckpt"),
     "no pipeline": (["--reference", "gone.skops"], "There is no file gone.skops"),
     "no model": (["--encoder", "no/model"], "Cannot load the model 'no/model'"),
     "components of an encoder": (["--encoder", "minilm", "--components", 8], "Found --components and --encoder."),
@@ -294,16 +277,6 @@ def test_options_that_need_another_one(place, capsys, needed):
 def test_a_command_is_needed(capsys):
     assert main([]) == main(["train"]) == 2
     assert capsys.readouterr().err == "fairl-sk: error: Missing command.\nfairl-sk: error: No such command 'train'.\n"
-
-
-@pytest.mark.parametrize("where", ["pathlib.Path.mkdir", "tempfile.TemporaryFile"])
-def test_a_folder_that_cannot_be_written_to(place, monkeypatch, capsys, where):
-    def denied(*args, **kwargs):
-        raise PermissionError(errno.EACCES, "Permission denied")
-
-    monkeypatch.setattr(where, denied)
-    for name, options in (("fairl_sk_audit", []), ("a/b", ["--out", "a/b"])):
-        assert f"Cannot write to --out {name}: Permission denied. Name another" in refused(capsys, *options)
 
 
 def test_a_write_that_fails_shows_the_table(place, monkeypatch, capsys):
@@ -390,18 +363,18 @@ def start(*arguments, **options):
     return subprocess.Popen([sys.executable, *arguments], **options)
 
 
-@pytest.mark.parametrize("full", [False, True], ids=["reader leaves", "disk full"])
-def test_results_are_written_whoever_reads(tmp_path, full):
+def test_results_are_written_whoever_reads(tmp_path):
     with open("/dev/full", "w") as disk:
-        process = start("-c", STUB, str(tmp_path / "o"), **({"stdout": disk} if full else {}))
-        if not full:
-            assert process.stdout.readline() == "pr\\xfcf\n"  # what an ASCII terminal can show
-            process.stdout.close()
-            process.stdout = None
-        _, errors = process.communicate(timeout=60)
-    assert (tmp_path / "o" / "table.csv").read_text() == "kept"
-    cannot = "fairl-sk: error: cannot print: No space left on device. The results are written.\n"
-    assert (process.returncode, errors) == ((2, cannot) if full else (0, ""))
+        left, full = start("-c", STUB, str(tmp_path / "left")), start("-c", STUB, str(tmp_path / "full"), stdout=disk)
+        assert left.stdout.readline() == "pr\\xfcf\n"  # what an ASCII terminal can show
+        left.stdout.close()
+        left.stdout = None
+        errors = {name: process.communicate(timeout=120)[1] for name, process in (("left", left), ("full", full))}
+    assert errors["left"] == "" and left.returncode == 0
+    assert errors["full"] == "fairl-sk: error: cannot print: No space left on device. The results are written.\n"
+    assert full.returncode == 2
+    for name in errors:
+        assert (tmp_path / name / "table.csv").read_text() == "kept"
 
 
 def test_help_and_version(capsys, monkeypatch):
@@ -415,10 +388,3 @@ def test_help_and_version(capsys, monkeypatch):
     assert len(options) == 22 and all("  " in line.strip() for line in options)  # each with its text
     assert not any(line.startswith("     ") for line in lines)  # which fits in the line
     assert shown.endswith(f"fairl-sk {fairl_sk.__version__}\n")
-
-
-def test_importing_the_package_loads_nothing_heavy():
-    line = "import sklearn, torch, skorch, sys; old = {*sys.modules}; import fairl_sk; print(*{*sys.modules} - old)"
-    loaded = set(start("-c", line).communicate()[0].split())
-    assert not loaded & {"transformers", "trl", "datasets", "detoxify", "matplotlib", "pandas", "skops", "click"}
-    assert "fairl_sk" in loaded and not loaded & {"fairl_sk.audit", "fairl_sk.plot", "fairl_sk.cli"}

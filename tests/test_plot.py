@@ -3,7 +3,6 @@
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
-from sklearn.pipeline import make_pipeline
 
 from fairl_sk import FailureAwareIRL, MaxEntropyIRL, MaxMarginIRL
 from fairl_sk.plot import HistoryDisplay, MarginDisplay
@@ -70,16 +69,13 @@ def test_margins_of_predictions_are_signed_by_the_preferences(rng):
         MarginDisplay.from_predictions([0, 1, 0], decision)
 
 
-def test_margins_of_an_estimator(preferences, text_features, detox):
+def test_margins_of_an_estimator(preferences):
     X, y = preferences.data, preferences.target
     fitted = MaxEntropyIRL(random_state=0).fit(X, y)
     display = MarginDisplay.from_estimator(fitted, X, y)
     assert legend(display.ax_) == [f"MaxEntropyIRL ({(fitted.predict(X) != y).mean():.1%} at or below 0)"]
     outputs = MarginDisplay.from_estimator(fitted, X[:, 0], y, name="outputs")
     assert outputs.margins["outputs"].shape == (len(X),)
-    pipeline = make_pipeline(text_features, MaxMarginIRL(random_state=0)).fit(detox.data, detox.target)
-    texts = MarginDisplay.from_estimator(pipeline, detox.data, detox.target)
-    assert histograms(texts)[0][1].sum() == len(detox.data)
 
 
 def test_margins_on_the_users_axes(rng):
@@ -110,11 +106,7 @@ def test_unfit_margins(margins, message):
 
 # ------------------------------------------------------------------------------------------------------ history
 
-FITS = {
-    "max entropy": MaxEntropyIRL(random_state=0),
-    "failure aware": FailureAwareIRL(random_state=0),
-    "no failures sampled": FailureAwareIRL(failure_rate=0, random_state=0),
-}
+FITS = {"max entropy": MaxEntropyIRL(random_state=0), "failure aware": FailureAwareIRL(random_state=0)}
 
 
 @pytest.mark.parametrize("case", [*FITS, "one round"])
@@ -144,14 +136,7 @@ def test_every_round_of_a_fit_is_drawn(preferences, case):
     assert_nothing_is_clipped(display.figure_)
 
 
-def test_history_on_the_users_axes(preferences):
-    fitted = FailureAwareIRL(random_state=0).fit(preferences.data, preferences.target)
-    figure, axes = plt.subplots(1, 3, figsize=(12, 4))
-    display = HistoryDisplay.from_estimator(fitted, axes=list(axes))
-    assert list(display.axes_) == list(axes) and display.figure_ is figure
-    assert plt.get_fignums() == [figure.number]
-    with pytest.raises(ValueError, match=r"axes of shape \(2,\). Expected 3 matplotlib Axes"):
-        HistoryDisplay(fitted.history_).plot(axes=axes[:2])
+def test_a_history_without_rounds_is_refused():
     with pytest.raises(ValueError, match="history without rounds.*fit it first"):
         HistoryDisplay([]).plot()
     with pytest.raises(AttributeError, match="history_"):

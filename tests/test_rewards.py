@@ -245,18 +245,13 @@ def test_without_a_network_the_missing_files_are_named(monkeypatch, tmp_path, ch
     assert DetoxifyReward(checkpoint=named, config_folder=architecture)(TEXTS).shape == (len(TEXTS),)
 
 
-def test_a_checkpoint_with_objects_of_another_format_or_without_its_head_is_refused(tmp_path, checkpoint, architecture):
+def test_a_checkpoint_with_objects_or_of_another_format_is_refused(tmp_path, architecture):
     path = save_checkpoint(tmp_path / "objects.ckpt", architecture, notes=PurePosixPath("any object"))
     with pytest.raises(ValueError, match="objects.ckpt holds more than weights.*weights_only=False"):
         DetoxifyReward(checkpoint=path)(TEXTS)
     torch.save({"state_dict": {}}, tmp_path / "other.ckpt")
     with pytest.raises(ValueError, match="other.ckpt is not in Detoxify's format"):
         DetoxifyReward(checkpoint=tmp_path / "other.ckpt")(TEXTS)
-    weights = torch.load(checkpoint, weights_only=True)["state_dict"]
-    body = {name: weight for name, weight in weights.items() if not name.startswith("classifier")}
-    headless = save_checkpoint(tmp_path / "headless.ckpt", architecture, state_dict=body)
-    with pytest.raises(OSError, match="lack 2 .*classifier.bias, classifier.weight.*random"):
-        DetoxifyReward(checkpoint=headless)(TEXTS)
 
 
 # --------------------------------------------------------------------------------- Hugging Face classifiers
@@ -270,8 +265,6 @@ def test_two_labels_give_the_difference_of_the_logits(classifier):
     np.testing.assert_allclose(reward(TEXTS), expected, atol=1e-5)
     np.testing.assert_allclose(ClassifierReward(classifier, "NEUTRAL", desirable=True)(TEXTS), expected, atol=1e-5)
     np.testing.assert_allclose(ClassifierReward(classifier, "neutral", desirable=False)(TEXTS), -expected, atol=1e-5)
-    chance = ClassifierReward(classifier, "toxic", desirable=False, output="probability")(TEXTS)
-    np.testing.assert_allclose(chance, expit(expected) - 0.5, atol=1e-6)
 
 
 def test_labels_that_exclude_each_other_share_their_probability(folder):
@@ -313,9 +306,8 @@ def test_a_wrong_parameter_is_named(classifier):
         ClassifierReward(classifier, "toxic", desirable="toxic")
     with pytest.raises(ValueError, match="output='chance'.*'logit' or 'probability'"):
         ClassifierReward(classifier, "toxic", desirable=False, output="chance")
-    for value in (0, -1, 2.5, "many"):
-        with pytest.raises(ValueError, match=f"batch_tokens={value!r}.*None or a whole number of at least 1"):
-            toxicity(classifier, batch_tokens=value)
+    with pytest.raises(ValueError, match="batch_tokens=0.*None or a whole number of at least 1"):
+        toxicity(classifier, batch_tokens=0)
     with pytest.raises(ValueError, match="truncation_side='end', but expected 'left' or 'right'"):
         DetoxifyReward(truncation_side="end")
     with pytest.raises(ValueError, match="Found device='tpu9'. Expected 'cpu', 'cuda'"):
@@ -324,32 +316,10 @@ def test_a_wrong_parameter_is_named(classifier):
         toxicity(classifier, max_length=33)(TEXTS)
 
 
-def test_a_head_that_would_be_random_is_refused(tmp_path, classifier):
+def test_a_head_that_would_be_random_is_refused(tmp_path):
     transformers.BertModel(tiny(transformers.BertConfig)).save_pretrained(save_tokenizer(tmp_path / "body"))
     with pytest.raises(OSError, match="lack 2 .*classifier.bias, classifier.weight.*random"):
         ClassifierReward(tmp_path / "body", "LABEL_1", desirable=False)(TEXTS)
-    shutil.copytree(classifier, tmp_path / "grown")
-    config = json.loads((tmp_path / "grown" / "config.json").read_text())
-    config["id2label"]["2"] = "rude"
-    (tmp_path / "grown" / "config.json").write_text(json.dumps(config))
-    with pytest.raises(OSError, match="another shape: classifier.bias"):
-        ClassifierReward(tmp_path / "grown", "toxic", desirable=False)(TEXTS)
-
-
-@pytest.mark.parametrize("missing", ["config.json", "model.safetensors", "tokenizer.json"])
-def test_a_missing_file_is_named(tmp_path, classifier, missing):
-    shutil.copytree(classifier, tmp_path / "part")
-    (tmp_path / "part" / missing).unlink()
-    (tmp_path / "part" / "vocab.txt").unlink(missing_ok=True)  # a second home of the vocabulary
-    with pytest.raises(OSError, match=missing):
-        toxicity(tmp_path / "part")(TEXTS)
-
-
-def test_a_model_that_is_not_here_says_how_to_get_it(tmp_path):
-    with pytest.raises(FileNotFoundError, match="someone/some-model.*hf download someone/some-model"):
-        toxicity("someone/some-model")(TEXTS)
-    with pytest.raises(FileNotFoundError, match="no model folder .*nowhere"):
-        toxicity(tmp_path / "nowhere")(TEXTS)
 
 
 def test_a_model_that_reads_what_is_not_handed_on_is_refused(folder):
@@ -385,8 +355,7 @@ def test_a_reward_is_that_of_the_text_alone_whatever_the_batch(folder, kind, for
         np.testing.assert_allclose(toxicity(path, batch_tokens=batch_tokens)(texts), expected, atol=1e-4)
 
 
-@pytest.mark.parametrize("kind", ["gpt2", "neox", "llama"])
-@pytest.mark.parametrize("pad", ["kind", None])
+@pytest.mark.parametrize(("kind", "pad"), [("gpt2", "kind"), ("neox", None), ("llama", "kind"), ("llama", None)])
 def test_a_decoder_is_read_at_the_last_token_whatever_the_pad_token_is(folder, kind, pad, forget):
     """A pad token that is a word of the vocabulary, as <end> may be one, and none at all."""
     model_class, options = MODELS[kind]
@@ -408,18 +377,13 @@ def test_a_decoder_is_read_at_the_last_token_whatever_the_pad_token_is(folder, k
     assert reward([text])[0] == pytest.approx(logits[0] - logits[1], abs=1e-4)
 
 
-def test_a_long_text_is_cut_to_what_the_model_reads(folder, classifier):
+def test_a_long_text_is_cut_to_what_the_model_reads(classifier):
     reward = toxicity(classifier)
     assert reward.describe()["max_length"] == 32
     long = " ".join(WORDS * 20)
     with pytest.warns(UserWarning, match="1 of 2 texts are longer than 32 tokens and lose their end") as caught:
         assert reward([long, "go"])[0] == pytest.approx(reward([" ".join(long.split()[:30])]), abs=1e-6)
     assert [warning.filename for warning in caught] == [__file__]
-    path = save_classifier(folder / "positions", ["a", "b"], transformers.RobertaForSequenceClassification)
-    roberta = ClassifierReward(path, "a", desirable=True)
-    assert roberta.describe()["max_length"] == 31  # its first position is that of padding
-    with pytest.warns(UserWarning, match="longer than 31 tokens"):
-        assert np.isfinite(roberta([long])).all()
 
 
 def test_which_end_is_cut_is_said_and_does_not_follow_the_tokenizer(classifier, tmp_path):
@@ -460,8 +424,6 @@ def test_a_model_whose_files_change_is_loaded_anew(classifier, tmp_path):
     model.classifier.bias.data += torch.tensor([1.0, 0.0])
     model.save_pretrained(path)
     np.testing.assert_allclose(toxicity(path)(TEXTS), expected + 1, atol=1e-5)
-    with pytest.warns(UserWarning, match="longer than 3 tokens"):
-        assert not np.allclose(toxicity(path, max_length=3)(TEXTS), expected + 1)
 
 
 def test_nothing_is_loaded_before_the_first_call_and_nothing_is_pickled(classifier, local, capsys):
@@ -479,13 +441,12 @@ def test_the_record_says_what_the_rewards_depend_on(tmp_path, classifier, local)
     assert json.loads(json.dumps(record)) == record
     assert (record["reward"], record["output"], record["label"]) == ("ClassifierReward", "probability", "toxic")
     assert (record["desirable"], record["labels"], record["model"]) == (False, "exclusive", str(classifier))
-    same = ClassifierReward(shutil.copytree(classifier, tmp_path / "same"), "toxic", desirable=False).describe()
-    other = save_classifier(tmp_path / "other", ["neutral", "toxic"], attention_probs_dropout_prob=0.0)
+    other = save_classifier(tmp_path / "other", ["neutral", "toxic"])
     model = transformers.AutoModelForSequenceClassification.from_pretrained(other)
+    same = toxicity(other).describe()
     model.classifier.bias.data += 1e-3
     model.save_pretrained(other)
-    other = ClassifierReward(other, "toxic", desirable=False).describe()
-    assert record["weights_sha256"] == same["weights_sha256"] != other["weights_sha256"]
+    assert record["weights_sha256"] == same["weights_sha256"] != toxicity(other).describe()["weights_sha256"]
     record = DetoxifyReward(category="insult", **local).describe()
     assert json.loads(json.dumps(record)) == record
     assert (record["label"], record["labels"], record["output"]) == ("insult", "independent", "logit")
@@ -500,11 +461,7 @@ def test_the_record_says_what_the_rewards_depend_on(tmp_path, classifier, local)
     ("texts", "message"),
     [
         (["good", ""], "an empty text in row 1"),
-        (["good", "fine", " \n"], "an empty text in row 2"),
         (["good", None], "NoneType None in row 1"),
-        ([1.5, "good"], "float 1.5 in row 0"),
-        (pd.Series(["good", np.nan]), "nan in row 1"),
-        (["good", b"good"], "bytes b'good' in row 1"),
         ("good", "one text, 'good'"),
         ([["good", "bad"]], r"shape \(1, 2\).*stack_outputs"),
         ([], r"shape \(0,\).*at least one"),
@@ -537,8 +494,7 @@ def texts_classifier(corpus):
 def test_an_estimators_reward_is_its_decision_function(texts_classifier):
     toxicity = texts_classifier.decision_function(TEXTS)  # of "toxic", the larger class
     assert np.ptp(toxicity) > 0
-    for kind in (list, tuple, np.array, pd.Series):
-        np.testing.assert_array_equal(EstimatorReward(texts_classifier)(kind(TEXTS)), toxicity)
+    np.testing.assert_array_equal(EstimatorReward(texts_classifier)(pd.Series(TEXTS)), toxicity)
     for options in ({"column": "toxic", "desirable": False}, {"column": "kind"}, {"column": "KIND", "desirable": True}):
         np.testing.assert_array_equal(EstimatorReward(texts_classifier, **options)(TEXTS), -toxicity)
     chance = EstimatorReward(texts_classifier, column="kind", output="probability")(TEXTS)
@@ -594,16 +550,6 @@ def test_the_estimators_record_follows_the_estimator(texts_classifier, corpus):
 # ------------------------------------------------------------------------------------------ as references
 
 
-def test_logit_and_probability_are_different_rewards_of_one_order(classifier):
-    logits, chances = (
-        ClassifierReward(classifier, "toxic", desirable=False, output=output)(TEXTS)
-        for output in ("logit", "probability")
-    )
-    np.testing.assert_array_equal(np.argsort(logits, kind="stable"), np.argsort(chances, kind="stable"))
-    np.testing.assert_array_equal(logits > 0, chances > 0)
-    assert starc_distance(logits, chances) > 0.01
-
-
 def test_rewards_are_references_of_the_starc_scorer(classifier, local, texts_classifier):
     X, y = make_pairs(TEXTS[:3], TEXTS[3:], random_state=0)
     for reward in (
@@ -657,13 +603,3 @@ def test_calibration_error_is_the_distance_of_chances_from_shares(benchmark):
     weight = np.array([1, 0, 1, 1, 0, 2])  # rows of weight 0 are not there
     expected = (3 * 0.25 + 2 * 0.1) / 5
     assert benchmark.expected_calibration_error(y, chance, weight) == pytest.approx(expected)
-
-
-def test_what_is_no_word_is_no_feature(benchmark):
-    analyze = TfidfVectorizer(token_pattern=benchmark.WORDS).build_analyzer()
-    assert analyze("@Some_user: Don't go&amp;stay http://t.co/Abc 123 &#8220;OK&#8221;.") == [
-        "don't",
-        "go",
-        "stay",
-        "ok",
-    ]

@@ -21,28 +21,44 @@ from .run import MEASURES
 RUN_PARAMETERS = {"store": None, "device": "cpu", "verbose": False}  # of this run, not of the reward: not saved
 
 
-def prepare_folder(folder, *, force=False):
-    """Make a folder for results, or check that an existing one may be used.
+@contextmanager
+def results_folder(folder=None, *, force=False):
+    """Make a folder for results; an empty one that it made is removed if the body fails.
 
     Parameters
     ----------
-    folder : path or None
+    folder : path, default=None
         None: ``fairl_sk_audit``, or the first of ``fairl_sk_audit_2``, ``_3``, ... that does not exist.
     force : bool, default=False
         Allow a folder that holds files. Those of an earlier audit are replaced.
 
-    Returns
-    -------
+    Yields
+    ------
     folder : Path
 
     Raises
     ------
-    FileExistsError
-        If the folder holds files and ``force`` is False, or is a file.
     OSError
-        If the folder cannot be made or written to.
+        If the folder holds files and ``force`` is False, or cannot be made or written to.
     """
     folder = _default_folder() if folder is None else Path(folder)
+    ours = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        _check_folder(folder, force)
+        yield folder
+    except BaseException:  # an interrupt too
+        for path in ours:
+            with suppress(OSError):  # not made, or not empty
+                path.rmdir()
+        raise
+
+
+def _default_folder():
+    names = (f"fairl_sk_audit_{number}" for number in itertools.count(2))
+    return next(path for path in map(Path, itertools.chain(["fairl_sk_audit"], names)) if not path.exists())
+
+
+def _check_folder(folder, force):
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
@@ -55,26 +71,6 @@ def prepare_folder(folder, *, force=False):
             f"--out {folder} already holds files. Name another folder, or add --force to replace the results of an "
             "earlier audit (other files stay)."
         )
-    return folder
-
-
-def _default_folder():
-    names = (f"fairl_sk_audit_{number}" for number in itertools.count(2))
-    return next(path for path in map(Path, itertools.chain(["fairl_sk_audit"], names)) if not path.exists())
-
-
-@contextmanager
-def results_folder(folder, *, force=False):
-    """`prepare_folder`, which removes the folders that it made if the body fails and has written nothing."""
-    folder = _default_folder() if folder is None else Path(folder)
-    ours = [path for path in (folder, *folder.parents) if not path.exists()]
-    try:
-        yield prepare_folder(folder, force=force)
-    except BaseException:  # an interrupt too
-        for path in ours:
-            with suppress(OSError):  # not made, or not empty
-                path.rmdir()
-        raise
 
 
 def write_audit(result, folder):
@@ -85,7 +81,7 @@ def write_audit(result, folder):
     result : Bunch
         From `audit`.
     folder : path
-        From `prepare_folder`.
+        From `results_folder`.
 
     Returns
     -------

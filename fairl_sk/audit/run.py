@@ -27,6 +27,7 @@ MEASURES = ("pair_accuracy", "output_f1", "output_auc", "label_f1", "label_auc",
 KINDS = ("T->NT", "NT->NT", "T->T", "NT->T")  # rejected -> chosen; T: toxic, NT: not toxic
 MIN_SUBTYPE_GROUPS = 5  # fewer groups give no interval
 UNDECIDED = 2.0  # a margin within so many standard deviations of 0 may have either sign
+N_FAILURES = 20  # the hardest misordered rows, which are listed
 N_UNCERTAIN_OUTPUTS = 8
 MAX_POSTERIOR_FEATURES = 1024  # a posterior takes time as the square of the features
 MAX_RANGE_PAIRS = 20_000
@@ -42,7 +43,6 @@ def audit(
     test_size=0.25,
     n_resamples=1000,
     n_shuffles=20,
-    n_failures=20,
     random_state=0,
     verbose=0,
 ):
@@ -68,8 +68,6 @@ def audit(
         Number of bootstrap draws of groups for the intervals.
     n_shuffles : int >= 1, default=20
         Number of fits on shuffled labels, for the null of that name.
-    n_failures : int, default=20
-        Number of the hardest misordered rows to list.
     random_state : int >= 0, default=0
         Seed of the split, the features, the fits and the intervals.
     verbose : int or bool, default=0
@@ -128,7 +126,7 @@ def audit(
         kinds=_kinds(held, margins),
         subtypes=_subtypes(held, rewards, interval),
         uncertainty=_uncertainty(learners["MaxEntropyIRL"], X_train, y_train, X_test, held),
-        failures=_hardest(margins["FailureAwareIRL"], held, n_failures),
+        failures=_hardest(margins["FailureAwareIRL"], held),
         pipelines={name: Pipeline([("features", features), ("irl", learner)]) for name, learner in learners.items()},
         margins=margins,
         settings={
@@ -365,9 +363,9 @@ def _subtypes(held, rewards, interval):
     return table
 
 
-def _hardest(margins, held, n_failures):
+def _hardest(margins, held):
     """The rows with the lowest margins among those at or below 0."""
-    order = np.argsort(margins, kind="stable")[:n_failures]
+    order = np.argsort(margins, kind="stable")[:N_FAILURES]
     rows = []
     for row in order[margins[order] <= 0]:
         texts = {"output": held.texts[row]}

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils._param_validation import Interval, StrOptions  # the parameters' declared constraints
-from sklearn.utils._set_output import ADAPTERS_MANAGER, _get_output_config  # what wrapping a 2-D result uses
 from tqdm.auto import tqdm
 
 from ..device import torch_device
@@ -26,7 +25,7 @@ class TransformerEmbedder(
     ClassNamePrefixFeaturesOutMixin,
     TransformerMixin,
     BaseEstimator,
-    auto_wrap_output_keys=None,  # type: ignore
+    auto_wrap_output_keys=None,  # no set_output, as its tables cannot hold pairs  # type: ignore
 ):
     """Embed texts, or both texts of pairs, with a frozen transformer model.
 
@@ -210,7 +209,6 @@ class TransformerEmbedder(
         Returns
         -------
         embeddings : ndarray of shape (n_samples, n_features) or (n_pairs, 2, n_features), float32
-            For outputs, in the container that `set_output` names.
 
         Raises
         ------
@@ -241,25 +239,7 @@ class TransformerEmbedder(
         embeddings = self._embed(texts.ravel(), {**settings, "special_tokens": not templated})
         if self.normalize:
             embeddings /= np.maximum(np.linalg.norm(embeddings, axis=1, keepdims=True), 1e-12)
-        if texts.ndim == 2:
-            return embeddings.reshape(-1, 2, embeddings.shape[1])
-        return _in_container(self, embeddings, X)
-
-    def set_output(self, *, transform=None):
-        """Set the container of embedded outputs; pairs always come as arrays.
-
-        Parameters
-        ----------
-        transform : {"default", "pandas", "polars"}, default=None
-            None leaves it as it is.
-
-        Returns
-        -------
-        self : TransformerEmbedder
-        """
-        if transform is not None:
-            self._sklearn_output_config = {"transform": transform}
-        return self
+        return embeddings.reshape(*texts.shape, -1)
 
     def _embed(self, texts, settings):
         """Embeddings (n_texts, n_features); each distinct text is read from the store or embedded once."""
@@ -362,13 +342,3 @@ def _warn_of_pooling(embedder):
             f"Found pooling={pooling!r}, but {embedder.model} was trained with {source.pooling!r} ({POOLING_FILE}). "
             + (f"Set pooling={source.pooling!r}." if offered else "No pooling here does that: name another model.")
         )
-
-
-def _in_container(embedder, embeddings, X):
-    """Embeddings of outputs as `set_output` says, with the index of a table."""
-    container = _get_output_config("transform", embedder)["dense"]
-    if container == "default":
-        return embeddings
-    index = X if hasattr(X, "iloc") else embeddings
-    create = ADAPTERS_MANAGER.adapters[container].create_container
-    return create(embeddings, index, columns=embedder.get_feature_names_out, inplace=False)
