@@ -36,6 +36,7 @@ autosummary_context = {
         "get_metadata_routing",
         "get_params",
         "index",
+        "set_output",
         "set_decision_function_request",
         "set_fit_request",
         "set_params",

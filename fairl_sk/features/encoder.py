@@ -25,7 +25,7 @@ class TransformerEmbedder(
     ClassNamePrefixFeaturesOutMixin,
     TransformerMixin,
     BaseEstimator,
-    auto_wrap_output_keys=None,  # no set_output, as its tables cannot hold pairs  # type: ignore
+    auto_wrap_output_keys=None,  # type: ignore  # no set_output, as its tables cannot hold pairs
 ):
     """Embed texts, or both texts of pairs, with a frozen transformer model.
 
