@@ -37,10 +37,8 @@ def find_reader(pipeline):
         raise TypeError(f"Found {type(pipeline).__name__} {pipeline!r:.60}. Expected a fitted pipeline or estimator.")
     check_is_fitted(pipeline)
     if not hasattr(pipeline, "decision_function"):
-        raise TypeError(
-            f"Found {type(pipeline).__name__} without decision_function. Expected rewards: end the pipeline in an "
-            "estimator of this package, or a linear classifier."
-        )
+        found = f"Found {type(pipeline).__name__} without decision_function"
+        raise TypeError(f"{found}. End the pipeline in an estimator of this package, or a linear classifier.")
     for step in flat_steps(pipeline):
         if isinstance(step, TransformerEmbedder):
             _check_encoder(step)

@@ -39,26 +39,22 @@ _JOIN_TEMPLATE = (
 def export_reward_model(pipeline, folder, X=None, y=None, *, center=0.0, scale=1.0, custom_code=False):
     """Write a reward as a Hugging Face folder, which TRL and transformers load by its path.
 
-    ``AutoModelForSequenceClassification.from_pretrained(folder)`` gives the rewards as ``logits`` (n_texts, 1). The
-    folder is loaded again and compared with the pipeline before it appears under its name.
+    ``AutoModelForSequenceClassification.from_pretrained(folder)`` gives the rewards as ``logits`` (n_texts, 1). They
+    are compared with the pipeline's before the folder appears under its name.
 
     Parameters
     ----------
     pipeline : Pipeline
-        Fitted: a `TransformerEmbedder`, affine steps (scalers, PCA) and a linear estimator, in any nesting of
-        pipelines, `PairTransformer` and searches.
+        Fitted: a `TransformerEmbedder`, affine steps (scalers, PCA) and a linear estimator, in any nesting.
     folder : path
         New, or empty.
-    X : array-like or table, default=None
-        Pairs or outputs, as they were fitted: up to 500 are compared, and the reward has to prefer the preferred. None:
-        a few sentences of this package.
-    y : array-like of shape (n_rows,), default=None
-        Which is preferred, see `RewardFunction`.
+    X, y : array-like or table, and array-like of shape (n_rows,), default=None
+        Training data to compare (up to 500 rows) and to check the sign on, see `RewardFunction`. None: a few sentences.
     center, scale : float, default=0.0, 1.0
         The folder gives ``(R - center) / scale``; those of a `RewardFunction` are frozen from training outputs.
     custom_code : bool, default=False
-        True: the folder carries its own modeling code, to be loaded with ``trust_remote_code=True``; it cuts long texts
-        and scores in float32. False: only if no class of transformers gives the reward.
+        True: the folder carries its own modeling code (``trust_remote_code=True``), which cuts long texts and scores in
+        float32. False: only if no class of transformers gives the reward.
 
     Returns
     -------
@@ -69,10 +65,8 @@ def export_reward_model(pipeline, folder, X=None, y=None, *, center=0.0, scale=1
     ------
     NotFittedError, TypeError, ValueError
         See `RewardFunction`; also if the pipeline cannot be written as such a folder.
-    RuntimeError
-        If the folder's rewards are not the pipeline's.
-    OSError
-        If the folder holds anything, or cannot be written. No part of it is left.
+    RuntimeError, OSError
+        If the folder's rewards are not the pipeline's; if it holds anything, or cannot be written.
 
     Warns
     -----
@@ -89,22 +83,22 @@ def export_reward_model(pipeline, folder, X=None, y=None, *, center=0.0, scale=1
     expected = (np.asarray(pipeline.decision_function(outputs), dtype=np.float64) - center) / scale
     if training is not None:
         check_sign(expected, training.paired, y, pipeline)
-    with MODEL_LOCK, quiet_loading(head.path), torch.random.fork_rng(devices=[]):
-        tokenizer = import_transformers().AutoTokenizer.from_pretrained(head.path, revision=head.revision)
+    with MODEL_LOCK, quiet_loading(head.source.path), torch.random.fork_rng(devices=[]):
+        tokenizer = import_transformers().AutoTokenizer.from_pretrained(head.source.path, revision=head.source.revision)
         special = ([], []) if templated else _special_ids(tokenizer)
         custom_code = bool(custom_code) or not _is_native(head, special)
         model = (_custom_model if custom_code else _native_model)(head, tokenizer, special)
         tokenizer.truncation_side, tokenizer.padding_side = head.embedder.truncation_side, "right"
-        tokenizer.model_max_length = head.settings["max_length"]
+        tokenizer.model_max_length = head.embedder.settings_["max_length"]
         _set_chat_template(tokenizer, head.embedder, reader, templated)
-    encoder = {key.lstrip("_"): value for key, value in head.settings.items()}
+    encoder = {key.lstrip("_"): value for key, value in head.embedder.settings_.items()}
     record = {"version": __version__, "custom_code": custom_code, "center": float(center), "scale": float(scale)}
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".") as temporary:
         written = Path(temporary) / folder.name
         written.mkdir()
         setattr(model.config, _RECORD, {**record, "encoder": encoder})
         model.config._name_or_path = ""
-        with quiet_loading(head.path):
+        with quiet_loading(head.source.path):
             model.save_pretrained(written)
             tokenizer.save_pretrained(written)
         if custom_code:
@@ -135,15 +129,10 @@ class _Head(NamedTuple):
     """A reward as (states - shift) @ weight + bias of what the embedder pools."""
 
     embedder: TransformerEmbedder
-    path: str
-    revision: str | None
+    source: NamedTuple  # of find_model
     shift: np.ndarray
     weight: np.ndarray
     bias: float
-
-    @property
-    def settings(self):
-        return self.embedder.settings_
 
 
 def _fold(pipeline, center, scale):
@@ -166,9 +155,8 @@ def _fold(pipeline, center, scale):
         found = f"{type(last).__name__} has {len(coef)} weights for {points.shape[1]} features"
         raise ValueError(f"{found}: it was fitted on features of another encoder. Fit the pipeline again.")
     at = points @ coef
-    source = find_model(embedder.model, embedder.revision)
     bias = float((at[1] + intercept - center) / scale)
-    return _Head(embedder, source.path, source.revision, shift, (at[2:] - at[0]) / scale, bias)
+    return _Head(embedder, find_model(embedder.model, embedder.revision), shift, (at[2:] - at[0]) / scale, bias)
 
 
 def _apply(step, points):
@@ -198,7 +186,7 @@ def _linear(estimator):
 def _is_native(head, special):
     """Whether a class of transformers gives the reward: a linear head on the last token, and a place for the offset."""
     transformers, embedder = import_transformers(), head.embedder
-    config = transformers.AutoConfig.from_pretrained(head.path, revision=head.revision)
+    config = transformers.AutoConfig.from_pretrained(head.source.path, revision=head.source.revision)
     return (
         config.model_type in ("gpt2", "gpt_neox")
         and embedder.pooling == "last"
@@ -209,13 +197,10 @@ def _is_native(head, special):
 
 
 def _native_model(head, tokenizer, _):
-    """A class of transformers with the head set.
-
-    The offset goes into the last normalization's bias: weight @ (states + change) = weight @ states + offset.
-    """
+    """A class of transformers with the head set; the offset goes into the last normalization's bias."""
     model_class = import_transformers().AutoModelForSequenceClassification
-    options = {"unread": "score", "revision": head.revision, "num_labels": 1, "dtype": torch.float32}
-    model = load_weights(model_class, head.path, **options)
+    options = {"unread": "score", "revision": head.source.revision, "num_labels": 1, "dtype": torch.float32}
+    model = load_weights(model_class, head.source.path, **options)
     norm = model.base_model.ln_f if hasattr(model.base_model, "ln_f") else model.base_model.final_layer_norm
     square = max(float(head.weight @ head.weight), 1e-300)
     with torch.no_grad():
@@ -234,22 +219,12 @@ def _custom_model(head, tokenizer, special):
     embedder = head.embedder
     if tokenizer.pad_token is None:  # masked by this model, whichever it is
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token or PAD
-    source = find_model(embedder.model, embedder.revision)
-    module = load_model(source.path, source.revision, source.identity, "float32", "cpu")
-    config = RewardConfig(
-        backbone={key: value for key, value in module.config.to_dict().items() if not key.startswith("_")},
-        n_features=len(head.shift),
-        pooling=embedder.pooling,
-        layer=embedder.layer,
-        normalize=embedder.normalize,
-        max_tokens=head.settings["max_length"],
-        truncation_side=embedder.truncation_side,
-        prefix_ids=special[0],
-        suffix_ids=special[1],
-        num_labels=1,
-        pad_token_id=tokenizer.pad_token_id,
-        dtype="float32",
-    )
+    module = load_model(head.source.path, head.source.revision, head.source.identity, "float32", "cpu")
+    backbone = {key: value for key, value in module.config.to_dict().items() if not key.startswith("_")}
+    same = {name: getattr(embedder, name) for name in ("pooling", "layer", "normalize", "truncation_side")}
+    same |= {"max_tokens": embedder.settings_["max_length"], "prefix_ids": special[0], "suffix_ids": special[1]}
+    head_options = {"num_labels": 1, "pad_token_id": tokenizer.pad_token_id, "dtype": "float32"}
+    config = RewardConfig(backbone=backbone, n_features=len(head.shift), **same, **head_options)
     classes = {"AutoConfig": "RewardConfig", "AutoModelForSequenceClassification": "RewardModel"}
     config.auto_map = {auto: f"{Path(_CODE).stem}.{name}" for auto, name in classes.items()}
     model = RewardModel(config).eval()
@@ -274,8 +249,7 @@ def _texts_of(head, reader, training):
         outputs = TextTable.of([separate_prompt(*row) for row in training.rows])
     if reader is not head.embedder:
         return outputs, read_texts(outputs), False
-    source = find_model(reader.model, reader.revision)
-    return outputs, *format_texts(outputs, reader.prompt_template, source)
+    return outputs, *format_texts(outputs, reader.prompt_template, head.source)
 
 
 def _special_ids(tokenizer):
@@ -320,9 +294,8 @@ def _compare(folder, texts, expected, room):
     most = TOLERANCE * max(1.0, np.abs(expected).max())
     if not difference <= most:
         found = f"The folder's rewards differ from the pipeline's by up to {difference:.2g} (expected {most:.2g})"
-        raise RuntimeError(
-            f"{found}. Features of a tiny scale, or store_dtype='float16', cost digits: refit without. {_INSTEAD}"
-        )
+        advice = "Features of a tiny scale, or store_dtype='float16', cost digits: refit without"
+        raise RuntimeError(f"{found}. {advice}. {_INSTEAD}")
     return difference
 
 
@@ -338,18 +311,16 @@ def score_texts(model, tokenizer, texts, batch_size=64):
 
 
 def load_reward_model(folder):
-    """Load an exported reward by this package's own code, making sure that no weight is missing.
+    """Load a folder of `export_reward_model` without code from it, making sure that no weight is missing.
 
     Parameters
     ----------
     folder : path
-        From `export_reward_model`.
 
     Returns
     -------
-    model : PreTrainedModel
-        In evaluation mode; ``reward_funcs`` takes it, too.
-    tokenizer : PreTrainedTokenizer
+    model, tokenizer : PreTrainedModel, PreTrainedTokenizer
+        In evaluation mode; ``reward_funcs`` takes the model, too.
 
     Raises
     ------

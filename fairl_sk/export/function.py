@@ -20,27 +20,23 @@ class RewardFunction:
     .. math:: r = \operatorname{clip}\left(\frac{R(o) - \text{center}}{\text{scale}}\right)
 
     Center and scale are frozen when the object is made, so a completion's reward depends on nothing else in its batch.
-    Each distinct completion is scored once a call. The object can be pickled.
 
     Parameters
     ----------
     pipeline : estimator
         Fitted, from texts to ``decision_function``; as a rule a Pipeline that ends in an estimator of this package.
     X : array-like or table, default=None
-        Training pairs or outputs: they freeze center and scale, show how prompts were read, and for pairs prove that
-        the reward prefers the preferred. None: everything is told by parameters.
+        Training pairs or outputs, from which center, scale and format are read. None: all are told by parameters.
     y : array-like of shape (n_rows,), default=None
-        Two classes, the larger meaning that the first of a pair is preferred (that the output is desirable). None:
-        the first everywhere.
+        Two classes, the larger meaning that the first output is preferred, or that the output is desirable. None: the
+        first is always preferred.
     name : str, default=None
-        Name in TRL's logs, unique among the rewards of a run. None: the estimator's class.
+        Name in TRL's logs, unique in a run. None: the estimator's class.
     prompt_template : str, default=None
         The text that is scored. "{output}": the completion alone. "join": behind its prompt, as the pipeline reads a
         table. Else a text with the fields ``{prompt}`` and ``{output}``. None: as ``X`` shows.
-    center : {"mean"} or float, default="mean"
-        What is subtracted; "mean" of the training outputs.
-    scale : {"std"} or float > 0, default="std"
-        What is divided by; "std" of the training outputs. In RLOO it weighs the reward against the KL penalty.
+    center, scale : {"mean"} or float, {"std"} or float > 0
+        What is subtracted and divided by; "mean" and "std" of the training outputs.
     clip : float > 0, "tanh" or None, default=None
         Bound of the result: cut off at -clip and clip, or its hyperbolic tangent.
 
@@ -54,12 +50,8 @@ class RewardFunction:
     NotFittedError, TypeError
         If the pipeline is not fitted, or has no ``decision_function``.
     ValueError
-        If it does not score texts, its encoder is not the one that it was fitted with, a parameter is out of range or
-        cannot be found from ``X``, or the reward prefers the other side of its training pairs.
-
-    Notes
-    -----
-    Messages go through the encoder's chat template only if those of ``X`` did, or if "join" is given without ``X``.
+        If it does not score texts, its encoder changed, a parameter is out of range or cannot be found from ``X``, or
+        the reward prefers the other side of its training pairs.
 
     Examples
     --------
@@ -101,9 +93,8 @@ class RewardFunction:
     def _freeze(self, training, y):
         """Find center and scale, and check that the reward can be used."""
         if training is None and (self.center == "mean" or self.scale == "std"):
-            raise ValueError(
-                f"Found center={self.center!r}, scale={self.scale!r} without training outputs. Expected X, or numbers."
-            )
+            found = f"center={self.center!r}, scale={self.scale!r} without training outputs"
+            raise ValueError(f"Found {found}. Expected X, or numbers.")
         some = np.array(["Thank you."], dtype=object)
         rewards = self._raw(some if training is None else self._training_table(training))
         if not np.isfinite(rewards).all():
@@ -126,22 +117,17 @@ class RewardFunction:
         prompts, completions : list of str or of lists of messages
             One prompt for each completion, or None where completions are scored alone.
         **_ : dict
-            What else TRL passes, ignored: token ids, the trainer's state, the data set's columns.
+            What else TRL passes, ignored.
 
         Returns
         -------
         rewards : list of float or None
-            None, by which TRL leaves a completion out, where it is empty or the pipeline cannot score it.
+            None, by which TRL leaves a completion out, if it is empty or, with a UserWarning, cannot be scored.
 
         Raises
         ------
         ValueError
             If the lists do not match, or hold anything but texts and conversations with a turn of the assistant.
-
-        Warns
-        -----
-        UserWarning
-            If the pipeline cannot score a completion that is not empty.
         """
         prompts, completions = self._check_call(prompts, completions)
         keys, distinct = [], {}
@@ -175,16 +161,11 @@ class RewardFunction:
             check_template(template)
             own = getattr(self._reader, "prompt_template", None)
             if own is not None:
-                raise ValueError(
-                    f"Found prompt_template={template!r}, but the pipeline's embedder was fitted with {own!r}. Pass "
-                    "'join': it formats by the embedder's own."
-                )
+                found = f"Found prompt_template={template!r}, but the pipeline's embedder was fitted with {own!r}"
+                raise ValueError(f"{found}. Pass 'join': it formats by the embedder's own.")
         if has_prompts is not None and has_prompts != (template == JOIN or "{prompt" in template):
-            found = "has prompts" if has_prompts else "has no prompts"
-            raise ValueError(
-                f"Found prompt_template={template!r}, but X {found}. Leave prompt_template out, or pass the X that was "
-                "fitted."
-            )
+            found = f"Found prompt_template={template!r}, but X has {'' if has_prompts else 'no '}prompts"
+            raise ValueError(f"{found}. Leave prompt_template out, or pass the X that was fitted.")
         return template
 
     def _format(self, prompt, completion):

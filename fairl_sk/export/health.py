@@ -39,12 +39,11 @@ def check_reward(reward, prompts, completions, *, beta=0.05, **columns):
     Parameters
     ----------
     reward : callable or path
-        A `RewardFunction`, or any reward function of TRL: ``reward(prompts=..., completions=..., **columns)`` gives a
-        list of float or None. A path: the folder that `export_reward_model` wrote, as TRL scores with it.
+        A `RewardFunction`, any reward function of TRL, or the path of a folder that `export_reward_model` wrote.
     prompts, completions : list of shape (n_completions,)
         Texts or lists of messages. Completions of equal prompts are a group, as in GRPO and RLOO: give several each.
     beta : float > 0 or None, default=0.05
-        KL coefficient of RLOO, whose penalty is taken from the reward. None: for GRPO, where the scale does not matter.
+        KL coefficient of RLOO. None: for GRPO, where the scale does not matter.
     **columns : dict of list
         Further columns of the data set that the reward function reads.
 
@@ -57,8 +56,7 @@ def check_reward(reward, prompts, completions, *, beta=0.05, **columns):
     Raises
     ------
     ValueError
-        If lengths differ, there is no group of two completions, or no reward is a finite number; for a folder, see
-        `load_reward_model`.
+        If lengths differ, there is no group of two completions, or no reward is a finite number.
 
     Warns
     -----
@@ -71,8 +69,8 @@ def check_reward(reward, prompts, completions, *, beta=0.05, **columns):
     ``ties``: share of completions with the reward of a different text of their group. ``missing``: share of None. ``not
     finite``: number of NaN and infinities. ``saturation``: share of distinct completions within 1 % of the range from
     either end. ``length``: Spearman's correlation of reward and number of words, within groups. ``batch``: largest
-    change of a reward that is computed alone, in standard deviations. ``nats per spread``: ``spread / beta``, the KL
-    divergence, in nats a completion, that RLOO pays for one standard deviation.
+    change of a reward that is computed alone, in standard deviations. ``nats per spread``: ``spread / beta``, the nats
+    of KL divergence that RLOO pays for one standard deviation.
 
     Examples
     --------
@@ -159,11 +157,8 @@ def _group_rows(prompts):
 def _ties(values, texts, groups):
     """Share of completions of the groups that have the reward of a different text of their group."""
     distinct = [{(values[row], texts[row]) for row in rows} for rows in groups]
-    tied = [
-        sum(value == values[row] for value, _ in pairs) > 1
-        for rows, pairs in zip(groups, distinct, strict=True)
-        for row in rows
-    ]
+    both = list(zip(groups, distinct, strict=True))
+    tied = [sum(value == values[row] for value, _ in pairs) > 1 for rows, pairs in both for row in rows]
     return float(np.mean(tied)) if tied else 0.0
 
 
