@@ -15,7 +15,6 @@ import sys
 import time
 import warnings
 from contextlib import contextmanager
-from multiprocessing import get_context
 
 import datasets
 import huggingface_hub.constants
@@ -592,20 +591,6 @@ print(pickle.loads(bytes.fromhex(sys.argv[1])).transform(sys.argv[2:]).tolist())
     command = [sys.executable, "-c", code, pickled.hex(), *TEXTS]
     shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert_close(json.loads(shown), expected)
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
-@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
-def test_a_forked_process_goes_on(bert, tmp_path):
-    embedder = TransformerEmbedder(bert, store=tmp_path / "store")
-    expected = embedder.transform(TEXTS)
-    with get_context("fork").Pool(2) as pool:
-        more = pool.map_async(embedder.transform, [[*TEXTS, f"green {word}"] for word in WORDS[:6]]).get(60)
-    for embeddings in more:
-        np.testing.assert_array_equal(embeddings[: len(TEXTS)], expected)
-    with forwards(bert) as shapes:
-        embedder.transform([*TEXTS, *(f"green {word}" for word in WORDS[:6])])
-    assert shapes == []
 
 
 def test_threads_share_the_model_and_each_has_its_settings(models, tmp_path):

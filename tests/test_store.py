@@ -9,7 +9,6 @@ import multiprocessing
 import os
 import resource
 import shutil
-import signal
 import subprocess
 import sys
 import threading
@@ -33,7 +32,7 @@ def vectors(texts, size=8):
 
 
 PRELUDE = f"""
-import os, signal, sys, time, types
+import os, sys, time, types
 import numpy as np
 for name, folder in (("fairl_sk", ""), ("fairl_sk.features", "/features")):
     sys.modules[name] = types.ModuleType(name)
@@ -233,41 +232,7 @@ def test_a_forked_process_goes_on_with_the_store(store):
     assert store.read(SETTINGS, text_keys(f"of child {number}" for number in range(3)))[0].all()
 
 
-# --------------------------------------------------------------------------------------------- crash and damage
-
-
-def test_a_killed_writer_leaves_a_readable_store(store):
-    """Writers die at any point; every write that was finished is there, and no half one."""
-    code = """
-store, name = EmbeddingStore(sys.argv[1]), sys.argv[2]
-for number in range(10**6):
-    texts = [f"{name} {number} {i}" for i in range(100)]
-    store.write({**SETTINGS, "layer": number % 3}, text_keys(texts), vectors(texts, 256))
-    print(number, flush=True)
-    if number % 7 == 6:
-        store.prune([row["id"] for row in store.list() if row["settings"]["layer"] == 2])
-"""
-    rng = np.random.default_rng(0)
-    for name in "abcd":
-        writer = start(code, store.path, name)
-        first = writer.stdout.readline()
-        assert first, writer.stderr.read()
-        time.sleep(rng.uniform(0, 0.15))
-        writer.send_signal(signal.SIGKILL)
-        finished = int([first, *writer.stdout.read().split("\n")[:-1]][-1])
-        writer.communicate()
-        for number in range(finished + 1):
-            if number % 3 == 2:
-                continue  # these may have been pruned
-            texts = [f"{name} {number} {i}" for i in range(100)]
-            found, stored = store.read({**SETTINGS, "layer": number % 3}, text_keys(texts))
-            assert found.all()
-            np.testing.assert_array_equal(stored, vectors(texts, 256))
-        half = [f"{name} {finished + 1} {i}" for i in range(100)]
-        found, _ = store.read({**SETTINGS, "layer": (finished + 1) % 3}, text_keys(half))
-        assert found.all() or not found.any()
-        assert sum(row["n_vectors"] for row in store.list()) > 0
-        fill(store, 10)
+# ------------------------------------------------------------------------------------------------------- damage
 
 
 @pytest.mark.parametrize("share", [0.01, 0.5, 0.99])
