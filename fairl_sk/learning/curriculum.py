@@ -13,19 +13,12 @@ __all__ = ["Curriculum", "Schedule"]
 
 @dataclass(frozen=True)
 class Schedule:
-    """What one failure path goes through.
+    """What one failure path goes through: a detector, and arrays of shape (n_rounds,)."""
 
-    Parameters
-    ----------
-    detector : object with ``detect``
-    thresholds, weights, rates : ndarray of shape (n_rounds,)
-        gamma_t, lambda_t and p_t.
-    """
-
-    detector: object
-    thresholds: np.ndarray
-    weights: np.ndarray
-    rates: np.ndarray
+    detector: object  # with ``detect``
+    thresholds: np.ndarray  # gamma_t
+    weights: np.ndarray  # lambda_t
+    rates: np.ndarray  # p_t
 
     @property
     def is_idle(self):
@@ -34,27 +27,11 @@ class Schedule:
 
 
 class Curriculum(Callback):
-    """skorch's callback that names the failures of every round.
+    """skorch's callback that names the failures of every round, and writes a row of history for the first path.
 
-    Parameters
-    ----------
-    schedules : list of Schedule
-        One for each failure path.
-    sample_weight : ndarray of shape (n_pairs,)
-        Of sum 1.
-    rewards : callable, (module, path) -> ndarray of shape (n_pairs, 2)
-        Rewards of the (preferred, other) outputs with the offset set.
-    output_labels : ndarray of shape (n_pairs, 2) or None
-        In the order (preferred, other).
-    generator : numpy.random.RandomState or None, default=None
-        Draws the failures of a round, as in the paper. None: every failure counts, in expectation.
-    record : bool, default=True
-        Whether to write the history of the first path.
-
-    Attributes
-    ----------
-    rows_ : list of dict
-        The history: a row a round.
+    There is one `Schedule` for each failure path. ``sample_weight`` has the sum 1. ``rewards(module, path)`` gives the
+    rewards of the (preferred, other) outputs, with the offset set; ``output_labels`` have that order too. A
+    ``generator`` draws the failures of a round, as in the paper; without one every failure counts, in expectation.
     """
 
     def __init__(self, schedules, sample_weight, rewards, output_labels=None, generator=None, record=True):

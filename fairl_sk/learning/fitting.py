@@ -25,40 +25,16 @@ _SOLVERS = {"max_margin": solve_max_margin, "max_entropy": solve_max_entropy}
 
 @dataclass(frozen=True)
 class BasePath:
-    """A solved base path.
+    """A solved base path."""
 
-    Parameters
-    ----------
-    head : list of ndarray
-        [W, b] in the units of the input.
-    margins : Tensor of shape (n_pairs,)
-    gap : float
-        Duality gap as a share of the loss of a constant reward.
-    n_iter : int
-        Iterations of the solver.
-    """
-
-    head: list
-    margins: torch.Tensor
-    gap: float
+    head: list  # [W, b] in the units of the input
+    margins: torch.Tensor  # (n_pairs,)
+    gap: float  # duality gap as a share of the loss of a constant reward
     n_iter: int
 
 
 def solve_base(problem, settings, differences):
-    """Solve the convex problem of a linear base path (theory, eq. 2, 3 and the pointwise loss).
-
-    Parameters
-    ----------
-    problem : Problem
-    settings : Settings
-        With a number as ``pointwise_weight``.
-    differences : Tensor of shape (n_pairs, n_features)
-        Those of the problem, on its device.
-
-    Returns
-    -------
-    base : BasePath
-    """
+    """Solve the convex problem of a linear base path (theory, eq. 2, 3 and the pointwise loss)."""
     weight, n_features = problem.tensor(problem.weight), differences.shape[1]
 
     def margins_of(theta):
@@ -106,24 +82,8 @@ def _linear_head(theta, problem):
 def train_failures(problem, settings, base, differences, n_rounds, *, record=True, progress=None):
     """Train failure paths beside a solved base path (theory, eq. 4), as columns of one product.
 
-    Parameters
-    ----------
-    problem : Problem
-    settings : list of Settings
-        One for each path; they share the base path, ``alpha_fail`` and ``learning_rate``.
-    base : BasePath
-    differences : Tensor of shape (n_pairs, n_features)
-    n_rounds : int
-    record : bool, default=True
-        Whether to write the history of the first path.
-    progress : str, default=None
-        Name of the progress bar; None shows none.
-
-    Returns
-    -------
-    heads : list of list of ndarray
-        [W, b] of each path.
-    history : list of dict
+    There is one `Settings` for each path; they share the base path, ``alpha_fail`` and ``learning_rate``. Gives the
+    head [W, b] of each path, and the history of the first one (if ``record``).
     """
     first, width = settings[0], differences.shape[1]
 
@@ -185,27 +145,8 @@ def _targets(problem, n_paths, dtype, *, oriented):
 def train_jointly(problem, settings, layers, batch_size, n_rounds, seed, generator, *, progress=None):
     """Train both heads by Adam from a Kaiming-uniform start (the paper's algorithm 1).
 
-    Parameters
-    ----------
-    problem : Problem
-    settings : Settings
-        With a number as ``pointwise_weight``.
-    layers : sequence of int
-        Widths of the hidden layers.
-    batch_size : int
-    n_rounds : int
-    seed : int
-        Of the start and of the batches.
-    generator : numpy.random.RandomState
-        Samples the failures of each round.
-    progress : str, default=None
-        Name of the progress bar; None shows none.
-
-    Returns
-    -------
-    base, failure : list of ndarray
-        Heads [W, b, ..., W, b]. Without failures the failure head is zero.
-    history : list of dict
+    The seed decides the start and the batches; the generator samples the failures of each round. Gives the base head
+    and the failure head (zero without failures), both as [W, b, ..., W, b], and the history.
     """
     features, dtype = _joint_features(problem, constant=not layers), problem.X.dtype
 

@@ -19,18 +19,8 @@ __all__ += ["head_reward", "rewards_of_heads"]
 class DualPath(nn.Module):
     r"""R = R_D + R_F: a base head and a failure head over the same features (theory, eq. 1).
 
-    Heads start Kaiming-uniform, as in the paper.
-
-    Parameters
-    ----------
-    n_features : int
-    hidden_layer_sizes : sequence of int, default=()
-        Widths of the ReLU layers of each head; empty for linear heads, which have no bias, as margins have none.
-    n_paths : int, default=1
-        Number of failure heads that are trained beside each other; they share a base.
-    zero_failure : bool, default=False
-        Start the failure heads at zero. It is the start beside a base path that is solved already.
-    dtype : torch.dtype, default=torch.float32
+    Heads start Kaiming-uniform, as in the paper. ``zero_failure`` starts the failure heads at zero, beside a base path
+    that is solved already. Linear heads have no bias, as margins have none. ``n_paths`` failure heads share the base.
     """
 
     def __init__(self, n_features, hidden_layer_sizes=(), n_paths=1, zero_failure=False, dtype=torch.float32):
@@ -41,18 +31,10 @@ class DualPath(nn.Module):
             nn.init.zeros_(self.failure[-1].weight)
 
     def forward(self, features, base=None):
-        """Rewards of both paths.
+        """Rewards of both paths, of shape (n_rows, n_sides, 1) and (n_rows, n_sides, n_paths).
 
-        Parameters
-        ----------
-        features : Tensor of shape (n_rows, n_sides, n_features)
-            Outputs of pairs (two sides), or single outputs or differences (one side).
-        base : Tensor of shape (n_rows, n_sides, 1), default=None
-            Rewards of a base path that was solved before; then the base head is not used.
-
-        Returns
-        -------
-        base, failure : Tensor of shape (n_rows, n_sides, 1) and (n_rows, n_sides, n_paths)
+        Features have the shape (n_rows, n_sides, n_features): the outputs of pairs (two sides), or single outputs or
+        differences (one side). ``base`` has the rewards of a base path that was solved before.
         """
         return self.base(features) if base is None else base, self.failure(features)
 
@@ -66,19 +48,9 @@ def _head(n_features, hidden_layer_sizes, n_outputs, dtype):
 
 
 def export_head(head, scale, n_features):
-    """A head as arrays [W, b, ..., W, b] for features in the units of the input.
+    """A head as arrays [W, b, ..., W, b] in the units of the input; it was trained on features divided by the scale.
 
-    Parameters
-    ----------
-    head : Sequential
-        A head of `DualPath` that was trained on features divided by ``scale``.
-    scale : float
-    n_features : int
-        Number of features of an output. A linear head that has one more input has a constant there, its bias.
-
-    Returns
-    -------
-    arrays : list of ndarray
+    A linear head that has one input more than there are features has a constant there, its bias.
     """
     arrays = [parameter.detach().cpu().numpy().copy() for parameter in head.parameters()]
     arrays[0] = arrays[0] / scale
@@ -98,18 +70,7 @@ def head_reward(arrays, X):
 
 
 def rewards_of_heads(heads, X):
-    """Sum of the heads' rewards of every output, without the offset.
-
-    Parameters
-    ----------
-    heads : list of list of ndarray
-        Each as `export_head` gives it.
-    X : ndarray of shape (n_pairs, 2, n_features) or (n_samples, n_features)
-
-    Returns
-    -------
-    rewards : ndarray of shape (n_pairs, 2) or (n_samples,)
-    """
+    """Sum of the heads' rewards of every output in X, (..., n_features), without the offset; see `export_head`."""
     flat = X.reshape(-1, X.shape[-1])
     if all(len(head) == 2 for head in heads):  # the sum of linear heads is linear
         heads = [[sum(arrays) for arrays in zip(*heads, strict=True)]]
@@ -119,22 +80,8 @@ def rewards_of_heads(heads, X):
 class DualPathLoss(nn.Module):
     r"""The objective of a round without its penalties (theory, eq. 4).
 
-    Parameters
-    ----------
-    objective : {"max_margin", "max_entropy"}
-    required : float
-        Required margin M or temperature tau.
-    required_fail : float or sequence of float
-        M_fail or tau_fail, for each failure path if there are several.
-    pointwise_weight : float, default=0.0
-        Weight of the pointwise loss beside the pairs' own 1.
-    failure_gradient : {"failure", "both"}, default="failure"
-        Heads that the gradient of the failures' term moves.
-
-    Attributes
-    ----------
-    threshold : Parameter
-        The reward that preferred outputs should exceed and others should not, if ``pointwise_weight`` is above 0.
+    ``required`` is M or tau of all pairs, ``required_fail`` that of failures: a number, or one for each failure path.
+    ``threshold`` is learned: preferred outputs should exceed it and others should not (the pointwise loss).
     """
 
     def __init__(self, objective, required, required_fail, pointwise_weight=0.0, failure_gradient="failure"):
@@ -149,20 +96,11 @@ class DualPathLoss(nn.Module):
             self.threshold = nn.Parameter(torch.zeros(()))
 
     def forward(self, rewards, targets):
-        """Loss of a batch, summed over the failure paths.
+        """Loss of a batch, summed over the failure paths, for the rewards that `DualPath` gives.
 
-        Parameters
-        ----------
-        rewards : pair of Tensor
-            What `DualPath` gives.
-        targets : dict of Tensor
-            ``weight`` (n_rows,), of sum 1; ``failure_weight`` (n_rows, n_paths), of sum lambda_t; ``side``
-            (n_rows, n_sides), +1 for the preferred side and -1 for the other; ``target_side``, the same for the
-            pointwise loss.
-
-        Returns
-        -------
-        loss : Tensor of shape ()
+        Targets are ``weight`` (n_rows,), of sum 1; ``failure_weight`` (n_rows, n_paths), of sum lambda_t; ``side``
+        (n_rows, n_sides), +1 for the preferred side and -1 for the other; ``target_side``, the same for the pointwise
+        loss.
         """
         base, failure = (self.margins(path, targets) for path in rewards)
         fixed = base.detach() if self.failure_gradient == "failure" else base
@@ -184,14 +122,7 @@ class DualPathLoss(nn.Module):
 class SliceIterator:
     """Batches by slicing tensors that already lie on the device: skorch's loader without the row-by-row work.
 
-    Parameters
-    ----------
-    dataset : skorch.dataset.Dataset
-        ``X`` and ``y`` are dicts of tensors.
-    batch_size : int
-        A batch that holds all rows is the tensors themselves, not a copy.
-    seed : int, default=0
-        Seed of the shuffles.
+    A batch that holds all rows is the tensors themselves, not a copy.
     """
 
     def __init__(self, dataset, batch_size, seed=0):
@@ -211,13 +142,7 @@ class SliceIterator:
 
 
 class DualPathNet(NeuralNet):
-    """skorch's net of a `DualPath`, trained in rounds.
-
-    Parameters
-    ----------
-    *args, **kwargs
-        Those of ``skorch.NeuralNet``.
-    """
+    """skorch's net of a `DualPath`, trained in rounds."""
 
     def __init__(self, module=DualPath, criterion=DualPathLoss, *args, **kwargs):
         settings = {"iterator_train": SliceIterator, "train_split": None, "verbose": 0}
@@ -228,15 +153,7 @@ class DualPathNet(NeuralNet):
         return []
 
     def run_rounds(self, X, y, seed):
-        """Initialize and train for ``max_epochs`` rounds; an interrupt goes to the caller, which ``fit`` would hide.
-
-        Parameters
-        ----------
-        X, y : dict of Tensor
-            Arguments of `DualPath.forward`, and targets of `DualPathLoss`.
-        seed : int
-            Seed of the heads' start.
-        """
+        """Train for ``max_epochs`` rounds; an interrupt goes to the caller, which skorch's ``fit`` would hide."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.initialize()

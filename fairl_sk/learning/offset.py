@@ -6,20 +6,10 @@ __all__ = ["output_offset", "separating_threshold"]
 
 
 def separating_threshold(rewards, positive, weight):
-    """Threshold that separates two sets of rewards best.
+    """Threshold above which the positive outputs lie best: with the largest balanced accuracy.
 
-    Parameters
-    ----------
-    rewards : ndarray of shape (n_outputs,)
-    positive : ndarray of shape (n_outputs,), bool
-        Which outputs should lie above the threshold.
-    weight : ndarray of shape (n_outputs,)
-
-    Returns
-    -------
-    threshold : float
-        Half-way between two neighboring rewards, where the balanced accuracy (each set counts one half) is largest. Of
-        several such places the middle one; a constant reward is its own threshold.
+    It is half-way between two neighboring rewards; of several such places the middle one. A constant reward is its own
+    threshold.
 
     Examples
     --------
@@ -41,18 +31,7 @@ def separating_threshold(rewards, positive, weight):
 
 
 def output_offset(problem, rewards):
-    """What to add to rewards so that 0 separates the outputs best: chosen from rejected or, if given, by label.
-
-    Parameters
-    ----------
-    problem : Problem
-    rewards : ndarray of shape (n_pairs, 2) or (n_samples,)
-        In the order of the problem's ``X``.
-
-    Returns
-    -------
-    offset : float
-    """
+    """What to add to rewards so that 0 separates the outputs best: chosen from rejected or, if given, by label."""
     if not problem.is_paired:
         return -separating_threshold(rewards, problem.sign > 0, problem.weight)
     positive = problem.target_sides > 0

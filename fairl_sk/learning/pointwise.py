@@ -40,22 +40,8 @@ def estimate_weight(X, sign, sample_weight, numbers, sides):
     :math:`(g_i + w h_i)(g_i + w h_i)^T`. The variance that counts is that of the pairs' margins, without the part that
     only rescales them. Gradients of one half of the pairs are taken at a reward fitted on the other half.
 
-    Parameters
-    ----------
-    X : ndarray of shape (n_pairs, 2, n_features)
-    sign : ndarray of shape (n_pairs,)
-        +1 where the first side is preferred, else -1.
-    sample_weight : ndarray of shape (n_pairs,)
-    numbers : ndarray of shape (n_pairs, 2)
-        Numbers of the outputs, from `number_outputs`.
-    sides : ndarray of shape (n_pairs, 2)
-        +1 for outputs that should lie above a threshold, -1 for the others.
-
-    Returns
-    -------
-    weight : float in [0, 10]
-        0 where the variance without the pointwise loss is at most 25 % above the least of twelve weights, and where
-        there are fewer than 40 distinct pairs; else the smallest weight whose variance is at most 2 % above it.
+    ``sides`` (n_pairs, 2) are +1 for outputs that should lie above a threshold, -1 for others; ``numbers`` are those of
+    `number_outputs`. The weight is 0 if there are fewer than 40 distinct pairs.
 
     References
     ----------

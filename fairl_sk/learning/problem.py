@@ -16,31 +16,14 @@ __all__ = ["Problem", "Settings", "prepare", "settle_pointwise_weight"]
 
 @dataclass(frozen=True)
 class Settings:
-    """What a fit minimizes, from an estimator's parameters.
-
-    Parameters
-    ----------
-    objective : {"max_margin", "max_entropy"}
-    required, required_fail : float
-        M and M_fail, or tau and tau_fail.
-    alpha, alpha_fail : float
-        L2 strengths.
-    schedule : Schedule
-        The curriculum; idle in the standard learners.
-    pointwise_weight : float or "auto", default=0.0
-    recurrence_correlation : float, default=0.0
-    failure_gradient : {"failure", "both"}, default="failure"
-    learning_rate : float or "auto", default="auto"
-    tol : float, default=1e-5
-    max_iter : int, default=1000
-    """
+    """What a fit minimizes, from an estimator's parameters."""
 
     objective: str
-    required: float
-    required_fail: float
+    required: float  # M or tau
+    required_fail: float  # M_fail or tau_fail
     alpha: float
     alpha_fail: float
-    schedule: Schedule
+    schedule: Schedule  # idle in the standard learners
     pointwise_weight: float | str = 0.0
     recurrence_correlation: float = 0.0
     failure_gradient: str = "failure"
@@ -51,33 +34,15 @@ class Settings:
 
 @dataclass(frozen=True)
 class Problem:
-    """The rows that a fit reads.
+    """The rows that a fit reads."""
 
-    Parameters
-    ----------
-    X : ndarray of shape (n_pairs, 2, n_features) or (n_samples, n_features)
-    sign : ndarray of shape (n_pairs,)
-        +1 where the first side is preferred, else -1.
-    weight : ndarray of shape (n_pairs,)
-        Of sum 1; duplicate outputs are discounted.
-    numbers : ndarray of shape (n_pairs, 2) or None
-        Numbers of the distinct outputs of pairs.
-    labels : ndarray of shape (n_pairs, 2) or None
-        Labels of the outputs, in the order of ``X``.
-    differences : ndarray of shape (n_pairs, n_features) or (n_samples, n_features + 1)
-        Of the preferred and the other output, in units of ``scale``; of single outputs see `signed_differences`.
-    scale : float
-        Root mean squared length of the differences.
-    device : torch.device
-    """
-
-    X: np.ndarray
-    sign: np.ndarray
-    weight: np.ndarray
-    numbers: np.ndarray | None
-    labels: np.ndarray | None
-    differences: np.ndarray
-    scale: float
+    X: np.ndarray  # (n_pairs, 2, n_features), or single outputs (n_samples, n_features)
+    sign: np.ndarray  # +1 where the first side is preferred, else -1
+    weight: np.ndarray  # of sum 1; duplicate outputs are discounted
+    numbers: np.ndarray | None  # of the distinct outputs of pairs, (n_pairs, 2)
+    labels: np.ndarray | None  # of the outputs, (n_pairs, 2), in the order of X
+    differences: np.ndarray  # see `signed_differences`; in units of the scale
+    scale: float  # root mean squared length of the differences
     device: torch.device
 
     @property
@@ -103,25 +68,7 @@ class Problem:
 
 
 def prepare(X, sign, sample_weight, labels, recurrence_correlation, device):
-    """The problem of checked rows.
-
-    Parameters
-    ----------
-    X : ndarray of shape (n_pairs, 2, n_features) or (n_samples, n_features)
-    sign, sample_weight : ndarray of shape (n_pairs,)
-    labels : ndarray of shape (n_pairs, 2) or None
-    recurrence_correlation : float
-    device : str
-
-    Returns
-    -------
-    problem : Problem
-
-    Raises
-    ------
-    ValueError
-        If all pairs are identical on both sides, or the features' squares overflow or underflow.
-    """
+    """The problem of checked rows; raises ValueError for features that `difference_scale` refuses."""
     numbers = None
     if X.ndim == 3:
         numbers = number_outputs(X)
@@ -136,15 +83,7 @@ def prepare(X, sign, sample_weight, labels, recurrence_correlation, device):
 def settle_pointwise_weight(problem, settings):
     """The settings with a number as ``pointwise_weight``.
 
-    Parameters
-    ----------
-    problem : Problem
-    settings : Settings
-
-    Returns
-    -------
-    settings : Settings
-        The failure weights are divided by one more than an estimate: failures are pairs, which count that much less.
+    The failure weights are divided by one more than an estimate: failures are pairs, which count that much less.
     """
     if not problem.is_paired:
         return replace(settings, pointwise_weight=0.0)

@@ -22,18 +22,10 @@ def preferred_first(values, sign):
 
 
 def signed_differences(X, sign):
-    """Features of the preferred output minus those of the other one.
+    """Features of the preferred output minus those of the other one, (n_pairs, n_features).
 
-    Parameters
-    ----------
-    X : ndarray of shape (n_pairs, 2, n_features) or (n_samples, n_features)
-    sign : ndarray of shape (n_pairs,) or (n_samples,)
-        +1 where the first output is preferred (the output is desirable), else -1.
-
-    Returns
-    -------
-    differences : ndarray of shape (n_pairs, n_features) or (n_samples, n_features + 1)
-        Outputs have no opponent: they are multiplied by their sign, behind them a constant that learns a bias.
+    Single outputs have no opponent: they are multiplied by their sign, +1 if desirable, else -1, and behind them stands
+    a constant that learns a bias, (n_samples, n_features + 1).
     """
     if X.ndim == 3:
         differences = np.subtract(X[:, 0], X[:, 1])
@@ -46,22 +38,8 @@ def signed_differences(X, sign):
 def difference_scale(differences, sample_weight, *, paired=False):
     """Root of the mean squared length of the differences: the unit in which the net and the solvers work.
 
-    Parameters
-    ----------
-    differences : ndarray of shape (n_pairs, n_features)
-    sample_weight : ndarray of shape (n_pairs,)
-    paired : bool, default=False
-        Whether they are of pairs, not of single outputs.
-
-    Returns
-    -------
-    scale : float
-        1 where all single outputs are zero.
-
-    Raises
-    ------
-    ValueError
-        If all pairs are identical on both sides, or the squares overflow or underflow.
+    It is 1 where all single outputs are zero. Raises ValueError if all pairs are identical on both sides, or the
+    squares overflow or underflow.
     """
     with np.errstate(over="ignore"):
         lengths = np.linalg.norm(differences, axis=1).astype(np.float64)
@@ -87,16 +65,7 @@ _ROUNDING = 2e-6  # features that differ by less, as a share of the largest, are
 
 
 def number_outputs(X):
-    """Number every distinct output: duplicates, up to rounding, have the same number.
-
-    Parameters
-    ----------
-    X : ndarray of shape (n_pairs, 2, n_features)
-
-    Returns
-    -------
-    numbers : ndarray of shape (n_pairs, 2), int
-    """
+    """Number every distinct output of pairs, (n_pairs, 2): duplicates, up to rounding, have the same number."""
     outputs = X.reshape(-1, X.shape[-1])
     along = outputs @ np.random.default_rng(0).normal(size=X.shape[-1]).astype(X.dtype)  # duplicates are neighbors
     order = np.argsort(along, kind="stable")
@@ -115,14 +84,7 @@ def number_outputs(X):
 
 
 def warn_of_contradictions(numbers, sign, sample_weight):
-    """Warn of pairs of the same two outputs with opposite preferences.
-
-    Parameters
-    ----------
-    numbers : ndarray of shape (n_pairs, 2)
-        From `number_outputs`.
-    sign, sample_weight : ndarray of shape (n_pairs,)
-    """
+    """Warn of pairs of the same two outputs, by their numbers, with opposite preferences."""
     preferred, other = preferred_first(numbers, sign).T
     counted = (sample_weight > 0) & (preferred != other)
     pairs, opposite = (a * (numbers.max() + 1) + b for a, b in ((preferred, other), (other, preferred)))
@@ -140,19 +102,8 @@ def warn_of_contradictions(numbers, sign, sample_weight):
 def discount_duplicates(numbers, sample_weight, correlation):
     r"""Weights of pairs with duplicate outputs, divided by their design effect (theory, "Duplicate outputs").
 
-    Parameters
-    ----------
-    numbers : ndarray of shape (n_pairs, 2)
-        From `number_outputs`.
-    sample_weight : ndarray of shape (n_pairs,)
-    correlation : float in [0, 1]
-        Correlation :math:`\varrho` of the pairs that share an output.
-
-    Returns
-    -------
-    weights : ndarray of shape (n_pairs,)
-        :math:`w_i / (1 + \varrho (m_i + n_i - 2))` where the outputs of pair i are in :math:`m_i` and :math:`n_i`
-        distinct pairs.
+    They are :math:`w_i / (1 + \varrho (m_i + n_i - 2))`, where the outputs of pair i, known by their numbers, are in
+    :math:`m_i` and :math:`n_i` distinct pairs, and :math:`\varrho` is the correlation of pairs that share an output.
     """
     counted = (sample_weight > 0) & (numbers[:, 0] != numbers[:, 1])
     distinct = np.unique(np.sort(numbers[counted], axis=1), axis=0)

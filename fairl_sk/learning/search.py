@@ -21,27 +21,13 @@ _MOST_COLUMNS = 64  # failure paths that train beside each other; their vectors 
 
 @dataclass
 class Candidate:
-    """An estimator to fit on a fold, and what became of it.
+    """An estimator to fit on a fold, and what became of it."""
 
-    Parameters
-    ----------
-    number : int
-        Its row in the table of results.
-    estimator : estimator
-        Unfitted; it is not changed.
-    fitted : estimator or None, default=None
-        The fitted clone.
-    error : Exception or None, default=None
-        Why it could not be fitted.
-    seconds : float, default=0.0
-        Its share of the time of the fits.
-    """
-
-    number: int
-    estimator: BaseEstimator
+    number: int  # its row in the table of results
+    estimator: BaseEstimator  # unfitted; it is not changed
     fitted: BaseEstimator | None = None
-    error: Exception | None = None
-    seconds: float = 0.0
+    error: Exception | None = None  # why it could not be fitted
+    seconds: float = 0.0  # its share of the time of the fits
 
     @property
     def trains_alone(self):
@@ -50,17 +36,7 @@ class Candidate:
 
 
 class Fold:
-    """The training rows of a fold.
-
-    Parameters
-    ----------
-    X, sign, sample_weight : ndarray
-        Checked rows.
-    output_labels : ndarray of shape (n_pairs, 2) or None
-    y : ndarray or None
-        The target as it was given.
-    classes : ndarray of shape (2,)
-    """
+    """The training rows of a fold: X, sign and weight are checked; y and the labels are as they were given."""
 
     def __init__(self, X, sign, sample_weight, output_labels, y, classes):
         self.X, self.sign, self.sample_weight = X, sign, sample_weight
@@ -82,18 +58,7 @@ class Fold:
 
 
 def fit_candidates(candidates, fold):
-    """Fit all candidates on one fold.
-
-    Parameters
-    ----------
-    candidates : list of Candidate
-    fold : Fold
-
-    Yields
-    ------
-    finished : Candidate
-        With ``fitted`` or ``error``, so that a caller can score it and drop it.
-    """
+    """Fit all candidates on one fold; yields each when it is finished, so that a caller can score it and drop it."""
     groups = {}
     for candidate in candidates:
         if candidate.trains_alone:

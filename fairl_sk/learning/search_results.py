@@ -11,27 +11,11 @@ __all__ = ["SearchResults"]
 
 
 class SearchResults:
-    """Scores and times, and what follows from them.
-
-    Parameters
-    ----------
-    params : list of dict
-        Parameters of every candidate.
-    n_folds : int
-    error_score : float or "raise"
-        Score of a fit or a scorer that fails.
-
-    Attributes
-    ----------
-    n_finished : int
-        Number of folds that are finished; the next one is the present fold.
-    gaps : list of float
-        Duality gaps of the fits.
-    """
+    """Scores and times of all candidates; ``error_score`` is that of a fit or a scorer that fails, or "raise"."""
 
     def __init__(self, params, n_folds, error_score):
         self.params, self.n_folds, self.error_score = params, n_folds, error_score
-        self.n_finished, self.gaps = 0, []
+        self.n_finished, self.gaps = 0, []  # the fold that comes next; the duality gaps of the fits
         self.times = {name: np.zeros((len(params), n_folds)) for name in ("fit_time", "score_time")}
         self.scores, self.failures = {}, []
 

@@ -18,46 +18,20 @@ __all__ = ["Solution", "solve_max_entropy", "solve_max_margin"]
 
 @dataclass(frozen=True)
 class Solution:
-    """Weights of a base path.
+    """Weights of a base path."""
 
-    Parameters
-    ----------
-    theta : ndarray of shape (n_weights,), float64
-    gap : float
-        Duality gap as a share of the loss of a constant reward: an upper bound of how far the objective is from its
-        minimum. With ``alpha=0``, which has no gap, the norm of the gradient as a share of its norm at 0 (of the hinge,
-        plus the share that its rounded corner leaves).
-    n_iter : int
-        Iterations of L-BFGS-B.
-    """
-
-    theta: np.ndarray
+    theta: np.ndarray  # (n_weights,), float64
+    # Duality gap as a share of the loss of a constant reward: the objective is at most so far from its minimum. With
+    # alpha=0, which has no gap: the norm of the gradient as a share of its norm at 0 (and of the rounded corner).
     gap: float
     n_iter: int
 
 
 def solve_max_entropy(margins_of, n_weights, weight, temperature, alpha, tol, max_iter):
-    r"""Minimize the logistic loss (theory, eq. 3).
+    r"""Minimize the logistic loss (theory, eq. 3) from weights of zero until the gap is at most tol.
 
-    Parameters
-    ----------
-    margins_of : callable, Tensor of shape (n_weights,) -> Tensor of shape (n_rows,)
-        Margins of the rows for given weights; linear.
-    n_weights : int
-    weight : Tensor of shape (n_rows,)
-        Weight of each row's loss.
-    temperature : float
-        The temperature tau.
-    alpha : float
-        L2 strength.
-    tol : float
-        Gap at which the problem counts as solved.
-    max_iter : int
-        Most iterations of L-BFGS-B.
-
-    Returns
-    -------
-    solution : Solution
+    ``margins_of`` maps weights (n_weights,) to margins (n_rows,) and is linear; ``weight`` (n_rows,) is that of each
+    row's loss.
     """
     problem = _Problem(margins_of, weight, partial(logistic_loss, temperature=temperature), alpha)
     theta, n_iter = problem.minimize(np.zeros(n_weights), tol, max_iter)
@@ -68,17 +42,7 @@ def solve_max_entropy(margins_of, n_weights, weight, temperature, alpha, tol, ma
 def solve_max_margin(margins_of, n_weights, weight, margin, alpha, tol, max_iter):
     r"""Minimize the hinge loss (theory, eq. 2): its corner is rounded, then sharpened until the gap is small.
 
-    Parameters
-    ----------
-    margins_of, n_weights, weight, alpha, tol, max_iter
-        See `solve_max_entropy`.
-    margin : float
-        The required margin M.
-
-    Returns
-    -------
-    solution : Solution
-        The best of all corners, by the gap of the hinge itself.
+    Parameters are those of `solve_max_entropy`. The solution is the best of all corners by the gap of the plain hinge.
     """
     theta, n_iter, best = np.zeros(n_weights), 0, Solution(np.zeros(n_weights), np.inf, 0)
     for corner in margin * 4.0 ** -np.arange(8):
