@@ -96,7 +96,7 @@ class NearTieFailures(BaseEstimator):
     requires_labels = False
 
     def detect(self, state):
-        """Pairs whose margin is at most the threshold away from 0. See `MarginFailures.detect`."""
+        """Pairs whose margin is near 0. See `fairl_sk.failures.MarginFailures.detect`."""
         return np.abs(state.margins) <= state.threshold
 
 
@@ -116,7 +116,7 @@ class LabelFailures(BaseEstimator):
     requires_labels = True
 
     def detect(self, state):
-        """Pairs with an output whose reward's sign disagrees with its label. See `MarginFailures.detect`."""
+        """Pairs with a reward on the wrong side of 0. See `fairl_sk.failures.MarginFailures.detect`."""
         return ((state.rewards() > 0) != (state.output_labels == 1)).any(axis=1)
 
 
@@ -135,7 +135,7 @@ class ConfirmedFailures(BaseEstimator):
     requires_labels = True
 
     def detect(self, state):
-        """Margin failures whose labels differ as preferred. See `MarginFailures.detect`."""
+        """Margin failures whose labels differ as preferred. See `fairl_sk.failures.MarginFailures.detect`."""
         preferred, other = state.output_labels[:, 0] == 1, state.output_labels[:, 1] == 1
         return (state.margins <= state.threshold) & preferred & ~other
 
@@ -206,8 +206,8 @@ def find_failures(detector, state):
 
     Returns
     -------
-    weights : ndarray of shape (n_pairs,), bool or float64
-        0 or False for a pair that is no failure.
+    weights : ndarray of shape (n_pairs,), float64
+        0 for a pair that is no failure.
 
     Raises
     ------
@@ -216,8 +216,6 @@ def find_failures(detector, state):
     """
     expected = f"Expected one bool or one finite weight >= 0 for each of the {len(state.margins)} pairs."
     answer = detector.detect(state)
-    if isinstance(answer, np.ndarray) and answer.dtype == bool and answer.shape == state.margins.shape:
-        return answer
     try:
         weights = np.asarray(answer, dtype=np.float64)
     except (TypeError, ValueError) as error:
