@@ -101,7 +101,6 @@ def test_limit_counts_records(tmp_path):
 def test_half_of_the_chosen_outputs_come_first_unless_told_otherwise(tmp_path):
     records = [{"chosen": f"good {i}", "rejected": f"bad {i}"} for i in range(101)]
     default, other = load_jsonl(tmp_path, records), load_jsonl(tmp_path, records, random_state=1)
-    assert np.array_equal(default.target, load_jsonl(tmp_path, records).target)
     assert default.target.sum() == 50 and not np.array_equal(default.target, other.target)
     assert all(chosen.startswith("good") for chosen, _ in chosen_first(default))
     assert load_jsonl(tmp_path, records, shuffle_sides=False).target.tolist() == [1] * 101
@@ -200,9 +199,7 @@ SAID = ["How are you?\n\nWell.", "How are you?\n\nGo away."]
     [
         {"prompt": [ASK], "chosen": [WELL], "rejected": [ILL]},
         {"chosen": [ASK, WELL], "rejected": [ASK, ILL]},
-        {"prompt": "How are you?", "chosen": [WELL], "rejected": [ILL]},
         {"prompt": "How are you?", "chosen": [ASK, WELL], "rejected": [ASK, ILL]},  # said twice
-        {"prompt": [ASK], "chosen": [ASK, WELL], "rejected": [ASK, ILL]},
         {"prompt": "How are you?", "chosen": "Well.", "rejected": "Go away."},
         {"prompt": "How are you?\n\n", "chosen": "Well.", "rejected": "Go away."},
         {"chosen": SAID[0], "rejected": SAID[1]},
@@ -268,13 +265,11 @@ def test_unpaired_with_prompts_and_messages(tmp_path):
     assert bunch.groups.tolist() == [0, 1, 2, 3] and bunch.dropped["no label"] == 1
 
 
-@pytest.mark.parametrize(
-    ("desirable", "target"), [(2, [0, 0, 1]), ("2", [0, 0, 1]), ([1, 2.0], [0, 1, 1]), ({0}, [1, 0, 0])]
-)
-def test_unpaired_table_with_named_columns(tmp_path, desirable, target):
+def test_unpaired_table_with_named_columns(tmp_path):
     path = write_table(tmp_path / "p.csv", ["", "class", "tweet"], [["0", "0", "x"], ["1", "1", "y"], ["2", "2", "z"]])
-    bunch = load_preferences(path, text_column="tweet", label_column="class", desirable=desirable)
-    assert bunch.data.tolist() == ["x", "y", "z"] and bunch.target.tolist() == target
+    for desirable, target in ((2, [0, 0, 1]), ("2", [0, 0, 1]), ([1, 2.0], [0, 1, 1]), ({0}, [1, 0, 0])):
+        bunch = load_preferences(path, text_column="tweet", label_column="class", desirable=desirable)
+        assert bunch.data.tolist() == ["x", "y", "z"] and bunch.target.tolist() == target
 
 
 @pytest.mark.parametrize(
