@@ -1,9 +1,8 @@
 """Mildly rude and harmless texts, written by a small grammar that knows the reward of each."""
 
 import re
-from collections import Counter
+from collections import Counter, namedtuple
 from numbers import Integral, Real
-from typing import NamedTuple
 
 import numpy as np
 from sklearn.utils import Bunch, check_random_state
@@ -12,9 +11,8 @@ from sklearn.utils._param_validation import Interval, validate_params  # the par
 from .rows import draw_sides, group_rows, swap_sides
 
 
-# The grammar: templates whose slots {name} are filled from _SLOTS[name]. Where the options of a slot are a dict, its
-# values multiply the harm of the sentence. Toxic and harmless templates share their function words ("you are", "said",
-# "not") and quotation marks, so that these tell nothing by themselves.
+# The grammar: templates whose slots {name} are filled from _SLOTS[name]; the values of a dict multiply the harm of the
+# sentence. Toxic and harmless templates share their function words and quotation marks.
 def _options(text):
     return tuple(option.strip() for option in text.split("|"))
 
@@ -101,20 +99,12 @@ _HARMLESS_BUT = {
         oh heck the {thing} was {look} | I was a fool to take the {vehicle} | it is bloody cold at {place}
     """),
 }
-_TONES = {
-    "thank you for asking": 0.5,
-    "I appreciate the question": 0.4,
-    "please come and see it": 0.3,
-    "it is good to hear from you": 0.25,
-    "you are too kind": 0.35,
-    "I hope that helps": 0.2,
-    "ask me again some day": 0.1,
-    "as far as I know": 0.05,
-    "thanks for nothing": -0.1,
-    "please stop asking": -0.15,
-    "I have no time for this": -0.2,
-    "make of that what you will": -0.05,
-}
+_TONE = _options("""
+    thank you for asking | I appreciate the question | please come and see it | it is good to hear from you |
+    you are too kind | I hope that helps | ask me again some day | as far as I know |
+    thanks for nothing | please stop asking | I have no time for this | make of that what you will
+""")
+_TONES = dict(zip(_TONE, (0.5, 0.4, 0.3, 0.25, 0.35, 0.2, 0.1, 0.05, -0.1, -0.15, -0.2, -0.05), strict=True))
 _FILLERS = _options("""
     the {thing} opens at {number} | I walked past {place} {day} | they painted the {thing} {colour} {day} |
     my {relative} works near {place} | the sign says "mind the {animal}" | it takes {number} minutes from {place} |
@@ -128,13 +118,7 @@ _KINDS = {"T->NT": 0.5, "NT->NT": 0.25, "T->T": 0.2, "NT->T": 0.05}
 _LEAST_MARGIN = 0.05  # between two outputs of the same label, in units of reward
 
 
-class _Output(NamedTuple):
-    """One written text and what is true of it."""
-
-    text: str
-    reward: float
-    subtype: str
-    hard: str
+_Output = namedtuple("_Output", "text reward subtype hard")  # a written text and what is true of it
 
 
 def _pick(rng, options):
@@ -155,11 +139,6 @@ def _fill(rng, template, **given):
         return choice
 
     return re.sub(r"{(\w+)}", word, template), factor
-
-
-def _write_question(rng, topic):
-    template, _ = _fill(rng, _pick(rng, _PROMPTS), topic="the {look} {thing} at {place}")
-    return _fill(rng, template, **topic)[0]
 
 
 def _toxic_core(rng, hard, topic):
@@ -216,10 +195,8 @@ def _write_pair(rng, toxic, hard, topic):
 def _deal_kinds(rng, kinds, n_pairs):
     """The kind of each pair, with the fractions asked for, exact up to rounding."""
     if set(kinds) - set(_KINDS) or not abs(sum(kinds.values()) - 1) < 1e-6 or min(kinds.values()) < 0:
-        raise ValueError(
-            f"Found kinds={kinds!r}. Expected fractions that add up to 1, for some of the kinds of pairs "
-            f"(rejected->chosen) {', '.join(map(repr, _KINDS))}."
-        )
+        known = ", ".join(map(repr, _KINDS))
+        raise ValueError(f"Found kinds={kinds!r}. Expected fractions that add up to 1, for some of {known}.")
     ends = np.rint(np.cumsum(list(kinds.values())) / sum(kinds.values()) * n_pairs).astype(int)
     return rng.permutation(np.repeat(list(kinds), np.diff(ends, prepend=0)))
 
@@ -236,10 +213,9 @@ def _deal_kinds(rng, kinds, n_pairs):
 def make_detox_preferences(n_pairs=2000, *, kinds=None, hard=0.3, noise=0.0, random_state=None):
     """Write preference pairs of mildly rude and harmless texts, with a known reward.
 
-    The texts answer questions about village life. Their reward is 0.4, minus the harm of a toxic sentence (1.2 to 3.1,
-    by its sub-type and words), plus a tone from -0.2 ("I have no time for this") to 0.5 ("thank you for asking"). A
-    negated, quoted or reported insult costs nothing, a mild word 0.15. So a positive reward means non-toxic and a
-    negative one toxic. Length, capitals and punctuation are independent of the reward.
+    The reward of a text is 0.4, minus the harm of a toxic sentence (1.2 to 3.1, by its sub-type and words), plus a tone
+    (-0.2 to 0.5). A negated, quoted or reported insult costs nothing, a mild word 0.15. So a positive reward means
+    non-toxic and a negative one toxic. Length, capitals and punctuation are independent of the reward.
 
     Parameters
     ----------
@@ -249,8 +225,7 @@ def make_detox_preferences(n_pairs=2000, *, kinds=None, hard=0.3, noise=0.0, ran
         Fractions of the kinds of pairs, rejected->chosen, T for toxic and NT for non-toxic. None means
         ``{"T->NT": 0.5, "NT->NT": 0.25, "T->T": 0.2, "NT->T": 0.05}``. Only in NT->T the smaller reward is chosen.
     hard : float in [0, 1], default=0.3
-        Fraction of outputs whose rude words mislead: harmless ones with rude words, and toxic ones without or in the
-        frame of a harmless one. The greater, the worse a bag of words does.
+        Fraction of outputs whose words mislead: harmless ones with rude words, toxic ones without or in disguise.
     noise : float in [0, 0.5], default=0.0
         Probability that a preference is flipped, whatever its kind.
     random_state : int, RandomState instance or None, default=None
@@ -263,9 +238,7 @@ def make_detox_preferences(n_pairs=2000, *, kinds=None, hard=0.3, noise=0.0, ran
         `DESCR` as from `load_preferences`, and the attributes
 
         - kinds : ndarray of shape (n_pairs,) of str, the kinds after `noise`
-        - subtypes : ndarray of shape (n_pairs, 2) of str: "insult", "threat", "obscenity", "identity", "none"
-        - hard : ndarray of shape (n_pairs, 2) of str, "negation", "quotation", "reported" or "mild" (harmless),
-          "implicit" or "disguise" (toxic), else ""
+        - subtypes, hard : ndarrays of shape (n_pairs, 2) of str, what makes outputs toxic, and misleading
         - flipped : ndarray of shape (n_pairs,), bool, the preferences flipped by `noise`
 
     Raises
@@ -284,7 +257,10 @@ def make_detox_preferences(n_pairs=2000, *, kinds=None, hard=0.3, noise=0.0, ran
     pair_kinds = _deal_kinds(rng, _KINDS if kinds is None else kinds, n_pairs)
     hard_outputs = rng.permutation(np.arange(2 * n_pairs) < round(hard * 2 * n_pairs)).reshape(n_pairs, 2)
     topics = [{slot: _pick(rng, _SLOTS[slot]) for slot in ("thing", "place")} for _ in range(-(-n_pairs // 4))]
-    questions = [_write_question(rng, topic) for topic in topics]
+    questions = [
+        _fill(rng, _fill(rng, _pick(rng, _PROMPTS), topic="the {look} {thing} at {place}")[0], **topic)[0]
+        for topic in topics
+    ]
     prompt_of = rng.permutation(np.arange(n_pairs) % len(topics))
     outputs = []  # chosen, rejected
     for row, kind in enumerate(pair_kinds):

@@ -60,10 +60,8 @@ def _read_text(path, encoding):
         raise ValueError(f"encoding is {encoding!r}, which Python does not know. Try 'utf-8' or 'cp1252'.") from error
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        raise ValueError(
-            f"{path}, line {line}: the bytes are not {encoding} ({error.reason}). Pass the encoding the file was "
-            "written in, for example encoding='utf-16' or encoding='cp1252'."
-        ) from error
+        found = f"{path}, line {line}: the bytes are not {encoding} ({error.reason})"
+        raise ValueError(f"{found}. Pass the file's own, for example encoding='cp1252'.") from error
 
 
 def _read_table(path, text, delimiter, quoted):
@@ -85,10 +83,8 @@ def _read_table(path, text, delimiter, quoted):
                     raise ValueError(f"{path}, {where}: column names occur twice in {header}. Rename the columns.")
             elif fields:
                 if len(fields) != len(header):
-                    raise ValueError(
-                        f"{path}, {where}: found {len(fields)} fields, but expected {len(header)} "
-                        f"({', '.join(header)}). {remedy}"
-                    )
+                    expected = f"{len(header)} ({', '.join(header)})"
+                    raise ValueError(f"{path}, {where}: found {len(fields)} fields, but expected {expected}. {remedy}")
                 yield where, dict(zip(header, fields, strict=True))
     except csv.Error as error:
         raise ValueError(f"{path}, line {first}: broken record ({error}). {remedy}") from error

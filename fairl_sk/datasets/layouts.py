@@ -1,8 +1,4 @@
-"""What the columns of a preference file mean: one entry of `LAYOUTS` a layout.
-
-A file is read in three steps: its lines become records (files.py), a layout makes rows of each record (here), and the
-rows become the arrays of a Bunch (readers.py). To add a layout, write its function and add an entry.
-"""
+"""What the columns of a preference file mean: one entry of `LAYOUTS` a layout, for whoever adds one."""
 
 import re
 from collections.abc import Callable
@@ -65,9 +61,6 @@ def canonical_label(value):
     return None if np.isnan(number) else int(number) if number.is_integer() else number
 
 
-# -------------------------------------------------------------------------------------------------- layouts
-
-
 def _read_paradetox(record, columns):
     """One row for each rewrite; a row without a chosen text for a comment that nobody rewrote."""
     toxic = record.text(next(filter(_TOXIC_COLUMN.fullmatch, columns)))
@@ -90,10 +83,8 @@ def _read_preference(record, columns):
 def _split_sides(prompt, chosen, rejected):
     """Texts of prompt, chosen and rejected; what conversations or transcripts share at their beginning is prompt."""
     if type(chosen) is not type(rejected):
-        raise ValueError(
-            "one side is a text, the other a list of messages, but expected both to be alike. Convert one of them, or "
-            "delete the record."
-        )
+        found = "one side is a text, the other a list of messages, but expected both to be alike"
+        raise ValueError(f"{found}. Convert one of them, or delete the record.")
     if isinstance(chosen, list):
         return split_messages(prompt, chosen, rejected)
     cut = 0
@@ -138,9 +129,7 @@ LAYOUTS = {
         _read_paradetox,
     ),
     "preference": Layout(
-        "columns chosen and rejected, optionally prompt",
-        {"chosen", "rejected"}.issubset,
-        _read_preference,
+        "columns chosen and rejected, optionally prompt", {"chosen", "rejected"}.issubset, _read_preference
     ),
     "unpaired": Layout(
         "columns completion and label, optionally prompt, or any two named by text_column and label_column",

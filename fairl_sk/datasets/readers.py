@@ -29,13 +29,12 @@ def load_preferences(
 ):
     """Read preference pairs, or labelled outputs, from a file.
 
-    The suffix says how the file is written: .tsv, .csv, .jsonl or .json (each also with .gz), or .parquet. The user
-    guide (Data) describes the layouts and what is left out.
+    The user guide (Data) describes the layouts and what is left out.
 
     Parameters
     ----------
     path : str or path-like
-        The file.
+        A file .tsv, .csv, .jsonl or .json (each also with .gz), or .parquet.
     format : {"auto", "paradetox", "preference", "unpaired"}, default="auto"
         What the columns mean: ParaDetox's [1]_, TRL's preference or TRL's unpaired layout. "auto" finds it out.
     text_column, label_column : str, default=None
@@ -45,11 +44,9 @@ def load_preferences(
         greater of two numbers or booleans.
     quoted : bool, default=True
         Whether quotation marks in .tsv and .csv files enclose fields (RFC 4180). False: they are plain characters.
-    shuffle_sides : bool, default=True
-        Put the chosen output first in half of the pairs (rounded down), so that `target` has both classes. False: in
-        all of them.
-    random_state : int, RandomState instance or None, default=0
-        Which pairs have their chosen output first.
+    shuffle_sides, random_state : bool and int, RandomState instance or None, default=True, 0
+        Put the chosen output first in half of the pairs (rounded down, drawn), so that `target` has both classes.
+        False: in all of them.
     encoding : str, default="utf-8"
         Encoding of a text file.
     limit : int, default=None
@@ -63,22 +60,17 @@ def load_preferences(
         - data : ndarray of shape (n_pairs, 2) of str, or (n_samples,) for an unpaired file
         - target : ndarray of shape (n_pairs,), 1 where the first output is preferred (the output is desirable), else 0
         - prompt : ndarray of shape (n_pairs,) of str, "" where a row has none; None if no row has one
-        - groups : ndarray of shape (n_pairs,) of int, equal where prompts or rejected texts are, also through other
-          rows: never split a group between train and test
+        - groups : ndarray of shape (n_pairs,) of int, equal where prompts or rejected texts are: never split a group
         - reference_reward : ndarray of shape (n_pairs, 2), NaN where empty; None without such columns
         - output_labels : ndarray of shape (n_pairs, 2), 1 = desirable, 0 = not; None without such columns
         - dropped : dict of str to int, the number of rows left out, by reason
         - source_index : ndarray of shape (n_pairs,), the record of the file a row comes from, from 0
-        - format : str, the format read
-        - provenance : dict, the name of the file and the parameters, as JSON can hold them
-        - DESCR : str
+        - format, provenance, DESCR : str, dict and str, the layout, the file's name and the parameters, a summary
 
     Raises
     ------
-    FileNotFoundError
-        If there is no such file.
-    ImportError
-        If a .parquet file is read without pyarrow.
+    FileNotFoundError, ImportError
+        If there is no such file; if a .parquet file is read without pyarrow.
     ValueError
         If a parameter is wrong, the file is broken, in another encoding or layout, or has fewer than two usable rows.
 
@@ -97,17 +89,15 @@ def load_preferences(
         raise ValueError(f"limit is {limit!r}, but expected a whole number of at least 1, or None.")
     provenance = {"file": path.name, **json.loads(json.dumps(options, default=str))}
     records = read_records(path, encoding, quoted, limit)
-    names = {"completion": text_column, "label": label_column}
-    names = {column: name for column, name in names.items() if name is not None}
+    columns = (("completion", text_column), ("label", label_column))
+    names = {column: name for column, name in columns if name is not None}
     if names and format not in ("auto", "unpaired"):
         raise ValueError(f"text_column and label_column go with format='unpaired', but format is {format!r}.")
     records = [(where, _rename(path, where, values, names)) for where, values in records]
     format = _find_layout(path, list(records[0][1]), "unpaired" if names else format)
     if desirable is not None and format != "unpaired":
-        raise ValueError(
-            f"desirable is {desirable!r}, but {path} was read as pairs (format {format!r}). It names labels of "
-            "unpaired data only. Leave it out, or select other columns with text_column and label_column."
-        )
+        found = f"desirable is {desirable!r}, but {path} was read as pairs (format {format!r})"
+        raise ValueError(f"{found}. Leave it out, or select other columns with text_column and label_column.")
     rows = _read_rows(path, records, format)
     if format == "unpaired":
         labels = _check_desirable(path, {row.label for row in rows} - {None}, desirable)
@@ -118,12 +108,9 @@ def load_preferences(
     kept, dropped, contradictions = _drop_unusable(path, rows, sampled=settings is not None)
     if contradictions:
         first = ", ".join(records[row.source][0] for row in contradictions[:4])
-        warnings.warn(
-            f"{path}: {len(contradictions)} rows contradict each other (the same two outputs, each preferred to the "
-            f"other, or one output with both labels) and were all dropped; the first are {first}. Decide which of them "
-            "hold and delete the others.",
-            stacklevel=2,
-        )
+        found = f"{len(contradictions)} rows contradict each other (two outputs each preferred to the other, or one "
+        found += f"output with both labels) and were all dropped; the first are {first}"
+        warnings.warn(f"{path}: {found}. Decide which of them hold and delete the others.", stacklevel=2)
     return _bunch(path, kept, dropped, format, check_random_state(random_state), shuffle_sides, provenance)
 
 
@@ -131,9 +118,6 @@ def generation_settings(record):
     """The settings in the first record of a file that `generate_preference_pairs` wrote; of any other, None."""
     settings = record.get("settings")
     return settings if isinstance(settings, dict) and "generated_by" in settings else None
-
-
-# --------------------------------------------------------------------------------------- from records to rows
 
 
 def _rename(path, where, values, names):
@@ -154,10 +138,8 @@ def _find_layout(path, columns, format):
         if format in ("auto", name) and layout.fits(columns):
             return name
     expected = f"one of the formats {known}" if format == "auto" else f"{format!r} ({LAYOUTS[format].columns})"
-    raise ValueError(
-        f"{path}: the columns are {columns}, but expected {expected}. Rename the columns, or name those of an unpaired "
-        "file with text_column and label_column."
-    )
+    remedy = "Rename the columns, or name those of an unpaired file with text_column and label_column."
+    raise ValueError(f"{path}: the columns are {columns}, but expected {expected}. {remedy}")
 
 
 def _read_rows(path, records, format):
@@ -177,16 +159,15 @@ def _check_desirable(path, found, desirable):
     if desirable is None:
         if len(found) == 2 and not any(isinstance(label, str) for label in found):
             return {max(found)}
-        raise ValueError(
-            f"{path} holds the labels {listed}: which of them are desirable? Only of two numbers or booleans the "
-            "greater is taken. Find out what each label means, and name the desirable ones: desirable=[...]."
+        found = (
+            f"{path} holds the labels {listed}: which of them are desirable? (Of two numbers, the greater is taken.)"
         )
+        raise ValueError(f"{found} Find out what each label means, and name the desirable ones: desirable=[...].")
     values = desirable if isinstance(desirable, list | tuple | set | frozenset | np.ndarray) else [desirable]
     wanted = {canonical_label(value) for value in values}
     if not wanted < found:
-        raise ValueError(
-            f"desirable is {desirable!r}, but {path} holds the labels {listed}. Name one of them or more, but not all."
-        )
+        found = f"desirable is {desirable!r}, but {path} holds the labels {listed}"
+        raise ValueError(f"{found}. Name one of them or more, but not all.")
     return wanted
 
 
@@ -209,10 +190,8 @@ def _drop_unusable(path, rows, sampled):
     dropped["contradiction"] = len(mirrors)
     if len(kept) < 2:
         counts = ", ".join(f"{reason}: {count}" for reason, count in dropped.items() if count) or "none"
-        raise ValueError(
-            f"{path}: {len(kept)} usable rows are left of {len(rows)} (dropped: {counts}), but expected at least 2. "
-            "Check that the columns hold what their names say."
-        )
+        found = f"{path}: {len(kept)} usable rows are left of {len(rows)} (dropped: {counts})"
+        raise ValueError(f"{found}, but expected at least 2. Check that the columns hold what their names say.")
     return kept, dropped, [row for key, row in unique.items() if key in mirrors]
 
 
@@ -230,9 +209,6 @@ def _unusable(row, sampled):
 def _mirror(row):
     """The key of the row that says the opposite."""
     return row.prompt, row.texts[::-1], None if row.label is None else 1 - row.label
-
-
-# --------------------------------------------------------------------------------------- from rows to a Bunch
 
 
 def _bunch(path, rows, dropped, format, rng, shuffle_sides, provenance):

@@ -24,15 +24,12 @@ def make_preferences(
 ):
     """Draw preference pairs of feature vectors, with a known linear reward.
 
-    The features of an output are the sum of a part of its prompt and a part of its own, both standard normal. The
-    prompt's part cancels in every margin, but it makes the rows of a group resemble each other, as real prompts do.
+    The features of an output are the sum of a part of its prompt and a part of its own, both standard normal.
 
     Parameters
     ----------
-    n_pairs : int >= 2, default=1000
-        Number of pairs.
-    n_features : int >= 1, default=20
-        Number of features of one output.
+    n_pairs, n_features : int, default=1000, 20
+        Number of pairs, and of features of one output.
     noise : float in [0, 0.5], default=0.0
         Probability that a preference is flipped. At 0.5 nothing is left to learn.
     temperature : float > 0, default=None
@@ -40,10 +37,8 @@ def make_preferences(
         None means that the greater reward always wins.
     groups : int, default=None
         Number of prompts, dealt out to the pairs evenly and at random. None means one prompt for each pair.
-    shuffle_sides : bool, default=True
-        Put the preferred output first in half of the pairs (rounded down). False: in all of them.
-    random_state : int, RandomState instance or None, default=None
-        Pass an int for the same pairs in each call.
+    shuffle_sides, random_state
+        See `load_preferences`; the seed also draws the pairs.
 
     Returns
     -------

@@ -54,10 +54,8 @@ def _check_encoder(embedder):
         now = clone(embedder).fit().settings_
     changed = [key for key in _ENCODER if now[key] != embedder.settings_.get(key)]
     if changed:
-        raise ValueError(
-            f"The encoder is not the one that the pipeline was fitted with: {', '.join(changed)} changed. Its rewards "
-            "would mean nothing: fit the pipeline again, or put the encoder's files and parameters back."
-        )
+        found = f"The encoder is not the one that the pipeline was fitted with: {', '.join(changed)} changed"
+        raise ValueError(f"{found}. Fit the pipeline again, or put the encoder's files and parameters back.")
 
 
 class TrainingTexts(NamedTuple):
@@ -112,11 +110,11 @@ def check_sign(rewards, paired, y, pipeline):
     else:
         margin = float(np.mean(rewards[sign > 0]) - np.mean(rewards[sign < 0]))
     if margin <= 0:
-        raise ValueError(
-            f"The reward prefers the other side: its mean margin on the training data is {margin:.4g}. Expected one "
-            "above 0. If the preferred output is not always the first, pass y; else fit the pipeline again, with the "
-            "larger class of y meaning that the first output is preferred."
+        found = f"The reward prefers the other side: its mean margin on the training data is {margin:.4g}"
+        advice = (
+            "If the preferred output is not always the first, pass y; else fit again, with the larger class of y for it"
         )
+        raise ValueError(f"{found}. Expected one above 0. {advice}.")
 
 
 def is_finite(value):

@@ -25,8 +25,7 @@ PAD = "<|fairl_sk_pad|>"  # a token of its own: where a text holds the pad token
 _CODE = "modeling_reward.py"
 _RECORD = "fairl_sk"  # the key in config.json
 _INSTEAD = "Use fairl_sk.export.RewardFunction, which takes any pipeline over texts."
-# where none are given
-_TEXTS = ("Thank you.", "No.", "I would rather not say.\n\nAsk the neighbor, she knows the way.")
+_TEXTS = ("Thank you.", "No.", "I would rather not say.\n\nAsk the neighbor, she knows the way.")  # without X
 # `fairl_sk.pairs.join_prompt` of messages, in the language of chat templates.
 _JOIN_TEMPLATE = (
     "{%- set ns = namespace(text='') -%}{%- for message in messages -%}{%- set content = message['content'] -%}"
@@ -71,7 +70,7 @@ def export_reward_model(pipeline, folder, X=None, y=None, *, center=0.0, scale=1
     Warns
     -----
     UserWarning
-        If TRL's text, prompt + completion, is not what the pipeline read.
+        If the pipeline read another text than TRL's prompt + completion.
     """
     folder = _check_new(folder)
     if not is_finite(center) or not is_finite(scale) or scale <= 0:
@@ -120,9 +119,6 @@ def _check_new(folder):
     if not folder.parent.is_dir():
         raise FileNotFoundError(f"There is no folder {folder.parent} to write {folder.name} into. Make it first.")
     return folder
-
-
-# ------------------------------------------------------------------------------------------- the weights
 
 
 class _Head(NamedTuple):
@@ -236,9 +232,6 @@ def _custom_model(head, tokenizer, special):
     return model
 
 
-# --------------------------------------------------------------------------------------------- its texts
-
-
 def _texts_of(head, reader, training):
     """Outputs as the pipeline takes them, the texts that it makes of them, and whether a chat template did."""
     if training is None:
@@ -255,8 +248,7 @@ def _texts_of(head, reader, training):
 def _special_ids(tokenizer):
     """Ids that the tokenizer puts before and after a text, which TRL tells it not to."""
     plain, whole = tokenizer("a", add_special_tokens=False)["input_ids"], tokenizer("a")["input_ids"]
-    starts = (start for start in range(len(whole)) if whole[start : start + len(plain)] == plain)
-    start = next(starts, 0)
+    start = next((start for start in range(len(whole)) if whole[start : start + len(plain)] == plain), 0)
     return whole[:start], whole[start + len(plain) :]
 
 
@@ -272,13 +264,8 @@ def _warn_of_format(training, texts):
     """Warn if TRL's prompt + completion is not the text that the pipeline read."""
     rows = zip(training.rows, texts, strict=True)
     if any(isinstance(p, str) and isinstance(output, str) and p + output != text for (p, output), text in rows):
-        warn_user(
-            "The pipeline read more than prompt + completion, which is what TRL gives the folder. Write the rest (an "
-            "empty line, or that of prompt_template) into the prompts, or use RewardFunction."
-        )
-
-
-# ---------------------------------------------------------------------------------- comparing and loading
+        found = "The pipeline read more than prompt + completion, which is what TRL gives the folder"
+        warn_user(f"{found}. Write the rest (such as an empty line) into the prompts, or use RewardFunction.")
 
 
 def _compare(folder, texts, expected, room):
@@ -346,9 +333,8 @@ def _card(name, pipeline, record, encoder):
     """The model card, in Markdown."""
     steps = [type(step).__name__ for step in flat_steps(pipeline)]
     load = ", trust_remote_code=True" if record["custom_code"] else ""
-    form = "outputs alone, or behind their prompts and an empty line"
-    if encoder["prompt_template"] is not None:
-        form = f"`{encoder['prompt_template']!r}`"
+    template = encoder["prompt_template"]
+    form = "outputs alone, or behind their prompts and an empty line" if template is None else f"`{template!r}`"
     rows = {f"encoder {key}": value for key, value in encoder.items()} | record
     return f"""---
 library_name: transformers

@@ -145,17 +145,14 @@ class RewardFunction:
             warn_user(f"{len(lost)} completions have no finite reward and are left out, the first in row {lost[0]}.")
         return [values.get(key) for key in keys]
 
-    # ------------------------------------------------------------------------------------------- formats
-
     def _find_format(self, template, training):
         """The format of texts; one that disagrees with the training data or the embedder is refused."""
         has_prompts = None if training is None else training.has_prompts
         if template is None:
             if has_prompts is None:
-                raise ValueError(
-                    "Nothing says whether the training texts had prompts before them. Pass prompt_template='{output}' "
-                    "if they had none, 'join' if join_prompt put them there, or the template that they were made with."
-                )
+                found = "Nothing says whether the training texts had prompts before them"
+                known = "'{output}' if they had none, 'join' if join_prompt put them there, or their own template"
+                raise ValueError(f"{found}. Pass prompt_template: {known}.")
             return JOIN if has_prompts else ALONE
         if template != JOIN:
             check_template(template)
@@ -200,8 +197,6 @@ class RewardFunction:
             if None in rows:
                 raise ValueError(f"Row {rows.index(None) // (1 + training.paired)} of X is empty. Drop such rows.")
         return self._as_read(rows)
-
-    # ------------------------------------------------------------------------------------------- rewards
 
     def _raw(self, table):
         """R of a table or an array of texts, (n_outputs,)."""

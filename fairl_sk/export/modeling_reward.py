@@ -16,12 +16,10 @@ class RewardConfig(PreTrainedConfig):
     model_type = "fairl_sk_reward"
 
     def __init__(self, **kwargs):
-        self.backbone = dict(kwargs.pop("backbone", {}))
-        self.n_features = kwargs.pop("n_features", 1)
-        self.pooling, self.layer = kwargs.pop("pooling", "mean"), kwargs.pop("layer", -1)
-        self.normalize = kwargs.pop("normalize", False)
-        self.max_tokens, self.truncation_side = kwargs.pop("max_tokens", 512), kwargs.pop("truncation_side", "left")
-        self.prefix_ids, self.suffix_ids = kwargs.pop("prefix_ids", []), kwargs.pop("suffix_ids", [])
+        defaults = {"backbone": {}, "n_features": 1, "pooling": "mean", "layer": -1, "normalize": False}
+        defaults |= {"max_tokens": 512, "truncation_side": "left", "prefix_ids": [], "suffix_ids": []}
+        for name, value in defaults.items():
+            setattr(self, name, kwargs.pop(name, value))
         super().__init__(**kwargs)
 
 

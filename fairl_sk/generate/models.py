@@ -155,9 +155,7 @@ def find_tokenizer(models, given):
     one, two = found[0].get_vocab(), found[-1].get_vocab()
     differing = sorted(token for token in one.keys() | two.keys() if one.get(token) != two.get(token))
     if differing:
-        raise ValueError(
-            f"The models have different tokenizers: {len(one)} and {len(two)} tokens, of which {len(differing)} "
-            f"differ ({', '.join(map(repr, differing[:3]))}, ...). Expected one. Give an aligned model that was "
-            "trained from this base; if one tokenizer fits both, pass tokenizer=..."
-        )
+        found = f"{len(one)} and {len(two)} tokens, of which {len(differing)} differ ({differing[0]!r}, ...)"
+        advice = "Give an aligned model that was trained from this base; if one tokenizer fits both, pass tokenizer=..."
+        raise ValueError(f"The models have different tokenizers: {found}. {advice}")
     return next((tokenizer for tokenizer in found if tokenizer.chat_template), first)

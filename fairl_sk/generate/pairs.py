@@ -74,7 +74,7 @@ def generate_preference_pairs(
         What `fairl_sk.datasets.load_preferences` reads from the file (sides are shuffled: see ``target``; pairs with an
         empty output are left out), and
 
-        - settings : dict, what the pairs depend on: models, prompts, drawing of tokens, seed, versions
+        - settings : dict, what the pairs depend on
         - n_identical : int, pairs whose outputs are the same text
         - kinds : list of dict, see `pair_kinds`; None without a reference
 
@@ -163,11 +163,9 @@ def _check_different(base, aligned, prompt_ids):
         one, other = base.logits(ids), aligned.logits(ids)
         if one.shape != other.shape or not torch.equal(one, other.to(one)):
             return
-    raise ValueError(
-        "The aligned model is identical to the base model: they give the same logits on "
-        f"{min(_N_COMPARED, len(prompt_ids))} prompts. Give two models. (Training a PEFT or TRL model changes the "
-        "loaded model that it wraps: load the base again from its folder.)"
-    )
+    found = f"they give the same logits on {min(_N_COMPARED, len(prompt_ids))} prompts"
+    advice = "(Training changes the loaded model that PEFT or TRL wraps: load the base again from its folder.)"
+    raise ValueError(f"The aligned model is identical to the base model: {found}. Give two models. {advice}")
 
 
 def _record(prompts, place, chosen, rejected):
@@ -176,9 +174,6 @@ def _record(prompts, place, chosen, rejected):
     if not isinstance(prompt, str):
         sides = {side: [{"role": "assistant", "content": text}] for side, text in sides.items()}
     return {"prompt": prompt, **sides, **dict(zip(_PLACE, place, strict=True))}
-
-
-# ---------------------------------------------------------------------------------------------------- file
 
 
 class _PairFile:
@@ -209,10 +204,8 @@ class _PairFile:
                 return record
         except (ValueError, AttributeError):
             pass
-        raise ValueError(
-            f"{self.path}, line {number + 1}: found {line[:60]!r}. Expected a generated pair ({place}). Choose another "
-            "path; or, if this is a file of pairs that was damaged, delete this line and those below."
-        )
+        found = f"{self.path}, line {number + 1}: found {line[:60]!r}. Expected a generated pair ({place})"
+        raise ValueError(f"{found}. Choose another path, or delete this line of a damaged file and those below.")
 
     def continue_with(self, settings):
         """Refuse a file of other settings; take off what was cut short."""
@@ -220,11 +213,11 @@ class _PairFile:
             self.settings = settings
         for name in settings:
             if name not in _MAY_DIFFER and self.settings.get(name) != settings[name]:
-                raise ValueError(
-                    f"{self.path} holds pairs that were made with {name}={self.settings.get(name)!r}, but this call "
-                    f"has {name}={settings[name]!r}. Call with the former to continue it, give the models in the same "
-                    "way (by folder or loaded), or choose another path."
+                found = f"{self.path} holds pairs that were made with {name}={self.settings.get(name)!r}"
+                advice = (
+                    "Call with the former, give the models in the same way (folder or loaded), or choose another path"
                 )
+                raise ValueError(f"{found}, but this call has {name}={settings[name]!r}. {advice}.")
         if self.path.exists() and self.path.stat().st_size > self._size:
             warn(f"The last lines of {self.path} were cut short: they are dropped and made again.")
             os.truncate(self.path, self._size)
@@ -254,9 +247,6 @@ def _check_path(path):
     if not path.parent.is_dir():
         raise FileNotFoundError(f"There is no folder {path.parent} to write {path.name} in. Make it first.")
     return path
-
-
-# --------------------------------------------------------------------------------------------------- kinds
 
 
 def pair_kinds(X, reference, y=None):
@@ -301,18 +291,14 @@ def pair_kinds(X, reference, y=None):
         raise ValueError(f"Found {found}. Expected texts of shape (n_pairs, 2): pairs.data, for instance.")
     rewards = np.asarray(reference(texts.ravel()), dtype=np.float64)
     if rewards.shape != (texts.size,) or not np.isfinite(rewards).all():
-        raise ValueError(
-            f"The reference gave rewards of shape {rewards.shape}, {np.sum(~np.isfinite(rewards))} of them not finite, "
-            f"for {texts.size} texts. Expected a finite number for each text; see fairl_sk.rewards."
-        )
+        found = f"rewards of shape {rewards.shape}, {np.sum(~np.isfinite(rewards))} of them not finite"
+        raise ValueError(f"The reference gave {found}, for {texts.size} texts. Expected a finite number for each text.")
     toxic = rewards.reshape(-1, 2) <= 0
     toxic = np.where(preference_sign(y, len(texts))[:, None] > 0, toxic, toxic[:, ::-1])  # the chosen output first
     counts = Counter(f"{'T' if rejected else 'NT'}->{'T' if chosen else 'NT'}" for chosen, rejected in toxic)
     kinds = [{"kind": kind, "pairs": counts[kind], "share": counts[kind] / len(texts)} for kind in PAIR_KINDS]
     if kinds[0]["pairs"] < _LEAST_PAIRS or kinds[0]["share"] < _LEAST_SHARE:
-        warn(
-            f"Only {kinds[0]['pairs']} of {len(texts)} pairs are T->NT (rejected toxic, chosen not), too few to learn "
-            f"what is preferred: expected {_LEAST_PAIRS} at least, and {_LEAST_SHARE:.0%} of the pairs. Add prompts to "
-            "which the base model answers with toxic texts, or more completions for each."
-        )
+        found = f"Only {kinds[0]['pairs']} of {len(texts)} pairs are T->NT (rejected toxic, chosen not)"
+        expected = f"{_LEAST_PAIRS} at least, and {_LEAST_SHARE:.0%} of the pairs"
+        warn(f"{found}. Expected {expected}. Add prompts that the base model answers with toxic texts.")
     return kinds

@@ -63,10 +63,8 @@ def weighted_starc(reward_a, reward_b, *, groups=None, norm=2):
     """`starc_distance` as a function of the weights."""
     reward_a, reward_b = check_rewards(reward_a, "reward_a"), check_rewards(reward_b, "reward_b")
     if reward_a.shape != reward_b.shape:
-        raise ValueError(
-            f"Got reward_a of shape {reward_a.shape} and reward_b of shape {reward_b.shape}, but expected the same "
-            "shape. Evaluate both rewards on the same outputs."
-        )
+        found = f"Got reward_a of shape {reward_a.shape} and reward_b of shape {reward_b.shape}"
+        raise ValueError(f"{found}, but expected the same shape. Evaluate both rewards on the same outputs.")
     check_norm(norm)
     codes = _prompt_codes(groups, reward_a.shape)
     origin = np.unique(codes, return_index=True)[1][codes]  # the first output of each output's prompt
@@ -130,9 +128,6 @@ def _distance(centered_a, centered_b, weights, norm):
         return centered / (length(centered) or 1.0)
 
     return float(min(1.0, length(standardized(centered_a) - standardized(centered_b)) / 2))
-
-
-# ------------------------------------------------------------------------------------------------ finite MDPs
 
 
 def tabular_starc(reward_a, reward_b, transitions, discount, *, norm=2):
@@ -224,16 +219,12 @@ def _check_mdp(reward_a, reward_b, transitions, discount):
     rewards = [check_array(reward, input_name="reward", **options) for reward in (reward_a, reward_b)]
     shape = rewards[0].shape
     if len(shape) != 3 or shape[0] != shape[2] or rewards[1].shape != shape:
-        raise ValueError(
-            f"Got rewards of shapes {shape} and {rewards[1].shape}, but expected (n_states, n_actions, n_states) twice."
-            " Broadcast a reward of states or of states and actions first."
-        )
+        found = f"Got rewards of shapes {shape} and {rewards[1].shape}, but expected (n_states, n_actions, n_states)"
+        raise ValueError(f"{found} twice. Broadcast a reward of states or of states and actions first.")
     transitions = np.asarray(transitions, dtype=np.float64)
     if transitions.shape != shape or transitions.min() < 0 or not np.allclose(transitions.sum(axis=2), 1):
-        raise ValueError(
-            f"Got transitions of shape {transitions.shape}, but expected probabilities of shape {shape} that sum to 1 "
-            "over the last axis. Divide them by their sum."
-        )
+        expected = f"probabilities of shape {shape} that sum to 1 over the last axis. Divide them by their sum"
+        raise ValueError(f"Got transitions of shape {transitions.shape}, but expected {expected}.")
     if not 0 <= discount < 1:
         raise ValueError(f"Got discount={discount!r}, but expected a number in [0, 1).")
     return rewards, transitions

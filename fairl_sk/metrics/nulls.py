@@ -32,10 +32,8 @@ def longer_null(X):
     """
     texts = read_texts(X)
     if texts is None:
-        raise ValueError(
-            f"Got X of type {type(X).__name__} without texts, but the length of an output needs its text. Pass the "
-            "input of the vectorizer, of shape (n_pairs, 2) or (n_outputs,)."
-        )
+        found = f"Got X of type {type(X).__name__} without texts, but the length of an output needs its text"
+        raise ValueError(f"{found}. Pass the input of the vectorizer, of shape (n_pairs, 2) or (n_outputs,).")
     lengths = np.array([len(text) for text in texts.flat], dtype=float)
     return (lengths - np.median(lengths)).reshape(texts.shape)
 

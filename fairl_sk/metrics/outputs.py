@@ -100,10 +100,8 @@ def _check_outputs(y_true, rewards, output_labels):
     if output_labels is not None:
         return rewards, check_output_labels(output_labels, rewards.shape)
     if y_true is None and rewards.ndim == 1:
-        raise ValueError(
-            "Got y_true=None with the rewards of single outputs, but expected one label for each output. Pass y_true "
-            "or output_labels, or rewards of shape (n_pairs, 2)."
-        )
+        found = "Got y_true=None with the rewards of single outputs, but expected one label for each output"
+        raise ValueError(f"{found}. Pass y_true or output_labels, or rewards of shape (n_pairs, 2).")
     first = preference_sign(y_true, len(rewards)) > 0
     return rewards, (np.column_stack([first, ~first]).ravel() if rewards.ndim == 2 else first).astype(np.float64)
 

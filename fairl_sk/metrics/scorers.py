@@ -22,10 +22,8 @@ def output_rewards(estimator, X):
 
 def _decide(estimator, X):
     if not hasattr(estimator, "decision_function"):
-        raise TypeError(
-            f"Got {type(estimator).__name__} without a decision_function, but the scorer needs rewards. End the "
-            "pipeline in one of this package's estimators."
-        )
+        found = f"Got {type(estimator).__name__} without a decision_function, but the scorer needs rewards"
+        raise TypeError(f"{found}. End the pipeline in one of this package's estimators.")
     return np.asarray(estimator.decision_function(X))
 
 
@@ -136,12 +134,9 @@ def make_starc_scorer(reference=None, *, groups=None, norm=2):
     """
     check_norm(norm)
     if not (groups is None or isinstance(groups, str) and groups == "pairs"):
-        raise ValueError(
-            f"Got groups={groups!r}, but expected None or 'pairs'. Pass prompts as routed metadata groups."
-        )
+        found = f"Got groups={groups!r}, but expected None or 'pairs'"
+        raise ValueError(f"{found}. Pass prompts as routed metadata groups.")
     if not (reference is None or callable(reference)):
-        raise ValueError(
-            f"Got a reference of type {type(reference).__name__}, but expected a callable or None. Pass an array of "
-            "rewards as routed metadata reference_reward."
-        )
+        found = f"Got a reference of type {type(reference).__name__}, but expected a callable or None"
+        raise ValueError(f"{found}. Pass an array of rewards as routed metadata reference_reward.")
     return StarcScorer(reference, groups, norm)

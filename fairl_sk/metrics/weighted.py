@@ -34,9 +34,8 @@ def check_rewards(rewards, name, *, margins=False):
     rewards = check_array(rewards, ensure_2d=False, allow_nd=True, dtype=floats, input_name=name)
     if rewards.ndim != 1 and (margins or rewards.shape[1:] != (2,)):
         expected = "(n_pairs,)" if margins else "(n_outputs,) or (n_pairs, 2)"
-        raise ValueError(
-            f"Got {name} of shape {rewards.shape}, but expected {expected}. Pass one row a pair or output."
-        )
+        found = f"Got {name} of shape {rewards.shape}, but expected {expected}"
+        raise ValueError(f"{found}. Pass one row a pair or output.")
     return rewards
 
 
@@ -61,10 +60,8 @@ def check_groups(groups, n_rows, *, purpose=None):
     except TypeError as error:
         raise ValueError(f"Got groups that cannot be sorted ({error}). Fill in missing ones.") from error
     if purpose is not None and len(names) < 2:
-        raise ValueError(
-            f"Got one group for all rows, but {purpose} needs at least 2. Pass the prompt of each row as groups, or "
-            "row numbers where the rows are independent."
-        )
+        found = f"Got one group for all rows, but {purpose} needs at least 2"
+        raise ValueError(f"{found}. Pass the prompt of each row as groups, or row numbers if rows are independent.")
     return names, codes
 
 
