@@ -52,9 +52,6 @@ def chosen_first(bunch, values=None):
     return [tuple(row if target else row[::-1]) for row, target in zip(values, bunch.target, strict=True)]
 
 
-# ---------------------------------------------------------------------------------------- load_preferences: files
-
-
 @pytest.mark.parametrize("name", ["p.csv", "p.TSV", "p.csv.gz", "p.jsonl", "p.json", "p.jsonl.gz", "p.parquet"])
 @pytest.mark.parametrize("listed", [False, True])
 def test_every_kind_of_file_gives_the_same_pairs(tmp_path, name, listed):
@@ -104,9 +101,6 @@ def test_half_of_the_chosen_outputs_come_first_unless_told_otherwise(tmp_path):
     assert default.target.sum() == 50 and not np.array_equal(default.target, other.target)
     assert all(chosen.startswith("good") for chosen, _ in chosen_first(default))
     assert load_jsonl(tmp_path, records, shuffle_sides=False).target.tolist() == [1] * 101
-
-
-# -------------------------------------------------------------------------------------- load_preferences: formats
 
 
 def test_paradetox(tmp_path):
@@ -173,8 +167,6 @@ def test_transcripts_are_cut_at_a_turn(tmp_path):
     assert bunch.dropped["empty text"] == 1
     assert bunch.groups.tolist() == [0, 1, 0, 2, 0]
 
-
-# ------------------------------------------------------------------------- the same records as a file and as a table
 
 OTHER = {"chosen": "filler one", "rejected": "filler two"}
 
@@ -300,9 +292,6 @@ def test_what_was_read_and_how_is_recorded_without_the_folder(tmp_path):
     assert expected.items() <= known.items() and known["random_state"].startswith("RandomState(")
 
 
-# ----------------------------------------------------------------------------- load_preferences: what is left out
-
-
 def test_duplicates_identical_sides_and_empty_texts_are_counted(tmp_path):
     sides = [("a", "b"), ("a", "b"), ("c", "c"), ("d", " "), (None, "e"), ("a", "f"), ("", [])]
     bunch = load_jsonl(tmp_path, [{"chosen": chosen, "rejected": rejected} for chosen, rejected in sides])
@@ -351,9 +340,6 @@ def test_generated_pairs_are_kept_as_they_were_drawn(tmp_path):
         with pytest.warns(UserWarning, match="2 rows contradict each other"):
             bunch = load_jsonl(tmp_path, [{"settings": other, **record} for record in records])
         assert chosen_first(bunch) == [("f", "g"), ("g", "h")] and "settings" not in bunch.provenance
-
-
-# -------------------------------------------------------------------------------- load_preferences: broken input
 
 
 GOOD = '{"chosen": "a", "rejected": "b"}'
@@ -417,8 +403,6 @@ def test_parquet_without_pyarrow_names_the_extra(tmp_path, monkeypatch):
     with pytest.raises(ImportError, match=r'pip install "fairl-sk\[parquet\]"'):
         load_preferences(write(tmp_path / "p.parquet", "x"))
 
-
-# ------------------------------------------------------------------------------------ load_preferences: any text
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 FEW = st.sampled_from(["a", "b", "c", " ", ""])  # so that duplicates and contradictions are frequent

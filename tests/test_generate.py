@@ -69,9 +69,6 @@ def assert_same(one, other):
     assert (one.dropped, one.format) == (other.dropped, other.format)
 
 
-# ------------------------------------------------------------------------------------------------ sampling
-
-
 @pytest.mark.parametrize("kind", ["gpt2", "gpt_neox", "llama"])
 def test_padding_and_batches_do_not_change_what_is_likeliest(kind, tokenizer):
     """Each prompt on its own and without padding, there; all in a batch, padded on the left, here."""
@@ -144,9 +141,6 @@ def test_a_completion_ends_at_the_first_of_several_end_tokens(pad, models):
     assert own.batch_decode(ids, skip_special_tokens=True) == found.texts.ravel().tolist()
 
 
-# --------------------------------------------------------------------------------------------------- pairs
-
-
 def test_pairs_hold_what_each_model_says(models, tokenizer, pairs):
     found = pairs(do_sample=False, n_completions=1)
     chosen = np.where(found.target == 1, found.data[:, 0], found.data[:, 1])
@@ -164,7 +158,6 @@ def test_pairs_hold_what_each_model_says(models, tokenizer, pairs):
 
 def test_settings_say_what_pairs_depend_on(pairs, folders, path, monkeypatch):
     settings = pairs(temperature=0.9, random_state=3).settings
-    assert json.loads(json.dumps(settings)) == settings
     assert settings.items() >= {"seed": 3, "n_prompts": 6, "base_dtype": "float32"}.items()
     assert settings["generation"].items() >= {"temperature": 0.9, "max_new_tokens": 6, "top_k": 0}.items()
     assert set(settings["versions"]) == {"fairl-sk", "torch", "transformers"}
@@ -216,9 +209,6 @@ def test_prompts_come_in_any_sequence_and_progress_is_shown_on_request(pairs, ca
     assert "24/24" in capfd.readouterr().err
 
 
-# ---------------------------------------------------------------------------------------------------- PEFT
-
-
 def adapted(model, std=0.5):
     """A model with an adapter that changes what it says."""
     config = peft.LoraConfig(task_type="CAUSAL_LM", r=2, target_modules=["q_proj", "down_proj"])
@@ -251,18 +241,14 @@ def test_adapters_by_their_folder_and_loaded(tmp_path, monkeypatch):
         generate_completions(tmp_path / "adapter", PROMPTS, tokenizer=base)
 
 
-# ---------------------------------------------------------------------------------------------------- file
-
-
 def test_the_file_is_read_back_as_it_was_returned(models, pairs, path, tmp_path):
     models[0].generation_config.eos_token_id = list(range(4, VOCABULARY, 2))
-    found, again = pairs(PROMPTS, path=path), load_preferences(path)
+    found, again = pairs(path=path), load_preferences(path)
     assert_same(found, again)
     assert_same(found, pairs())
     assert found.dropped["empty text"] > 0 and len(found.data) == 12 - found.dropped["empty text"]
     assert again.provenance == found.provenance and again.provenance["settings"] == found.settings
     lines = [json.loads(line) for line in path.read_text().splitlines()]
-    assert [list(line)[-5:] for line in lines] == [["prompt", "chosen", "rejected", "prompt_index", "completion"]] * 12
     assert [(line["prompt_index"], line["completion"]) for line in lines] == list(np.ndindex(6, 2))
     rows = datasets.load_dataset("json", data_files=str(path), cache_dir=str(tmp_path / "cache"))["train"]
     assert rows["prompt"] == [prompt for prompt in PROMPTS for _ in range(2)]
@@ -362,9 +348,6 @@ def test_files_that_cannot_be_written(models, pairs, path, tmp_path, monkeypatch
     assert path.read_text() == "a line of another process"
 
 
-# -------------------------------------------------------------------------------------------------- kinds
-
-
 def known(texts):
     return [-1.0 if "fool" in text else 1.0 for text in texts]
 
@@ -398,9 +381,6 @@ def test_kinds_of_something_else():
     ):
         with pytest.raises(ValueError, match=message):
             pair_kinds(X, reference)
-
-
-# ---------------------------------------------------------------------------------------------- bad input
 
 
 @pytest.mark.parametrize(

@@ -20,8 +20,6 @@ from sklearn.utils import get_tags
 from fairl_sk import MaxEntropyIRL, PairTransformer, check_pairs, make_pairs
 from fairl_sk.pairs import is_pairs, preference_sign, stack_outputs
 
-# ------------------------------------------------------------------------------------------------ check_pairs
-
 
 @given(arrays(st.sampled_from([np.float32, np.float64, np.int64]), array_shapes(min_dims=3, max_dims=3), elements=None))
 def test_check_pairs_keeps_or_refuses(X):
@@ -65,9 +63,6 @@ def test_check_pairs_takes_every_container_and_counts_the_features_of_an_output(
 def test_check_pairs_says_what_is_wrong(X, message):
     with pytest.raises((ValueError, TypeError), match=f"(?s){message}"):
         check_pairs(X)
-
-
-# ------------------------------------------------------------------------------------------ reading of tables
 
 
 def test_tables_of_texts():
@@ -121,9 +116,6 @@ def test_bad_texts_are_named(X, message):
         PairTransformer(TfidfVectorizer()).fit(X)
 
 
-# -------------------------------------------------------------------------------- preference_sign, make_pairs
-
-
 def test_preference_sign():
     for y, sign in ((None, [1, 1]), ([0, 1], [-1, 1]), ([1, 1], [1, 1]), ([0, 0], [-1, -1]), ([-1, -1], [-1, -1])):
         assert preference_sign(y, 2).tolist() == sign
@@ -169,9 +161,6 @@ def test_make_pairs_refuses():
             make_pairs(chosen, rejected)
 
 
-# -------------------------------------------------------------------------------------------- PairTransformer
-
-
 def test_each_distinct_output_is_seen_once(rng):
     outputs = rng.normal(size=(5, 3))
     X = outputs[rng.integers(0, 5, size=(40, 2))]
@@ -191,12 +180,6 @@ def test_equal_to_the_inner_transformer_on_each_side_in_every_container(detox, t
     table = pd.DataFrame(data, columns=["chosen", "rejected"])
     for form in (data, data.tolist(), data.astype(str), table, table.astype("string"), np.asfortranarray(data)):
         np.testing.assert_allclose(text_features.transform(form), lifted[:50], atol=1e-6)
-
-
-def test_names_of_features():
-    X = pd.DataFrame(np.eye(3), columns=["a", "b", "c"])
-    assert list(PairTransformer(StandardScaler()).fit(X).get_feature_names_out()) == ["a", "b", "c"]
-    assert list(PairTransformer(PCA(2)).fit(X).get_feature_names_out()) == ["pca0", "pca1"]
 
 
 def test_sparse_features_of_pairs_are_refused_with_the_remedy(detox):
@@ -223,14 +206,6 @@ def test_features_instead_of_texts_are_refused_with_the_remedy(first, rng):
                 call(X)
 
 
-def test_a_string_among_the_features_of_a_wide_row_makes_no_text():
-    X = np.array([[1, "red", 3.0], [2, "blue", 4.0]], dtype=object)
-    assert not is_pairs(X)
-    assert not is_pairs(pd.DataFrame({"size": [1, 2], "colour": ["red", "blue"]}))
-    stacked, _ = make_pairs(X[:, :2], X[::-1, :2])
-    assert stacked.shape == (2, 2, 2)
-
-
 @pytest.mark.parametrize(("bad", "shape"), [(np.nan, (3, 2, 4)), (np.inf, (3, 4))])
 def test_values_that_are_not_finite_come_with_a_remedy_for_pairs(bad, shape):
     X = np.zeros(shape)
@@ -255,6 +230,8 @@ def test_missing_values_are_left_to_the_inner_transformer(rng):
 
 
 def test_string_features_for_transformers_of_columns():
+    assert not is_pairs(np.array([[1, "red", 3.0], [2, "blue", 4.0]], dtype=object))
+    assert list(PairTransformer(PCA(2)).fit(np.eye(3)).get_feature_names_out()) == ["pca0", "pca1"]
     X = np.array([[["red", 1], ["blue", 2]], [["blue", 1], ["red", 3]]], dtype=object)
     one_hot = OneHotEncoder(sparse_output=False)
     columns = make_column_transformer((one_hot, [0]), (StandardScaler(), [1]))
