@@ -52,26 +52,23 @@ def chosen_first(bunch, values=None):
     return [tuple(row if target else row[::-1]) for row, target in zip(values, bunch.target, strict=True)]
 
 
-@pytest.mark.parametrize("name", ["p.csv", "p.TSV", "p.csv.gz", "p.jsonl", "p.json", "p.jsonl.gz", "p.parquet"])
 @pytest.mark.parametrize("listed", [False, True])
+@pytest.mark.parametrize("name", ["p.csv", "p.TSV", "p.csv.gz", "p.jsonl", "p.json", "p.jsonl.gz", "p.parquet"])
 def test_every_kind_of_file_gives_the_same_pairs(tmp_path, name, listed):
     """JSON as lines and as one list."""
-    path = tmp_path / name
-    records = [{"chosen": chosen, "rejected": rejected} for chosen, rejected in PAIRS]
+    path, records = tmp_path / name, [{"chosen": chosen, "rejected": rejected} for chosen, rejected in PAIRS]
     if name == "p.parquet":
         pyarrow.parquet.write_table(pyarrow.Table.from_pylist(records), path)
     elif "json" in name:
         text = json.dumps(records, indent=1) if listed else "\n\n".join(map(json.dumps, records))
         path.write_bytes(gzip.compress(text.encode()) if name.endswith("gz") else text.encode())
     else:
-        path = write_table(path, ["chosen", "rejected"], PAIRS)
+        write_table(path, ["chosen", "rejected"], PAIRS)
     bunch = load_preferences(path)
-    assert chosen_first(bunch) == PAIRS
-    assert bunch.format == "preference" and bunch.prompt is None
-    assert bunch.data.shape == (3, 2) and bunch.target.sum() == 1
+    assert chosen_first(bunch) == PAIRS and "3 preference pairs in 3 groups" in bunch.DESCR
+    assert bunch.format == "preference" and bunch.data.shape == (3, 2) and bunch.target.sum() == 1
     assert bunch.source_index.tolist() == [0, 1, 2] and sum(bunch.dropped.values()) == 0
-    assert bunch.reference_reward is None and bunch.output_labels is None
-    assert "3 preference pairs in 3 groups" in bunch.DESCR
+    assert bunch.prompt is bunch.reference_reward is bunch.output_labels is None
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "cp1252"])
@@ -113,12 +110,12 @@ def test_paradetox(tmp_path):
 
 
 def test_explicit_prompt_rewards_and_labels(tmp_path):
-    records = [
-        {"prompt": "p", "chosen": "a b", "rejected": "a c", "score_chosen": 2, "score_rejected": "0.5"},
-        {"prompt": None, "chosen": "a b", "rejected": "a d", "score_chosen": None, "score_rejected": -1.5},
-    ]
     labels = {"chosen_label": True, "rejected_label": 0}
-    bunch = load_jsonl(tmp_path, [record | labels for record in records])
+    records = [
+        {"prompt": "p", "chosen": "a b", "rejected": "a c", "score_chosen": 2, "score_rejected": "0.5", **labels},
+        {"prompt": None, "chosen": "a b", "rejected": "a d", "score_chosen": None, "score_rejected": -1.5, **labels},
+    ]
+    bunch = load_jsonl(tmp_path, records)
     assert bunch.prompt.tolist() == ["p", ""]
     assert chosen_first(bunch) == [("a b", "a c"), ("a b", "a d")]
     rewards = chosen_first(bunch, bunch.reference_reward)
@@ -264,21 +261,18 @@ def test_unpaired_table_with_named_columns(tmp_path):
         assert bunch.data.tolist() == ["x", "y", "z"] and bunch.target.tolist() == target
 
 
-@pytest.mark.parametrize(
-    ("labels", "parameters", "message"),
-    [
+def test_unpaired_refuses(tmp_path):
+    for labels, parameters, message in (
         ([0, 1, 2], {}, r"jsonl holds the labels 0, 1, 2: which of them are desirable.*: desirable=\[...\]"),
         (["bad", "good", "bad"], {}, "holds the labels 'bad', 'good': which"),
         ([1, 1, 1], {}, "holds the labels 1: which"),
         ([0, 1, 2], {"desirable": 3}, "desirable is 3, but .* labels 0, 1, 2. Name one of them or more, but not all"),
         ([0, 1, 2], {"text_column": "tweet"}, r"line 1: no column \['tweet'\], only \['completion', 'label'\]"),
         ([0, 1, 2], {"label_column": "label", "format": "preference"}, "go with format='unpaired'"),
-    ],
-)
-def test_unpaired_refuses(tmp_path, labels, parameters, message):
-    records = [{"completion": text, "label": label} for text, label in zip("abc", labels, strict=True)]
-    with pytest.raises(ValueError, match=message):
-        load_jsonl(tmp_path, records, **parameters)
+    ):
+        records = [{"completion": text, "label": label} for text, label in zip("abc", labels, strict=True)]
+        with pytest.raises(ValueError, match=message):
+            load_jsonl(tmp_path, records, **parameters)
     with pytest.raises(ValueError, match="desirable is 'nonsense', but .* was read as pairs .*Leave it out, or select"):
         load_jsonl(tmp_path, [OTHER], desirable="nonsense")
 

@@ -35,10 +35,8 @@ from fairl_sk import FailureAwareIRL, MaxEntropyIRL, MaxMarginIRL, PairTransform
 from fairl_sk.export import RewardFunction, check_reward, export_reward_model, load_reward_model
 from fairl_sk.pairs import join_prompt
 
-pytestmark = [
-    # Of 200 random pairs of few words some contradict each other; that is no part of what is tested here.
-    pytest.mark.filterwarnings("ignore:.*contradict another pair"),
-]
+# Of 200 random pairs of few words some contradict each other.
+pytestmark = pytest.mark.filterwarnings("ignore:.*contradict another pair")
 OWN_CODE = {"trust_remote_code": True}
 
 
@@ -110,12 +108,10 @@ def as_trl_loads(folder):
 
 
 def as_trl_scores(model, tokenizer, texts, batch_size, side="right"):
-    rewards = []
+    rewards, options = [], {"padding": True, "padding_side": side, "add_special_tokens": False, "return_tensors": "pt"}
     for start in range(0, len(texts), batch_size):
-        batch = texts[start : start + batch_size]
-        options = {"padding": True, "padding_side": side, "add_special_tokens": False}
         with torch.inference_mode():
-            rewards.append(model(**tokenizer(text=batch, return_tensors="pt", **options)).logits[:, 0])
+            rewards.append(model(**tokenizer(text=texts[start : start + batch_size], **options)).logits[:, 0])
     return torch.cat(rewards).numpy()
 
 
@@ -177,9 +173,8 @@ def test_affine_steps_are_folded_in_any_nesting(build, folders, pairs, tmp_path)
 def test_linear_classifiers_of_scikit_learn_and_searches_are_exported(folders, tmp_path):
     texts = some_texts(200)
     y = np.array([kindness(text) > 0 for text in texts])
-    pipeline = make_pipeline(
-        TransformerEmbedder(folders["gpt_neox"], pooling="last"), StandardScaler(), RidgeClassifier()
-    )
+    embedder = TransformerEmbedder(folders["gpt_neox"], pooling="last")
+    pipeline = make_pipeline(embedder, StandardScaler(), RidgeClassifier())
     search = GridSearchCV(pipeline, {"ridgeclassifier": [RidgeClassifier(), LogisticRegression()]})
     search.fit(np.array(texts, dtype=object), y)
     model = assert_equal_rewards(export_reward_model(search, tmp_path / "reward", texts, y), search, texts)
@@ -198,9 +193,8 @@ def test_large_means_cost_no_digits_and_scaling_goes_into_the_folder(folders, pa
     for custom_code in (False, True):
         options = {"center": frozen.center, "scale": frozen.scale, "custom_code": custom_code}
         folder = export_reward_model(fitted, tmp_path / f"reward{custom_code}", pairs, **options)
-        np.testing.assert_allclose(
-            as_trl_scores(*as_trl_loads(folder), texts, 64), frozen(completions=texts), atol=1e-4
-        )
+        found = as_trl_scores(*as_trl_loads(folder), texts, 64)
+        np.testing.assert_allclose(found, frozen(completions=texts), atol=1e-4)
 
 
 @pytest.mark.filterwarnings("ignore:.*longer than 12 tokens")
@@ -222,10 +216,8 @@ def turns(prompt, output):
 
 def test_messages_reach_the_folder_as_they_reach_the_pipeline(folders, pairs, tmp_path):
     """By the encoder's chat template where the pipeline uses one; else joined as this package joins them."""
-    conversations = [(turns("you are", a)[1], turns("you are", b)[1]) for a, b in pairs]
-    chats = pd.DataFrame(conversations, columns=["chosen", "rejected"]).assign(
-        prompt=[turns("you are", "")[0]] * len(pairs)
-    )
+    rows = [(turns("you are", "")[0], turns("", a)[1], turns("", b)[1]) for a, b in pairs]
+    chats = pd.DataFrame(rows, columns=["prompt", "chosen", "rejected"])
     by_template = make_pipeline(TransformerEmbedder(folders["chat"]), MaxEntropyIRL(random_state=0)).fit(chats)
     joined = embedding_reward(folders["chat"], chats, StandardScaler())
     for number, fitted in enumerate((by_template, joined)):

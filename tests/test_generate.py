@@ -64,9 +64,8 @@ def path(tmp_path):
 
 def assert_same(one, other):
     """All that `load_preferences` returns is equal, but for where it came from."""
-    for name in ("data", "target", "prompt", "groups", "source_index"):
+    for name in ("data", "target", "prompt", "groups", "source_index", "dropped", "format"):
         np.testing.assert_array_equal(one[name], other[name])
-    assert (one.dropped, one.format) == (other.dropped, other.format)
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "gpt_neox", "llama"])
@@ -383,9 +382,8 @@ def test_kinds_of_something_else():
             pair_kinds(X, reference)
 
 
-@pytest.mark.parametrize(
-    ("prompts", "message"),
-    [
+def test_bad_prompts(pairs):
+    for prompts, message in (
         ("you are", "Found prompts of type str, 'you are'. Expected a list of texts"),
         ([], "Found no prompts. Expected at least one"),
         (["thank", "\ud800"], "Prompt 1 is empty or holds half a character"),
@@ -394,11 +392,9 @@ def test_kinds_of_something_else():
         ([[*CHATS[0], {"role": "assistant", "content": "kind"}]], "Prompt 0 ends with a message of the assistant"),
         (CHATS, "The tokenizer has no chat template .* Set tokenizer.chat_template"),
         (["kind " * 27, "thank"], r"Prompt 0 is too long for the .*model \(1 of 2 are\): 27 tokens and max_new_to"),
-    ],
-)
-def test_bad_prompts(pairs, prompts, message):
-    with pytest.raises(ValueError, match=message):
-        pairs(prompts)
+    ):
+        with pytest.raises(ValueError, match=message):
+            pairs(prompts)
 
 
 def test_bad_parameters(folders):

@@ -104,10 +104,9 @@ def test_scorers_of_single_outputs_and_output_labels(features):
 def test_a_fold_with_one_class_is_read_by_the_classes_of_the_estimator(features):
     X, y = features[0], np.where(features[1] == 1, "yes", "no")
     fitted, no = MaxEntropyIRL(random_state=0).fit(X, y), y == "no"
-    rewards = rewards_of(fitted, X[no])
-    accuracy = metrics.pair_accuracy(None, rewards[:, 1] - rewards[:, 0])
-    assert metrics.pair_accuracy_scorer(fitted, X[no], y[no]) == accuracy
-    assert metrics.output_auc_scorer(fitted, X[no], y[no]) == metrics.output_auc_score(None, rewards[:, ::-1])
+    turned = rewards_of(fitted, X[no])[:, ::-1]
+    assert metrics.pair_accuracy_scorer(fitted, X[no], y[no]) == metrics.pair_accuracy(None, -np.diff(turned)[:, 0])
+    assert metrics.output_auc_scorer(fitted, X[no], y[no]) == metrics.output_auc_score(None, turned)
 
 
 def test_routed_metadata_reaches_the_scorers(rng, features):
