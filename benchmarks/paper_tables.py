@@ -9,6 +9,8 @@ from scipy import stats
 MEASURES = ["pair accuracy", "output F1", "output AUC", "label F1", "label AUC", "STARC", "calibration error"]
 COUNTED = MEASURES[1:6]
 TRANSFER = ["transfer label F1", "transfer label AUC", "transfer STARC"]
+ABLATED = ["output F1", "label AUC", "STARC"]  # the measures of the picture of ablations
+MOST_PERCENT = 60  # larger differences would hide the others
 LESS_IS_BETTER = {"STARC", "calibration error", "transfer STARC"}
 OVERVIEW = {  # short name -> learner
     "paper": "paper",
@@ -259,15 +261,17 @@ def draw(summary, folder):
     if len(starc):
         percent = 100 / (starc["mean"] - starc["difference"])
         starc[["difference", "difference half"]] = starc[["difference", "difference half"]].mul(percent, axis=0)
+        starc.loc[starc["difference"] > MOST_PERCENT, ["difference", "difference half"]] = MOST_PERCENT, 0
         starc["learner"] = starc["learner"].astype(str).map({v: k for k, v in OVERVIEW.items()})
-        title = "Difference to the best standard learner, in % of its STARC"
+        title = f"Difference to the best standard learner, in % of its STARC ({MOST_PERCENT} stands for more)"
         plot_differences(starc, "pairs", "learner", folder / "overview.png", title)
     for regime, rows in others.groupby("regime", sort=False):
         title = f"{REGIMES[regime]}: difference to the " + (
             "default" if regime == "ablations" else "best standard learner"
         )
         families = rows["cell"].str.split(",").str[0] if regime == "a" else pd.Series("", rows.index)
-        for family, some in rows[rows["measure"].isin(MEASURES)].groupby(families, sort=False):
+        shown = ABLATED if regime == "ablations" else MEASURES
+        for family, some in rows[rows["measure"].isin(shown)].groupby(families, sort=False):
             name = "-".join(part for part in (regime, family.lower()) if part)
             path = "ablations.png" if regime == "ablations" else f"forest-{name}.png"
             plot_differences(some, "learner", "cell", folder / path, title)
