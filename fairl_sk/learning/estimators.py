@@ -124,39 +124,6 @@ class MaxMarginIRL(PreferenceIRL):
     ):
         self._keep_parameters(locals())
 
-    def fit(self, X, y=None, sample_weight=None):
-        """Learn the reward.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_pairs, 2, n_features) or (n_samples, n_features)
-            Features of pairs, or of single outputs.
-        y : array-like of shape (n_pairs,) or (n_samples,), default=None
-            Two classes, the larger meaning "the first is preferred" (of outputs: "desirable"). For pairs None means
-            that the first is preferred everywhere.
-        sample_weight : array-like of shape (n_pairs,) or (n_samples,), default=None
-            Weights >= 0; a weight of 2 is the same as the row twice.
-
-        Returns
-        -------
-        self : object
-
-        Raises
-        ------
-        ValueError
-            For rows that `check_pairs` refuses, fewer than 2 of them, one class only, pairs all identical on both
-            sides, or a parameter out of range.
-
-        Warns
-        -----
-        ConvergenceWarning
-            If a linear base path ends at a duality gap far above ``tol``.
-        UserWarning
-            If pairs contradict each other, or the reward orders clearly fewer than half of its training pairs as
-            preferred.
-        """
-        return self._fit(X, y, sample_weight)
-
     def _settings(self):
         return _standard_settings(self, "max_margin", self.margin)
 
@@ -214,21 +181,6 @@ class MaxEntropyIRL(PreferenceIRL):
         verbose=0,
     ):
         self._keep_parameters(locals())
-
-    def fit(self, X, y=None, sample_weight=None):
-        """Learn the reward. See `MaxMarginIRL.fit`: parameters, errors and warnings are the same.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_pairs, 2, n_features) or (n_samples, n_features)
-        y : array-like of shape (n_pairs,) or (n_samples,), default=None
-        sample_weight : array-like of shape (n_pairs,) or (n_samples,), default=None
-
-        Returns
-        -------
-        self : object
-        """
-        return self._fit(X, y, sample_weight)
 
     def _settings(self):
         return _standard_settings(self, "max_entropy", self.temperature)

@@ -79,6 +79,39 @@ class PreferenceIRL(PairClassifier):
         "verbose": ["verbose"],
     }
 
+    def fit(self, X, y=None, sample_weight=None):
+        """Learn the reward.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_pairs, 2, n_features) or (n_samples, n_features)
+            Features of pairs, or of single outputs.
+        y : array-like of shape (n_pairs,) or (n_samples,), default=None
+            Two classes, the larger meaning "the first is preferred" (of outputs: "desirable"). For pairs None means
+            that the first is preferred everywhere.
+        sample_weight : array-like of shape (n_pairs,) or (n_samples,), default=None
+            Weights >= 0; a weight of 2 is the same as the row twice.
+
+        Returns
+        -------
+        self : object
+
+        Raises
+        ------
+        ValueError
+            For rows that `check_pairs` refuses, fewer than 2 of them, one class only, pairs all identical on both
+            sides, or a parameter out of range.
+
+        Warns
+        -----
+        ConvergenceWarning
+            If a linear base path ends at a duality gap far above ``tol``.
+        UserWarning
+            If pairs contradict each other, or the reward orders clearly fewer than half of its training pairs as
+            preferred.
+        """
+        return self._fit(X, y, sample_weight)
+
     def decision_function(self, X):
         """Reward of outputs, or margin of pairs.
 
@@ -322,14 +355,10 @@ def _check_classes(y):
 
 def _check_layers(sizes):
     """Refuse widths of hidden layers that are none."""
-    if isinstance(sizes, Integral):
-        raise ValueError(
-            f"Found hidden_layer_sizes={sizes}, a number. Expected a sequence with a width for each layer: ({sizes},) "
-            f"is one layer of {sizes}, () is none."
-        )
     if not np.iterable(sizes) or not all(isinstance(size, Integral) and size >= 1 for size in sizes):
         raise ValueError(
-            f"Found hidden_layer_sizes={sizes!r}. Expected a sequence of whole numbers of at least 1, e.g. (64,)."
+            f"Found hidden_layer_sizes={sizes!r}. Expected a sequence of whole numbers of at least 1, a width for each "
+            "layer: (64,) is one layer of 64, () is none."
         )
 
 

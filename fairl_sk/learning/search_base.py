@@ -36,19 +36,7 @@ class SearchCV(PairClassifier):
     """Base class of the searches: the best estimator predicts. A subclass names its ``_estimator_class``."""
 
     def fit(self, X, y=None, sample_weight=None, groups=None):
-        """Try all candidates on all folds, and fit the best. See `FailureAwareIRLCV.fit`.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_pairs, 2, n_features) or (n_samples, n_features)
-        y : array-like of shape (n_pairs,) or (n_samples,), default=None
-        sample_weight : array-like of shape (n_pairs,) or (n_samples,), default=None
-        groups : array-like of shape (n_pairs,) or (n_samples,), default=None
-
-        Returns
-        -------
-        self : object
-        """
+        """Try all candidates on all folds, and fit the best. See `fairl_sk.FailureAwareIRLCV.fit`."""
         return self._fit(X, y, sample_weight, None, groups)
 
     def decision_function(self, X):
