@@ -27,6 +27,7 @@ ROOMS = {  # where a room is drawn (x, y), and what it is
     "datasets": (4.7, 2.2, "files, corpora"),
     "learning": (7.2, 2.9, "the estimators"),
     "metrics": (7.2, 1.5, "scores, STARC"),
+    "failures": (9.1, 1.5, "failure detectors"),
 }
 
 
