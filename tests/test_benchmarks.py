@@ -202,8 +202,7 @@ def test_bench_encoder(capsys, tmp_path):
         assert f"{row['n_tokens'] / best['ours']:.0f}" in shown
     assert results["store"]["gain"] > 1
     assert results["large store"]["bytes"] > 3000 * 384 * 2
-    for memory in results["large store"]["memory"].values():  # empty where the system does not tell
-        assert not memory or memory["peak"] >= memory["all"] >= memory["anonymous"] + memory["store"]
+    assert min(results["large store"]["memory"].values()) > 0
     written = json.loads((tmp_path / "encoder.json").read_text(encoding="utf-8"))
     assert len(written["aims"]) >= 9
     for aim in written["aims"]:
