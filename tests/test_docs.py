@@ -219,27 +219,18 @@ def test_citations_are_read_rightly():
     assert list(cited) == [2, 4, 5, 6, 7, 9, 11]
 
 
-@pytest.fixture(scope="module")
-def built_pages(tmp_path_factory):
-    """The pages as HTML, built from a copy, so that nothing is written into the checkout; warnings are errors."""
-    folder = tmp_path_factory.mktemp("docs")
-    shutil.copytree(DOCS, folder / "docs", ignore=shutil.ignore_patterns("_build", "generated"))
-    shutil.copy(ROOT / "CHANGELOG.md", folder)
+def test_the_pages_build_without_warnings_and_equations_have_their_numbers(tmp_path):
+    """From a copy, so that nothing is written into the checkout; formulas need no network."""
+    shutil.copytree(DOCS, tmp_path / "docs", ignore=shutil.ignore_patterns("_build", "generated"))
+    shutil.copy(ROOT / "CHANGELOG.md", tmp_path)
     command = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-b", "html", "docs", "html"]
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     env = {**os.environ, "PYTHONPATH": path}
-    result = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=600)
+    result = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=600)
     assert result.returncode == 0, result.stdout + result.stderr
-    return folder / "html"
-
-
-def test_the_pages_build_without_warnings(built_pages):
     pages = [*(page.stem for page in DOCS.glob("*.md")), *(f"generated/{name}" for name in listed_names())]
-    assert not [page for page in pages if not (built_pages / f"{page}.html").is_file()]
-
-
-def test_the_built_equations_have_the_cited_numbers_and_need_no_network(built_pages):
-    html = (built_pages / "theory.html").read_text(encoding="utf-8")
+    assert not [page for page in pages if not (tmp_path / "html" / f"{page}.html").is_file()]
+    html = (tmp_path / "html" / "theory.html").read_text(encoding="utf-8")
     shown = re.findall(r'id="equation-eq-(\d+)">\s*<span class="eqno">\((\d+)\)', html)
     assert [(int(label), int(number)) for label, number in shown] == [(n, n) for n in theory_equations()]
     assert html.count("<math ") > len(shown)

@@ -29,7 +29,7 @@ def pipeline(text_features):
     )
 
 
-def test_pipeline_is_doing_it_by_hand(detox, pipeline):
+def test_a_pipeline_fitted_on_pairs_is_its_steps_and_scores_outputs_and_tables(detox, pipeline):
     X, y = detox.data, detox.target
     pipeline.fit(X, y)
     lift, scale, learner = (clone(step) for _, step in pipeline.steps)
@@ -37,11 +37,6 @@ def test_pipeline_is_doing_it_by_hand(detox, pipeline):
     learner.fit(features, y)
     np.testing.assert_allclose(pipeline.decision_function(X), learner.decision_function(features), atol=1e-8)
     assert pipeline.score(X, y) == learner.score(features, y)
-
-
-def test_a_pipeline_fitted_on_pairs_scores_outputs_and_tables(detox, pipeline):
-    X = detox.data
-    pipeline.fit(X, detox.target)
     rewards = pipeline.decision_function(stack_outputs(X)).reshape(-1, 2)
     np.testing.assert_allclose(rewards[:, 0] - rewards[:, 1], pipeline.decision_function(X), atol=1e-10)
     table = pd.DataFrame(X, columns=["chosen", "rejected"])
@@ -106,13 +101,8 @@ def test_two_jobs_give_the_results_of_one(detox, pipeline):
     np.testing.assert_array_equal(one.best_estimator_["irl"].coef_, two.best_estimator_["irl"].coef_)
 
 
-@pytest.fixture
-def routing():
-    with sklearn.config_context(enable_metadata_routing=True):
-        yield
-
-
-def test_labels_weights_and_references_are_routed(detox, pipeline, routing):
+@sklearn.config_context(enable_metadata_routing=True)
+def test_labels_weights_and_references_are_routed(detox, pipeline):
     """Metadata that is silently dropped would leave the scores as they are."""
     learner = pipeline["irl"].set_params(failures="labels")
     learner.set_fit_request(output_labels=True, sample_weight=True).set_score_request(sample_weight=True)

@@ -70,9 +70,6 @@ def test_the_gap_of_the_hinge_is_primal_less_dual():
     assert found.gap == pytest.approx((primal - dual) / 3)
 
 
-# ------------------------------------------------------------------------------------------------ other solvers
-
-
 # ----------------------------------------------------------------------------------------------- the certificate
 
 
