@@ -4,9 +4,9 @@ import sys
 import warnings
 
 
-def warn_user(message):
-    """Issue a UserWarning at the line that called this package or scikit-learn."""
+def warn_user(message, category=UserWarning):
+    """Issue a warning at the line that called this package or scikit-learn."""
     frame, level = sys._getframe(), 1
     while frame.f_back and frame.f_globals.get("__name__", "").partition(".")[0] in ("fairl_sk", "sklearn"):
         frame, level = frame.f_back, level + 1
-    warnings.warn(message, UserWarning, stacklevel=level)
+    warnings.warn(message, category, stacklevel=level)

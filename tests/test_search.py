@@ -260,20 +260,20 @@ def test_a_combination_that_no_fit_takes_is_a_failed_fit(preferences):
 
 
 class Raises(MarginFailures):
-    """A detector that raises an error in fits of so many rows (None: in all)."""
+    """A detector that raises an error in fits of so many rows."""
 
-    def __init__(self, error, n_rows=None):
+    def __init__(self, error, n_rows):
         self.error, self.n_rows = error, n_rows
 
     def detect(self, state):
-        if self.n_rows in (None, len(state.margins)):
+        if len(state.margins) == self.n_rows:
             raise self.error("no detector")
         return super().detect(state)
 
 
 @pytest.mark.parametrize("error", [TypeError, ValueError])
 def test_a_detector_that_raises_fails_its_candidate_only(preferences, error):
-    search = FailureAwareIRLCV(failures=["margin", Raises(error)], failure_weight=[1.0], cv=2, **FAST)
+    search = FailureAwareIRLCV(failures=["margin", Raises(error, 250)], failure_weight=[1.0], cv=2, **FAST)
     with pytest.warns(FitFailedWarning, match=f"2 of 6 fits.*{error.__name__}: no detector"):
         search.fit(preferences.data, preferences.target)
     assert np.isfinite(search.cv_results_["mean_test_score"]).tolist() == [True, True, False]
@@ -362,7 +362,7 @@ def test_a_constraint_that_no_objective_reads_is_named(preferences):
 def test_an_interrupt_keeps_the_finished_folds_and_says_so(preferences):
     X, y, rows = preferences.data, preferences.target, np.arange(500)
     folds = [(rows[: 300 + number], rows[400:]) for number in range(4)]  # fold 2 has 302 training rows
-    stops = Raises(KeyboardInterrupt, n_rows=0)
+    stops = Raises(KeyboardInterrupt, n_rows=-1)
     search = FailureAwareIRLCV(failures=stops, failure_weight=[1.0, 3.0], cv=folds, **FAST).fit(X, y)
     whole = search.cv_results_
     with pytest.raises(KeyboardInterrupt), pytest.warns(UserWarning, match="Interrupted with 2 of 4 folds") as caught:

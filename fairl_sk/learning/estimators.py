@@ -1,12 +1,12 @@
 """The estimators: `MaxMarginIRL`, `MaxEntropyIRL` and `FailureAwareIRL`."""
 
-import warnings
 from numbers import Real
 
 import numpy as np
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions  # the parameters' declared constraints
 
 from ..failures import MarginFailures, make_detector
+from ..warn import warn_user
 from .curriculum import Schedule
 from .preference import NON_NEGATIVE, POSITIVE, PreferenceIRL, document
 from .problem import Settings
@@ -488,11 +488,9 @@ class FailureAwareIRL(PreferenceIRL):
         """Warn of a constraint of failures that the objective does not read: a grid over it searches nothing."""
         for name, objective in (("margin_fail", "max_margin"), ("temperature_fail", "max_entropy")):
             if getattr(self, name) is not None and self.objective != objective:
-                warnings.warn(
+                warn_user(
                     f"{name}={getattr(self, name)!r} makes no difference: only objective={objective!r} reads it, and "
-                    f"the objective is {self.objective!r}.",
-                    UserWarning,
-                    stacklevel=5,
+                    f"the objective is {self.objective!r}."
                 )
 
 

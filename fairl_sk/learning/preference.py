@@ -1,7 +1,6 @@
 """What the three estimators share: checking rows and labels, the order of a fit's steps, and predicting."""
 
 import inspect
-import warnings
 from dataclasses import replace
 from numbers import Integral, Real
 
@@ -17,6 +16,7 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, colu
 from ..device import few_threads
 from ..failures import fit_detector
 from ..pairs import TIES_REMEDY, check_pairs, distinct_labels, preference_sign
+from ..warn import warn_user
 from .fitting import solve_base, train_failures, train_jointly
 from .net import rewards_of_heads
 from .offset import output_offset
@@ -279,11 +279,10 @@ class PreferenceIRL(PairClassifier):
 
     def _warn_of_gap(self):
         if self.dual_gap_ > max(100 * self.tol, 1e-3):
-            warnings.warn(
+            warn_user(
                 f"{type(self).__name__} stopped after {self.n_iter_} iterations at a duality gap of "
                 f"{self.dual_gap_:.1e}, far above tol = {self.tol:g}. Raise max_iter or alpha, or scale the features.",
                 ConvergenceWarning,
-                stacklevel=5,
             )
 
     # -------------------------------------------------------------------------------------------- checking
@@ -366,10 +365,8 @@ def _check_orientation(margins, weight):
     """Warn of a reward that has turned its sign: too much weight on failures can do that with label noise."""
     accuracy = np.average((margins > 0) + 0.5 * (margins == 0), weights=weight)
     if accuracy < 0.5 - 1 / np.sqrt(np.count_nonzero(weight)):  # two standard errors below a coin
-        warnings.warn(
+        warn_user(
             f"The reward orders {accuracy:.1%} of its own training pairs as preferred, fewer than half: it has turned "
             "against the preferences. Lower failure_weight, raise alpha_fail, or check which class of y means that the "
-            "first output is preferred.",
-            UserWarning,
-            stacklevel=6,
+            "first output is preferred."
         )

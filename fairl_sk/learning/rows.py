@@ -1,10 +1,10 @@
 """What a learner reads of the rows: differences of a pair's features, their scale, and which outputs are duplicates."""
 
-import warnings
-
 import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
+
+from ..warn import warn_user
 
 __all__ = [
     "difference_scale",
@@ -90,12 +90,10 @@ def warn_of_contradictions(numbers, sign, sample_weight):
     pairs, opposite = (a * (numbers.max() + 1) + b for a, b in ((preferred, other), (other, preferred)))
     contradicted = counted & np.isin(opposite, pairs[counted])
     if contradicted.any():
-        warnings.warn(
+        warn_user(
             f"{contradicted.sum()} of {len(sign)} pairs contradict another pair (the same two outputs, the other one "
             f"preferred), first row {np.flatnonzero(contradicted)[0]}. No reward orders both as preferred: drop them, "
-            "or keep them as ties.",
-            UserWarning,
-            stacklevel=2,
+            "or keep them as ties."
         )
 
 

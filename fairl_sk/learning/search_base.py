@@ -20,6 +20,7 @@ from tqdm.auto import tqdm
 from ..device import few_threads
 from ..metrics import check_split
 from ..pairs import check_pairs
+from ..warn import warn_user
 from .preference import PairClassifier
 from .search import Candidate, Fold, fit_candidates
 from .search_results import SearchResults
@@ -115,11 +116,9 @@ class SearchCV(PairClassifier):
         """After an interrupt: the results of the finished folds, and no best estimator."""
         if results.n_finished:
             self._keep_table(results)
-            warnings.warn(
+            warn_user(
                 f"Interrupted with {results.n_finished} of {results.n_folds} folds finished. Their scores are kept in "
-                "cv_results_. There is no best_estimator_: fit again.",
-                UserWarning,
-                stacklevel=5,
+                "cv_results_. There is no best_estimator_: fit again."
             )
 
     def _keep_table(self, results):

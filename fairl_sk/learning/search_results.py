@@ -1,11 +1,12 @@
 """The table of a search: scores of every candidate on every fold, as ``GridSearchCV`` writes them."""
 
-import warnings
 from numbers import Real
 
 import numpy as np
 from scipy.stats import rankdata
 from sklearn.exceptions import ConvergenceWarning, FitFailedWarning
+
+from ..warn import warn_user
 
 __all__ = ["SearchResults"]
 
@@ -82,20 +83,17 @@ class SearchResults:
         """Warn of fits and scorers that failed, of scores that are not finite, and of fits far from the minimum."""
         n_fits = len(self.params) * self.n_folds
         if self.failures:
-            _warn(
+            warn_user(
                 f"{len(self.failures)} of {n_fits} fits or scores failed; their score is {self.error_score}. "
                 f"{self._first_failure()}",
                 FitFailedWarning,
             )
         unscored = np.any([~np.isfinite(self.of(name)).all(axis=1) for name in self.names], axis=0)
         if unscored.any() and not self.failures:
-            _warn(
-                f"{unscored.sum()} of {len(unscored)} candidates have no finite mean score; they rank last.",
-                UserWarning,
-            )
+            warn_user(f"{unscored.sum()} of {len(unscored)} candidates have no finite mean score; they rank last.")
         wide = [gap for gap in self.gaps if gap > max(100 * tol, 1e-3)]
         if wide:
-            _warn(
+            warn_user(
                 f"{len(wide)} of {n_fits} fits stopped at a duality gap far above tol = {tol:g} (the widest at "
                 f"{max(wide):.1e}). Raise max_iter or alpha, or scale the features.",
                 ConvergenceWarning,
@@ -109,10 +107,6 @@ class SearchResults:
 
     def _of(self, name):
         return self.scores.setdefault(name, np.full((len(self.params), self.n_folds), np.nan))
-
-
-def _warn(message, category):
-    warnings.warn(message, category, stacklevel=6)  # where fit was called
 
 
 def _masked_column(values):
