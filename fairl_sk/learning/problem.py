@@ -5,6 +5,7 @@ from functools import cached_property
 
 import numpy as np
 import torch
+from threadpoolctl import threadpool_limits
 
 from ..device import torch_device
 from .curriculum import Schedule
@@ -60,7 +61,8 @@ class Problem:
     @cached_property
     def estimated_pointwise_weight(self):
         """What ``pointwise_weight="auto"`` stands for."""
-        return estimate_weight(self.X, self.sign, self.weight, self.numbers, self.target_sides)
+        with threadpool_limits(1):  # of so few pairs; several threads would wait for each other
+            return estimate_weight(self.X, self.sign, self.weight, self.numbers, self.target_sides)
 
     def tensor(self, values, dtype=torch.float64):
         """A tensor of an array on the device; its own dtype if None."""
