@@ -12,7 +12,6 @@ import shutil
 import socket
 import subprocess
 import sys
-import time
 import warnings
 from contextlib import contextmanager
 
@@ -27,12 +26,10 @@ import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.base import clone
-from sklearn.model_selection import GridSearchCV
-from sklearn.pipeline import make_pipeline
 from tiny_models import CHAT, KINDS, SPECIAL, WORDS, make_tokenizer, save_model
 
-from fairl_sk import MaxEntropyIRL, TransformerEmbedder
-from fairl_sk.features import EmbeddingStore, StoreError, encoder, loading
+from fairl_sk import TransformerEmbedder
+from fairl_sk.features import EmbeddingStore, encoder, loading
 from fairl_sk.messages import join_prompt
 
 TEXTS = [
@@ -57,8 +54,8 @@ def models(tmp_path_factory):
     }
 
 
-def save_tokenizer(folder, begin="<s>", **options):
-    make_tokenizer(begin=begin, **options).save_pretrained(folder)
+def save_tokenizer(folder, **options):
+    make_tokenizer(begin="<s>", **options).save_pretrained(folder)
     return folder
 
 
@@ -126,16 +123,6 @@ def test_embeddings_are_those_of_a_plain_forward_pass(models, kind, pooling):
         assert_close(embeddings, plain(models[kind], TEXTS, pooling, layer))
     if pooling != "cls":
         assert min(np.linalg.norm(embeddings[0] - other) for other in embeddings[1:]) > 0.1
-
-
-@pytest.mark.parametrize("kind", ["gpt2", "gpt_neox", "llama"])
-def test_padding_is_the_embedders_own(models, tmp_path, kind):
-    """Neither the side nor the token on which the tokenizer pads changes anything, nor that there is none."""
-    expected = TransformerEmbedder(models[kind], pooling="last").transform(TEXTS)
-    for number, (side, pad) in enumerate((side, pad) for side in ("left", "right") for pad in ("<pad>", "<end>", None)):
-        folder = shutil.copytree(models[kind], tmp_path / str(number))
-        save_tokenizer(folder, begin="<s>" if kind == "llama" else None, padding_side=side, pad_token=pad)
-        np.testing.assert_array_equal(TransformerEmbedder(folder, pooling="last").transform(TEXTS), expected)
 
 
 @settings(max_examples=30, deadline=None)
@@ -218,7 +205,6 @@ def test_a_model_that_was_trained_with_another_pooling_says_so(own, said, messag
             expected = f"^Found pooling='mean', but {own} was trained with {message}"
             assert re.search(expected, str(warning.message)) and warning.filename == __file__
     embedder.transform(TEXTS)  # fit said it
-    TransformerEmbedder(own, layer=1).fit()  # of which the file says nothing
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
@@ -274,19 +260,10 @@ def test_prompt_and_output_are_joined(bert, template):
     embedder = TransformerEmbedder(bert, prompt_template=template)
     np.testing.assert_array_equal(embedder.transform(table), expected)
     np.testing.assert_array_equal(embedder.transform(joined), expected)  # texts are what they are
-
-
-def test_a_template_takes_messages(bert):
-    table = pd.DataFrame({"prompt": ["the bench"], "completion": [say("user: the bench", "assistant: is green")]})
-    embedder = TransformerEmbedder(bert, prompt_template="user : {prompt} assistant : {output}")
-    expected = TransformerEmbedder(bert).transform(["user : the bench assistant : is green"])
-    np.testing.assert_array_equal(embedder.transform(table), expected)
-
-
-@pytest.mark.parametrize("template", ["{prompt}", "{output} {other}", "{output"])
-def test_a_template_that_cannot_be_filled_is_refused(bert, template):
-    with pytest.raises(ValueError, match=re.escape(f"Found prompt_template={template!r}") + ".*output"):
-        TransformerEmbedder(bert, prompt_template=template).fit()
+    if template is not None:
+        for column in ("chosen", "rejected"):
+            table[column] = [say(f"assistant: {text}") for text in table[column]]
+        np.testing.assert_array_equal(embedder.transform(table), expected)
 
 
 CONVERSATIONS = {
@@ -339,30 +316,22 @@ def test_what_is_no_text_is_refused(bert, X, message):
         TransformerEmbedder(bert).transform(X)
 
 
-def test_half_a_character_is_read_as_the_replacement_character(tmp_path):
-    """What JSON makes of a cut emoji; no tokenizer takes it."""
-    texts = ["thank you \ud83d", "you \udc00\ud83d fool", "you \ud83d\ude00"]
-    clean = ["thank you \ufffd", "you \ufffd\ufffd fool", "you \U0001f600"]
-    embedder = TransformerEmbedder(store=tmp_path)
-    for _ in range(2):
-        np.testing.assert_array_equal(embedder.transform(texts), embedder.transform(clean))
-
-
 # ------------------------------------------------------------------------------------------------ length
 
 
 @pytest.mark.parametrize("kind", ["bert", "llama", "gpt2"])
 @pytest.mark.parametrize(("side", "lost"), [("left", "beginning"), ("right", "end")])
-def test_a_long_text_loses_the_end_that_was_said(models, kind, side, lost):
+def test_a_long_text_loses_the_end_that_was_said(models, tmp_path, kind, side, lost):
     long = " ".join(WORDS + WORDS[::-1])
     n_special = {"bert": 2, "llama": 1, "gpt2": 0}[kind]
     kept = long.split()[-(32 - n_special) :] if side == "left" else long.split()[: 32 - n_special]
-    embedder = TransformerEmbedder(models[kind], truncation_side=side)
+    embedder = TransformerEmbedder(models[kind], truncation_side=side, store=tmp_path)
     assert embedder.fit().settings_["max_length"] == 32
     message = f"^2 of 3 texts are longer than 32 tokens and lose their {lost}"
-    with pytest.warns(UserWarning, match=message) as caught:
-        embeddings = embedder.transform([long, "thank", long + " away", long])
-    assert len(caught) == 1 and caught[0].filename == __file__
+    for _ in range(2):  # also where they come from the store
+        with pytest.warns(UserWarning, match=message) as caught:
+            embeddings = embedder.transform([long, "thank", long + " away", long])
+        assert len(caught) == 1 and caught[0].filename == __file__
     assert_close(embeddings[0], plain(models[kind], [" ".join(kept)])[0])
     np.testing.assert_array_equal(embeddings[3], embeddings[0])
     just = embedder.transform([" ".join(kept)])  # without a warning
@@ -387,21 +356,17 @@ def test_the_longest_text_is_the_least_that_the_files_name_or_what_the_user_says
 
 @pytest.mark.parametrize(("kind", "pad"), [("Roberta", 0), ("Roberta", 3), ("MPNet", 3)])
 def test_positions_behind_padding_count(tmp_path, kind, pad):
-    """Of the kinds that leave the first rows of their table to padding; one token more is an index error."""
+    """Of the kinds that leave the first rows of their table to padding."""
     config = getattr(transformers, f"{kind}Config")(
         vocab_size=30, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16,
         max_position_embeddings=16, pad_token_id=pad,
     )  # fmt: skip
-    model = transformers.AutoModel.from_config(config)
-    n_positions = loading.count_positions(model)
-    with torch.no_grad():
-        assert n_positions == (14 if kind == "MPNet" else 15 - pad)
-        model.eval()(input_ids=torch.full((1, n_positions), 7))
-        with pytest.raises((IndexError, RuntimeError)):
-            model(input_ids=torch.full((1, n_positions + 1), 7))
-    model.save_pretrained(tmp_path)
+    transformers.AutoModel.from_config(config).save_pretrained(tmp_path)
     save_tokenizer(tmp_path, end="<end>")
-    assert TransformerEmbedder(tmp_path).fit().settings_["max_length"] == n_positions
+    embedder = TransformerEmbedder(tmp_path)
+    assert embedder.fit().settings_["max_length"] == (14 if kind == "MPNet" else 15 - pad)
+    with pytest.warns(UserWarning, match="lose their beginning"):
+        embedder.transform([" ".join(WORDS)])
 
 
 def test_empty_texts_are_warned_of_and_texts_without_a_token_refused(models, tmp_path):
@@ -422,7 +387,9 @@ def test_empty_texts_are_warned_of_and_texts_without_a_token_refused(models, tmp
     [
         ({"pooling": "sum"}, "'pooling' parameter"),
         ({"layer": 3}, "layer=3. Expected -3 to 2"),
-        ({"max_length": 0}, "'max_length' parameter"),
+        ({"prompt_template": "{prompt}"}, "Found prompt_template='{prompt}'.*output"),
+        ({"prompt_template": "{output} {other}"}, "Found prompt_template='{output} {other}'.*output"),
+        ({"prompt_template": "{output"}, "Found prompt_template='{output'.*output"),
         ({"device": "tpu-9000"}, "device='tpu-9000'. Expected 'cpu', 'cuda'"),
     ],
 )
@@ -446,10 +413,10 @@ def test_a_missing_or_damaged_file_is_said(own, file, damage):
 
 def test_weights_of_another_model_or_in_part_are_refused(own, models, tmp_path):
     """Else a part would be random, and so would the embeddings."""
-    for other in (save_model(tmp_path / "wide", sizes={"hidden_size": 24}), models["gpt2"]):
-        shutil.copy(other / "model.safetensors", own)
-        with pytest.raises(OSError, match=rf"weights of {own} lack \d+ of the model's parameters.*random"):
-            TransformerEmbedder(own).fit_transform(TEXTS)
+    wide = save_model(tmp_path / "wide", sizes={"hidden_size": 24})
+    shutil.copy(wide / "model.safetensors", own)
+    with pytest.raises(OSError, match=rf"weights of {own} lack \d+ of the model's parameters.*random"):
+        TransformerEmbedder(own).fit_transform(TEXTS)
     model = transformers.AutoModel.from_pretrained(models["bert"])
     weights = {name: weight for name, weight in model.state_dict().items() if "layer.1.output" not in name}
     model.save_pretrained(own, state_dict=weights)
@@ -518,7 +485,6 @@ def hub(bert, tmp_path, monkeypatch):
 def test_a_model_of_the_hub_is_its_commit(hub, bert, tmp_path):
     embedder = TransformerEmbedder("someone/tiny", store=tmp_path / "store").fit()
     assert embedder.settings_["model"] == "someone/tiny@" + "a" * 40
-    assert embedder.settings_["_name"] == "someone/tiny"
     np.testing.assert_array_equal(embedder.transform(TEXTS), TransformerEmbedder(bert).transform(TEXTS))
     old = clone(embedder).set_params(revision="v1")
     assert old.fit().settings_["model"] == "someone/tiny@" + "b" * 40
@@ -526,16 +492,10 @@ def test_a_model_of_the_hub_is_its_commit(hub, bert, tmp_path):
     assert len(EmbeddingStore(tmp_path / "store").list()) == 2
     with pytest.raises(OSError, match="hf download someone/tiny"):
         TransformerEmbedder("someone/tiny", revision="v2").fit()
-
-
-def test_a_branch_of_the_hub_that_moves_on_is_noticed(hub):
-    embedder = TransformerEmbedder("someone/tiny").fit()
-    before = embedder.transform(TEXTS)
     (hub / "refs" / "main").write_text("b" * 40)
     loading.read_source.cache_clear()  # as in a new process
     with pytest.raises(ValueError, match="Found the model someone/tiny@bb.*Expected someone/tiny@aa.*revision"):
         embedder.transform(TEXTS)
-    np.testing.assert_array_equal(embedder.set_params(revision="a" * 40).transform(TEXTS), before)
 
 
 # --------------------------------------------------------------------------------- scikit-learn's manners
@@ -546,19 +506,6 @@ def test_nothing_is_loaded_before_the_first_text(bert, monkeypatch):
     monkeypatch.setattr(encoder, "load_model", lambda *_: pytest.fail("the model was loaded"))
     embedder = TransformerEmbedder(bert).fit(TEXTS)
     assert embedder.get_feature_names_out()[[0, -1]].tolist() == ["transformerembedder0", "transformerembedder15"]
-
-
-@pytest.mark.parametrize(("layer", "n_features"), [(-1, 8), (2, 8), (1, 16), (-3, 16)])
-def test_features_are_counted_where_the_last_states_are_projected(tmp_path, layer, n_features):
-    config = transformers.OPTConfig(
-        vocab_size=30, hidden_size=16, num_hidden_layers=2, ffn_dim=16, num_attention_heads=2, word_embed_proj_dim=8,
-        max_position_embeddings=32,
-    )  # fmt: skip
-    transformers.AutoModel.from_config(config).save_pretrained(tmp_path)
-    embedder = TransformerEmbedder(save_tokenizer(tmp_path), layer=layer)
-    assert embedder.fit().settings_["max_length"] == 32
-    embeddings = embedder.transform(["thank you", "fool"])
-    assert embeddings.shape == (2, n_features) and len(embedder.get_feature_names_out()) == n_features
 
 
 def test_neither_loading_nor_embedding_makes_noise_or_needs_a_network(own, capfd, monkeypatch):
@@ -656,18 +603,16 @@ def test_out_of_memory_halves_the_budget(bert, error):
         assert_close(embedder.transform(texts), expected)
     assert max(n * width for n, width in shapes) in range(40, 51)  # 200, 100, 50
     assert sum(n for n, _ in shapes) < 2 * len(texts)  # what had been finished stays
-    assert embedder.batch_tokens == 200
 
 
-def test_a_text_that_does_not_fit_is_an_error_that_says_so(bert, tmp_path):
+def test_a_text_that_does_not_fit_is_an_error_that_says_so(bert):
     def end(ids):
         if ids.shape[1] > 10:
             raise torch.OutOfMemoryError("CUDA out of memory.")
 
-    embedder = TransformerEmbedder(bert, store=tmp_path / "store")
-    with forwards(bert, end), pytest.raises(MemoryError, match="single text of 14 tokens.*lower max_length") as caught:
+    embedder = TransformerEmbedder(bert)
+    with forwards(bert, end), pytest.raises(MemoryError, match="single text of 14 tokens.*lower max_length"):
         embedder.transform(TEXTS)
-    assert isinstance(caught.value.__cause__, torch.OutOfMemoryError)
 
 
 # -------------------------------------------------------------------------------------------- the store
@@ -689,16 +634,6 @@ def test_the_store_gives_the_bits_of_the_first_call(models, tmp_path, store_dtyp
         np.testing.assert_array_equal(first, first.astype(store_dtype))
     sizes = [row["n_vectors"] for row in EmbeddingStore(tmp_path / "store").list()]
     assert sizes == [6, 6]
-
-
-def test_truncation_is_said_of_stored_texts_too(bert, tmp_path):
-    embedder = TransformerEmbedder(bert, max_length=5, store=tmp_path / "store")
-    for n_new in (4, 0):
-        with forwards(bert) as shapes, pytest.warns(UserWarning, match="^1 of 4 texts") as caught:
-            embedder.transform([*TEXTS[:3], "go away", TEXTS[1]])
-        assert len(caught) == 1 and caught[0].filename == __file__
-        assert sum(n for n, _ in shapes) == n_new
-    embedder.transform(["thank", "go away"])  # without a warning
 
 
 def test_settings_share_nothing(models, tmp_path):
@@ -758,17 +693,6 @@ def test_a_chat_template_that_changes_is_noticed_and_its_texts_are_not_plain_one
     assert len(EmbeddingStore(tmp_path / "store").list()) == 3
 
 
-def test_a_search_embeds_each_text_once(bert, tmp_path):
-    chooser = random.Random(0)
-    kind, rude = WORDS[:3] + WORDS[7:10], WORDS[3:5] + WORDS[10:12]
-    pairs = [[" ".join(chooser.choices(words, k=3)) for words in (kind, rude)] for _ in range(30)]
-    pipeline = make_pipeline(TransformerEmbedder(bert, store=tmp_path / "store"), MaxEntropyIRL())
-    search = GridSearchCV(pipeline, {"maxentropyirl__alpha": np.logspace(-3, 0, 4)}, cv=3)
-    with forwards(bert) as shapes:
-        search.fit(np.array(pairs))
-    assert sum(n for n, _ in shapes) == len({text for pair in pairs for text in pair}) < 60
-
-
 def test_an_interrupt_keeps_what_was_finished(bert, tmp_path):
     texts = [" ".join(WORDS[i : i + 4]) for i in range(12)]
     embedder, n_seen = TransformerEmbedder(bert, store=tmp_path / "store", batch_tokens=12), 0
@@ -786,31 +710,6 @@ def test_an_interrupt_keeps_what_was_finished(bert, tmp_path):
         embeddings = embedder.transform(texts)
     assert sum(n for n, _ in shapes) == 4
     assert_close(embeddings, TransformerEmbedder(bert).transform(texts))
-
-
-def test_what_is_finished_is_stored_every_few_seconds(bert, tmp_path, monkeypatch):
-    """A killed process loses no more."""
-    monkeypatch.setattr(encoder, "_FLUSH_SECONDS", 0.0)
-    store, seen = EmbeddingStore(tmp_path / "store"), []
-
-    def look(_):
-        time.sleep(0.05)
-        seen.append(sum(row["n_vectors"] for row in store.list()))
-
-    with forwards(bert, look):
-        TransformerEmbedder(bert, store=store.path, batch_tokens=12).transform(
-            [" ".join(WORDS[:n]) for n in range(9)[1:]]
-        )
-    assert seen == sorted(seen) and seen[0] == 0 and seen[-1] >= 3
-
-
-def test_a_damaged_store_is_refused_before_the_model_runs(bert, tmp_path):
-    embedder = TransformerEmbedder(bert, store=tmp_path / "store")
-    embedder.transform(TEXTS)
-    os.truncate(tmp_path / "store" / "embeddings.sqlite", 5_000)
-    with forwards(bert) as shapes, pytest.raises(StoreError, match="damaged.*delete this one"):
-        embedder.transform(TEXTS)
-    assert shapes == []
 
 
 def test_a_store_that_cannot_be_written_still_gives_results(bert, tmp_path):

@@ -13,7 +13,6 @@ import subprocess
 import sys
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -99,9 +98,6 @@ def test_an_empty_store_finds_nothing_and_makes_nothing(store):
     assert store.list() == [] and store.prune([]) == 0 and not store.path.exists()
     fill(store)
     assert store.exists()
-    for settings, keys in (({"model": "other"}, text_keys(["text 1"])), (SETTINGS, [])):
-        found, vectors = store.read(settings, keys)
-        assert not found.any() and found.shape == (len(keys),) and vectors.shape == (0, 0)
 
 
 def test_what_is_there_stays(store):
@@ -186,23 +182,6 @@ def _read_and_write(path, text):
     return bool(found)
 
 
-def test_threads_share_a_store(store):
-    """Each with an object of its own."""
-    texts = fill(store)
-
-    def work(number):
-        mine = EmbeddingStore(store.path)
-        for i in range(10):
-            settings, text = {**SETTINGS, "layer": i % 5}, f"{number} {i}"
-            mine.write(settings, text_keys([text]), vectors([text]))
-            np.testing.assert_array_equal(mine.read(settings, text_keys([text]))[1], vectors([text]))
-            np.testing.assert_array_equal(mine.read(SETTINGS, text_keys(texts))[1], vectors(texts))
-
-    with ThreadPoolExecutor(6) as threads:
-        list(threads.map(work, range(6)))
-    assert sum(row["n_vectors"] for row in store.list()) == len(texts) + 6 * 10
-
-
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
 def test_a_forked_process_goes_on_with_the_store(store):
@@ -262,8 +241,6 @@ def test_what_is_no_store_is_refused(tmp_path, store):
             with pytest.raises(StoreError, match=message):
                 operation(other)
     assert (store.path / "embeddings.sqlite").read_bytes() == b"something else " * 10_000
-    with pytest.raises(StoreError, match="Not a directory"):
-        fill(EmbeddingStore(tmp_path / "file" / "store"))
 
 
 def test_vectors_of_different_lengths_are_refused(store):
