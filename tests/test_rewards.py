@@ -19,7 +19,7 @@ import pandas as pd
 import pytest
 import torch
 import transformers
-from scipy.special import expit, logit
+from scipy.special import expit, logit, softmax
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.exceptions import NotFittedError
 from sklearn.feature_extraction.text import TfidfVectorizer
@@ -27,16 +27,15 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.svm import LinearSVC
+from tiny_models import KINDS, SPECIAL, WORDS, make_model, make_tokenizer, save_model
 
 from fairl_sk import MaxEntropyIRL, rewards
 from fairl_sk.audit import load_pipeline
 from fairl_sk.datasets import make_detox_preferences
-from fairl_sk.metrics import make_starc_scorer, starc_distance
-from fairl_sk.pairs import make_pairs, stack_outputs
+from fairl_sk.metrics import make_starc_scorer
+from fairl_sk.pairs import stack_outputs
 from fairl_sk.rewards import ClassifierReward, DetoxifyReward, EstimatorReward
 
-WORDS = "you are kind awful fool a the thank for asking go away bench green is so very not".split()
-SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 TEXTS = [
     "you are kind",
     "go away you awful awful fool you are so very very awful",
@@ -48,49 +47,32 @@ TEXTS = [
 JIGSAW = ["toxic", "severe_toxic", "obscene", "threat", "insult", "identity_hate"]
 
 
-def tiny(config_class, **options):
-    """A configuration of a model of 2 layers of 16, whose weights are large."""
-    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
-    special = {"pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3}
-    known = {"vocab_size": len(SPECIAL + WORDS), "max_position_embeddings": 32, "initializer_range": 0.6}
-    return config_class(**{**sizes, **special, **known, **options})
-
-
 def save_tokenizer(folder, **options):
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "vocab.txt").write_text("\n".join(SPECIAL + WORDS) + "\n")
-    transformers.BertTokenizer(str(folder / "vocab.txt"), **options).save_pretrained(folder)
+    make_tokenizer(begin="<s>", end="<end>", **options).save_pretrained(folder)
     return folder
 
 
-def save_classifier(folder, labels, model_class=transformers.BertForSequenceClassification, **options):
+def save_classifier(folder, labels, kind="bert", **options):
     """A folder with a classifier of these labels, and its tokenizer."""
-    torch.manual_seed(len(labels))
     names = {"id2label": dict(enumerate(labels)), "label2id": {label: i for i, label in enumerate(labels)}}
-    model = model_class(tiny(model_class.config_class, **names, **options))
-    model.save_pretrained(save_tokenizer(folder))
+    config = make_model(kind, causal=False, **names, **options).config
+    torch.manual_seed(len(labels))
+    transformers.AutoModelForSequenceClassification.from_config(config).save_pretrained(save_tokenizer(folder))
     return folder
 
 
-def save_checkpoint(path, folder, **changes):
+def save_checkpoint(path, folder, classes=JIGSAW, n_logits=6, names_in="dataset", **more):
     """A checkpoint in Detoxify's format, which names `folder` as its architecture, and keys of old versions."""
     torch.manual_seed(0)
-    n_logits = changes.get("config", {}).get("arch", {}).get("args", {}).get("num_classes", len(JIGSAW))
-    model = transformers.BertForSequenceClassification(tiny(transformers.BertConfig, num_labels=n_logits))
+    config = make_model("bert", causal=False, num_labels=n_logits).config
+    model = transformers.BertForSequenceClassification(config)
     weights = {**model.state_dict(), "bert.embeddings.position_ids": torch.arange(32)[None]}
-    names = {"model_name": "BertForSequenceClassification", "tokenizer_name": "BertTokenizer"}
-    arch = {"type": "BERT", "args": {"model_type": str(folder), "num_classes": len(JIGSAW), **names}}
-    config = {"arch": arch, "dataset": {"type": "Jigsaw", "args": {"classes": JIGSAW}}}
-    torch.save({"config": config, "state_dict": weights, **changes}, path)
+    names = {"model_name": "BertForSequenceClassification", "tokenizer_name": "PreTrainedTokenizerFast"}
+    arch = {"type": "BERT", "args": {"model_type": str(folder), "num_classes": n_logits, **names}}
+    config = {"arch": arch, "dataset": {"type": "Jigsaw", "args": {}}}
+    config[names_in]["args"]["classes"] = classes
+    torch.save({"config": config, "state_dict": weights, **more}, path)
     return path
-
-
-def detoxify_config(folder, classes, n_logits, among="dataset"):
-    """The part of a checkpoint that names its architecture and, there or among the data, its categories."""
-    names = {"model_name": "BertForSequenceClassification", "tokenizer_name": "BertTokenizer"}
-    config = {"arch": {"args": {"model_type": str(folder), "num_classes": n_logits, **names}}, "dataset": {"args": {}}}
-    config[among]["args"]["classes"] = classes
-    return config
 
 
 @pytest.fixture(autouse=True)
@@ -113,7 +95,7 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def architecture(folder):
     """Configuration and tokenizer only, as the hub has them for a language model: two labels, not six."""
-    tiny(transformers.BertConfig).save_pretrained(folder / "architecture")
+    make_model("bert", causal=False).config.save_pretrained(folder / "architecture")
     return save_tokenizer(folder / "architecture")
 
 
@@ -155,7 +137,6 @@ def test_detoxify_gives_what_the_package_gives(local, checkpoint):
     reward = DetoxifyReward(**local)
     assert reward(TEXTS).dtype == np.float64 and reward(TEXTS).shape == (len(TEXTS),)
     np.testing.assert_allclose(reward(TEXTS), -logit(chance), atol=1e-4)
-    np.testing.assert_allclose(reward(TEXTS[:1]), -logit(chance[:1]), atol=1e-4)
     np.testing.assert_allclose(DetoxifyReward(output="probability", **local)(TEXTS), 0.5 - chance, atol=1e-6)
 
 
@@ -173,13 +154,12 @@ def test_every_kind_of_toxicity_is_a_column(local, checkpoint):
 def test_a_head_may_have_more_logits_than_names(tmp_path, architecture):
     """As "unbiased": 16 logits, 7 of them with names. "multilingual" has its names with the architecture."""
     named = [*JIGSAW, "sexual_explicit"]
-    path = save_checkpoint(tmp_path / "wide.ckpt", architecture, config=detoxify_config(architecture, named, 16))
+    path = save_checkpoint(tmp_path / "wide.ckpt", architecture, named, n_logits=16)
     chance = detoxify.Detoxify(checkpoint=path).predict(TEXTS)
     columns = DetoxifyReward(checkpoint=path, output="probability").subtypes(TEXTS)
     assert list(columns) == list(chance) and len(columns) == 7
     np.testing.assert_allclose(columns["sexual_explicit"], 0.5 - np.array(chance["sexual_explicit"]), atol=1e-5)
-    config = detoxify_config(architecture, ["toxicity"], 1, among="arch")
-    path = save_checkpoint(tmp_path / "one.ckpt", architecture, config=config)
+    path = save_checkpoint(tmp_path / "one.ckpt", architecture, ["toxicity"], n_logits=1, names_in="arch")
     assert list(DetoxifyReward(checkpoint=path).subtypes(TEXTS)) == ["toxicity"]
 
 
@@ -257,30 +237,23 @@ def test_a_checkpoint_with_objects_or_of_another_format_is_refused(tmp_path, arc
 # --------------------------------------------------------------------------------- Hugging Face classifiers
 
 
-def test_two_labels_give_the_difference_of_the_logits(classifier):
-    logits = np.array([model_logits(classifier, text) for text in TEXTS])
-    expected = logits[:, 0] - logits[:, 1]
-    assert np.ptp(expected) > 0.5
-    reward = ClassifierReward(classifier, "toxic", desirable=False)
-    np.testing.assert_allclose(reward(TEXTS), expected, atol=1e-5)
-    np.testing.assert_allclose(ClassifierReward(classifier, "NEUTRAL", desirable=True)(TEXTS), expected, atol=1e-5)
-    np.testing.assert_allclose(ClassifierReward(classifier, "neutral", desirable=False)(TEXTS), -expected, atol=1e-5)
-
-
-def test_labels_that_exclude_each_other_share_their_probability(folder):
-    path = save_classifier(folder / "three", ["good", "rude", "toxic"])
-    scores = transformers.pipeline("text-classification", model=str(path), top_k=None)(TEXTS)
-    chance = np.array([next(s["score"] for s in text if s["label"] == "toxic") for text in scores])
-    rewards = ClassifierReward(path, "toxic", desirable=False)(TEXTS)
-    np.testing.assert_allclose(rewards, -logit(chance), atol=1e-3)
-    probability = ClassifierReward(path, "toxic", desirable=False, output="probability")(TEXTS)
-    np.testing.assert_allclose(probability, 0.5 - chance, atol=1e-6)
-
-
-def test_independent_labels_have_their_own_logits(folder):
-    path = save_classifier(folder / "independent", JIGSAW, problem_type="multi_label_classification")
+@pytest.mark.parametrize(
+    ("labels", "problem"),
+    [
+        (["neutral", "toxic"], None),
+        (["good", "rude", "toxic"], None),
+        (["rude", "toxic"], "multi_label_classification"),
+    ],
+    ids=["two", "three", "independent"],
+)
+def test_a_label_is_read_as_the_kind_of_classifier_says(tmp_path, labels, problem):
+    path = save_classifier(tmp_path, labels, problem_type=problem)
     logits = np.array([model_logits(path, text) for text in TEXTS])
-    np.testing.assert_allclose(ClassifierReward(path, "insult", desirable=False)(TEXTS), -logits[:, 4], atol=1e-5)
+    chance = (expit(logits) if problem else softmax(logits, axis=1))[:, -1]
+    assert np.ptp(logit(chance)) > 0.5
+    np.testing.assert_allclose(toxicity(path)(TEXTS), -logit(chance), atol=1e-4)
+    np.testing.assert_allclose(ClassifierReward(path, "TOXIC", desirable=True)(TEXTS), logit(chance), atol=1e-4)
+    np.testing.assert_allclose(toxicity(path, output="probability")(TEXTS), 0.5 - chance, atol=1e-5)
 
 
 def test_one_logit_needs_no_name_and_a_regression_has_no_probability(folder):
@@ -291,12 +264,6 @@ def test_one_logit_needs_no_name_and_a_regression_has_no_probability(folder):
     assert ClassifierReward(path, None, desirable=True)(TEXTS).shape == (len(TEXTS),)
     with pytest.raises(ValueError, match="regression.*output='logit'"):
         ClassifierReward(path, None, desirable=True, output="probability")(TEXTS)
-
-
-@pytest.mark.parametrize("label", ["rude", None])
-def test_an_unknown_label_is_answered_with_the_known_ones(classifier, label):
-    with pytest.raises(ValueError, match="the classifier .* has the labels 'neutral', 'toxic'"):
-        ClassifierReward(classifier, label, desirable=False)(TEXTS)
 
 
 def test_a_wrong_parameter_is_named(classifier):
@@ -312,19 +279,23 @@ def test_a_wrong_parameter_is_named(classifier):
         DetoxifyReward(truncation_side="end")
     with pytest.raises(ValueError, match="Found device='tpu9'. Expected 'cpu', 'cuda'"):
         toxicity(classifier, device="tpu9")(TEXTS)
+    for label in ("rude", None):
+        with pytest.raises(ValueError, match="the classifier .* has the labels 'neutral', 'toxic'"):
+            ClassifierReward(classifier, label, desirable=False)(TEXTS)
     with pytest.raises(ValueError, match="max_length=33.*3 to 32"):
         toxicity(classifier, max_length=33)(TEXTS)
 
 
 def test_a_head_that_would_be_random_is_refused(tmp_path):
-    transformers.BertModel(tiny(transformers.BertConfig)).save_pretrained(save_tokenizer(tmp_path / "body"))
+    save_model(tmp_path / "body", "bert")
     with pytest.raises(OSError, match="lack 2 .*classifier.bias, classifier.weight.*random"):
         ClassifierReward(tmp_path / "body", "LABEL_1", desirable=False)(TEXTS)
 
 
 def test_a_model_that_reads_what_is_not_handed_on_is_refused(folder):
     """GPT-2 adds the embeddings of token types, where a tokenizer gives them; by its own tokenizer there are none."""
-    path = save_classifier(folder / "types", ["a", "b"], transformers.GPT2ForSequenceClassification)
+    path = save_classifier(folder / "types", ["a", "b"], "gpt2")
+    save_tokenizer(path, model_input_names=["input_ids", "token_type_ids", "attention_mask"])
     with pytest.raises(ValueError, match="types gives other logits.*token_type_ids.*callable"):
         ClassifierReward(path, "a", desirable=True)(TEXTS)
 
@@ -332,21 +303,10 @@ def test_a_model_that_reads_what_is_not_handed_on_is_refused(folder):
 # ---------------------------------------------------------------------------------- batches, length, state
 
 
-MODELS = {
-    "bert": (transformers.BertForSequenceClassification, {}),
-    "roberta": (transformers.RobertaForSequenceClassification, {}),
-    "llama": (transformers.LlamaForSequenceClassification, {"num_key_value_heads": 2, "pad_token_id": None}),
-    "gpt2": (transformers.GPT2ForSequenceClassification, {}),
-    "neox": (transformers.GPTNeoXForSequenceClassification, {}),
-}
-INPUTS = ["input_ids", "attention_mask"]  # no token types, which decoders' tokenizers do not give
-
-
-@pytest.mark.parametrize("kind", MODELS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_reward_is_that_of_the_text_alone_whatever_the_batch(folder, kind, forget):
-    model_class, options = MODELS[kind]
-    path = save_classifier(folder / kind, ["neutral", "toxic"], model_class, **options)
-    save_tokenizer(path, padding_side="left", model_input_names=INPUTS)
+    path = save_classifier(folder / kind, ["neutral", "toxic"], kind)
+    save_tokenizer(path, padding_side="left")
     texts = [*TEXTS, *(" ".join(WORDS[:n]) for n in range(1, 15)), " ".join(WORDS)]
     expected = [-np.diff(model_logits(path, text))[0] for text in texts]
     assert np.ptp(expected) > 0.3
@@ -355,47 +315,31 @@ def test_a_reward_is_that_of_the_text_alone_whatever_the_batch(folder, kind, for
         np.testing.assert_allclose(toxicity(path, batch_tokens=batch_tokens)(texts), expected, atol=1e-4)
 
 
-@pytest.mark.parametrize(("kind", "pad"), [("gpt2", "kind"), ("neox", None), ("llama", "kind"), ("llama", None)])
-def test_a_decoder_is_read_at_the_last_token_whatever_the_pad_token_is(folder, kind, pad, forget):
+@pytest.mark.parametrize("pad", ["kind", None])
+def test_a_decoder_is_read_at_the_last_token_whatever_the_pad_token_is(folder, pad):
     """A pad token that is a word of the vocabulary, as <end> may be one, and none at all."""
-    model_class, options = MODELS[kind]
-    path = save_classifier(folder / f"{kind}-{pad}", ["neutral", "toxic"], model_class, **options)
     pad_id = None if pad is None else len(SPECIAL) + WORDS.index(pad)
-    save_tokenizer(path, pad_token=pad, model_input_names=INPUTS)
-    config = json.loads((path / "config.json").read_text()) | {"pad_token_id": pad_id}
-    (path / "config.json").write_text(json.dumps(config))
+    path = save_classifier(folder / f"pad-{pad}", ["neutral", "toxic"], "llama", pad_token_id=pad_id)
+    save_tokenizer(path, pad_token=pad)
     text = f"thank you {pad or 'kind'}"
-    tokenizer = transformers.AutoTokenizer.from_pretrained(path)
-    assert tokenizer.pad_token == pad
-    model = model_class.from_pretrained(path)
+    ids = transformers.AutoTokenizer.from_pretrained(path)(text)["input_ids"]
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(path)
     model.config.pad_token_id = None  # which reads the last column
     with torch.no_grad():
-        logits = model(torch.tensor([tokenizer(text)["input_ids"]])).logits[0].numpy()
-    reward = ClassifierReward(path, "toxic", desirable=False)
-    assert reward([text, *TEXTS])[0] == pytest.approx(logits[0] - logits[1], abs=1e-4)
-    forget()
-    assert reward([text])[0] == pytest.approx(logits[0] - logits[1], abs=1e-4)
+        logits = model(torch.tensor([ids])).logits[0].numpy()
+    assert toxicity(path)([text, *TEXTS])[0] == pytest.approx(logits[0] - logits[1], abs=1e-4)
 
 
-def test_a_long_text_is_cut_to_what_the_model_reads(classifier):
-    reward = toxicity(classifier)
-    assert reward.describe()["max_length"] == 32
-    long = " ".join(WORDS * 20)
-    with pytest.warns(UserWarning, match="1 of 2 texts are longer than 32 tokens and lose their end") as caught:
-        assert reward([long, "go"])[0] == pytest.approx(reward([" ".join(long.split()[:30])]), abs=1e-6)
-    assert [warning.filename for warning in caught] == [__file__]
-
-
-def test_which_end_is_cut_is_said_and_does_not_follow_the_tokenizer(classifier, tmp_path):
+def test_a_long_text_loses_the_end_that_is_asked_for_whatever_the_tokenizer_says(classifier, tmp_path):
     path = shutil.copytree(classifier, tmp_path / "left")
-    transformers.BertTokenizer.from_pretrained(path, truncation_side="left").save_pretrained(path)
-    kept = ClassifierReward(path, "toxic", desirable=False)
-    for side, read in (("right", "you are kind"), ("left", "are kind fool")):
-        reward = ClassifierReward(path, "toxic", desirable=False, max_length=5, truncation_side=side)
-        with pytest.warns(UserWarning, match={"right": "lose their end", "left": "lose their beginning"}[side]):
-            assert reward(["you are kind fool"]) == pytest.approx(kept([read]), abs=1e-5)
-        assert reward.describe()["truncation_side"] == side
-    assert kept.describe()["truncation_side"] == "right"
+    save_tokenizer(path, truncation_side="left")
+    kept = toxicity(path)
+    assert (kept.describe()["max_length"], kept.describe()["truncation_side"]) == (32, "right")
+    for side, lost, read in (("right", "end", "you are kind"), ("left", "beginning", "are kind fool")):
+        reward = toxicity(path, max_length=5, truncation_side=side)
+        with pytest.warns(UserWarning, match=f"1 of 2 texts are longer than 5 tokens and lose their {lost}") as caught:
+            assert reward(["you are kind fool", "go"])[0] == pytest.approx(kept([read])[0], abs=1e-5)
+        assert [warning.filename for warning in caught] == [__file__]
 
 
 def test_a_search_loads_once_and_scores_each_text_once(folder, monkeypatch, text_features):
@@ -419,11 +363,13 @@ def test_a_search_loads_once_and_scores_each_text_once(folder, monkeypatch, text
 
 def test_a_model_whose_files_change_is_loaded_anew(classifier, tmp_path):
     path = shutil.copytree(classifier, tmp_path / "own")
-    expected = toxicity(path)(TEXTS)
+    expected, before = toxicity(path)(TEXTS), toxicity(path).describe()["weights_sha256"]
+    assert before == toxicity(classifier).describe()["weights_sha256"]
     model = transformers.AutoModelForSequenceClassification.from_pretrained(path)
     model.classifier.bias.data += torch.tensor([1.0, 0.0])
     model.save_pretrained(path)
     np.testing.assert_allclose(toxicity(path)(TEXTS), expected + 1, atol=1e-5)
+    assert toxicity(path).describe()["weights_sha256"] != before
 
 
 def test_nothing_is_loaded_before_the_first_call_and_nothing_is_pickled(classifier, local, capsys):
@@ -436,22 +382,15 @@ def test_nothing_is_loaded_before_the_first_call_and_nothing_is_pickled(classifi
     assert f"{len(set(TEXTS))}/{len(set(TEXTS))}" in capsys.readouterr().err
 
 
-def test_the_record_says_what_the_rewards_depend_on(tmp_path, classifier, local):
+def test_the_record_says_what_the_rewards_depend_on(classifier, local):
     record = ClassifierReward(classifier, "Toxic", desirable=False, output="probability").describe()
     assert json.loads(json.dumps(record)) == record
     assert (record["reward"], record["output"], record["label"]) == ("ClassifierReward", "probability", "toxic")
     assert (record["desirable"], record["labels"], record["model"]) == (False, "exclusive", str(classifier))
-    other = save_classifier(tmp_path / "other", ["neutral", "toxic"])
-    model = transformers.AutoModelForSequenceClassification.from_pretrained(other)
-    same = toxicity(other).describe()
-    model.classifier.bias.data += 1e-3
-    model.save_pretrained(other)
-    assert record["weights_sha256"] == same["weights_sha256"] != toxicity(other).describe()["weights_sha256"]
     record = DetoxifyReward(category="insult", **local).describe()
     assert json.loads(json.dumps(record)) == record
     assert (record["label"], record["labels"], record["output"]) == ("insult", "independent", "logit")
     assert "tiny.ckpt" in record["model"]
-    assert "output='logit'" in repr(DetoxifyReward(**local))
 
 
 # ------------------------------------------------------------------------------------------------- texts
@@ -545,26 +484,6 @@ def test_the_estimators_record_follows_the_estimator(texts_classifier, corpus):
     other = make_pipeline(TfidfVectorizer(), LogisticRegression(C=2)).fit(*corpus)
     assert EstimatorReward(again).describe()["fingerprint"] == record["fingerprint"]
     assert EstimatorReward(other).describe()["fingerprint"] != record["fingerprint"]
-
-
-# ------------------------------------------------------------------------------------------ as references
-
-
-def test_rewards_are_references_of_the_starc_scorer(classifier, local, texts_classifier):
-    X, y = make_pairs(TEXTS[:3], TEXTS[3:], random_state=0)
-    for reward in (
-        DetoxifyReward(**local),
-        ClassifierReward(classifier, "toxic", desirable=False),
-        EstimatorReward(texts_classifier, column="kind"),
-    ):
-
-        class Same:
-            def decision_function(self, X, reward=reward):
-                return 2 * reward(X) + 1
-
-        assert make_starc_scorer(reward)(Same(), X, y) == pytest.approx(0, abs=1e-6)
-        opposite = -np.asarray(reward(stack_outputs(X)))
-        assert starc_distance(opposite, reward(stack_outputs(X))) == pytest.approx(1)
 
 
 # --------------------------------------------------------------------------------------------- benchmark
