@@ -316,6 +316,14 @@ def test_what_is_no_text_is_refused(bert, X, message):
         TransformerEmbedder(bert).transform(X)
 
 
+def test_half_a_character_is_read_as_the_replacement_character(tmp_path):
+    """What JSON makes of a cut emoji; no tokenizer takes it."""
+    texts, clean = ["thank you \ud83d", "you \ud83d\ude00"], ["thank you \ufffd", "you \U0001f600"]
+    embedder = TransformerEmbedder(store=tmp_path)
+    for _ in range(2):
+        np.testing.assert_array_equal(embedder.transform(texts), embedder.transform(clean))
+
+
 # ------------------------------------------------------------------------------------------------ length
 
 
