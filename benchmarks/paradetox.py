@@ -78,6 +78,8 @@ def main(pairs, labelled, size="small", alpha=1e-3, out=None):
     plan, reference = SIZES[size], REFERENCE_SIZES[size]
     data = load_preferences(pairs, limit=plan["limit"])
     data.data = np.array([[normalize(text) for text in pair] for pair in data.data], dtype=object)
+    full = (data.data != "").all(axis=1)  # a side without any word is no text
+    data.data, data.target, data.groups = data.data[full], data.target[full], data.groups[full]
     single = load_preferences(labelled, text_column="tweet", label_column="class", desirable=2)
     groups = np.arange(len(single.data))
     model = train_reference(single.data, single.target, groups, reference["C"], reference["folds"], seed=0)
