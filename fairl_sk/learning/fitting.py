@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from .curriculum import Curriculum
-from .net import DualPathNet, ProgressBar, export_head, rewards_of_heads
+from .net import DualPathNet, ProgressBar, export_head
 from .offset import output_offset
 from .rows import preferred_first
 from .solvers import solve_max_entropy, solve_max_margin
@@ -57,7 +57,7 @@ def solve_base(problem, settings, differences):
 
 def _output_margins(problem, stretch):
     """How far each output lies on its side of the threshold, the last of the weights: (2 n_pairs,)."""
-    X, sides = torch.from_numpy(problem.X).to(problem.device), problem.tensor(stretch * problem.target_sides)
+    X, sides = torch.from_numpy(problem.outputs).to(problem.device), problem.tensor(stretch * problem.target_sides)
     share = problem.tensor(problem.weight, X.dtype)
     center = (share @ X[:, 0] + share @ X[:, 1]) / 2  # the threshold is penalized, so features are centered
     outputs = (X - center).div_(problem.scale).flatten(0, 1)
@@ -127,7 +127,7 @@ def train_failures(problem, settings, base, differences, n_rounds, *, record=Tru
 
 def _targets(problem, n_paths, dtype, *, oriented):
     """Targets of the loss; differences are oriented already, each of one side."""
-    n_rows, ones = len(problem.X), np.ones((len(problem.X), 1))
+    n_rows, ones = len(problem.sign), np.ones((len(problem.sign), 1))
     side = ones if oriented else problem.sign[:, None]
     if problem.is_paired and not oriented:
         side = np.stack([problem.sign, -problem.sign], axis=1)
@@ -191,7 +191,7 @@ def train_jointly(problem, settings, layers, batch_size, n_rounds, seed, generat
 
 def _joint_features(problem, *, constant):
     """Outputs in units of the scale, shape (n_rows, n_sides, n_features); single ones with a constant if asked."""
-    X = problem.X
+    X = problem.outputs
     if X.ndim == 2:
         X = np.column_stack([X, np.ones(len(X), dtype=X.dtype)]) if constant else X
         X = X[:, None]
@@ -200,6 +200,6 @@ def _joint_features(problem, *, constant):
 
 def _rewards_with_offset(problem, heads):
     """Rewards of the (preferred, other) outputs, or of single outputs as one column, by a reward of some heads."""
-    rewards = rewards_of_heads(heads, problem.X)
+    rewards = problem.rewards(heads)
     rewards = rewards + output_offset(problem, rewards)
     return preferred_first(rewards, problem.sign) if problem.is_paired else rewards[:, None]

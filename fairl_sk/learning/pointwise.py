@@ -31,7 +31,7 @@ _MOST_DIRECTIONS, _PAIRS_A_DIRECTION = 128, 4
 _STRENGTH, _PENALTY = 1e-3, 0.05
 
 
-def estimate_weight(X, sign, sample_weight, numbers, sides):
+def estimate_weight(X, sign, sample_weight, numbers, sides, rows=slice(None)):
     r"""The smallest pointwise weight that makes the combined estimator nearly most precise.
 
     With :math:`g_i` the gradient of a pair's loss, :math:`h_i` that of the mean loss of its two outputs, and G and H
@@ -40,23 +40,24 @@ def estimate_weight(X, sign, sample_weight, numbers, sides):
     :math:`(g_i + w h_i)(g_i + w h_i)^T`. The variance that counts is that of the pairs' margins, without the part that
     only rescales them. Gradients of one half of the pairs are taken at a reward fitted on the other half.
 
-    ``sides`` (n_pairs, 2) are +1 for outputs that should lie above a threshold, -1 for others; ``numbers`` are those of
-    `number_outputs`. The weight is 0 if there are fewer than 40 distinct pairs.
+    ``rows`` are those of X that are read. ``sides`` (n_pairs, 2) are +1 for their outputs that should lie above a
+    threshold, -1 for others; ``numbers`` are those of `number_outputs`. The weight is 0 if there are fewer than 40 distinct pairs.
 
     References
     ----------
     .. [1] Hansen. Large sample properties of generalized method of moments estimators. Econometrica 50 (1982).
     """
-    rows, weight = _distinct_pairs(preferred_first(numbers, sign), preferred_first(sides, sign), sample_weight)
-    if len(rows) < _LEAST_PAIRS:
+    pairs, weight = _distinct_pairs(preferred_first(numbers, sign), preferred_first(sides, sign), sample_weight)
+    if len(pairs) < _LEAST_PAIRS:
         return 0.0
     # alternate the halves, and in each half the side that is preferred, as a classifier needs two classes
-    half, flip = np.arange(len(rows)) % 2, 1 - np.arange(len(rows)) // 2 % 2 * 2
-    first = np.where((sign[rows] > 0) == (flip > 0), 0, 1)
-    sides = np.stack([sides[rows, first], sides[rows, 1 - first]], axis=1)
+    half, flip = np.arange(len(pairs)) % 2, 1 - np.arange(len(pairs)) // 2 % 2 * 2
+    first = np.where((sign[pairs] > 0) == (flip > 0), 0, 1)
+    sides = np.stack([sides[pairs, first], sides[pairs, 1 - first]], axis=1)
     if any(len(np.unique(sides[half == number])) < 2 for number in (0, 1)):
         return 0.0
-    outputs = _standardized(np.stack([X[rows, first], X[rows, 1 - first]], axis=1), weight)
+    read = np.arange(len(X))[rows][pairs]
+    outputs = _standardized(np.stack([X[read, first], X[read, 1 - first]], axis=1), weight)
     pairs = _Pairs(_in_few_directions(outputs, weight), flip, sides, weight)
     parts = [pairs.of(half == number) for number in (0, 1)]
     rewards = [_preliminary_reward(part) for part in parts]

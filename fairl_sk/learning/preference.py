@@ -256,7 +256,14 @@ class PreferenceIRL(PairClassifier):
     def _train_jointly(self, problem, settings, seed, generator, name):
         layers = tuple(self.hidden_layer_sizes)
         *heads, self.history_ = train_jointly(
-            problem, settings, layers, self._batch_size(len(problem.X)), self.n_rounds, seed, generator, progress=name
+            problem,
+            settings,
+            layers,
+            self._batch_size(len(problem.sign)),
+            self.n_rounds,
+            seed,
+            generator,
+            progress=name,
         )
         self.dual_gap_, self.n_iter_ = np.nan, self.n_rounds
         return heads
@@ -264,7 +271,7 @@ class PreferenceIRL(PairClassifier):
     def _keep(self, problem, settings, heads):
         """Set the attributes that a prediction reads, from heads in the units of the input."""
         self.base_weights_, self.failure_weights_ = heads
-        rewards = rewards_of_heads(heads, problem.X)
+        rewards = problem.rewards(heads)
         if not np.isfinite(rewards).all():
             raise ValueError(_DIVERGED)
         self.intercept_ = output_offset(problem, rewards)

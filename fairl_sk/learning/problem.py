@@ -9,6 +9,7 @@ from threadpoolctl import threadpool_limits
 
 from ..device import torch_device
 from .curriculum import Schedule
+from .net import rewards_of_heads
 from .pointwise import estimate_weight
 from .rows import difference_scale, discount_duplicates, number_outputs, signed_differences
 
@@ -38,6 +39,7 @@ class Problem:
     """The rows that a fit reads."""
 
     X: np.ndarray  # (n_pairs, 2, n_features), or single outputs (n_samples, n_features)
+    rows: slice | np.ndarray  # the rows of X that are read: all, or those of a fold, which are not copied
     sign: np.ndarray  # +1 where the first side is preferred, else -1
     weight: np.ndarray  # of sum 1; duplicate outputs are discounted
     numbers: np.ndarray | None  # of the distinct outputs of pairs, (n_pairs, 2)
@@ -52,6 +54,15 @@ class Problem:
         return self.X.ndim == 3
 
     @property
+    def outputs(self):
+        """The features of the rows; a copy in a fold."""
+        return self.X[self.rows]
+
+    def rewards(self, heads):
+        """Rewards of the rows, (n_pairs, 2) or (n_samples,), by a sum of heads; see `rewards_of_heads`."""
+        return rewards_of_heads(heads, self.X)[self.rows]
+
+    @property
     def target_sides(self):
         """+1 for outputs that should lie above the threshold, -1 for others, (n_pairs, 2), in the order of X."""
         if self.labels is not None:
@@ -62,24 +73,27 @@ class Problem:
     def estimated_pointwise_weight(self):
         """What ``pointwise_weight="auto"`` stands for."""
         with threadpool_limits(1):  # of so few pairs; several threads would wait for each other
-            return estimate_weight(self.X, self.sign, self.weight, self.numbers, self.target_sides)
+            return estimate_weight(self.X, self.sign, self.weight, self.numbers, self.target_sides, self.rows)
 
     def tensor(self, values, dtype=torch.float64):
         """A tensor of an array on the device; its own dtype if None."""
         return torch.from_numpy(np.ascontiguousarray(values)).to(self.device, dtype)
 
 
-def prepare(X, sign, sample_weight, labels, recurrence_correlation, device):
-    """The problem of checked rows; raises ValueError for features that `difference_scale` refuses."""
+def prepare(X, sign, sample_weight, labels, recurrence_correlation, device, rows=slice(None)):
+    """The problem of some rows of X, with a sign and a weight each.
+
+    Raises ValueError for features that `difference_scale` refuses.
+    """
     numbers = None
     if X.ndim == 3:
-        numbers = number_outputs(X)
+        numbers = number_outputs(X)[rows]
         sample_weight = discount_duplicates(numbers, sample_weight, recurrence_correlation)
-    differences = signed_differences(X, sign)
+    differences = signed_differences(X, sign, rows)
     scale = difference_scale(differences[:, : X.shape[-1]], sample_weight, paired=X.ndim == 3)
     differences /= differences.dtype.type(scale)
     weight = sample_weight / sample_weight.sum()
-    return Problem(X, sign, weight, numbers, labels, differences, scale, torch_device(device))
+    return Problem(X, rows, sign, weight, numbers, labels, differences, scale, torch_device(device))
 
 
 def settle_pointwise_weight(problem, settings):

@@ -1,8 +1,11 @@
 """What a learner reads of the rows: differences of a pair's features, their scale, and which outputs are duplicates."""
 
+from mmap import mmap
+
 import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
+from sklearn.utils import gen_batches
 
 from ..warn import warn_user
 
@@ -21,16 +24,20 @@ def preferred_first(values, sign):
     return None if values is None else np.where(sign[:, None] > 0, values, values[:, ::-1])
 
 
-def signed_differences(X, sign):
-    """Features of the preferred output minus those of the other one, (n_pairs, n_features).
+def signed_differences(X, sign, rows=slice(None)):
+    """Features of the preferred output minus those of the other one, (n_pairs, n_features), for some rows of X.
 
     Single outputs have no opponent: they are multiplied by their sign, +1 if desirable, else -1, and behind them stands
     a constant that learns a bias, (n_samples, n_features + 1).
     """
     if X.ndim == 3:
-        differences = np.subtract(X[:, 0], X[:, 1])
+        rows, shape = np.arange(len(X))[rows], (len(sign), X.shape[-1])
+        # a map of its own goes back to the system when it is freed, which malloc keeps for later
+        differences = np.frombuffer(mmap(-1, np.prod(shape) * X.itemsize), dtype=X.dtype).reshape(shape)
+        for part in gen_batches(len(sign), 1024):  # without a copy of all features
+            np.subtract(X[rows[part], 0], X[rows[part], 1], out=differences[part])
     else:
-        differences = np.column_stack([X, np.ones(len(X), dtype=X.dtype)])
+        differences = np.column_stack([X[rows], np.ones(len(sign), dtype=X.dtype)])
     differences *= sign[:, None].astype(X.dtype)
     return differences
 
@@ -42,8 +49,8 @@ def difference_scale(differences, sample_weight, *, paired=False):
     squares overflow or underflow.
     """
     with np.errstate(over="ignore"):
-        lengths = np.linalg.norm(differences, axis=1).astype(np.float64)
-        scale = float(np.sqrt(np.average(lengths**2, weights=sample_weight)))
+        squares = np.einsum("ij,ij->i", differences, differences).astype(np.float64)
+        scale = float(np.sqrt(np.average(squares, weights=sample_weight)))
     if not np.isfinite(scale):
         raise ValueError("The features are too large (their squares overflow): scale them, e.g. by StandardScaler.")
     if scale**2 < 1e-290:
@@ -72,10 +79,11 @@ def number_outputs(X):
     along, close = along[order], _ROUNDING * np.abs(along).max()
     links = []
     for lag in (1, 2, 3):  # another output may lie between two that differ by rounding
-        places = np.flatnonzero(along[lag:] - along[:-lag] <= close)
-        rows, others = outputs[order[places]], outputs[order[places + lag]]
-        same = np.abs(rows - others).max(axis=1) <= _ROUNDING * np.abs(rows).max(axis=1)
-        links.append(np.stack([places, places + lag])[:, same])
+        neighbors = np.flatnonzero(along[lag:] - along[:-lag] <= close)
+        for places in np.split(neighbors, range(1024, len(neighbors), 1024)):  # a few rows at a time
+            rows, others = outputs[order[places]], outputs[order[places + lag]]
+            same = np.abs(rows - others).max(axis=1) <= _ROUNDING * np.abs(rows).max(axis=1)
+            links.append(np.stack([places, places + lag])[:, same])
     links = np.concatenate(links, axis=1)
     graph = coo_array((np.ones(links.shape[1]), links), shape=(len(order), len(order)))
     numbers = np.empty(len(order), dtype=np.intp)

@@ -16,7 +16,7 @@ from .problem import prepare, settle_pointwise_weight
 
 __all__ = ["Candidate", "Fold", "fit_candidates"]
 
-_MOST_COLUMNS = 64  # failure paths that train beside each other; their vectors take memory
+_MOST_COLUMNS = 32  # failure paths that train beside each other; their vectors take memory
 
 
 @dataclass
@@ -36,10 +36,13 @@ class Candidate:
 
 
 class Fold:
-    """The training rows of a fold: X, sign and weight are checked; y and the labels are as they were given."""
+    """The training rows of a fold: X, sign and weight are checked; y and the labels are as they were given.
 
-    def __init__(self, X, sign, sample_weight, output_labels, y, classes):
-        self.X, self.sign, self.sample_weight = X, sign, sample_weight
+    X is that of all folds, which is not copied; the others are those of the rows.
+    """
+
+    def __init__(self, X, rows, sign, sample_weight, output_labels, y, classes):
+        self.X, self.rows, self.sign, self.sample_weight = X, rows, sign, sample_weight
         self.output_labels, self.y, self.classes = output_labels, y, classes
         self._problems = {}
 
@@ -47,12 +50,12 @@ class Fold:
         """The prepared rows, the same for all estimators that read the same, and the estimator's settings."""
         settings = estimator._settings()
         detector = settings.schedule.detector
-        labels = estimator._check_labels(self.output_labels, self.X.shape, detector, self.sample_weight)
+        shape = len(self.rows), *self.X.shape[1:]
+        labels = estimator._check_labels(self.output_labels, shape, detector, self.sample_weight)
         key = settings.recurrence_correlation, labels is not None
         if key not in self._problems:
-            self._problems[key] = prepare(
-                self.X, self.sign, self.sample_weight, labels, settings.recurrence_correlation, estimator.device
-            )
+            given = self.X, self.sign, self.sample_weight, labels, settings.recurrence_correlation, estimator.device
+            self._problems[key] = prepare(*given, self.rows)
         problem = self._problems[key]
         return problem, settle_pointwise_weight(problem, settings)
 
@@ -121,7 +124,7 @@ def _fit_alone(candidate, fold):
     start = time.perf_counter()
     labels = {"output_labels": fold.output_labels} if isinstance(candidate.estimator, FailureAwareIRL) else {}
     try:
-        candidate.fitted = clone(candidate.estimator).fit(fold.X, fold.y, fold.sample_weight, **labels)
+        candidate.fitted = clone(candidate.estimator).fit(fold.X[fold.rows], fold.y, fold.sample_weight, **labels)
     except Exception as error:
         candidate.error = error
     candidate.seconds = time.perf_counter() - start

@@ -83,7 +83,7 @@ class SearchCV(PairClassifier):
 
     def _search(self, X, y, sample_weight, output_labels, groups):
         params, estimators = self._candidates()
-        given = X
+        original = X
         X, sign = self._check_rows(X, y, estimators[0])
         weight = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
         y, labels = (None if values is None else np.asarray(values) for values in (y, output_labels))
@@ -101,16 +101,16 @@ class SearchCV(PairClassifier):
                 tqdm(total=total, desc=type(self).__name__, unit="fit", disable=not self.verbose) as bar,
             ):
                 for train, test in splits:
-                    rows = X[train], sign[train], weight[train]
-                    fold = Fold(*rows, *(None if a is None else a[train] for a in (labels, y)), self.classes_)
-                    score = _on_fold(scorer, X, y, score_params, test)
-                    _run_fold(estimators, fold, score, results, bar)
+                    given = (None if values is None else values[train] for values in (sign, weight, labels, y))
+                    fold = Fold(X, train, *given, self.classes_)
+                    _run_fold(estimators, fold, _on_fold(scorer, X, y, score_params, test), results, bar)
+                    del fold
         except KeyboardInterrupt:
             self._keep_finished_folds(results)
             raise
         results.warn(max(estimator.tol for estimator in estimators))
         self._keep_table(results)
-        self._refit(results, estimators, given, y, weight, labels)
+        self._refit(results, estimators, original, y, weight, labels)
 
     def _keep_finished_folds(self, results):
         """After an interrupt: the results of the finished folds, and no best estimator."""
