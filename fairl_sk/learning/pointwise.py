@@ -41,7 +41,8 @@ def estimate_weight(X, sign, sample_weight, numbers, sides, rows=slice(None)):
     only rescales them. Gradients of one half of the pairs are taken at a reward fitted on the other half.
 
     ``rows`` are those of X that are read. ``sides`` (n_pairs, 2) are +1 for their outputs that should lie above a
-    threshold, -1 for others; ``numbers`` are those of `number_outputs`. The weight is 0 if there are fewer than 40 distinct pairs.
+    threshold, -1 for others; ``numbers`` are those of `number_outputs`. The weight is 0 if there are fewer than 40
+    distinct pairs.
 
     References
     ----------

@@ -16,7 +16,7 @@ from .problem import prepare, settle_pointwise_weight
 
 __all__ = ["Candidate", "Fold", "fit_candidates"]
 
-_MOST_COLUMNS = 32  # failure paths that train beside each other; their vectors take memory
+_MOST_COLUMNS = 64  # failure paths that train beside each other; their vectors take memory
 
 
 @dataclass
