@@ -208,9 +208,10 @@ def _check_features(X, estimator, reset, **options):
     if paired:
         values = values.reshape(-1, values.shape[2])
     try:
-        if estimator is None:
-            return check_array(values, input_name="X", **options), paired
-        return validate_data(estimator, values, reset=reset, **options), paired
+        with np.errstate(invalid="ignore"):  # the error for infinite features suffices
+            if estimator is None:
+                return check_array(values, input_name="X", **options), paired
+            return validate_data(estimator, values, reset=reset, **options), paired
     except ValueError as error:
         if "contains NaN" not in str(error) and "contains infinity" not in str(error):
             raise

@@ -4,7 +4,7 @@ import datasets
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from scipy import sparse
@@ -22,6 +22,7 @@ from fairl_sk.pairs import is_pairs, preference_sign, stack_outputs
 
 
 @given(arrays(st.sampled_from([np.float32, np.float64, np.int64]), array_shapes(min_dims=3, max_dims=3), elements=None))
+@example(np.array([[[-np.inf], [np.inf]]]))
 def test_check_pairs_keeps_or_refuses(X):
     """Any 3-D array of numbers is either refused by name or given back with the same values."""
     if X.shape[1] != 2:

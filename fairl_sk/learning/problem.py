@@ -1,7 +1,6 @@
 """What a fit reads and minimizes: the prepared rows and the settings."""
 
 from dataclasses import dataclass, replace
-from functools import cached_property
 
 import numpy as np
 import torch
@@ -69,11 +68,15 @@ class Problem:
             return np.where(self.labels == 1, 1.0, -1.0)
         return np.stack([self.sign, -self.sign], axis=1)
 
-    @cached_property
+    @property
     def estimated_pointwise_weight(self):
-        """What ``pointwise_weight="auto"`` stands for."""
-        with threadpool_limits(1):  # of so few pairs; several threads would wait for each other
-            return estimate_weight(self.X, self.sign, self.weight, self.numbers, self.target_sides, self.rows)
+        """What ``pointwise_weight="auto"`` stands for, computed once."""
+        # cached_property of Python 3.11 locks all problems at once: fits in the threads of dask would wait forever.
+        if "_estimate" not in self.__dict__:
+            with threadpool_limits(1):  # of so few pairs; several threads would wait for each other
+                given = self.X, self.sign, self.weight, self.numbers, self.target_sides, self.rows
+                self.__dict__["_estimate"] = estimate_weight(*given)
+        return self.__dict__["_estimate"]
 
     def tensor(self, values, dtype=torch.float64):
         """A tensor of an array on the device; its own dtype if None."""

@@ -8,7 +8,7 @@ from sklearn.utils import check_array
 
 from .weighted import WeightedMetric, check_groups, check_rewards, per_output
 
-_EPS = np.finfo(np.float64).eps
+_EPS = float(np.finfo(np.float64).eps)
 
 
 def starc_distance(reward_a, reward_b, *, groups=None, sample_weight=None, norm=2):
