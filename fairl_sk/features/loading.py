@@ -77,6 +77,7 @@ def read_source(path, revision, files):
     is_folder = Path(path).is_dir()
     if not is_folder and not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", path):
         raise FileNotFoundError(f"There is no model folder {path} (looked in {Path.cwd()}).")
+    _ = transformers.PreTrainedModel  # torch 2.8 fails if it is first imported on the device "meta"
     with quiet_loading(path), torch.device("meta"):  # the modules without weights
         if not is_folder:
             file = transformers.utils.cached_file(path, "config.json", revision=revision)

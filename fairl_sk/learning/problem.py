@@ -71,7 +71,7 @@ class Problem:
     @property
     def estimated_pointwise_weight(self):
         """What ``pointwise_weight="auto"`` stands for, computed once."""
-        # cached_property of Python 3.11 locks all problems at once: fits in the threads of dask would wait forever.
+        # cached_property of Python 3.11 locks all problems at once: fits in parallel threads would wait for each other.
         if "_estimate" not in self.__dict__:
             with threadpool_limits(1):  # of so few pairs; several threads would wait for each other
                 given = self.X, self.sign, self.weight, self.numbers, self.target_sides, self.rows
