@@ -101,22 +101,25 @@ def _distinct_pairs(numbers, sides, sample_weight):
 
 
 def _standardized(outputs, weight):
-    """Outputs (n_pairs, 2, n_features), float64, around their mean and in units where differences have length 1."""
-    outputs = outputs - np.average(outputs.mean(axis=1, dtype=np.float64), axis=0, weights=weight)
-    lengths = np.square(outputs[:, 0] - outputs[:, 1]).sum(axis=1)
-    outputs /= np.sqrt(np.average(lengths, weights=weight)) or 1.0
+    """Outputs (n_pairs, 2, n_features) around their mean and in units where differences have length 1."""
+    outputs -= np.average(outputs.mean(axis=1, dtype=np.float64), axis=0, weights=weight).astype(outputs.dtype)
+    differences = outputs[:, 0] - outputs[:, 1]
+    lengths = np.einsum("ij,ij->i", differences, differences, dtype=np.float64)
+    outputs /= outputs.dtype.type(np.sqrt(np.average(lengths, weights=weight)) or 1.0)
     return outputs
 
 
 def _in_few_directions(outputs, weight):
-    """Outputs (n_pairs, 2, n_directions) in the directions in which the differences are largest."""
+    """Outputs (n_pairs, 2, n_directions), float64, in the directions in which the differences are largest."""
     n_pairs, _, n_features = outputs.shape
     n_directions = min(_MOST_DIRECTIONS, n_pairs // _PAIRS_A_DIRECTION)
     if n_features <= n_directions:
-        return outputs
-    differences = (outputs[:, 0] - outputs[:, 1]) * np.sqrt(weight)[:, None]
+        return outputs.astype(np.float64)
+    differences = outputs[:, 0] - outputs[:, 1]
+    differences *= np.sqrt(weight)[:, None].astype(differences.dtype)
     directions = TruncatedSVD(n_directions, n_iter=2, random_state=0).fit(differences).components_
-    return (outputs.reshape(-1, n_features) @ directions.T).reshape(n_pairs, 2, n_directions)
+    projected = outputs.reshape(-1, n_features) @ directions.T
+    return projected.astype(np.float64).reshape(n_pairs, 2, n_directions)
 
 
 def _preliminary_reward(pairs):
