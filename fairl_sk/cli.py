@@ -114,7 +114,14 @@ class Command(click.Command):
             if param.name in given and needed and needed not in given:
                 name = "PAIRS" if needed == "pairs" else f"--{needed}"
                 raise click.UsageError(f"Found {given[param.name]} without {name}. Expected both.")
-        return super().invoke(ctx)
+        try:
+            return super().invoke(ctx)
+        except OSError as error:  # the operating system's own names a file at most
+            named = [given[name] for name in given if ctx.params[name] == str(error.filename)]
+            if not named:
+                raise
+            option = "PAIRS" if named[0] == "pairs" else named[0]
+            raise OSError(f"Cannot read {option} {error.filename}: {error.strerror}. Name another file.") from error
 
 
 option = partial(click.option, cls=Option)

@@ -246,6 +246,16 @@ def test_unfit_files_are_named(place, capsys, case):
         assert message in refused(capsys, name, *options, *out)
 
 
+def test_a_file_that_cannot_be_read_is_named_with_its_option(place, monkeypatch, capsys):
+    def denied(path, *args, **kwargs):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    Path("d.skops").mkdir()
+    assert "Cannot read --reference d.skops: Is a directory. Name" in refused(capsys, "--reference", "d.skops")
+    monkeypatch.setattr("builtins.open", denied)
+    assert "Cannot read PAIRS ../pairs.jsonl: Permission denied. Name" in refused(capsys, "../pairs.jsonl")
+
+
 @pytest.mark.parametrize("case", BAD_OPTIONS)
 def test_unfit_options_are_named(place, capsys, case):
     arguments, message = BAD_OPTIONS[case]

@@ -85,9 +85,19 @@ def test_literal_quotes_in_a_tsv(tmp_path):
     assert chosen_first(load_preferences(path, quoted=False)) == [('"a" b', "c"), ("d", '"e')]
 
 
-def test_limit_counts_records(tmp_path):
-    path = write(tmp_path / "p.csv", "chosen,rejected\na,b\nc,d\ne,f\nbroken\n")
-    assert chosen_first(load_preferences(path, limit=3)) == [("a", "b"), ("c", "d"), ("e", "f")]
+@pytest.mark.parametrize("name", ["p.csv", "p.jsonl", "p.jsonl.gz"])
+def test_limit_counts_records_and_reads_no_further(tmp_path, name):
+    """Behind the third record the file is broken; far behind it no text, and the end of the gzip file is missing."""
+    pairs = [("a", "b"), ("c", "d"), ("e", "f")]
+    rows = [f"{chosen},{rejected}" for chosen, rejected in [("chosen", "rejected"), *pairs]]
+    if "json" in name:
+        rows = [json.dumps({"chosen": chosen, "rejected": rejected}) for chosen, rejected in pairs]
+    data = "\n".join([*rows, "broken", ""]).encode() + b" " * 2**16 + np.random.default_rng(0).bytes(2**20)
+    path = tmp_path / name
+    path.write_bytes(gzip.compress(data)[: -(2**19)] if name.endswith("gz") else data)
+    assert chosen_first(load_preferences(path, limit=3)) == pairs
+    with pytest.raises(ValueError, match="line [45]|damaged"):
+        load_preferences(path)
     with pytest.raises(ValueError, match="limit is 0"):
         load_preferences(path, limit=0)
 

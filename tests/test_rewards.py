@@ -232,6 +232,9 @@ def test_a_checkpoint_with_objects_or_of_another_format_is_refused(tmp_path, arc
     torch.save({"state_dict": {}}, tmp_path / "other.ckpt")
     with pytest.raises(ValueError, match="other.ckpt is not in Detoxify's format"):
         DetoxifyReward(checkpoint=tmp_path / "other.ckpt")(TEXTS)
+    path = save_checkpoint(tmp_path / "narrow.ckpt", architecture, n_logits=3)
+    with pytest.raises(ValueError, match="narrow.ckpt names 6 classes, but has 3 logits"):
+        DetoxifyReward(checkpoint=path)(TEXTS)
 
 
 # --------------------------------------------------------------------------------- Hugging Face classifiers

@@ -5,9 +5,9 @@ Python's csv and json read them, since pandas fills lines that are too short wit
 
 import csv
 import gzip
-import io
 import json
 import zlib
+from contextlib import closing, contextmanager
 from itertools import islice
 from pathlib import Path
 
@@ -27,20 +27,21 @@ def check_path(path):
 
 
 def read_records(path, encoding, quoted, limit):
-    """All records as (place, dict); ValueError, with a remedy, for anything that is not a table."""
+    """The first records as (place, dict), all if ``limit`` is None; ValueError for anything that is not a table."""
     name = path.name.lower()
     suffix = Path(name.removesuffix(".gz")).suffix
     if name.endswith(".parquet"):
         found = _read_parquet(path)
     elif suffix in _DELIMITERS:
-        found = _read_table(path, _read_text(path, encoding), _DELIMITERS[suffix], quoted)
+        found = _read_table(path, encoding, _DELIMITERS[suffix], quoted)
     elif suffix in (".jsonl", ".json"):
-        found = _read_json(path, _read_text(path, encoding))
+        found = _read_json(path, encoding)
     else:
         raise ValueError(f"{path} ends in {path.suffix!r}, but the suffixes known are {_SUFFIXES}. Rename the file.")
     previous = csv.field_size_limit(2**31 - 1)  # csv's own limit, 131,072 characters, is less than a long text
     try:
-        records = list(islice(found, limit))
+        with closing(found):
+            records = list(islice(found, limit))
     finally:
         csv.field_size_limit(previous)
     if not records:
@@ -48,26 +49,38 @@ def read_records(path, encoding, quoted, limit):
     return records
 
 
-def _read_text(path, encoding):
-    """The text of a file, without a byte order mark."""
-    data = path.read_bytes()
+@contextmanager
+def _open_text(path, encoding, newline):
+    """A text file behind its byte order mark, to be read line by line."""
     try:
-        data = gzip.decompress(data) if path.name.lower().endswith(".gz") else data
-        return data.decode(encoding).removeprefix("\ufeff")
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise ValueError(f"{path}: damaged or no gzip file ({error}). Fetch it again, or remove .gz.") from error
+        "".encode(encoding)
     except (LookupError, TypeError) as error:
         raise ValueError(f"encoding is {encoding!r}, which Python does not know. Try 'utf-8' or 'cp1252'.") from error
+    opener = gzip.open if path.name.lower().endswith(".gz") else open
+    try:
+        with opener(path, "rt", encoding=encoding, newline=newline) as file:
+            if file.read(1) != "\ufeff":
+                file.seek(0)
+            yield file
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise ValueError(f"{path}: damaged or no gzip file ({error}). Fetch it again, or remove .gz.") from error
     except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
+        with opener(path, "rb") as file:
+            line = _undecodable_line(file.read(), encoding)
         found = f"{path}, line {line}: the bytes are not {encoding} ({error.reason})"
         raise ValueError(f"{found}. Pass the file's own, for example encoding='cp1252'.") from error
 
 
-def _read_table(path, text, delimiter, quoted):
+def _undecodable_line(data, encoding):
+    try:
+        data.decode(encoding)
+    except UnicodeDecodeError as error:
+        return data.count(b"\n", 0, error.start) + 1
+
+
+def _read_table(path, encoding, delimiter, quoted):
     """The records of a file of separated values; a record may span lines."""
     quoting = {"strict": True} if quoted else {"quoting": csv.QUOTE_NONE}
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, **quoting)
     remedy = (
         "Quote fields that hold a separator or a line break and double the quotation marks in them; "
         f"pass quoted={not quoted} if quotation marks {'are plain characters' if quoted else 'enclose fields'}; if it "
@@ -75,32 +88,43 @@ def _read_table(path, text, delimiter, quoted):
     )
     header, first = None, 1
     try:
-        for fields in reader:
-            where, first = f"line {first}", reader.line_num + 1
-            if header is None and fields:
-                header = fields
-                if len(set(header)) < len(header):
-                    raise ValueError(f"{path}, {where}: column names occur twice in {header}. Rename the columns.")
-            elif fields:
-                if len(fields) != len(header):
-                    expected = f"{len(header)} ({', '.join(header)})"
-                    raise ValueError(f"{path}, {where}: found {len(fields)} fields, but expected {expected}. {remedy}")
-                yield where, dict(zip(header, fields, strict=True))
+        with _open_text(path, encoding, newline="") as lines:
+            reader = csv.reader(lines, delimiter=delimiter, **quoting)
+            for fields in reader:
+                where, first = f"line {first}", reader.line_num + 1
+                if header is None and fields:
+                    header = fields
+                    if len(set(header)) < len(header):
+                        raise ValueError(f"{path}, {where}: column names occur twice in {header}. Rename the columns.")
+                elif fields:
+                    if len(fields) != len(header):
+                        expected = f"but expected {len(header)} ({', '.join(header)})"
+                        raise ValueError(f"{path}, {where}: found {len(fields)} fields, {expected}. {remedy}")
+                    yield where, dict(zip(header, fields, strict=True))
     except csv.Error as error:
         raise ValueError(f"{path}, line {first}: broken record ({error}). {remedy}") from error
 
 
-def _read_json(path, text):
+def _read_json(path, encoding):
     """The records of JSON Lines, or of one list, whichever the first character announces."""
-    if text.lstrip().startswith("["):
-        found = ((f"record {n}", record) for n, record in enumerate(_parse_json(path, 1, text), 1))
-    else:
-        lines = enumerate(text.split("\n"), 1)
-        found = ((f"line {n}", _parse_json(path, n, line)) for n, line in lines if line.strip())
-    for where, record in found:
-        if not isinstance(record, dict):
-            raise ValueError(f"{path}, {where}: found {type(record).__name__}, not an object. {_JSON_REMEDY}")
-        yield where, record
+    with _open_text(path, encoding, newline="\n") as lines:
+        for where, record in _json_records(path, lines):
+            if not isinstance(record, dict):
+                raise ValueError(f"{path}, {where}: found {type(record).__name__}, not an object. {_JSON_REMEDY}")
+            yield where, record
+
+
+def _json_records(path, lines):
+    is_first = True
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        if is_first and line.lstrip().startswith("["):
+            records = _parse_json(path, number, line + lines.read())
+            yield from ((f"record {n}", record) for n, record in enumerate(records, 1))
+        else:
+            yield f"line {number}", _parse_json(path, number, line)
+        is_first = False
 
 
 def _parse_json(path, first_line, text):

@@ -84,6 +84,9 @@ def load_detoxify(variant, checkpoint, config_folder, device):
     name = f"Detoxify {checkpoint or variant}"
     architecture, classes, weights = _read_checkpoint(variant, checkpoint, name)
     n_logits = architecture.get("num_classes", len(classes))  # "unbiased" has 16, of which 7 have names
+    if n_logits < len(classes):
+        found = f"{name} names {len(classes)} classes, but has {n_logits} logits"
+        raise ValueError(f"{found}. Expected a logit for each: name the classes of its logits only, and save it again.")
     source = config_folder or architecture["model_type"]
     remedy = (
         f"Pass config_folder=..., a folder with config.json and the tokenizer files of {architecture['model_type']}."
