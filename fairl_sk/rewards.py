@@ -253,7 +253,7 @@ class ClassifierReward(_TransformerReward):
 class DetoxifyReward(_TransformerReward):
     """Reward of a text by Detoxify: the log-odds that it is not toxic.
 
-    Detoxify [1]_ is trained on comments that people labelled with several kinds of toxicity. With its logit z of one
+    Detoxify [1]_ is trained on comments that people labeled with several kinds of toxicity. With its logit z of one
     kind, the log-odds of a desirable output are -z. ``detoxify.Detoxify.predict`` returns :math:`1 / (1 + e^{-z})`.
 
     Parameters

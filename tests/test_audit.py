@@ -163,6 +163,8 @@ def test_unfit_arguments(corpus):
     for name, value in {"n_components": 0, "n_shuffles": 0, "random_state": -1}.items():
         with pytest.raises(ValueError, match=f"{name} == {value}, must be >= "):
             audit(corpus, **{name: value})
+    with pytest.raises(ValueError, match=r"TfidfVectorizer\(\) cannot read texts of shape .*PairTransformer\(...\)"):
+        audit(corpus, features=TfidfVectorizer())
 
 
 # -------------------------------------------------------------------------------------------------- references

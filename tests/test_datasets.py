@@ -247,7 +247,7 @@ def test_a_cut_transcript_joins_to_the_whole(shared, ends):
 def test_unpaired_takes_the_greater_of_two_labels(tmp_path, labels):
     bunch = load_jsonl(tmp_path, [{"completion": text, "label": y} for text, y in zip("abc", labels, strict=True)])
     assert bunch.data.tolist() == ["a", "b", "c"] and bunch.target.tolist() == [1, 0, 1]
-    assert bunch.format == "unpaired" and bunch.prompt is None and "3 labelled outputs" in bunch.DESCR
+    assert bunch.format == "unpaired" and bunch.prompt is None and "3 labeled outputs" in bunch.DESCR
 
 
 def test_unpaired_with_prompts_and_messages(tmp_path):

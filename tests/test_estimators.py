@@ -476,7 +476,8 @@ def test_parameters_of_what_is_not_there(address, remedy):
 def test_the_failure_path_takes_gradient_steps_on_its_objective(preferences, objective):
     """Theory, eq. 4 and 5, in NumPy: the base path is solved, then every round is one step on the failures' loss."""
     X, y = preferences.data, preferences.target
-    schedule = {"failure_threshold": LinearSchedule(0.2, 0.8), "failure_weight": 2.0, "failure_rate": 1.0}
+    schedule = {"failure_threshold": LinearSchedule(0.2, 0.8), "failure_weight": LinearSchedule(3.0, 1.6)}
+    schedule["failure_rate"] = LinearSchedule(0.2, 0.0)
     options = {"alpha_fail": 0.01, "learning_rate": 0.05, "n_rounds": 8, "pointwise_weight": 0}
     fitted = FailureAwareIRL(objective, failures="margin", **schedule, **options).fit(X, y)
     oriented = np.where(y == 1, 1, -1)[:, None] * differences(X)
@@ -487,7 +488,8 @@ def test_the_failure_path_takes_gradient_steps_on_its_objective(preferences, obj
         margins = rows @ (base + correction)
         failing = margins <= 0.2 + 0.6 * t / 7
         slopes = -1.0 * (margins < 2.0) if objective == "max_margin" else -2 / (1 + np.exp(margins / 0.5))
-        gradient = 2.0 * (slopes[failing] @ rows[failing]) / failing.sum() + decay * correction
+        weight = 3.0 - 1.4 * t / 7 if t < 7 else 0.0  # in the last round the rate is 0
+        gradient = weight * (slopes[failing] @ rows[failing]) / failing.sum() + decay * correction
         assert fitted.history_[t]["n_failures"] == failing.sum()
         correction = correction - 0.05 / (1 + 0.05 * decay) * gradient
     np.testing.assert_allclose(fitted.failure_coef_, correction / scale, rtol=1e-5)

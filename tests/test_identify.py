@@ -56,7 +56,7 @@ def halfspaces(rewards):
 def test_a_square():
     rewards = square()
     ball = rewards.chebyshev()
-    np.testing.assert_allclose(ball.centre, [2.0, 2.0])
+    np.testing.assert_allclose(ball.center, [2.0, 2.0])
     assert ball.radius == pytest.approx(1.0)
     np.testing.assert_allclose(rewards.reward_range([[1.0, -1.0], [2.0, 0.0], [0.0, 0.0]]), [[-2, 2], [2, 6], [0, 0]])
     np.testing.assert_allclose(rewards.reward_range([[[1.0, 1.0], [0.0, 1.0]]]), [[1, 3]])
@@ -110,13 +110,13 @@ def test_ranges_are_those_of_the_corners_and_no_ball_is_larger(seed):
     rewards, _ = random_sets(seed, factor=5.0)
     assume(2 <= rewards.differences.shape[1] <= 4 and np.isfinite(rewards.smallest_bound()))
     ball, limits = rewards.chebyshev(), halfspaces(rewards)
-    points = HalfspaceIntersection(limits, ball.centre).intersections
+    points = HalfspaceIntersection(limits, ball.center).intersections
     outputs = np.random.default_rng(seed).normal(size=(3, points.shape[1]))
     values = points @ outputs.T
     expected = np.stack([values.min(axis=0), values.max(axis=0)], axis=1)
     np.testing.assert_allclose(rewards.reward_range(outputs), expected, rtol=1e-5, atol=1e-5 * rewards.bound)
-    centres = np.vstack([ball.centre, np.random.default_rng(seed).dirichlet(np.ones(len(points)), size=200) @ points])
-    distances = -(np.column_stack([centres, np.ones(201)]) @ limits.T) / np.linalg.norm(limits[:, :-1], axis=1)
+    centers = np.vstack([ball.center, np.random.default_rng(seed).dirichlet(np.ones(len(points)), size=200) @ points])
+    distances = -(np.column_stack([centers, np.ones(201)]) @ limits.T) / np.linalg.norm(limits[:, :-1], axis=1)
     nearest = distances.min(axis=1)
     assert nearest[0] == pytest.approx(ball.radius, rel=1e-5)
     assert nearest.max() <= ball.radius * 1.0001

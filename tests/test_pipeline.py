@@ -83,7 +83,7 @@ def test_a_grid_over_both_objectives_and_both_constraints_warns_and_runs(detox, 
         warnings.simplefilter("always")
         found.fit(detox.data, detox.target, groups=detox.groups)
     messages = {str(entry.message) for entry in caught}
-    assert len(messages) == 2
+    assert len(messages) == 2 and {entry.filename for entry in caught} == {__file__}
     for name, reader in (("margin_fail=1.1", "max_margin"), ("temperature_fail=0.2", "max_entropy")):
         assert any(f"{name} makes no difference: only objective={reader!r} reads it" in text for text in messages)
     scores = pd.DataFrame(found.cv_results_).set_index([f"param_{name}" for name in grid]).mean_test_score

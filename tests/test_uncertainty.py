@@ -125,7 +125,7 @@ def test_units_and_repeated_rows(data, learner):
     weight = 1 + np.arange(400) % 2
     weighted = LaplaceReward(learner).fit(data.data, data.target, sample_weight=weight)
     twice = LaplaceReward(learner).fit(np.repeat(data.data, weight, axis=0), np.repeat(data.target, weight))
-    for name in ("covariance_", "deviation_", "centre_", "temperature_", "prior_precision_"):
+    for name in ("covariance_", "deviation_", "center_", "temperature_", "prior_precision_"):
         np.testing.assert_allclose(getattr(weighted, name), getattr(twice, name), rtol=1e-3, atol=1e-4, err_msg=name)
 
 
@@ -139,8 +139,8 @@ def test_sides_temperature_and_what_std_is_of(data, fitted):
     np.testing.assert_allclose(warm.predict_proba(data.data), fitted.predict_proba(data.data), atol=1e-4)
     # of outputs, it is the one of the difference to the mean training output
     _, std = fitted.decision_function(data.data[:, 0], return_std=True)
-    np.testing.assert_allclose(fitted.centre_, data.data.reshape(-1, 4).mean(axis=0))
-    pairs = np.stack([data.data[:, 0], np.broadcast_to(fitted.centre_, (400, 4))], axis=1)
+    np.testing.assert_allclose(fitted.center_, data.data.reshape(-1, 4).mean(axis=0))
+    pairs = np.stack([data.data[:, 0], np.broadcast_to(fitted.center_, (400, 4))], axis=1)
     np.testing.assert_allclose(fitted.decision_function(pairs, return_std=True)[1], std)
 
 

@@ -100,10 +100,8 @@ def audit(
     held = _held_out(data, test)
     if features is None:
         features = _text_features(n_components, data.data[train], random_state)
-    else:
-        features = sklearn.clone(features)
-    X_train, X_test = features.fit_transform(data.data[train]), features.transform(held.texts)
-    y_train = data.target[train]
+    features, X_train = _fitted_features(features, data.data[train])
+    X_test, y_train = features.transform(held.texts), data.target[train]
 
     learners = {
         learner.__name__: learner(random_state=random_state, verbose=verbose).fit(X_train, y_train)
@@ -257,6 +255,18 @@ def _text_features(n_components, texts, random_state):
         ) from error
     svd = TruncatedSVD(min(n_components, n_words - 1) or 1, random_state=random_state)
     return PairTransformer(make_pipeline(tfidf, svd))
+
+
+def _fitted_features(features, texts):
+    """A fitted clone of a transformer, and what it makes of the training texts."""
+    features = sklearn.clone(features)
+    try:
+        return features, features.fit_transform(texts)
+    except AttributeError as error:  # a text where scikit-learn's vectorizers get a pair
+        raise ValueError(
+            f"{_on_one_line(features)} cannot read texts of shape {texts.shape} ({error}). Expected a "
+            "TransformerEmbedder or a PairTransformer: put a transformer of single texts into PairTransformer(...)."
+        ) from error
 
 
 # ---------------------------------------------------------------------------------------------------- measures

@@ -27,7 +27,7 @@ def load_preferences(
     encoding="utf-8",
     limit=None,
 ):
-    """Read preference pairs, or labelled outputs, from a file.
+    """Read preference pairs, or labeled outputs, from a file.
 
     The user guide (Data) describes the layouts and what is left out.
 
@@ -239,6 +239,6 @@ def _bunch(path, rows, dropped, format, rng, shuffle_sides, provenance):
         source_index=np.array([row.source for row in rows]),
         format=format,
         provenance=provenance,
-        DESCR=f"{len(rows)} {'labelled outputs' if format == 'unpaired' else 'preference pairs'} in "
+        DESCR=f"{len(rows)} {'labeled outputs' if format == 'unpaired' else 'preference pairs'} in "
         f"{groups.max() + 1} groups from {path} ({format}); left out: {left_out}.",
     )

@@ -21,13 +21,13 @@ class Ball(NamedTuple):
 
     Attributes
     ----------
-    centre : ndarray of shape (n_features,)
+    center : ndarray of shape (n_features,)
         Weights of the reward at its center.
     radius : float >= 0
         In reward per unit of feature.
     """
 
-    centre: np.ndarray
+    center: np.ndarray
     radius: float
 
 
@@ -158,8 +158,8 @@ class FeasibleRewards:
 
     def chebyshev(self):
         """The largest ball inside the set, far from all limits (radius 0 if flat). See `fairl_sk.diagnosis.Ball`."""
-        centre, radius = self._solved(self._polytope.largest_ball())
-        return Ball(centre * self.bound, radius * self.bound)
+        center, radius = self._solved(self._polytope.largest_ball())
+        return Ball(center * self.bound, radius * self.bound)
 
     def reward_range(self, X):
         """Smallest and largest reward of outputs, or margin of pairs, over the set.
@@ -248,7 +248,7 @@ class FeasibleRewards:
         if self.slack().amount > 0:
             return None
         limits = _limits_to_try(self, other)
-        candidates = chain([self.chebyshev().centre], (self._lowest(limit) for limit in limits))
+        candidates = chain([self.chebyshev().center], (self._lowest(limit) for limit in limits))
         return next((theta for theta in candidates if not other.contains(theta)), None)
 
     def issubset(self, other):

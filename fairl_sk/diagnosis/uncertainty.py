@@ -58,7 +58,7 @@ class LaplaceReward(ClassifierMixin, BaseEstimator):
         :math:`T^2 \Sigma`, in squared units of reward.
     deviation_ : ndarray of shape (n_features,)
         :math:`T m - c`, in units of reward.
-    centre_ : ndarray of shape (n_features,)
+    center_ : ndarray of shape (n_features,)
         Mean features of the training outputs. Standard deviations of outputs are relative to it.
     temperature_ : float
         T: that of a `MaxEntropyIRL`; of others the one that makes their reward most probable under the posterior.
@@ -131,7 +131,7 @@ class LaplaceReward(ClassifierMixin, BaseEstimator):
             metadata = {} if output_labels is None else {"output_labels": output_labels}
             learner.fit(X, y, sample_weight=sample_weight, **metadata)
         outputs = features.mean(axis=1, dtype=np.float64) if features.ndim == 3 else features
-        self.centre_ = np.average(outputs, axis=0, weights=weight).astype(np.float64)
+        self.center_ = np.average(outputs, axis=0, weights=weight).astype(np.float64)
         return self._keep(learner, posterior, precision, weight.sum())
 
     def _learner(self):
@@ -202,7 +202,7 @@ class LaplaceReward(ClassifierMixin, BaseEstimator):
         reward = self.estimator_.decision_function(X)
         if not return_std:
             return reward
-        rows = rows[:, 0] - rows[:, 1] if rows.ndim == 3 else rows - self.centre_
+        rows = rows[:, 0] - rows[:, 1] if rows.ndim == 3 else rows - self.center_
         variance = np.einsum("ij,ij->i", rows @ self.covariance_, rows) + (rows @ self.deviation_) ** 2
         return reward, np.sqrt(np.maximum(variance, 0.0))
 
