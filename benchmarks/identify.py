@@ -37,8 +37,8 @@ def draw_instance(n_features, n_pairs, seed):
 
 def compare(standard, aware, X, truth):
     """Measures of one instance: the ratios, and what holds."""
-    centre = aware.chebyshev().centre
-    mean_margin = float(standard.differences.mean(axis=0) @ centre)
+    center = aware.chebyshev().center
+    mean_margin = float(standard.differences.mean(axis=0) @ center)
     scaled = truth * standard.bound / np.abs(truth).max()  # as large as the bound allows
 
     def ratio_of_ranges(one, other):

@@ -59,3 +59,9 @@ def detox():
 def text_features():
     """The features that the audit uses, small."""
     return PairTransformer(make_pipeline(TfidfVectorizer(), TruncatedSVD(16, random_state=0)))
+
+
+def chosen_first(bunch, values=None):
+    """The pairs of a bunch as tuples (chosen, rejected)."""
+    values = bunch.data if values is None else values
+    return [tuple(row if target else row[::-1]) for row, target in zip(values, bunch.target, strict=True)]

@@ -1,6 +1,5 @@
 """The command line: what the options do, what users are told, and that nothing is left behind after an error."""
 
-import csv
 import errno
 import functools
 import json
@@ -11,6 +10,7 @@ import warnings
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import skops.io
 from sklearn.feature_extraction.text import TfidfVectorizer
@@ -43,10 +43,9 @@ def place(tmp_path, monkeypatch, corpus):
     sides = np.where(corpus.target[:, None] == 1, corpus.data, corpus.data[:, ::-1])[:200]
     records = [{"prompt": p, "chosen": c, "rejected": r} for p, (c, r) in zip(corpus.prompt[:200], sides, strict=True)]
     (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, records)), encoding="utf-8")
-    with open(tmp_path / "outputs.csv", "w", newline="", encoding="utf-8") as lines:
-        kinds = np.array(["rude", "fine"])[corpus.output_labels[:100].ravel()]
-        csv.writer(lines).writerow(["class", "tweet"])
-        csv.writer(lines).writerows(zip(kinds, corpus.data[:100].ravel(), strict=True))
+    kinds = np.array(["rude", "fine"])[corpus.output_labels[:100].ravel()]
+    outputs = pd.DataFrame({"class": kinds, "tweet": corpus.data[:100].ravel()})
+    outputs.to_csv(tmp_path / "outputs.csv", index=False)
     return work
 
 

@@ -13,6 +13,7 @@ import pandas as pd
 import pyarrow
 import pyarrow.parquet
 import pytest
+from conftest import chosen_first
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.preprocessing import FunctionTransformer
@@ -44,12 +45,6 @@ def write_table(path, header, rows):
 
 def load_jsonl(tmp_path, records, **parameters):
     return load_preferences(write_jsonl(tmp_path / "pairs.jsonl", records), **parameters)
-
-
-def chosen_first(bunch, values=None):
-    """The pairs of a bunch as tuples (chosen, rejected)."""
-    values = bunch.data if values is None else values
-    return [tuple(row if target else row[::-1]) for row, target in zip(values, bunch.target, strict=True)]
 
 
 @pytest.mark.parametrize("listed", [False, True])

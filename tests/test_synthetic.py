@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from conftest import chosen_first
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
@@ -9,13 +10,6 @@ from sklearn.model_selection import GroupShuffleSplit
 from sklearn.utils import check_random_state
 
 from fairl_sk.datasets import make_detox_preferences, make_preferences
-
-
-def chosen_first(bunch, values=None):
-    """The pairs of a bunch as tuples (chosen, rejected)."""
-    values = bunch.data if values is None else values
-    return [tuple(row if target else row[::-1]) for row, target in zip(values, bunch.target, strict=True)]
-
 
 # ---------------------------------------------------------------------------------------------- make_preferences
 
