@@ -3,7 +3,9 @@
 from .diagnosis.inspection import inspect_failures
 from .diagnosis.uncertainty import LaplaceReward
 from .features.encoder import TransformerEmbedder
+from .features.text import TextFeatures
 from .learning.estimators import FailureAwareIRL, MaxEntropyIRL, MaxMarginIRL
+from .learning.offset import calibrate_offset
 from .learning.schedules import ConstantSchedule, CosineSchedule, ExponentialSchedule, LinearSchedule
 from .learning.search_estimators import FailureAwareIRLCV, MaxEntropyIRLCV, MaxMarginIRLCV
 from .pairs import PairTransformer, check_pairs, make_pairs
@@ -23,7 +25,9 @@ __all__ = [
     "MaxMarginIRL",
     "MaxMarginIRLCV",
     "PairTransformer",
+    "TextFeatures",
     "TransformerEmbedder",
+    "calibrate_offset",
     "check_pairs",
     "inspect_failures",
     "make_pairs",
