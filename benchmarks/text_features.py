@@ -22,6 +22,7 @@ from bench_encoder import take_turns
 from paper_data import ALPHAS, read_completions, read_rewrites, split_groups
 from sklearn.metrics import precision_recall_curve
 from sklearn.model_selection import GroupKFold
+from sklearn.pipeline import FeatureUnion
 
 from fairl_sk import FailureAwareIRLCV, TextFeatures, TransformerEmbedder, calibrate_offset
 from fairl_sk.datasets import make_detox_preferences
@@ -39,6 +40,9 @@ FEATURES = {
     "words + characters": {"encoder": None},
     "MiniLM + words + characters": {},
     "the same, hashing": {"hashing": True},
+    "MiniLM with layer 3": {"encoder": [{}, {"layer": 3}], "words_weight": 0, "characters_weight": 0},
+    "all three with layer 3": {"encoder": [{}, {"layer": 3}]},
+    "all three with maximum": {"encoder": [{}, {"pooling": "max"}]},
 }
 N_DRAWS = 20  # of the labeled outputs, whose scores are averaged
 
@@ -79,7 +83,11 @@ def read_samples(pairs, realign, plan):
 def learn(sample, seed, store, **params):
     """A fitted reward, and rewards of the training and the test outputs, (n_pairs, 2)."""
     X, y, groups, _, train, test = sample
-    features = TextFeatures(random_state=seed, **{"store": store if params.get("encoder", "minilm") else None} | params)
+    encoder = params.get("encoder", [{}])
+    if encoder:  # one embedder, or several side by side
+        embedders = [TransformerEmbedder(normalize=True, store=store, **settings) for settings in encoder]
+        params["encoder"] = FeatureUnion([(str(number), embedder) for number, embedder in enumerate(embedders)])
+    features = TextFeatures(random_state=seed, **params)
     X_train, X_test = features.fit_transform(X[train]), features.transform(X[test])
     learner = FailureAwareIRLCV(alpha=ALPHAS, cv=GroupKFold(3), scoring=pair_log_loss_scorer, random_state=seed)
     learner.fit(X_train, y[train], groups=groups[train])

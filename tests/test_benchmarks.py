@@ -37,6 +37,7 @@ def test_every_benchmark_is_tested():
         "paper_tables",
         "paradetox",
         "realign",
+        "text_features",
         "toxicity_reference",
         "uncertainty",
     }
@@ -246,3 +247,17 @@ def test_paradetox(paradetox_file, capsys, monkeypatch):
     differences = np.subtract(values, [run["logistic regression"]["output F1"] for run in runs])
     error = differences.std(ddof=1) / np.sqrt(2)
     assert f"{np.mean(values):.4f} ({differences.mean():+.4f} ± {error:.4f})" in capsys.readouterr().out
+
+
+def test_text_features(monkeypatch, capsys, tmp_path):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    module = load("text_features")
+    results = module.main(size="smoke", store=tmp_path / "store", out=tmp_path / "scores.json")
+    shown = capsys.readouterr().out
+    assert f"ratio {results['cost']['ratio']:.2f} (aim: at most 1.3)" in shown
+    assert set(results["features"]["ParaDetox"]) == set(module.FEATURES)
+    assert set(results["features"]["package's corpus"]["MiniLM"][0]) > {"output F1", "STARC"}
+    for runs in results["offset"].values():
+        assert max(runs[0], key=runs[0].get) == "best"
+        assert all(f"{value:.3f} (0.000)" in shown for value in runs[0].values())
+    assert json.loads((tmp_path / "scores.json").read_text(encoding="utf-8")) == results

@@ -13,7 +13,7 @@ from sklearn.utils import estimator_checks, get_tags
 from sklearn.utils.estimator_checks import estimator_checks_generator, parametrize_with_checks
 
 import fairl_sk
-from fairl_sk import FailureAwareIRL, LaplaceReward, MaxMarginIRL, PairTransformer, TransformerEmbedder
+from fairl_sk import FailureAwareIRL, LaplaceReward, MaxMarginIRL, PairTransformer, TextFeatures, TransformerEmbedder
 
 # Besides each class as constructed without arguments: settings that change what runs. Adam's learners train on every
 # failure, as a row of weight 2 is not sampled as two rows are.
@@ -66,6 +66,7 @@ def test_the_walk_finds_the_estimators():
         "MaxMarginIRL",
         "MaxMarginIRLCV",
         "PairTransformer",
+        "TextFeatures",
         "TransformerEmbedder",
     ]
     assert all(name in fairl_sk.__all__ for name in names)
@@ -107,8 +108,9 @@ def test_interface_of_text_transformers(cls, check):
 
 
 def test_text_transformers_default_constructible():
-    assert OF_TEXTS == [TransformerEmbedder]
-    estimator_checks.check_parameters_default_constructible("TransformerEmbedder", TransformerEmbedder())
+    assert OF_TEXTS == [TextFeatures, TransformerEmbedder]
+    for cls in OF_TEXTS:
+        estimator_checks.check_parameters_default_constructible(cls.__name__, cls())
 
 
 @parametrize_with_checks(ESTIMATORS)

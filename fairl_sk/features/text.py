@@ -30,9 +30,9 @@ class TextFeatures(
 ):
     """Join the embedding of a text with its n-grams of words and of characters.
 
-    The encoder reads what a text means, the n-grams read how it is worded and spelled. Each block of n-grams is weighted
-    by TF-IDF and reduced by a truncated SVD. The three blocks get the same mean squared length over the distinct
-    training texts, and are multiplied by their weights.
+    The encoder reads what a text means, the n-grams read how it is worded and spelled. Each block of n-grams is
+    weighted by TF-IDF and reduced by a truncated SVD. The three blocks get the same mean squared length over the
+    distinct training texts, and are multiplied by their weights.
 
     Parameters
     ----------
@@ -233,8 +233,8 @@ class TextFeatures(
             encoder = TransformerEmbedder(self.encoder, normalize=True, store=self.store)
         elif self.store is not None:
             raise ValueError(
-                f"Found store={str(self.store)!r} beside encoder={self.encoder!r:.60}. Expected the store in the encoder "
-                "itself: TransformerEmbedder(..., store=...)."
+                f"Found store={str(self.store)!r} beside encoder={self.encoder!r:.60}. Expected the store in the "
+                "encoder itself: TransformerEmbedder(..., store=...)."
             )
         else:
             encoder = clone(self.encoder)
@@ -260,8 +260,8 @@ class TextFeatures(
             weighted = None
         if weighted is None or not weighted.nnz:
             raise ValueError(
-                f"Found no n-grams of {name} in {len(texts)} texts, such as {texts[0]!r:.40}. Pass texts with words, or "
-                f"leave this block out: {name}_weight=0."
+                f"Found no n-grams of {name} in {len(texts)} texts, such as {texts[0]!r:.40}. Pass texts with words, "
+                f"or leave this block out: {name}_weight=0."
             )
         n_terms = np.count_nonzero(weighted.getnnz(axis=0))
         n_components = min(self.n_components, len(texts), n_terms)
@@ -278,10 +278,12 @@ class TextFeatures(
         return Pipeline([("tfidf", counts), ("svd", svd)]), values
 
     def _make_vectorizer(self, name):
-        analyzer, lengths = {
-            "words": ("word", self.word_ngrams),
-            "characters": ("char_wb", self.character_ngrams),
-        }[name]
+        analyzer, parameter = {"words": ("word", "word_ngrams"), "characters": ("char_wb", "character_ngrams")}[name]
+        lengths = getattr(self, parameter)
+        if len(lengths) != 2 or not 1 <= lengths[0] <= lengths[1]:
+            raise ValueError(
+                f"Found {parameter}={lengths!r}. Expected the lengths of the shortest and the longest n-gram: (1, 2)."
+            )
         options = {"analyzer": analyzer, "ngram_range": tuple(lengths), "dtype": np.float32}
         if not self.hashing:
             return TfidfVectorizer(sublinear_tf=True, max_features=self.max_features, **options)

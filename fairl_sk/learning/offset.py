@@ -104,19 +104,18 @@ def calibrate_offset(estimator, X, labels=None, *, prior=None):
 
 
 def _find_intercepts(estimator):
-    """What holds the ``intercept_`` of a reward: the last step, and a search that shows that of its best estimator."""
-    if isinstance(estimator, Pipeline):
-        yield from _find_intercepts(estimator.steps[-1][1])
-    elif hasattr(estimator, "best_estimator_"):
-        yield from _find_intercepts(estimator.best_estimator_)
-        if "intercept_" in vars(estimator):
-            yield estimator
-    elif hasattr(estimator, "intercept_") and hasattr(estimator, "decision_function"):
+    """What holds the ``intercept_`` of a reward: an estimator, and what wraps it and shows the same number."""
+    is_pipeline = isinstance(estimator, Pipeline)
+    wrapped = "best_estimator_" if hasattr(estimator, "best_estimator_") else "estimator_"
+    inner = estimator.steps[-1][1] if is_pipeline else getattr(estimator, wrapped, None)
+    if inner is not None:
+        yield from _find_intercepts(inner)
+    if "intercept_" in vars(estimator):
         yield estimator
-    else:
+    elif inner is None:
         raise TypeError(
-            f"Found {type(estimator).__name__} without decision_function or intercept_. Expected an estimator of this "
-            "package or a linear classifier, alone or at the end of a Pipeline or a search."
+            f"Found {type(estimator).__name__} without intercept_. Expected an estimator of this package or a linear "
+            "classifier, alone or at the end of a Pipeline or a search."
         )
 
 
@@ -132,12 +131,12 @@ def _label_threshold(rewards, labels):
         raise ValueError("Found one class only in labels. Expected desirable and other outputs: label more of them.")
     center, scale = rewards.mean(), rewards.std()
     slope = 0.0
-    if scale > 0:
+    if np.ptp(rewards) > 0:
         model = LogisticRegression().fit((rewards[:, None] - center) / scale, desirable)
         slope = float(model.coef_[0, 0])
     if slope <= 0:
         raise ValueError(
-            "The reward is not higher where labels say desirable, so no threshold suits. Check that the larger class of "
-            "labels means desirable, or label more outputs."
+            "The reward is not higher where labels say desirable, so no threshold suits. Check that the larger class "
+            "of labels means desirable, or label more outputs."
         )
     return float(center - scale * model.intercept_[0] / slope)
