@@ -141,7 +141,7 @@ def average(runs):
 def main(pairs=None, realign=None, size="small", store=None, out=None):
     """Run the benchmark, print its tables, and return their scores."""
     plan = SIZES[size]
-    warnings.filterwarnings("ignore", message="The block of .* has")
+    warnings.filterwarnings("ignore", message="The block of .* has|Found pooling='max'")
     samples, results = read_samples(pairs, realign, plan), {"features": {}, "offset": {}}
     texts = stack_outputs(samples["ParaDetox"](0)[0])
     results["cost"] = measure_cost(np.unique(texts)[: plan["texts"]], plan)
