@@ -58,8 +58,8 @@ def estimate_weight(X, sign, sample_weight, numbers, sides, rows=slice(None)):
     if any(len(np.unique(sides[half == number])) < 2 for number in (0, 1)):
         return 0.0
     read = np.arange(len(X))[rows][pairs]
-    outputs = _standardized(np.stack([X[read, first], X[read, 1 - first]], axis=1), weight)
-    pairs = _Pairs(_in_few_directions(outputs, weight), flip, sides, weight)
+    outputs = X[read[:, None], np.stack([first, 1 - first], axis=1)]
+    pairs = _Pairs(_in_few_directions(_standardized(outputs, weight), weight), flip, sides, weight)
     parts = [pairs.of(half == number) for number in (0, 1)]
     rewards = [_preliminary_reward(part) for part in parts]
     moments = [_moments(part, theta) for part, theta in zip(parts, rewards[::-1], strict=True)]
@@ -102,7 +102,8 @@ def _distinct_pairs(numbers, sides, sample_weight):
 
 def _standardized(outputs, weight):
     """Outputs (n_pairs, 2, n_features) around their mean and in units where differences have length 1."""
-    outputs -= np.average(outputs.mean(axis=1, dtype=np.float64), axis=0, weights=weight).astype(outputs.dtype)
+    shares = (weight / (2 * weight.sum())).astype(outputs.dtype)
+    outputs -= shares @ outputs[:, 0] + shares @ outputs[:, 1]
     differences = outputs[:, 0] - outputs[:, 1]
     lengths = np.einsum("ij,ij->i", differences, differences, dtype=np.float64)
     outputs /= outputs.dtype.type(np.sqrt(np.average(lengths, weights=weight)) or 1.0)
