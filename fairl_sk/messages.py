@@ -20,6 +20,17 @@ def column_names(X):
     return None if names is None or callable(names) else [str(name) for name in names]
 
 
+class TextTable(dict):
+    """Columns by name, which this package's readers take for a table."""
+
+    columns = property(list)
+
+    @classmethod
+    def of(cls, rows):
+        """A table of rows (prompt or None, output)."""
+        return cls(prompt=[prompt or "" for prompt, _ in rows], completion=[output for _, output in rows])
+
+
 def read_messages(value):
     """The value as a list of messages, or None if it is anything else."""
     if isinstance(value, (str, dict)) or not isinstance(value, Iterable):

@@ -12,6 +12,8 @@ return rewards of shape (n_outputs,), float64, higher is better. With p the prob
 
 Both are above 0 where p > 1/2, and rank outputs alike. Their STARC distances to a third reward differ: a probability
 hardly separates bad from worse. `describe` says which of them a figure is about.
+
+`ImplicitReward` is no such probability: it is a log-ratio of two language models, and reads prompts and pairs, too.
 """
 
 import inspect
@@ -28,8 +30,9 @@ from .device import torch_device
 from .features.batching import TokenizedTexts, run_batches, warn_of_truncation
 from .features.classifiers import CATEGORY_NAMES, find_head, load_classifier, load_detoxify
 from .features.loading import find_model, weights_sha256
+from .implicit.reward import ImplicitReward
 
-__all__ = ["ClassifierReward", "DetoxifyReward", "EstimatorReward"]
+__all__ = ["ClassifierReward", "DetoxifyReward", "EstimatorReward", "ImplicitReward"]
 
 _VARIANTS = ("original", "unbiased", "multilingual", "original-small", "unbiased-small")  # of Detoxify
 _MAX_KNOWN = 100_000  # texts whose logits a loaded model keeps

@@ -88,17 +88,6 @@ class TrainingTexts(NamedTuple):
         return cls(rows, paired, kind, has_prompts)
 
 
-class TextTable(dict):
-    """Columns by name, which this package's readers take for a table."""
-
-    columns = property(list)
-
-    @classmethod
-    def of(cls, rows):
-        """A table of rows (prompt or None, output)."""
-        return cls(prompt=[prompt or "" for prompt, _ in rows], completion=[output for _, output in rows])
-
-
 def check_sign(rewards, paired, y, pipeline):
     """Refuse a reward that prefers the wrong side of its own training data."""
     n_rows = len(rewards) // 2 if paired else len(rewards)

@@ -15,10 +15,10 @@ from .. import __version__
 from ..features.encoder import TransformerEmbedder
 from ..features.loading import MODEL_LOCK, find_model, import_transformers, load_model, load_weights, quiet_loading
 from ..features.templates import format_texts
-from ..messages import separate_prompt
+from ..messages import TextTable, separate_prompt
 from ..pairs import read_texts
 from ..warn import warn_user
-from .fitted import TextTable, TrainingTexts, check_sign, find_reader, flat_steps, is_finite
+from .fitted import TrainingTexts, check_sign, find_reader, flat_steps, is_finite
 
 TOLERANCE = 1e-4  # of rewards up to 1 in size, else of the largest: what a folder may differ by from its pipeline
 PAD = "<|fairl_sk_pad|>"  # a token of its own: where a text holds the pad token, native classes pool before it

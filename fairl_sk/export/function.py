@@ -7,9 +7,9 @@ import numpy as np
 
 from ..features.encoder import TransformerEmbedder
 from ..features.templates import check_template
-from ..messages import as_messages, join_prompt, separate_prompt, to_text
+from ..messages import TextTable, as_messages, join_prompt, separate_prompt, to_text
 from ..warn import warn_user
-from .fitted import TextTable, TrainingTexts, check_sign, find_reader, is_finite
+from .fitted import TrainingTexts, check_sign, find_reader, is_finite
 
 ALONE, JOIN = "{output}", "join"  # the two formats that are no templates of the user's
 

@@ -67,37 +67,46 @@ def run_batches(module, tokens, pool, device, *, batch_tokens=None, **options):
     tokens, padding included, but at least one text; half as many where memory ends. ``options`` go to ``forward``.
     On a CPU each thread runs a batch of its own, which is faster than to share the operations of small batches.
     """
-    order = np.argsort(-tokens.lengths, kind="stable")
-    n_threads = torch.get_num_threads() if device.type == "cpu" else 1
-    batch_tokens = batch_tokens or _default_batch_tokens(device, tokens.lengths, n_threads)
 
     def run(rows):
         ids, mask = tokens.pad(rows)
         attention_mask = None if mask.all() else mask.long().to(device)
         with torch.inference_mode():
             output = module(input_ids=ids.to(device), attention_mask=attention_mask, **options)
-            return rows, pool(output, mask.to(device)).float().cpu().numpy()
+            return pool(output, mask.to(device)).float().cpu().numpy()
 
+    return run_sorted(run, tokens.lengths, device, batch_tokens=batch_tokens)
+
+
+def run_sorted(run, lengths, device, *, batch_tokens=None, batch_size=None):
+    """Run a function of rows, the longest first, and yield rows and results, batch by batch; see `run_batches`.
+
+    A batch has at most ``batch_size`` texts, too.
+    """
+    order = np.argsort(-lengths, kind="stable")
+    n_threads = torch.get_num_threads() if device.type == "cpu" else 1
+    batch_tokens = batch_tokens or _default_batch_tokens(device, lengths, n_threads)
     n_before = torch.get_num_threads()
     threads = ThreadPoolExecutor(n_threads, initializer=torch.set_num_threads, initargs=(1,))
     try:
         while len(order):
             try:
-                for rows, results in threads.map(run, _split(tokens.lengths, order, batch_tokens)):
+                parts = list(_split(lengths, order, batch_tokens, batch_size))
+                for rows, results in zip(parts, threads.map(run, parts), strict=True):
                     yield rows, results
                     order = order[len(rows) :]
             except (RuntimeError, MemoryError) as error:
-                batch_tokens = _halve(batch_tokens, tokens.lengths[order[0]], error)
+                batch_tokens = _halve(batch_tokens, lengths[order[0]], error)
                 torch.cuda.empty_cache()
     finally:
         threads.shutdown(cancel_futures=True)
         torch.set_num_threads(n_before)
 
 
-def _split(lengths, order, batch_tokens):
+def _split(lengths, order, batch_tokens, batch_size):
     """Parts of the order whose padded texts have at most so many tokens, but at least one text."""
     while len(order):
-        size = max(1, int(batch_tokens // lengths[order[0]]))
+        size = max(1, min(int(batch_tokens // lengths[order[0]]), batch_size or len(order)))
         yield order[:size]
         order = order[size:]
 

@@ -8,8 +8,10 @@ import numpy as np
 from sklearn.utils import Bunch
 from tqdm.auto import tqdm
 
+from ..features.language import apply_chat_template, find_tokenizer
+from ..features.loading import import_transformers
 from ..messages import to_text
-from .models import LanguageModel, find_tokenizer, import_transformers
+from .models import LanguageModel
 
 
 def generate_completions(
@@ -119,7 +121,7 @@ class Prompts(NamedTuple):
         """Prompts, checked, and encoded by the tokenizer of these models, or the one that is given."""
         prompts = _check_prompts(prompts)
         conversational, tokenizer = not isinstance(prompts[0], str), find_tokenizer(models, tokenizer)
-        texts = [_apply_template(tokenizer, prompt) for prompt in prompts] if conversational else prompts
+        texts = [apply_chat_template(tokenizer, prompt) for prompt in prompts] if conversational else prompts
         ids = tokenizer(texts, add_special_tokens=not conversational, verbose=False)["input_ids"]
         for text, tokens in zip(texts, ids, strict=True):
             if not tokens:
@@ -144,14 +146,3 @@ def _check_prompts(prompts):
         if not isinstance(prompt, str) and prompt[-1]["role"] == "assistant":
             raise ValueError(f"Prompt {row} ends with a message of the assistant. Expected one of the user, to answer.")
     return prompts
-
-
-def _apply_template(tokenizer, messages):
-    if not tokenizer.chat_template:
-        found = "The tokenizer has no chat template for prompts of messages"
-        raise ValueError(f"{found}. Set tokenizer.chat_template, or give texts.")
-    try:
-        return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    except Exception as error:  # whatever a template raises
-        roles = ", ".join(message["role"] for message in messages)
-        raise ValueError(f"The chat template refuses messages with the roles {roles}: {error}") from error
