@@ -25,7 +25,17 @@ from sklearn.utils import InputTags, TransformerTags, _safe_indexing, check_rand
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_array, check_is_fitted, column_or_1d, validate_data
 
-from .messages import check_texts, column_names, join_prompt, join_prompts, read_messages, split_messages, to_text
+from .messages import (
+    TextTable,
+    check_texts,
+    column_names,
+    join_prompt,
+    join_prompts,
+    read_messages,
+    separate_prompt,
+    split_messages,
+    to_text,
+)
 
 __all__ = [
     "PairTransformer",
@@ -289,6 +299,20 @@ def make_pairs(chosen, rejected, *, random_state=None):
     swapped = check_random_state(random_state).permutation(len(X)) < len(X) // 2
     X[swapped] = X[swapped][:, ::-1]
     return X, np.where(swapped, 0, 1)
+
+
+def split_pairs(X):
+    """The outputs of pairs as `stack_outputs` orders them, but a table stays one, with its prompts apart."""
+    names = column_names(X)
+    if names is None or not {"chosen", "rejected"} <= set(names):
+        return stack_outputs(X)
+    chosen, rejected = (_text_column(X, side) for side in ("chosen", "rejected"))
+    prompts = _text_column(X, "prompt") if "prompt" in names else [None] * len(chosen)
+    rows = zip(prompts, zip(chosen, rejected, strict=True), strict=True)
+    outputs = TextTable.of([separate_prompt(prompt, output) for prompt, outputs in rows for output in outputs])
+    others = set(names) - {"chosen", "rejected", "prompt", "completion"}
+    outputs.update({name: [value for value in X[name] for _ in range(2)] for name in others})
+    return outputs
 
 
 # -------------------------------------------------------------------------------------------------- labels

@@ -131,6 +131,35 @@ def test_explicit_prompt_rewards_and_labels(tmp_path):
     assert chosen_first(bunch, bunch.reference_reward) == [(1, 0), (1, 0)]
 
 
+LOGPS = ["chosen_logps", "rejected_logps", "ref_chosen_logps", "ref_rejected_logps"]
+
+
+@pytest.mark.parametrize("names", [LOGPS, ["c", "r", "base c", "base r"]])
+def test_log_probabilities_that_others_wrote_are_implicit_rewards(tmp_path, names):
+    rows = [(-1.0, -8, -2.5, -7), (-3, -4, -3.5, "-5"), (-1, None, -1, -2)]
+    records = [
+        {"chosen": f"a{n}", "rejected": f"b{n}", **dict(zip(names, row, strict=True))} for n, row in enumerate(rows)
+    ]
+    options = {} if names is LOGPS else {"logps_columns": names}
+    bunch = load_jsonl(tmp_path, records, **options)
+    rewards = chosen_first(bunch, bunch.implicit_rewards)
+    assert rewards[:2] == [(1.5, -1), (0.5, 1)] and rewards[2][0] == 0 and np.isnan(rewards[2][1])
+    assert bunch.log_probs.shape == (3, 2, 2)
+    assert chosen_first(bunch, bunch.log_probs[..., 1]) == [(-2.5, -7), (-3.5, -5), (-1, -2)]
+    base_only = [{name: value for name, value in record.items() if name not in names[:2]} for record in records]
+    if names is LOGPS:
+        bunch = load_jsonl(tmp_path, base_only)
+        assert bunch.implicit_rewards is None and np.isnan(bunch.log_probs[..., 0]).all()
+    else:
+        with pytest.raises(ValueError, match="no column \\['c', 'r'\\]"):
+            load_jsonl(tmp_path, base_only, **options)
+        with pytest.raises(ValueError, match="logps_columns is 'c', but expected 4 names, of chosen_logps, "):
+            load_jsonl(tmp_path, records, logps_columns="c")
+    for bad in (0.5, "-inf", "low"):
+        with pytest.raises(ValueError, match="line 1: chosen_logps is .*expected a (log-probability|number)"):
+            load_jsonl(tmp_path, [{**records[0], names[0]: bad}, *records[1:]], **options)
+
+
 def message(role, content):
     return {"role": role, "content": content}
 

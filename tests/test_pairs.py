@@ -18,7 +18,7 @@ from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, OrdinalEnc
 from sklearn.utils import get_tags
 
 from fairl_sk import MaxEntropyIRL, PairTransformer, check_pairs, make_pairs
-from fairl_sk.pairs import is_pairs, preference_sign, stack_outputs
+from fairl_sk.pairs import is_pairs, preference_sign, read_texts, split_pairs, stack_outputs
 
 
 @given(arrays(st.sampled_from([np.float32, np.float64, np.int64]), array_shapes(min_dims=3, max_dims=3), elements=None))
@@ -77,6 +77,27 @@ def test_tables_of_texts():
     for X in (["a", "b"], np.zeros((3, 2))):
         with pytest.raises(ValueError, match="Expected pairs"):
             stack_outputs(X)
+
+
+ASK, WELL, ILL = ({"role": role, "content": text} for role, text in (("user", "hi"), ("assistant", "a"), ("user", "b")))
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": "hi", "chosen": "a", "rejected": "b"},
+        {"prompt": [ASK], "chosen": [WELL], "rejected": [ILL]},
+        {"prompt": "hi", "chosen": [ASK, WELL], "rejected": [ASK, ILL]},
+        {"chosen": [ASK, WELL], "rejected": [ASK, ILL]},
+        {"chosen": "hi\n\na", "rejected": "hi\n\nb"},
+    ],
+)
+def test_outputs_of_a_table_keep_their_prompts_apart(row):
+    table = pd.DataFrame([{**row, "other": 1}] * 2)
+    outputs = split_pairs(table)
+    assert not is_pairs(outputs) and outputs["other"] == [1] * 4
+    assert read_texts(outputs).tolist() == stack_outputs(table).tolist() == ["hi\n\na", "hi\n\nb"] * 2
+    assert ("prompt" not in row) or all(outputs["prompt"])
 
 
 def test_conversations_outside_a_table_are_refused():

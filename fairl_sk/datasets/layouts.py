@@ -12,6 +12,7 @@ _TOXIC_COLUMN = re.compile(r"toxic|en_toxic_comment")
 _NEUTRAL_COLUMN = re.compile(r"neutral\d*|en_neutral_comment")
 _REWARD_COLUMNS = (("chosen_reward", "rejected_reward"), ("score_chosen", "score_rejected"))
 _LABEL_COLUMNS = ("chosen_label", "rejected_label")
+LOGPS_COLUMNS = ("chosen_logps", "rejected_logps", "ref_chosen_logps", "ref_rejected_logps")  # TRL's names
 _SPEAKER = "\n\nAssistant:"
 _TURN = re.compile(r"(?:\A|\n\n)(?:Human|Assistant):")
 
@@ -24,6 +25,7 @@ class Row(NamedTuple):
     label: Any = None
     rewards: Any = None
     output_labels: Any = None
+    log_probs: Any = None  # of chosen and rejected, by the aligned and by the base model
     source: int = 0  # number of the record, from 0
 
 
@@ -47,6 +49,15 @@ class Record(dict):
             wanted = " or ".join(map(str, expected)) or "a number or nothing"
             raise ValueError(f"{column} is {value!r}, but expected {wanted}.")
         return np.nan if value is None else value
+
+    def log_prob(self, column):
+        """The log-probability in a column; NaN if it is empty."""
+        value = self.number(column)
+        if value > 0 or value == -np.inf:
+            raise ValueError(
+                f"{column} is {value!r}, but expected a log-probability of the output: a finite number, at most 0."
+            )
+        return value
 
 
 def canonical_label(value):
@@ -77,7 +88,19 @@ def _read_preference(record, columns):
     rewards = scores and [record.number(column) for column in scores]
     has_labels = set(_LABEL_COLUMNS) <= set(columns)
     labels = [record.number(column, expected=(0, 1)) for column in _LABEL_COLUMNS] if has_labels else None
-    return [Row(tuple(texts), prompt or "", rewards=rewards, output_labels=labels)]
+    return [
+        Row(tuple(texts), prompt or "", rewards=rewards, output_labels=labels, log_probs=_log_probs(record, columns))
+    ]
+
+
+def _log_probs(record, columns):
+    """Log-probabilities ((chosen by the aligned, by the base model), (rejected ...)), NaN where columns lack."""
+    aligned, base = LOGPS_COLUMNS[:2], LOGPS_COLUMNS[2:]
+    known = {side for side in (aligned, base) if set(side) <= set(columns)}
+    if not known:
+        return None
+    values = [[record.log_prob(name) for name in side] if side in known else [np.nan] * 2 for side in (aligned, base)]
+    return list(zip(*values, strict=True))
 
 
 def _split_sides(prompt, chosen, rejected):

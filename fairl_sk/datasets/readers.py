@@ -8,7 +8,7 @@ import numpy as np
 from sklearn.utils import Bunch, check_random_state
 
 from .files import check_path, read_records
-from .layouts import LAYOUTS, Record, canonical_label
+from .layouts import LAYOUTS, LOGPS_COLUMNS, Record, canonical_label
 from .rows import draw_sides, group_rows, swap_sides
 
 _REASONS = ("empty text", "identical sides", "duplicate", "contradiction", "no rewrite", "no label")
@@ -20,6 +20,7 @@ def load_preferences(
     format="auto",
     text_column=None,
     label_column=None,
+    logps_columns=None,
     desirable=None,
     quoted=True,
     shuffle_sides=True,
@@ -39,6 +40,9 @@ def load_preferences(
         What the columns mean: ParaDetox's [1]_, TRL's preference or TRL's unpaired layout. "auto" finds it out.
     text_column, label_column : str, default=None
         The columns of an unpaired file; None means "completion" and "label". Either one selects "unpaired".
+    logps_columns : sequence of 4 str, default=None
+        Columns of log-probabilities of the chosen and the rejected output by the aligned model, then by the base model.
+        None: TRL's names, "chosen_logps", "rejected_logps", "ref_chosen_logps" and "ref_rejected_logps", if there.
     desirable : value or list of values, default=None
         The labels of desirable outputs in an unpaired file, such as ``2`` or ``["neither", "fine"]``. None takes the
         greater of two numbers or booleans.
@@ -63,6 +67,10 @@ def load_preferences(
         - groups : ndarray of shape (n_pairs,) of int, equal where prompts or rejected texts are: never split a group
         - reference_reward : ndarray of shape (n_pairs, 2), NaN where empty; None without such columns
         - output_labels : ndarray of shape (n_pairs, 2), 1 = desirable, 0 = not; None without such columns
+        - log_probs : ndarray of shape (n_pairs, 2, 2), of both outputs by the aligned and the base model, NaN where
+          empty; None without such columns
+        - implicit_rewards : ndarray of shape (n_pairs, 2), log-probability by the aligned model minus that by the base
+          model; None unless both have columns
         - dropped : dict of str to int, the number of rows left out, by reason
         - source_index : ndarray of shape (n_pairs,), the record of the file a row comes from, from 0
         - format, provenance, DESCR : str, dict and str, the layout, the file's name and the parameters, a summary
@@ -93,8 +101,11 @@ def load_preferences(
     names = {column: name for column, name in columns if name is not None}
     if names and format not in ("auto", "unpaired"):
         raise ValueError(f"text_column and label_column go with format='unpaired', but format is {format!r}.")
+    wanted = "unpaired" if names else format if logps_columns is None else "preference"
+    if logps_columns is not None:
+        names.update(_check_logps(logps_columns))
     records = [(where, _rename(path, where, values, names)) for where, values in records]
-    format = _find_layout(path, list(records[0][1]), "unpaired" if names else format)
+    format = _find_layout(path, list(records[0][1]), wanted)
     if desirable is not None and format != "unpaired":
         found = f"desirable is {desirable!r}, but {path} was read as pairs (format {format!r})"
         raise ValueError(f"{found}. Leave it out, or select other columns with text_column and label_column.")
@@ -112,6 +123,14 @@ def load_preferences(
         found += f"output with both labels) and were all dropped; the first are {first}"
         warnings.warn(f"{path}: {found}. Decide which of them hold and delete the others.", stacklevel=2)
     return _bunch(path, kept, dropped, format, check_random_state(random_state), shuffle_sides, provenance)
+
+
+def _check_logps(columns):
+    """Names of the columns of log-probabilities by the layout's names."""
+    if isinstance(columns, str) or len(columns) != len(LOGPS_COLUMNS):
+        expected = f"{len(LOGPS_COLUMNS)} names, of {', '.join(LOGPS_COLUMNS)}"
+        raise ValueError(f"logps_columns is {columns!r}, but expected {expected}.")
+    return dict(zip(LOGPS_COLUMNS, columns, strict=True))
 
 
 def generation_settings(record):
@@ -227,6 +246,8 @@ def _bunch(path, rows, dropped, format, rng, shuffle_sides, provenance):
         values = [getattr(row, name) for row in rows]
         return None if values[0] is None else swap_sides(np.array(values, dtype=dtype), swap)
 
+    log_probs = column("log_probs", float)
+    rewards = None if log_probs is None else log_probs[..., 0] - log_probs[..., 1]
     left_out = ", ".join(f"{count} {reason}" for reason, count in dropped.items() if count) or "nothing"
     return Bunch(
         data=texts[:, 0] if format == "unpaired" else swap_sides(texts, swap),
@@ -235,6 +256,8 @@ def _bunch(path, rows, dropped, format, rng, shuffle_sides, provenance):
         groups=groups,
         reference_reward=column("rewards", float),
         output_labels=column("output_labels", int),
+        log_probs=log_probs,
+        implicit_rewards=None if rewards is None or np.isnan(rewards).all() else rewards,
         dropped=dropped,
         source_index=np.array([row.source for row in rows]),
         format=format,

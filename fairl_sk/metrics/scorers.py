@@ -7,7 +7,7 @@ import numpy as np
 from sklearn.base import BaseEstimator
 from sklearn.utils.metadata_routing import UNUSED
 
-from ..pairs import is_pairs, preference_sign, read_texts, stack_outputs
+from ..pairs import is_pairs, preference_sign, read_texts, split_pairs, stack_outputs
 from .distances import check_norm, starc_distance
 from .outputs import output_auc_score, output_f1_score
 from .pairs import pair_accuracy, pair_log_loss
@@ -15,8 +15,10 @@ from .pairs import pair_accuracy, pair_log_loss
 
 def output_rewards(estimator, X):
     """Reward of each output by a fitted estimator: shape (n_pairs, 2) for pairs, (n_outputs,) for outputs."""
+    if hasattr(estimator, "output_rewards"):
+        return np.asarray(estimator.output_rewards(X))
     if is_pairs(X):
-        return _decide(estimator, stack_outputs(X)).reshape(-1, 2)
+        return _decide(estimator, split_pairs(X)).reshape(-1, 2)
     return _decide(estimator, X)
 
 
@@ -93,11 +95,15 @@ class StarcScorer(_Scorer):
             )
         rewards = output_rewards(estimator, X)
         if reference_reward is None:
-            texts = read_texts(X)
-            outputs = stack_outputs(X) if is_pairs(X) else X if texts is None else texts
-            reference_reward = np.reshape(self.reference(outputs), rewards.shape)
+            reference_reward = np.reshape(self._ask_reference(X), rewards.shape)
         groups = self.groups if groups is None else groups
         return -starc_distance(rewards, reference_reward, groups=groups, sample_weight=sample_weight, norm=self.norm)
+
+    def _ask_reference(self, X):
+        if hasattr(self.reference, "output_rewards"):  # it reads prompts
+            return self.reference.output_rewards(X)
+        texts = read_texts(X)
+        return self.reference(stack_outputs(X) if is_pairs(X) else X if texts is None else texts)
 
 
 pair_accuracy_scorer = PairScorer(pair_accuracy)
