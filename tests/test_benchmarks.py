@@ -31,6 +31,7 @@ def test_every_benchmark_is_tested():
         "bench_search",
         "gpu",
         "identify",
+        "implicit_cost",
         "paper",
         "paper_data",
         "paper_learners",
@@ -208,6 +209,13 @@ def test_bench_encoder(capsys, tmp_path):
     assert len(written["aims"]) >= 9
     for aim in written["aims"]:
         assert f"{aim['value']} ({aim['aim']}): {'reached' if aim['reached'] else 'MISSED'}" in shown
+
+
+def test_implicit_cost(capsys):
+    result = load("implicit_cost").main(size="smoke", vocabulary=600)
+    best = {side: min(seconds) for side, seconds in result["seconds"].items()}
+    assert result["ratio"] == best["reward"] / best["plain"] and result["outputs"] == 40
+    assert f"two plain passes: {result['ratio']:.2f}" in capsys.readouterr().out
 
 
 def test_mixed_lengths():

@@ -233,7 +233,12 @@ def test_chunks_of_positions_and_whole_logits_agree(kind, monkeypatch, tokenizer
     reward = ImplicitReward(aligned, base, tokenizer=tokenizer)
     expected = reward.output_rewards(TABLE)
     monkeypatch.setattr("fairl_sk.implicit.scoring._CHUNK", 2 * len(SPECIAL + WORDS))
+    monkeypatch.setattr("fairl_sk.implicit.scoring._LEAST_POSITIONS", 2)
+    positions = []
+    for model in (base, aligned):
+        model.get_output_embeddings().register_forward_hook(lambda *given: positions.append(given[2].shape))
     np.testing.assert_allclose(reward.output_rewards(TABLE), expected, atol=1e-5)
+    assert all(len(shape) == 3 or shape[0] <= 2 for shape in positions)  # others: the check of the model
     for model in (base, aligned):
         model.register_forward_hook(_double_logits)
     doubled = reward.output_rewards(TABLE)

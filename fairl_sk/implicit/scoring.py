@@ -13,8 +13,11 @@ from ..features.store import EmbeddingStore, StoreError, text_keys
 from ..warn import warn_user
 
 _FLUSH_SECONDS = 5.0  # between two writes to the store
-_CHUNK = 2**24  # logits that are in memory at once where the head runs on its own
-_BATCH = 2**27  # the same where a model makes all logits of a batch
+_N_PROBED = 8  # tokens on which a model is checked
+_CHUNK = 2**20  # logits that are made at once where the head runs on its own: such a number stays in a CPU's cache
+_GPU_CHUNK = 2**26  # the same on a GPU
+_LEAST_POSITIONS = 64  # of a chunk: each reads all weights of the head
+_BATCH = 2**27  # logits of a batch where a model makes all of them
 
 
 class Settings(NamedTuple):
@@ -156,7 +159,7 @@ class _Pass:
 
     def _head_is_all(self, model, inner):
         """Check on a text that the model is causal; whether body and head give its logits, without a last step."""
-        ids = torch.from_numpy(self.outputs.ids[0])[None].to(self.module.device)
+        ids = torch.from_numpy(self.outputs.ids[0][:_N_PROBED])[None].to(self.module.device)
         with torch.inference_mode():
             logits = self.module(input_ids=ids, use_cache=False).logits[:, -ids.shape[1] :]
             before = self.module(input_ids=ids[:, :-1], use_cache=False).logits[:, 1 - ids.shape[1] :]
@@ -189,7 +192,11 @@ class _Pass:
             if self.body is None:
                 found = _log_softmax(output.logits[:, -ids.shape[1] : -1][asked][:, : self.n_vocabulary], targets)
             else:
-                hidden, n_rows = output.last_hidden_state[:, :-1][asked], max(1, _CHUNK // self.n_vocabulary)
+                size = _CHUNK if device.type == "cpu" else _GPU_CHUNK
+                hidden, n_rows = (
+                    output.last_hidden_state[:, :-1][asked],
+                    max(_LEAST_POSITIONS, size // self.n_vocabulary),
+                )
                 chunks = zip(hidden.split(n_rows), targets.split(n_rows), strict=True)
                 found = torch.cat([_log_softmax(self.head(h)[:, : self.n_vocabulary], t) for h, t in chunks])
             n_tokens = (ends - starts)[:, 0]
@@ -203,8 +210,7 @@ class _Pass:
 
 
 def _log_softmax(logits, targets):
-    logits = logits.float()
-    return logits.gather(1, targets[:, None])[:, 0] - logits.logsumexp(dim=1)
+    return -torch.nn.functional.cross_entropy(logits.float(), targets, reduction="none")
 
 
 def _check_tokens(model, module, outputs, n_vocabulary):
