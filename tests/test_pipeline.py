@@ -137,7 +137,9 @@ def test_labels_without_routing_go_by_the_steps_name(detox, pipeline):
     np.testing.assert_allclose(fitted["irl"].coef_, by_hand.coef_, atol=1e-8)
 
 
-@pytest.mark.parametrize("learner", [MaxEntropyIRL(), FailureAwareIRL(hidden_layer_sizes=(4,), n_rounds=5)])
+@pytest.mark.parametrize(
+    "learner", [MaxEntropyIRL(), FailureAwareIRL(hidden_layer_sizes=(4,), n_rounds=5, random_state=0)]
+)
 def test_skops_saves_the_whole_pipeline(detox, text_features, learner, tmp_path):
     pipeline = make_pipeline(text_features, learner).fit(detox.data, detox.target)
     skops.io.dump(pipeline, tmp_path / "reward.skops")
