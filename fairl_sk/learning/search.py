@@ -61,7 +61,7 @@ class Fold:
 
 
 def fit_candidates(candidates, fold):
-    """Fit all candidates on one fold; yields each when it is finished, so that a caller can score it and drop it."""
+    """Fit all candidates on one fold; yields each when it is finished."""
     groups = {}
     for candidate in candidates:
         if candidate.trains_alone:

@@ -102,9 +102,11 @@ class SearchCV(PairClassifier):
             ):
                 for train, test in splits:
                     given = (None if values is None else values[train] for values in (sign, weight, labels, y))
-                    fold = Fold(X, train, *given, self.classes_)
-                    _run_fold(estimators, fold, _on_fold(scorer, X, y, score_params, test), results, bar)
-                    del fold
+                    candidates = [Candidate(number, estimator) for number, estimator in enumerate(estimators)]
+                    for _ in fit_candidates(candidates, Fold(X, train, *given, self.classes_)):
+                        bar.update()
+                    # the fold is freed before the test rows are copied
+                    _score_fold(candidates, _on_fold(scorer, X, y, score_params, test), results)
         except KeyboardInterrupt:
             self._keep_finished_folds(results)
             raise
@@ -241,10 +243,9 @@ def _on_fold(scorer, X, y, params, test):
     return lambda estimator: scorer(estimator, X, y, **params)
 
 
-def _run_fold(estimators, fold, score, results, bar):
-    """Fit and score all candidates on a fold."""
-    candidates = [Candidate(number, estimator) for number, estimator in enumerate(estimators)]
-    for candidate in fit_candidates(candidates, fold):
+def _score_fold(candidates, score, results):
+    """Score all candidates of a fold."""
+    for candidate in candidates:
         start = time.perf_counter()
         try:
             if candidate.error is not None:
@@ -255,8 +256,6 @@ def _run_fold(estimators, fold, score, results, bar):
         else:
             results.add(candidate.number, scores, candidate.seconds, time.perf_counter() - start)
             results.gaps.append(candidate.fitted.dual_gap_)
-        candidate.fitted = None
-        bar.update()
     results.n_finished += 1
 
 
