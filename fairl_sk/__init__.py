@@ -4,6 +4,7 @@ from .diagnosis.inspection import inspect_failures
 from .diagnosis.uncertainty import LaplaceReward
 from .features.encoder import TransformerEmbedder
 from .features.text import TextFeatures
+from .learning.distilled import DistilledIRL
 from .learning.estimators import FailureAwareIRL, MaxEntropyIRL, MaxMarginIRL
 from .learning.offset import calibrate_offset
 from .learning.schedules import ConstantSchedule, CosineSchedule, ExponentialSchedule, LinearSchedule
@@ -15,6 +16,7 @@ __version__ = "0.1.0"
 __all__ = [
     "ConstantSchedule",
     "CosineSchedule",
+    "DistilledIRL",
     "ExponentialSchedule",
     "FailureAwareIRL",
     "FailureAwareIRLCV",
