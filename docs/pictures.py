@@ -5,6 +5,7 @@ from pathlib import Path
 
 import matplotlib
 import matplotlib.pyplot as plt
+import numpy as np
 
 import fairl_sk
 from fairl_sk import FailureAwareIRL
@@ -18,17 +19,17 @@ BASICS = ("pairs", "messages", "device", "extras", "warn")  # every room may imp
 ROOMS = {  # where a room is drawn (x, y), and what it is
     "cli": (3.4, 6.9, "the command fairl-sk"),
     "audit": (6.6, 5.7, "fit, measure, report"),
-    "rewards": (0.9, 4.2, "ground truths"),
+    "rewards": (0.9, 5.1, "ground truths"),
     "export": (2.8, 4.2, "to TRL"),
     "generate": (4.7, 4.2, "pairs from\ntwo models"),
     "diagnosis": (7.2, 4.2, "uncertainty,\nhard pairs"),
     "plot": (9.1, 4.2, "displays"),
-    "implicit": (0.9, 2.9, "rewards of\nlanguage models"),
-    "features": (2.2, 1.5, "texts to vectors"),
+    "implicit": (0.9, 3.8, "rewards of\nlanguage models"),
+    "features": (2.2, 1.3, "texts to vectors"),
     "datasets": (4.7, 2.2, "files, corpora"),
-    "learning": (7.2, 2.9, "the estimators"),
-    "metrics": (7.2, 1.5, "scores, STARC"),
-    "failures": (9.1, 1.5, "failure detectors"),
+    "learning": (7.2, 2.6, "the estimators"),
+    "metrics": (7.2, 1.3, "scores, STARC"),
+    "failures": (9.1, 1.3, "failure detectors"),
 }
 
 
@@ -97,7 +98,8 @@ def draw_rooms():
         for other in direct - set().union(*(reached(between, imports) for between in direct)):
             to_x, to_y, _ = ROOMS[other]
             arrow = {"arrowstyle": "-|>", "color": "0.35", "lw": 1.3, "shrinkA": 0, "shrinkB": 0}
-            ax.annotate("", (to_x + 0.2 * (x - to_x), to_y + 0.45), (x, y - 0.45), arrowprops=arrow, zorder=1)
+            end = to_x + np.clip(0.2 * (x - to_x), -0.7, 0.7)  # arrows to one room do not all end at one point
+            ax.annotate("", (end, to_y + 0.45), (x, y - 0.45), arrowprops=arrow, zorder=1)
     ax.add_patch(plt.Rectangle((0.05, 0.05), 9.9, 0.75, fc="0.94", ec="0.6"))
     ax.text(5, 0.42, f"{', '.join(BASICS)}:  every room may import these", ha="center", va="center", size=11)
     ax.set(xlim=(0, 10), ylim=(0, 7.4))
