@@ -14,6 +14,8 @@ import click
 from . import __version__
 from .device import ran_out_of_memory
 
+NO_ENCODER = "none"  # as --encoder
+
 
 def main(argv=None):
     """Run the command line.
@@ -154,16 +156,23 @@ def commands():
 @of_reference("--nontoxic-label", metavar="NAME", help="Its label for non-toxic texts.")
 @of_reference("--reference-output", metavar="NAME", help="Its reward: logit or probability. [default: logit]")
 @of_reference("--reference-config", "config_folder", metavar="DIR", help="Folder with config.json and tokenizer.")
-@of_features("--encoder", metavar="MODEL", help="minilm or a model. [default: TF-IDF and SVD]")
+@of_features("--encoder", metavar="MODEL", help="minilm, a model, or none. [default: minilm, if installed]")
 @of_features("--pooling", needs="encoder", metavar="NAME", help="mean, last, cls or max. [default: mean]")
 @of_features("--store", needs="encoder", metavar="DIR", help="Keep embeddings in this folder, and reuse them.")
 @of_features("--device", metavar="NAME", help="Where models run: cpu, cuda or auto. [default: cpu]")
-@of_features("--components", type=click.IntRange(1), metavar="N", help="Dimensions of the SVD. [default: 256]")
+@of_features(
+    "--components",
+    type=click.IntRange(0),
+    default=200,
+    metavar="N",
+    help="Features of words, and of characters; 0: neither. [default: 200]",
+)
 def audit(**options):
     """Fit, measure and save the reward that pairs of texts express.
 
-    PAIRS is a TSV, CSV, JSON Lines or Parquet file of preferences. Without it, the package writes its own pairs. The
-    three learners are measured on held-out groups. Tables, pictures and the fitted pipelines are written.
+    PAIRS is a TSV, CSV, JSON Lines or Parquet file of preferences. Without it, the package writes its own pairs. Texts
+    become features by an encoder, by their words and by their characters. Three learners are tuned, and measured on
+    held-out groups. Tables, pictures and the fitted pipelines are written.
 
     A model is a folder, or the name of a model on the Hugging Face hub. A ground-truth reward is a classifier of texts:
     detoxify or detoxify:VARIANT, a checkpoint of it (FILE.ckpt), a scikit-learn pipeline (FILE.skops), or a model.
@@ -177,8 +186,7 @@ def audit(**options):
         result = audit(
             _load(options),
             reference=None if options.reference is None else _reference(options),
-            features=None if options.encoder is None else _encoder(options),
-            n_components=options.components or 256,
+            features=_features(options),
             random_state=options.seed,
             verbose=not options.quiet,
         )
@@ -205,17 +213,23 @@ def _load(options):
     return load_preferences(options.pairs, random_state=options.seed, **given)
 
 
-def _encoder(options):
-    from .features.encoder import TransformerEmbedder
+def _features(options):
+    """The encoder, the n-grams of words and characters, or both."""
+    from .features import TextFeatures, TransformerEmbedder
 
-    return TransformerEmbedder(
-        options.encoder,
-        pooling=options.pooling or "mean",
-        normalize=True,  # the learners' alpha then means the same for every encoder
-        device=options.device or "cpu",
-        store=options.store,
-        verbose=not options.quiet,
-    )
+    encoder = None
+    if options.encoder != NO_ENCODER:
+        encoder = TransformerEmbedder(
+            options.encoder,
+            pooling=options.pooling or "mean",
+            normalize=True,  # the learners' alpha then means the same for every encoder
+            device=options.device or "cpu",
+            store=options.store,
+            verbose=not options.quiet,
+        )
+    if options.components == 0:
+        return encoder
+    return TextFeatures(encoder, n_components=options.components, random_state=options.seed)
 
 
 def _kind(reference):
@@ -226,9 +240,17 @@ def _kind(reference):
 
 
 def _check_models(options):
-    """Refuse options that the encoder or the kind of reference does not read, and a classifier without a label."""
-    if options.encoder is not None and options.components is not None:
-        raise ValueError("Found --components and --encoder. Expected one: --components is about TF-IDF features.")
+    """Choose the encoder. Refuse options that it or the reference does not read, and a classifier without a label."""
+    if options.encoder is None:
+        from .features.loading import MINILM, has_minilm
+
+        options.encoder = MINILM if has_minilm() else NO_ENCODER
+    if options.encoder == NO_ENCODER:
+        if options.components == 0:
+            raise ValueError("Found --components 0 without an encoder. Expected one of them: no features are left.")
+        for name in ("pooling", "store"):
+            if getattr(options, name) is not None:
+                raise ValueError(f"Found --{name} with --encoder none. Expected a model as --encoder.")
     kind = None if options.reference is None else _kind(options.reference)
     found = f"Found --reference {options.reference}"
     labels = [name for name in ("toxic", "nontoxic") if getattr(options, f"{name}_label") is not None]
@@ -243,7 +265,7 @@ def _check_models(options):
         )
     if options.config_folder is not None and kind != "detoxify":
         raise ValueError(f"{found} with --reference-config. Expected detoxify or a FILE.ckpt: others bring their own.")
-    if options.device is not None and options.encoder is None and kind in (None, "saved"):
+    if options.device is not None and options.encoder == NO_ENCODER and kind in (None, "saved"):
         raise ValueError("Found --device without a model that could run there: name one as --encoder or --reference.")
 
 

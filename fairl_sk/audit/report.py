@@ -91,7 +91,8 @@ def write_audit(result, folder):
     """
     folder = Path(folder)
     rows = {name: [_plain(row) for row in result[name]] for name in ("table", "kinds", "subtypes", "failures")}
-    document = rows | {"uncertainty": result.uncertainty, "settings": result.settings}
+    choice = {**result.choice, "differences": [_plain(row) for row in result.choice["differences"]]}
+    document = {"choice": choice} | rows | {"uncertainty": result.uncertainty, "settings": result.settings}
     texts = ("output",) if result.settings["rows_are"] == "outputs" else ("preferred", "other")
     with tempfile.TemporaryDirectory(dir=folder, prefix=".writing-") as temporary:
         temporary = Path(temporary)
@@ -161,13 +162,19 @@ def _draw(result, folder):
 def _without_run_parameters(pipeline):
     """A copy in which this package's estimators have the default store, device and progress bars."""
     copied = copy.deepcopy(pipeline)
-    parameters = copied.get_params() | {"": copied}
-    defaults = {}
-    for name in parameters:
-        owner, _, parameter = name.rpartition("__")
-        if parameter in RUN_PARAMETERS and type(parameters[owner]).__module__.startswith("fairl_sk."):
-            defaults[name] = RUN_PARAMETERS[parameter]
-    return copied.set_params(**defaults)
+    for estimator in _estimators_in(copied):
+        if type(estimator).__module__.startswith("fairl_sk."):
+            names = RUN_PARAMETERS.keys() & estimator.get_params(deep=False).keys()
+            estimator.set_params(**{name: RUN_PARAMETERS[name] for name in names})
+    return copied
+
+
+def _estimators_in(estimator):
+    """An estimator, its parts, and the fitted copies of them that it holds."""
+    yield estimator
+    for part in [*estimator.get_params().values(), *vars(estimator).values()]:
+        if isinstance(part, BaseEstimator):
+            yield from _estimators_in(part)
 
 
 def load_pipeline(path):

@@ -1,4 +1,4 @@
-"""The audit: hold out whole groups, fit the three learners, measure them. The result is plain data without layout."""
+"""The audit: hold out whole groups, tune three learners, measure them. The result is plain data without layout."""
 
 import platform
 import sys
@@ -11,17 +11,17 @@ import numpy as np
 import scipy
 import sklearn
 import torch
-from sklearn.decomposition import TruncatedSVD
-from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.model_selection import GroupShuffleSplit
-from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.pipeline import Pipeline
 from sklearn.utils import Bunch, check_scalar
 
 from .. import __version__, metrics
 from ..datasets import make_detox_preferences
 from ..diagnosis import LaplaceReward, ambiguity
-from ..learning.estimators import FailureAwareIRL, MaxEntropyIRL, MaxMarginIRL
-from ..pairs import PairTransformer, preference_sign, stack_outputs
+from ..features import TextFeatures, TransformerEmbedder
+from ..features.loading import has_minilm
+from ..pairs import preference_sign, stack_outputs
+from .choice import choose, fit_tuned
 
 MEASURES = ("pair_accuracy", "output_f1", "output_auc", "label_f1", "label_auc", "starc")
 KINDS = ("T->NT", "NT->NT", "T->T", "NT->T")  # rejected -> chosen; T: toxic, NT: not toxic
@@ -39,14 +39,17 @@ def audit(
     *,
     reference=None,
     features=None,
-    n_components=256,
+    n_components=200,
     test_size=0.25,
     n_resamples=1000,
     n_shuffles=20,
     random_state=0,
     verbose=0,
 ):
-    """Fit the three learners on pairs of texts and measure them on held-out groups.
+    """Tune three learners on pairs of texts, measure them on held-out groups, and say which one to use.
+
+    `MaxEntropyIRL`, `MaxMarginIRL` and `FailureAwareIRL` choose alpha, and the last one whether to learn from failures,
+    by cross-validation over the training groups. The defaults are kept where a class has fewer than five groups.
 
     Parameters
     ----------
@@ -58,10 +61,10 @@ def audit(
         Ground-truth reward, such as one of `fairl_sk.rewards`: texts (n,) -> rewards (n,), positive if desirable.
         Its methods ``describe`` and ``subtypes`` are used if it has them. None: ``data.reference_reward``, if any.
     features : transformer, default=None
-        From texts to features: a `TransformerEmbedder`, or a `PairTransformer` around any transformer of texts.
-        None: TF-IDF of words and word pairs, then a truncated SVD.
-    n_components : int >= 1, default=256
-        Number of features after the SVD.
+        From texts to features: `TextFeatures`, `TransformerEmbedder`, or a `PairTransformer` around any transformer of
+        texts. None: `TextFeatures` of words and characters, joined with MiniLM if the extra ``text`` is installed.
+    n_components : int >= 1, default=200
+        With ``features=None``: number of features of words, and of characters.
     test_size : float in (0, 1), default=0.25
         Share of the groups that is held out.
     n_resamples : int, default=1000
@@ -76,6 +79,7 @@ def audit(
     Returns
     -------
     result : Bunch
+        ``choice`` (which reward to ``use``: the simplest that is not surely worse than the ``best`` on held-out rows),
         ``table`` (a dict per reward, with a `BootstrapInterval` per measure), ``kinds`` (accuracy per kind of pair),
         ``subtypes`` (AUC per sub-type of toxic output), ``uncertainty`` (undecided pairs and uncertain outputs),
         ``failures`` (the hardest rows), ``pipelines`` (fitted), ``margins`` (held out) and ``settings``.
@@ -99,14 +103,12 @@ def audit(
     train, test = _split(data, test_size, random_state)
     held = _held_out(data, test)
     if features is None:
-        features = _text_features(n_components, data.data[train], random_state)
+        encoder = TransformerEmbedder(normalize=True, verbose=bool(verbose)) if has_minilm() else None
+        features = TextFeatures(encoder, n_components=n_components, random_state=random_state)
     features, X_train = _fitted_features(features, data.data[train])
     X_test, y_train = features.transform(held.texts), data.target[train]
 
-    learners = {
-        learner.__name__: learner(random_state=random_state, verbose=verbose).fit(X_train, y_train)
-        for learner in (MaxMarginIRL, MaxEntropyIRL, FailureAwareIRL)
-    }
+    learners, tuning = fit_tuned(X_train, y_train, data.groups[train], random_state, verbose)
     rewards = {name: _rewards(learner, X_test) for name, learner in learners.items()}
     margins = {name: _margins(values, held.sign) for name, values in rewards.items()}
     interval = partial(metrics.bootstrap_interval, n_resamples=n_resamples, random_state=random_state)
@@ -115,11 +117,14 @@ def audit(
         for null, group in ((False, rewards), (True, _nulls(held)))
         for name, values in group.items()
     ]
+    measure = "pair_accuracy" if held.texts.ndim == 2 else "output_auc"
+    deciding = {row["reward"]: row[measure] for row in table if not row["null"]}
     shuffled = _shuffled(learners["FailureAwareIRL"], X_train, y_train, X_test, random_state, n_shuffles)
     scores = [_measured(values, held, _score) for values in shuffled]
     ranges = {name: _mean_and_range([row[name] for row in scores]) for name in MEASURES}
     table.append({"reward": "shuffled labels", "null": True, **ranges})
     return Bunch(
+        choice=choose(deciding, measure, rewards, held, n_resamples, random_state),
         table=table,
         kinds=_kinds(held, margins),
         subtypes=_subtypes(held, rewards, interval),
@@ -129,6 +134,7 @@ def audit(
         margins=margins,
         settings={
             **_settings(data, train, test, features, learners, random_state),
+            "tuning": tuning,
             "intervals": f"95 %, bootstrap of {n_resamples} draws of groups; of shuffled labels, the 95 % range of "
             f"{n_shuffles} shuffles",
             "seconds": round(time.perf_counter() - started, 2),
@@ -239,22 +245,6 @@ def _held_out(data, test):
         reference_reward=None if data.reference_reward is None else data.reference_reward[test],
         of_subtype={name: of_it[test] for name, of_it in data.of_subtype.items()},
     )
-
-
-def _text_features(n_components, texts, random_state):
-    """TF-IDF of lower-case words and word pairs, then SVD, for pairs.
-
-    Case and punctuation are no features: in real preference data they are shortcuts.
-    """
-    tfidf = TfidfVectorizer(sublinear_tf=True, ngram_range=(1, 2), min_df=2, dtype=np.float32)
-    try:
-        n_words = len(tfidf.fit(np.unique(texts.ravel())).vocabulary_)
-    except ValueError as error:
-        raise ValueError(
-            f"No features in the {texts.size} training texts: no word occurs in two of them. Give more pairs."
-        ) from error
-    svd = TruncatedSVD(min(n_components, n_words - 1) or 1, random_state=random_state)
-    return PairTransformer(make_pipeline(tfidf, svd))
 
 
 def _fitted_features(features, texts):
@@ -476,6 +466,7 @@ def _place(row, held):
 
 def _settings(data, train, test, features, learners, random_state):
     """How the audit was made. Default parameters too, since another version may have others."""
+    encoder = dict(features.union_.transformer_list).get("encoder") if isinstance(features, TextFeatures) else features
     return {
         "data": data.get("provenance"),
         "rows": len(data.data),
@@ -485,7 +476,8 @@ def _settings(data, train, test, features, learners, random_state):
         "groups": len(np.unique(data.groups)),
         "dropped": dict(data.get("dropped", {})),
         "features": _on_one_line(features),
-        "embedding": dict(getattr(features, "settings_", {})),
+        "blocks": features.n_components_ if isinstance(features, TextFeatures) else {},
+        "embedding": dict(getattr(encoder, "settings_", {})),
         "learners": {
             name: {key: _on_one_line(value) for key, value in learner.get_params(deep=False).items()}
             for name, learner in learners.items()

