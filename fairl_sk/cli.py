@@ -13,6 +13,7 @@ import click
 
 from . import __version__
 from .device import ran_out_of_memory
+from .extras import install_command
 
 NO_ENCODER = "none"  # as --encoder
 
@@ -157,8 +158,8 @@ def commands():
 @of_reference("--reference-output", metavar="NAME", help="Its reward: logit or probability. [default: logit]")
 @of_reference("--reference-config", "config_folder", metavar="DIR", help="Folder with config.json and tokenizer.")
 @of_features("--encoder", metavar="MODEL", help="minilm, a model, or none. [default: minilm, if installed]")
-@of_features("--pooling", needs="encoder", metavar="NAME", help="mean, last, cls or max. [default: mean]")
-@of_features("--store", needs="encoder", metavar="DIR", help="Keep embeddings in this folder, and reuse them.")
+@of_features("--pooling", metavar="NAME", help="mean, last, cls or max. [default: mean]")
+@of_features("--store", metavar="DIR", help="Keep embeddings in this folder, and reuse them.")
 @of_features("--device", metavar="NAME", help="Where models run: cpu, cuda or auto. [default: cpu]")
 @of_features(
     "--components",
@@ -247,10 +248,13 @@ def _check_models(options):
         options.encoder = MINILM if has_minilm() else NO_ENCODER
     if options.encoder == NO_ENCODER:
         if options.components == 0:
-            raise ValueError("Found --components 0 without an encoder. Expected one of them: no features are left.")
+            raise ValueError("Found --components 0 without an encoder: no features are left. Expected one of the two.")
         for name in ("pooling", "store"):
             if getattr(options, name) is not None:
-                raise ValueError(f"Found --{name} with --encoder none. Expected a model as --encoder.")
+                raise ValueError(
+                    f"Found --{name} without an encoder. Expected --encoder MODEL too. If none is installed, run "
+                    f"{install_command('text')}."
+                )
     kind = None if options.reference is None else _kind(options.reference)
     found = f"Found --reference {options.reference}"
     labels = [name for name in ("toxic", "nontoxic") if getattr(options, f"{name}_label") is not None]

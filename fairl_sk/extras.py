@@ -10,5 +10,10 @@ def import_extra(module, extra, user):
     except ImportError as error:
         raise ImportError(
             f"{user} needs {module}, which cannot be imported here ({error}). "
-            f"Run pip install -c constraints.txt 'fairl-sk[{extra}]'."
+            f"Run {install_command(extra)}."
         ) from error
+
+
+def install_command(extra):
+    """The command that installs an extra of this package."""
+    return f"pip install -c constraints.txt 'fairl-sk[{extra}]'"

@@ -1,84 +1,80 @@
-"""The audit's learners: tuned on whole training groups, and compared on held-out ones. Read by `run` and `tables`."""
+"""The audit's learners: tuned on whole training groups, and one of them recommended. `run` reads it."""
 
 import numpy as np
+from sklearn.base import clone
 from sklearn.model_selection import StratifiedGroupKFold
 
 from .. import metrics
 from ..learning.estimators import FailureAwareIRL, MaxEntropyIRL, MaxMarginIRL
 from ..learning.search_estimators import FailureAwareIRLCV, MaxEntropyIRLCV, MaxMarginIRLCV
 
-# From the simplest to the most complex. `None` among failure weights is the default; the search adds 0.
-SEARCHES = {
-    MaxEntropyIRL: (MaxEntropyIRLCV, {}),
-    MaxMarginIRL: (MaxMarginIRLCV, {}),
-    FailureAwareIRL: (FailureAwareIRLCV, {"failure_weight": [None]}),
-}
 ALPHAS = (1e-2, 1e-3, 1e-4)
+# The simplest first. The search of failure weights adds 0, a reward that does not learn from failures.
+SEARCHES = {
+    MaxEntropyIRL: MaxEntropyIRLCV(alpha=ALPHAS),
+    MaxMarginIRL: MaxMarginIRLCV(alpha=ALPHAS),
+    FailureAwareIRL: FailureAwareIRLCV(alpha=ALPHAS, failure_weight=[None]),
+}
 N_FOLDS = 5
+SEARCH_TOL = 1e-3  # a finer solution takes several times as long, and seldom changes the choice
 CHANCE = 0.5  # pair accuracy, and AUC, of a coin
-SEARCH_TOL = 1e-3  # a finer solution changes no choice of alpha, and takes several times as long
 
 
 def fit_tuned(X, y, groups, random_state, verbose):
-    """The three learners by name, fitted with the parameters that predict whole training groups best; and how chosen.
+    """Fit the three learners with the parameters that predict whole training groups best.
 
-    Pairs are predicted well if their log loss is low, outputs if their AUC is high.
+    Parameters
+    ----------
+    X : ndarray of shape (n_pairs, 2, n_features) or (n_outputs, n_features)
+        Training features.
+    y, groups : ndarray of shape (n_pairs,) or (n_outputs,)
+        Targets, and the group of each row.
+    random_state, verbose
+        Parameters of the learners.
+
+    Returns
+    -------
+    learners : dict of str to estimator
+        The fitted learners by name, the simplest first.
+    tuning : dict
+        ``how`` (a phrase), and ``chosen`` (the parameters by learner; empty if there are too few groups to choose).
     """
     settings = {"random_state": random_state, "verbose": verbose}
     n_groups = min(len(np.unique(groups[y == name])) for name in np.unique(y))
     if n_groups < N_FOLDS:
-        learners = {learner.__name__: learner(**settings).fit(X, y) for learner in SEARCHES}
-        return learners, {"not_tuned": f"{n_groups} training groups of a class, and {N_FOLDS} folds need {N_FOLDS}"}
+        how = f"the defaults, since one class has {n_groups} training groups, and {N_FOLDS} folds need {N_FOLDS}"
+        return {learner.__name__: learner(**settings).fit(X, y) for learner in SEARCHES}, {"how": how, "chosen": {}}
     folds = list(StratifiedGroupKFold(N_FOLDS).split(X, y, groups))
-    scoring = metrics.pair_log_loss_scorer if X.ndim == 3 else metrics.output_auc_scorer
+    scoring, measure = metrics.pair_log_loss_scorer, "log loss of pairs"
+    if X.ndim == 2:
+        scoring, measure = metrics.output_auc_scorer, "AUC of outputs"
     learners, chosen = {}, {}
-    for learner, (search, grid) in SEARCHES.items():
-        grid = {"alpha": ALPHAS, **grid}
-        found = search(**grid, cv=folds, scoring=scoring, refit=False, tol=SEARCH_TOL, **settings).fit(X, y)
-        learners[learner.__name__] = learner(**found.best_params_, **settings).fit(X, y)
-        chosen[learner.__name__] = found.best_params_
-    by = "log loss of the pairs" if X.ndim == 3 else "AUC of the outputs"
-    return learners, {"not_tuned": None, "by": f"{by} in {N_FOLDS} folds of whole training groups", "chosen": chosen}
+    for learner, search in SEARCHES.items():
+        search = clone(search).set_params(cv=folds, scoring=scoring, refit=False, tol=SEARCH_TOL, **settings)
+        best = search.fit(X, y).best_params_
+        learners[learner.__name__] = learner(**best, **settings).fit(X, y)
+        chosen[learner.__name__] = best
+    return learners, {"how": f"by {measure} in {N_FOLDS} folds of whole training groups", "chosen": chosen}
 
 
-def choose(scores, measure, rewards, held, n_resamples, random_state):
-    """Which reward to use, by held-out preferences only, and how sure that is.
+def choose(scores, difference):
+    """Which reward to use: the simplest that is not clearly worse than the best.
 
     Parameters
     ----------
     scores : dict of str to BootstrapInterval
-        The measure of each learner's reward, the simplest learner first.
-    measure : {"pair_accuracy", "output_auc"}
-        The measure that decides.
-    rewards : dict of str to ndarray
-        Held-out rewards by learner: (n_pairs, 2) or (n_outputs,).
-    held : Bunch
-        Held-out ``y`` and ``groups``.
-    n_resamples, random_state
-        See `fairl_sk.metrics.bootstrap_difference`.
+        Held-out pair accuracy, or AUC, of each reward, the simplest first.
+    difference : callable
+        Of the names of two rewards: the `BootstrapInterval` of the first one's score above the second one's.
 
     Returns
     -------
     choice : dict
-        ``use`` (the simplest reward that is not surely worse than the best, or None if it is not surely better than
-        chance), ``simplest`` (the same without that check), ``best``, ``measure``, and ``differences`` (a dict for
-        each other reward: how much the best is above it).
+        ``use`` (None if no such reward is clearly better than chance), ``best``, and ``best_is_above_by`` (a
+        `BootstrapInterval` for each other reward). Clearly: the interval excludes 0, or chance.
     """
-    metric = {"pair_accuracy": metrics.pair_accuracy, "output_auc": metrics.output_auc_score}[measure]
-    if measure == "pair_accuracy":
-        rewards = {name: values[:, 0] - values[:, 1] for name, values in rewards.items()}
     best = max(scores, key=lambda name: scores[name].estimate)
-    settings = {"groups": held.groups, "n_resamples": n_resamples, "random_state": random_state}
-    above = {
-        name: metrics.bootstrap_difference(metric, (held.y, rewards[best]), (held.y, values), **settings)
-        for name, values in rewards.items()
-        if name != best
-    }
-    simplest = next(name for name in scores if name == best or above[name].low <= 0)
-    return {
-        "use": simplest if scores[simplest].low > CHANCE else None,
-        "simplest": simplest,
-        "best": best,
-        "measure": measure,
-        "differences": [{"reward": name, "best_is_above_by": difference} for name, difference in above.items()],
-    }
+    above = {name: difference(best, name) for name in scores if name != best}
+    as_good = [name for name in scores if name == best or above[name].low <= 0]
+    use = next((name for name in as_good if scores[name].low > CHANCE), None)
+    return {"use": use, "best": best, "best_is_above_by": above}

