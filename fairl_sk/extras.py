@@ -9,8 +9,7 @@ def import_extra(module, extra, user):
         return import_module(module)
     except ImportError as error:
         raise ImportError(
-            f"{user} needs {module}, which cannot be imported here ({error}). "
-            f"Run {install_command(extra)}."
+            f"{user} needs {module}, which cannot be imported here ({error}). Run {install_command(extra)}."
         ) from error
 
 

