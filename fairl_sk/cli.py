@@ -201,8 +201,9 @@ def audit(**options):
                 f"Cannot write the results to {folder}: {error.strerror or error}. The folder is as it was; the table "
                 "was printed. Make room or name another folder with --out, and run again."
             ) from error
-    pipelines = [f"\nLoad one with fairl_sk.audit.load_pipeline({str(p)!r})" for p in paths if p.suffix == ".skops"]
-    return f"{report}\n\nWritten to {folder}: {', '.join(path.name for path in paths)}{''.join(pipelines[:1])}"
+    written = f"{report}\n\nWritten to {folder}: {', '.join(path.name for path in paths)}"
+    used = [path for path in paths if path.name == f"{result.choice['use']}.skops"]
+    return f"{written}\nLoad it with fairl_sk.audit.load_pipeline({str(used[0])!r})" if used else written
 
 
 def _load(options):

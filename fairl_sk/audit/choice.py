@@ -58,23 +58,29 @@ def fit_tuned(X, y, groups, random_state, verbose):
 
 
 def choose(scores, difference):
-    """Which reward to use: the simplest that is not clearly worse than the best.
+    """Recommend a reward: the simplest of those that are clearly below the best in the fewest measures.
 
     Parameters
     ----------
-    scores : dict of str to BootstrapInterval
-        Held-out pair accuracy, or AUC, of each reward, the simplest first.
+    scores : dict of str to dict of str to BootstrapInterval
+        By measure and reward: pair accuracy, or AUC, on held-out rows. The most important measure and the simplest
+        reward come first.
     difference : callable
-        Of the names of two rewards: the `BootstrapInterval` of the first one's score above the second one's.
+        Of a measure and the names of two rewards: the `BootstrapInterval` of how far the first is above the second.
 
     Returns
     -------
     choice : dict
-        ``use`` (None if no such reward is clearly better than chance), ``best``, and ``best_is_above_by`` (a
-        `BootstrapInterval` for each other reward). Clearly: the interval excludes 0, or chance.
+        ``use`` (its name; None if it is not clearly above chance in the first measure), and ``below_best``: for each
+        reward a dict of ``reward``, ``clearly`` (in how many measures the interval excludes 0), and by measure the
+        `BootstrapInterval` of how far it is below the best (None: it is the best).
     """
-    best = max(scores, key=lambda name: scores[name].estimate)
-    above = {name: difference(best, name) for name in scores if name != best}
-    as_good = [name for name in scores if name == best or above[name].low <= 0]
-    use = next((name for name in as_good if scores[name].low > CHANCE), None)
-    return {"use": use, "best": best, "best_is_above_by": above}
+    best = {measure: max(found, key=lambda name: found[name].estimate) for measure, found in scores.items()}
+    first = next(iter(scores))
+    rows = []
+    for name in scores[first]:
+        below = {measure: None if top == name else difference(measure, top, name) for measure, top in best.items()}
+        clearly = sum(found is not None and found.low > 0 for found in below.values())
+        rows.append({"reward": name, "clearly": clearly, **below})
+    use = min(rows, key=lambda row: row["clearly"])["reward"]
+    return {"use": use if scores[first][use].low > CHANCE else None, "below_best": rows}

@@ -91,7 +91,7 @@ def write_audit(result, folder):
     """
     folder = Path(folder)
     rows = {name: [_plain(row) for row in result[name]] for name in ("table", "kinds", "subtypes", "failures")}
-    choice = {**result.choice, "best_is_above_by": _plain(result.choice["best_is_above_by"])}
+    choice = {**result.choice, "below_best": [_plain(row) for row in result.choice["below_best"]]}
     document = {"choice": choice} | rows | {"uncertainty": result.uncertainty, "settings": result.settings}
     texts = ("output",) if result.settings["rows_are"] == "outputs" else ("preferred", "other")
     with tempfile.TemporaryDirectory(dir=folder, prefix=".writing-") as temporary:

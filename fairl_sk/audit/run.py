@@ -24,6 +24,7 @@ from ..pairs import preference_sign, stack_outputs
 from .choice import choose, fit_tuned
 
 MEASURES = ("pair_accuracy", "output_f1", "output_auc", "label_f1", "label_auc", "starc")
+CHOICE_MEASURES = {"pair_accuracy": metrics.pair_accuracy, "output_auc": metrics.output_auc_score}
 KINDS = ("T->NT", "NT->NT", "T->T", "NT->T")  # rejected -> chosen; T: toxic, NT: not toxic
 MIN_SUBTYPE_GROUPS = 5  # fewer groups give no interval
 UNDECIDED = 2.0  # a margin within so many standard deviations of 0 may have either sign
@@ -322,19 +323,19 @@ def _mean_and_range(scores):
 
 
 def _choice(table, rewards, held, n_resamples, random_state):
-    """Which reward to use, by the measure that its learner was fitted for."""
-    measure, metric, values = "output_auc", metrics.output_auc_score, rewards
-    if held.texts.ndim == 2:
-        measure, metric = "pair_accuracy", metrics.pair_accuracy
-        values = {name: both[:, 0] - both[:, 1] for name, both in rewards.items()}
+    """Which reward to use, by held-out preferences alone."""
 
-    def difference(first, second):
-        arrays = (held.y, values[first]), (held.y, values[second])
+    def difference(measure, *names):
+        values = [rewards[name] for name in names]
+        if measure == "pair_accuracy":
+            values = [both[:, 0] - both[:, 1] for both in values]
         settings = {"groups": held.groups, "n_resamples": n_resamples, "random_state": random_state}
-        return metrics.bootstrap_difference(metric, *arrays, **settings)
+        return metrics.bootstrap_difference(CHOICE_MEASURES[measure], *((held.y, v) for v in values), **settings)
 
-    scores = {row["reward"]: row[measure] for row in table if not row["null"]}
-    return {"measure": measure, **choose(scores, difference)}
+    rows = [row for row in table if not row["null"]]
+    return choose(
+        {name: {row["reward"]: row[name] for row in rows} for name in CHOICE_MEASURES if rows[0][name]}, difference
+    )
 
 
 def _accuracy(margins):

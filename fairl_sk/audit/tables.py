@@ -34,19 +34,18 @@ def format_audit(result, width=None):
 
 def _choice(result):
     """Which reward to use, and how sure that is."""
-    use, best, above = (result.choice[name] for name in ("use", "best", "best_is_above_by"))
-    measure = result.choice["measure"].replace("_", " ")
-    scores = {row["reward"]: _interval(row[result.choice["measure"]]) for row in result.table}
+    use, rows = result.choice["use"], result.choice["below_best"]
+    measures = [name for name in MEASURES if name in rows[0]]
+    table = [["below the best by", *(name.replace("_", " ") for name in measures)]]
+    for row in rows:
+        table.append([row["reward"], *("best" if row[name] is None else _interval(row[name]) for name in measures)])
     if use is None:
-        return [f"Use none of these rewards: the best, {best}, has {measure} {scores[best]}, not clearly above chance."]
-    if use == best:
-        other = min(above, key=lambda name: above[name].estimate)
-        compared = f"{other}, the next, is {_interval(above[other])} lower."
-    else:
-        compared = f"{best}, the best, is {_interval(above[use])} higher."
+        return ["Use none of these rewards: their held-out scores are not clearly above chance."]
+    worse = next(row["clearly"] for row in rows if row["reward"] == use)
     return [
-        f"Use {use}, the simplest reward that is not clearly worse than the best.\n"
-        f"Its held-out {measure} is {scores[use]}. {compared}"
+        f"Use {use}, the simplest reward that is clearly below the best in {worse or 'none'} of these measures "
+        "(held-out preferences, with 95 % intervals):",
+        table,
     ]
 
 

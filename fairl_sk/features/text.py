@@ -263,6 +263,8 @@ class TextFeatures(
                 f"Found no n-grams of {name} in {len(texts)} texts, such as {texts[0]!r:.40}. Pass texts with words, "
                 f"or leave this block out: {name}_weight=0."
             )
+        if hasattr(counts, "vocabulary_"):  # NumPy integers would become a file each in a saved pipeline
+            counts.vocabulary_ = {term: int(column) for term, column in counts.vocabulary_.items()}
         n_terms = np.count_nonzero(weighted.getnnz(axis=0))
         n_components = min(self.n_components, len(texts), n_terms)
         if n_components < self.n_components:
