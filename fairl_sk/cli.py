@@ -56,8 +56,8 @@ def _fail(message, status=2):
 
 def _options_named_in(message):
     """A sentence with the options whose parameters a message names."""
-    options = {option.name: option.opts[0] for option in audit.params}
-    options |= {"checkpoint": "--reference FILE.ckpt", "encoder": f"--encoder {NO_ENCODER}"}
+    options = {"checkpoint": "--reference FILE.ckpt"} | {option.name: option.opts[0] for option in audit.params}
+    options["encoder"] = f"--encoder {NO_ENCODER}"
     found = [
         option
         for name, option in options.items()
