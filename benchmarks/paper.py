@@ -1,21 +1,20 @@
-"""The evidence: does learning from failures give a better reward? Every learner, four regimes, several seeds.
+"""The evidence: does learning from failures give a better reward? Learners on two kinds of features, six regimes.
 
-    python benchmarks/paper.py --pairs paradetox.tsv --labelled davidson.csv --realign realign --out evidence
-    python benchmarks/paper.py --only a,d --out evidence             # some regimes; the rest later
+    python benchmarks/paper.py --pairs paradetox.tsv --labelled davidson.csv --realign realign \
+        --truthful truthfulqa.csv --answers finegrained_qa.json.gz --out evidence
+    python benchmarks/paper.py --only c,d --out evidence             # some regimes; the rest later
     python benchmarks/paper.py --first-seed 100 --out development    # other splits, to decide on defaults
 
-The regimes are in paper_data.py, the learners and ablations in paper_learners.py.
+The regimes and features are in paper_data.py, the learners in paper_learners.py.
 
 Alpha, the L2 strength, is chosen by cross-validation on the training pairs: one grid, folds of whole groups,
-`pair_log_loss` (which does not depend on a reward's scale), ties to the stronger alpha. No ground truth takes part.
-``C = 1 / (2 * alpha * n)`` for scikit-learn's learners. `FailureAwareIRL` takes the alpha that is best without
-failures; *objective chosen* takes the objective that is best without failures, too. Ablations take the alpha of
-`FailureAwareIRL`, *paper, labels* that of *paper*. Each seed chooses its own alpha; for *paper*, whose joint
-training is slow, the first seed chooses for all. `FailureAwareIRLCV` searches by itself.
+`pair_log_loss` (which does not depend on a reward's scale), ties to the stronger alpha. No ground truth takes part,
+except where a learner is told labels. *FailureAwareIRL* and its variants take the alpha that is best without
+failures, *paper* that of *MaxMarginIRL*, *MLP* that of *MaxEntropyIRL*: only one thing differs in each comparison.
 
 A seed draws the split, the data (a and b), the start and the samples of the learner. A figure is the mean over seeds
-with a 95 % t-interval, and so is its paired difference to the best standard learner: the one with the least loss in
-cross-validation. Seeds share the files, so an interval speaks of other splits of these texts, not of other texts.
+with a 95 % t-interval, and so is a paired difference. Seeds share the files, so an interval speaks of other splits of
+these texts, not of other texts.
 
 Results go to ``results.jsonl``, one line a fit. An interrupted run goes on where it was; a learner whose parameters
 were changed is fitted again. After a change of the package itself, name another folder. The tables are in tables.md,
@@ -31,23 +30,27 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from joblib import Parallel, delayed
-from paper_data import REGIMES, SIZES, cells_of, prepare
-from paper_learners import ABLATIONS, LEARNERS, Task, definition, run_task, source_of
-from paper_tables import best_standard, compare, draw, make_tables, read_scores, summarize
+from paper_data import FEATURES, FILE_OF, REGIMES, SIZES, cells_of, prepare
+from paper_learners import LEARNERS, Task, definition, run_tasks
+from paper_tables import draw, make_tables, read_scores, summarize
 from realign import Study
 from tqdm.auto import tqdm
 
 
 def all_tasks(plan, regimes):
-    """Every fit of the regimes, in the order of the tables, and the fits that they take their alpha from."""
-    tasks = {}
+    """Every fit of the regimes, those of one sample side by side. In e and f no labels are known, in a no texts."""
+    tasks = []
     for regime in [regime for regime in REGIMES if regime in regimes]:
-        seeds = plan.seeds_of_texts if regime in ("b", "c") else plan.seeds
-        learners = ABLATIONS if regime == "ablations" else LEARNERS
-        for cell, name, seed in itertools.product(cells_of(regime, plan), learners, range(seeds)):
-            task = Task(regime, cell, plan.first_seed + seed, name)
-            tasks |= dict.fromkeys([task, source_of(task, plan) or task])
-    return list(tasks)
+        features = ["given"] if regime == "a" else list(FEATURES)
+        learners = [
+            name
+            for name, learner in LEARNERS.items()
+            if not (learner.labels and regime in ("e", "f") or learner.reads == "texts" and regime == "a")
+        ]
+        seeds = range(plan.first_seed, plan.first_seed + plan.seeds)
+        places = itertools.product([regime], cells_of(regime, plan), features, seeds)
+        tasks += [Task(*place, name) for place in places for name in learners]
+    return tasks
 
 
 def read_results(path, tasks):
@@ -62,65 +65,55 @@ def read_results(path, tasks):
     return {
         task: finished[task]
         for task in tasks
-        if "scores" in finished.get(task, {}) and finished[task]["definition"] == definition(task)
+        if "scores" in finished.get(task, {}) and finished[task]["definition"] == definition(LEARNERS[task.learner])
     }
 
 
-def run_tasks(study, plan, tasks, jobs):
-    """Run what is not finished, ``jobs`` fits at once, those first that others take their alpha from."""
+def run_all(study, plan, tasks, jobs):
+    """Run what is not finished, ``jobs`` samples at once."""
     path = study.path("results.jsonl")
     done = read_results(path, tasks)
-    sources = {task: source_of(task, plan) for task in tasks if task not in done}
-    run = delayed(run_task)
+    calls = []
+    for place, own in itertools.groupby(tasks, key=lambda task: task[:-1]):
+        own = list(own)
+        alphas = {task.learner: done[task]["alpha"] for task in own if task in done}
+        if waiting := [task for task in own if task not in done]:
+            calls.append(delayed(run_tasks)(str(study.folder), plan, waiting, alphas))
     with (
         open(path, "a", encoding="utf-8") as file,
         tqdm(total=len(tasks), initial=len(done), desc="Evidence", unit="fit") as bar,
     ):
         file.write("\n")  # ends a line that was cut off
-        for dependent in (False, True):  # in the second pass without those whose source failed
-            waiting = [task for task, source in sources.items() if (source in done if dependent else source is None)]
-            calls = (run(str(study.folder), plan, task, done.get(sources[task])) for task in waiting)
-            for record in Parallel(jobs, return_as="generator_unordered")(calls):
+        for records in Parallel(jobs, return_as="generator_unordered")(calls):
+            for record in records:
                 file.write(json.dumps(record) + "\n")
-                file.flush()
                 if "scores" in record:
                     done[Task(*(record[name] for name in Task._fields))] = record
-                bar.update()
+            file.flush()
+            bar.update(len(records))
     return {task: done[task] for task in tasks if task in done}
 
 
-def main(
-    pairs=None,
-    labelled=None,
-    realign=None,
-    size="small",
-    out="evidence",
-    jobs=None,
-    only=None,
-    seeds=None,
-    first_seed=0,
-):
+def main(size="small", out="evidence", jobs=None, only=None, seeds=None, first_seed=0, **files):
     """Run what is missing, print the tables, write everything, and return the summary, a row a figure."""
-    if (pairs is None) != (labelled is None):
+    files = dict.fromkeys(["pairs", "labelled", "realign", "truthful", "answers"]) | files
+    if (files["pairs"] is None) != (files["labelled"] is None):
         raise ValueError("Found one of --pairs and --labelled. Expected both, or none for the package's own corpus.")
     regimes = set(REGIMES) if only is None else set(only.split(","))
     if unknown := regimes - set(REGIMES):
         raise ValueError(f"Found --only {only}, with {sorted(unknown)}. Expected some of {', '.join(REGIMES)}.")
+    regimes -= {regime for regime, file in FILE_OF.items() if files[file] is None}
     start = time.monotonic()
-    plan = replace(SIZES[size], first_seed=first_seed)
-    plan = plan if seeds is None else replace(plan, seeds=seeds, seeds_of_texts=seeds)
-    files = {"pairs": pairs, "labelled": labelled, "realign": realign}
+    plan = replace(SIZES[size], first_seed=first_seed, seeds=seeds or SIZES[size].seeds)
     names = {name: path and Path(path).resolve().name for name, path in files.items()}
     study = Study(out, json.loads(json.dumps({**asdict(plan), **names})))
     if regimes - {"a"}:
-        prepare(study, plan, pairs, labelled, realign)
+        prepare(study, plan, files)
     tasks = all_tasks(plan, regimes)
-    done = run_tasks(study, plan, tasks, jobs or (1 if size == "smoke" else os.cpu_count()))
-    # ablations alone take their alpha from a few fits of b and c, of which there are no tables
-    scores = read_scores([record for task, record in done.items() if task.regime in regimes])
-    long = compare(scores, best_standard(scores))
-    summary = summarize(long)
-    tables = make_tables(scores, long, summary, plan)
+    done = run_all(study, plan, tasks, jobs or (1 if size == "smoke" else os.cpu_count()))
+    scores = read_scores(list(done.values()))
+    summary = summarize(scores)
+    tables = make_tables(summary, plan)
     study.write_json("summary.json", json.loads(summary.to_json(orient="records")))
     study.path("tables.md").write_text(tables, encoding="utf-8")
     draw(summary, study.folder)
@@ -136,9 +129,11 @@ if __name__ == "__main__":
     parser.add_argument("--pairs", help="ParaDetox as TSV")
     parser.add_argument("--labelled", help="labelled texts, CSV with columns tweet and class")
     parser.add_argument("--realign", help="folder of realign.py, with pairs.jsonl and reference.skops")
+    parser.add_argument("--truthful", help="TruthfulQA as CSV; without it no regime e")
+    parser.add_argument("--answers", help="long-form answers of Fine-Grained RLHF, JSON; without them no regime f")
     parser.add_argument("--size", choices=SIZES, default="small")
     parser.add_argument("--out", default="evidence", help="folder of the run; an interrupted one goes on")
-    parser.add_argument("--jobs", type=int, help="fits at once, one core each (default: all cores)")
+    parser.add_argument("--jobs", type=int, help="samples at once, one core each (default: all cores)")
     parser.add_argument("--only", help=f"regimes, some of {','.join(REGIMES)}")
     parser.add_argument("--seeds", type=int, help="seeds of every regime")
     parser.add_argument("--first-seed", type=int, default=0, help="100 or more: splits that are not reported")

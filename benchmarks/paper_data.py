@@ -49,14 +49,15 @@ REGIMES = {
     "e": "TruthfulQA",
     "f": "Long-form answers",
 }
-TRUTHS = {  # what outputs are measured against
-    "a": ("known reward",),
-    "b": ("word classifier", "people"),
-    "c": ("word classifier", "encoder classifier"),
-    "d": ("word classifier", "encoder classifier"),
+TRUTHS = {  # what outputs are measured against, by name; the first one of a, b, c and d has none
+    "a": ("",),
+    "b": ("", "second truth"),
+    "c": ("", "second truth"),
+    "d": ("", "second truth"),
     "e": (),
     "f": ("irrelevant", "wrong", "incomplete"),
 }
+FILE_OF = {"e": "truthful", "f": "answers"}  # regimes that need a file
 FEATURES = {  # parameters of TextFeatures
     "MiniLM": {"words_weight": 0, "characters_weight": 0},
     "MiniLM + n-grams": {},
@@ -248,7 +249,7 @@ def make_corpus(pairs, target, groups, truths=None):
 
 def prepare(study, plan, files):
     """Write ``b.npz`` to ``f.npz``, and embed every text once, into the store of the run."""
-    names = [regime for regime in "bcdef" if files.get({"e": "truthful", "f": "answers"}.get(regime, ""), True)]
+    names = [regime for regime in "bcdef" if files.get(FILE_OF.get(regime), True)]
     if all(study.path(f"{regime}.npz").exists() for regime in names):
         return
     texts, labels, kept = read_labelled(files["labelled"], plan.n_labelled)

@@ -1,4 +1,4 @@
-"""The learners of the evidence benchmark, and one fit: how alpha is chosen and what is measured. For paper.py."""
+"""The learners of the evidence benchmark, how each takes its alpha, and what is measured. For paper.py."""
 
 import time
 import warnings
@@ -9,13 +9,12 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from paper_data import ALPHAS, load_sample
+from paper_data import TRUTHS, load_sample
 from scipy.special import expit
 from sklearn.base import BaseEstimator
+from sklearn.cluster import KMeans
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import GroupKFold
-from sklearn.svm import LinearSVC
 from threadpoolctl import threadpool_limits
 from toxicity_reference import expected_calibration_error
 
@@ -27,9 +26,10 @@ from fairl_sk import (
     MaxMarginIRL,
     MaxMarginIRLCV,
 )
-from fairl_sk.failures import ConfirmedFailures
+from fairl_sk.failures import NearTieFailures
 from fairl_sk.learning.offset import separating_threshold
 from fairl_sk.metrics import (
+    longer_null,
     output_auc_score,
     output_f1_score,
     pair_accuracy,
@@ -39,6 +39,72 @@ from fairl_sk.metrics import (
 )
 from fairl_sk.pairs import stack_outputs
 
+# ------------------------------------------------------------------------------------------- nulls and new ideas
+
+
+class LengthNull(BaseEstimator):
+    """A null: the longer text is better, or the shorter one if that orders more training pairs."""
+
+    def fit(self, X, y):
+        length = longer_null(X)
+        self.direction_ = 1.0 if pair_accuracy(y, length[:, 0] - length[:, 1]) >= 0.5 else -1.0
+        return self
+
+    def decision_function(self, X):
+        return self.direction_ * longer_null(X)
+
+
+class ShuffledIRL(MaxEntropyIRL):
+    """A null: `MaxEntropyIRL` of preferences that are shuffled."""
+
+    def fit(self, X, y):
+        return super().fit(X, np.random.default_rng(self.random_state).permutation(y))
+
+
+class ContrastFailures(NearTieFailures):
+    """Near ties whose two sides are alike: little differs, so what differs decides. The alike half counts."""
+
+    def fit(self, X, sign, sample_weight, *, output_labels, seed):
+        lengths = np.linalg.norm(X, axis=2)
+        cosine = np.einsum("ij,ij->i", X[:, 0], X[:, 1]) / np.maximum(lengths.prod(axis=1), 1e-12)
+        self.alike_ = cosine >= np.median(cosine)
+        return self
+
+    def detect(self, state):
+        return super().detect(state) & self.alike_
+
+
+class ClusteredFailures(NearTieFailures):
+    """Near ties clustered by what their sides differ in; each cluster counts the same."""
+
+    def __init__(self, n_clusters=8):
+        self.n_clusters = n_clusters
+
+    def fit(self, X, sign, sample_weight, *, output_labels, seed):
+        differences = (X[:, 0] - X[:, 1]) * sign[:, None]
+        differences /= np.maximum(np.linalg.norm(differences, axis=1, keepdims=True), 1e-12)
+        self.cluster_ = KMeans(min(self.n_clusters, len(X)), n_init=1, random_state=seed).fit_predict(differences)
+        return self
+
+    def detect(self, state):
+        failures = super().detect(state)
+        counts = np.bincount(self.cluster_[failures], minlength=self.cluster_.max() + 1)
+        return failures / np.maximum(counts[self.cluster_], 1)
+
+
+class MixtureIRL(FailureAwareIRL):
+    """A pair was chosen by the reward or at random. By EM, it weighs its probability of the former."""
+
+    def fit(self, X, y):
+        chance, weight = 0.1, np.ones(len(X))
+        for _ in range(5):
+            super().fit(X, y, sample_weight=weight)
+            by_reward = (1 - chance) * expit(self.decision_function(X) * np.where(y == 1, 1, -1) / self.temperature)
+            weight = by_reward / (by_reward + chance / 2)
+            chance = 1 - weight.mean()
+        return self
+
+
 # ----------------------------------------------------------------------------------------------------- registry
 
 
@@ -47,14 +113,11 @@ class Learner:
     """A way to learn a reward from pairs, and how it takes part."""
 
     make: Callable  # (alpha, n_rows, seed) -> estimator
-    reads: str = "pairs"  # what it is fitted on: "pairs"; for scikit-learn's, "differences" or single "outputs"
-    labels: bool = False  # is told the ground truth's labels of the training outputs
-    standard: bool = False  # one of those that the others have to beat
+    reads: str = "pairs"  # what it is fitted on: "pairs", "differences", single "outputs", or pairs of "texts"
+    labels: bool = False  # is told the first truth's labels of the training outputs
     search: type | None = None  # this package's search that chooses alpha; None: fold by fold
     alpha: float | None = None  # fixed, not chosen
     alpha_of: str | None = None  # the learner whose alpha this one takes
-    once: bool = False  # slow: the first seed of a cell chooses alpha for all
-    confirmed_weight: float = 1.0  # weight of the pairs that labels confirm (T->NT)
 
 
 def ours(estimator_class, params=None, **role):
@@ -68,73 +131,35 @@ def logistic(reads, **role):
     return Learner(lambda alpha, n, seed: LogisticRegression(C=1 / (2 * alpha * n), **settings), reads, **role)
 
 
-def linear_svm(alpha, n_rows, seed):
-    """scikit-learn's, with its squared hinge; `MaxMarginIRL` has the plain one."""
-    return LinearSVC(C=1 / (2 * alpha * n_rows), fit_intercept=False, max_iter=10_000, random_state=seed)
+def failing(estimator_class=FailureAwareIRL, **params):
+    """A variant of `FailureAwareIRL` at the alpha that is best without failures."""
+    return ours(estimator_class, params, alpha_of="no failures")
 
 
-def search_all(alpha, n_rows, seed):
-    """This package's search over alpha and over whether failures count."""
-    return FailureAwareIRLCV(alpha=list(ALPHAS), cv=GroupKFold(3), scoring=pair_log_loss_scorer, random_state=seed)
-
-
-UNTUNED = "MaxMarginIRL, untuned"  # fixed settings, which the paper compares with
-UNTUNED_ALPHA = 1e-3
-OBJECTIVES = ("max_margin", "max_entropy")
-CONFIRMED = {"failures": ConfirmedFailures(), "failure_weight": 1.0}
-LEARNERS = {
-    "MaxMarginIRL": ours(MaxMarginIRL, standard=True, search=MaxMarginIRLCV),
-    "MaxEntropyIRL": ours(MaxEntropyIRL, standard=True, search=MaxEntropyIRLCV),
-    "logistic regression, differences": logistic("differences", standard=True),
-    "linear SVM, differences": Learner(linear_svm, "differences", standard=True),
-    UNTUNED: ours(MaxMarginIRL, alpha=UNTUNED_ALPHA),
-    "logistic regression, outputs": logistic("outputs"),
-    "paper": ours(FailureAwareIRL.paper, once=True),
-    **{
-        f"no failures, {o}": ours(FailureAwareIRL, {"objective": o, "failure_weight": 0.0}, search=FailureAwareIRLCV)
-        for o in OBJECTIVES
-    },
-    "FailureAwareIRL, max_margin": ours(
-        FailureAwareIRL, {"objective": "max_margin"}, alpha_of="no failures, max_margin"
-    ),
-    "FailureAwareIRL": ours(FailureAwareIRL, alpha_of="no failures, max_entropy"),
-    "FailureAwareIRL, untuned": ours(FailureAwareIRL, alpha=UNTUNED_ALPHA),
-    "FailureAwareIRLCV": Learner(search_all, alpha=UNTUNED_ALPHA),  # chooses its own
-    "paper, labels": ours(FailureAwareIRL.paper, {"failures": "labels"}, labels=True, alpha_of="paper"),
-    **{
-        f"outputs and labels, {o}": ours(
-            FailureAwareIRL,
-            {"objective": o, "pointwise_weight": 3.0, "recurrence_correlation": 0.0, **CONFIRMED},
-            labels=True,
-            search=FailureAwareIRLCV,
-        )
-        for o in OBJECTIVES
-    },
-    "logistic regression, T->NT x 5": logistic("differences", labels=True, confirmed_weight=5.0),
+CONSTANT = {"failure_threshold": 0.5, "failure_weight": 1.0, "failure_rate": 0.1}
+FAILURES = {  # each is compared with "no failures"
+    "FailureAwareIRL": failing(),
+    "failures: margin": failing(failures="margin"),
+    "no curriculum": failing(**CONSTANT),
+    "near duplicates": failing(failures=ContrastFailures()),
+    "clusters": failing(failures=ClusteredFailures()),
+    "mixture": failing(MixtureIRL, failure_weight=0.0),
 }
-# Not fitted: of these two the one whose base path, without failures, has the lower loss in cross-validation.
-OBJECTIVE_CHOSEN = "FailureAwareIRL, objective chosen"
-CHOSEN_FROM = ("FailureAwareIRL, max_margin", "FailureAwareIRL")
-
-
-def changed(params=None, **role):
-    """`FailureAwareIRL` with one thing changed, at the alpha of its defaults."""
-    return ours(FailureAwareIRL, params, alpha_of="no failures, max_entropy", **role)
-
-
-DEFAULT = "default: near ties, pointwise weight auto"  # what every ablation is compared with
-ABLATIONS = {
-    DEFAULT: changed(),
-    "failures: off": changed({"failure_weight": 0.0}),
-    "failures: margin": changed({"failures": "margin"}),
-    "failures: labels": changed({"failures": "labels"}, labels=True),
-    "failures: confirmed": changed({"failures": ConfirmedFailures()}, labels=True),
-    "pointwise weight: 0": changed({"pointwise_weight": 0.0}),
-    "recurrence correlation: 0": changed({"recurrence_correlation": 0.0}),
-    "training: joint": changed({"training": "joint"}),
-    "training: joint, gradient: both heads": changed({"training": "joint", "failure_gradient": "both"}),
-    "hidden layers: 64": changed({"hidden_layer_sizes": (64,)}),
-    "hidden layers: 64, failures: off": changed({"hidden_layer_sizes": (64,), "failure_weight": 0.0}),
+WITH_LABELS = {"objective": "max_margin", "failures": "confirmed", "failure_weight": 1.0, "pointwise_weight": 3.0}
+LEARNERS = {
+    "MaxMarginIRL, untuned": ours(MaxMarginIRL, alpha=1e-3),  # fixed settings, which the paper compares with
+    "MaxMarginIRL": ours(MaxMarginIRL, search=MaxMarginIRLCV),
+    "MaxEntropyIRL": ours(MaxEntropyIRL, search=MaxEntropyIRLCV),
+    "MLP": ours(MaxEntropyIRL, {"hidden_layer_sizes": (64,)}, alpha_of="MaxEntropyIRL"),
+    "paper": ours(FailureAwareIRL.paper, alpha_of="MaxMarginIRL"),
+    "no failures": ours(FailureAwareIRL, {"failure_weight": 0.0}, search=FailureAwareIRLCV),
+    **FAILURES,
+    "with labels": ours(
+        FailureAwareIRL, {**WITH_LABELS, "recurrence_correlation": 0.0}, labels=True, search=FailureAwareIRLCV
+    ),
+    "classifier of labels": logistic("outputs", labels=True),
+    "null: length": Learner(lambda alpha, n_rows, seed: LengthNull(), "texts", alpha=0.0),
+    "null: shuffled": ours(ShuffledIRL, alpha_of="MaxEntropyIRL"),
 }
 
 
@@ -143,25 +168,9 @@ class Task(NamedTuple):
 
     regime: str
     cell: str
+    features: str
     seed: int
     learner: str
-
-
-def learner_of(task):
-    return (ABLATIONS if task.regime == "ablations" else LEARNERS)[task.learner]
-
-
-def place_of(task):
-    """Regime and cell of a task's data: ablations use those of other regimes."""
-    return task.cell.split(", ", 1) if task.regime == "ablations" else (task.regime, task.cell)
-
-
-def source_of(task, plan):
-    """The task whose alpha this one takes; None where it chooses its own or needs none."""
-    name = learner_of(task).alpha_of or task.learner
-    once = name in LEARNERS and LEARNERS[name].once
-    source = Task(*place_of(task), plan.first_seed if once else task.seed, name)
-    return None if source == task else source
 
 
 # ------------------------------------------------------------------------------------------------------ one fit
@@ -175,7 +184,7 @@ class Fitted(NamedTuple):
     offset: float = 0.0
 
     def rewards(self, outputs):
-        """R of outputs (n_outputs, n_features); 0 separates desirable outputs from the others."""
+        """R of outputs (n_outputs, n_features), or of texts; 0 separates desirable outputs from the others."""
         if self.reads == "differences":
             return outputs @ self.estimator.coef_[0] + self.offset
         return self.estimator.decision_function(outputs)
@@ -184,36 +193,32 @@ class Fitted(NamedTuple):
         """R(first) - R(second) of pairs."""
         if self.reads == "pairs":
             return self.estimator.decision_function(X)
-        return self.rewards(X[:, 0]) - self.rewards(X[:, 1])
+        first, second = self.rewards(stack_outputs(X)).reshape(-1, 2).T
+        return first - second
 
     def probability(self, X):
         """Probability that the first output is preferred."""
         return self.estimator.predict_proba(X)[:, 1] if self.reads == "pairs" else expit(self.margins(X))
 
 
-def fit(learner, alpha, seed, X, y, labels, groups=None):
+def fit(learner, alpha, seed, X, y, labels):
     """Fit a learner on pairs (n_pairs, 2, n_features); it is told ``labels`` (n_pairs, 2) only if it is marked so."""
     estimator = learner.make(alpha, len(X) * (2 if learner.reads == "outputs" else 1), seed)
-    if learner.reads == "pairs":
-        told = {"output_labels": labels} if learner.labels else {}
-        told |= {"groups": groups} if isinstance(estimator, FailureAwareIRLCV) else {}
-        return Fitted(estimator.fit(X, y, **told), "pairs")
+    if learner.reads in ("pairs", "texts"):
+        return Fitted(estimator.fit(X, y, **({"output_labels": labels} if learner.labels else {})), learner.reads)
     chosen = np.stack([y == 1, y == 0], axis=1)
     if learner.reads == "outputs":
-        return Fitted(estimator.fit(stack_outputs(X), chosen.ravel()), "outputs")
-    weight = np.ones(len(X))
-    if learner.labels:
-        preferred, other = np.where(y == 1, labels.T, labels.T[::-1])
-        weight[(preferred == 1) & (other == 0)] = learner.confirmed_weight
-    estimator.fit(X[:, 0] - X[:, 1], y, sample_weight=weight)
-    rewards = X @ estimator.coef_[0]
-    positive = labels == 1 if learner.labels else chosen  # as this package's estimators set their offset
-    offset = -separating_threshold(rewards.ravel(), positive.ravel(), np.ones(rewards.size))
+        return Fitted(estimator.fit(stack_outputs(X), (labels if learner.labels else chosen).ravel()), "outputs")
+    rewards = X @ estimator.fit(X[:, 0] - X[:, 1], y).coef_[0]
+    offset = -separating_threshold(rewards.ravel(), chosen.ravel(), np.ones(rewards.size))
     return Fitted(estimator, "differences", offset)
 
 
 def choose_alpha(learner, plan, seed, sample):
-    """The alpha of the least loss on held-out groups (of equal ones the largest), and minus that loss."""
+    """The alpha of the best score on held-out groups (of equal ones the largest).
+
+    The score is minus the log loss of pairs; of a classifier of labels, the AUC of the labels.
+    """
     X, y, labels = sample.X_train, sample.y_train, sample.labels_train
     alphas = sorted(plan.alphas, reverse=True)
     folds = list(GroupKFold(plan.folds).split(X, y, sample.groups))
@@ -221,48 +226,41 @@ def choose_alpha(learner, plan, seed, sample):
         params = learner.make(alphas[0], len(X), seed).get_params(deep=False) | {"alpha": alphas}
         params |= {"failure_weight": 0} if learner.search is FailureAwareIRLCV else {}
         search = learner.search(**params, cv=folds, scoring=pair_log_loss_scorer, refit=False, error_score="raise")
-        search.fit(X, y, **({"output_labels": labels} if learner.labels else {}))
-        return {"alpha": search.best_params_["alpha"], "cv score": float(search.best_score_)}
+        return search.fit(X, y, **({"output_labels": labels} if learner.labels else {})).best_params_["alpha"]
 
     def score(alpha, train, test):
-        fitted = fit(learner, alpha, seed, X[train], y[train], labels[train])
+        fitted = fit(learner, alpha, seed, X[train], y[train], labels[train] if learner.labels else None)
+        if learner.labels:
+            return output_auc_score(labels[test].ravel(), fitted.rewards(stack_outputs(X[test])))
         return -pair_log_loss(y[test], fitted.margins(X[test]))
 
-    scores = [np.mean([score(alpha, *fold) for fold in folds]) for alpha in alphas]
-    best = int(np.argmax(scores))
-    return {"alpha": alphas[best], "cv score": float(scores[best])}
+    return alphas[int(np.argmax([np.mean([score(alpha, *fold) for fold in folds]) for alpha in alphas]))]
 
 
-def measure(fitted, sample):
-    """All measures of a fitted learner on what was held out."""
-    held_out = fitted.rewards(stack_outputs(sample.X_test)).reshape(-1, 2)
-    rewards, labels = fitted.rewards(sample.outputs), (sample.truth > 0).astype(int)
+def measure(fitted, sample, truths=("",)):
+    """All measures of a fitted learner on what was held out; ``truths`` are the names of the sample's truths."""
+    held_out, margins = fitted.rewards(stack_outputs(sample.X_test)).reshape(-1, 2), fitted.margins(sample.X_test)
     scores = {
-        "pair accuracy": pair_accuracy(sample.y_test, fitted.margins(sample.X_test)),
+        "pair accuracy": pair_accuracy(sample.y_test, margins),
         "output F1": output_f1_score(sample.y_test, held_out),
         "output AUC": output_auc_score(sample.y_test, held_out),
-        "label F1": output_f1_score(labels, rewards),
-        "label AUC": output_auc_score(labels, rewards),
-        "STARC": starc_distance(rewards, sample.truth),
-        "calibration error": expected_calibration_error(sample.y_test, fitted.probability(sample.X_test)),
-        "correlation": np.corrcoef(rewards, sample.truth)[0, 1] if np.ptp(rewards) > 0 else 0.0,
     }
-    if sample.flipped is not None and sample.flipped.any():
-        against = -fitted.margins(sample.X_train) * np.where(sample.y_train == 1, 1, -1)
-        scores["flipped AUC"] = roc_auc_score(sample.flipped, against)
-    if sample.transfer is not None:
-        outputs, truth = sample.transfer
-        rewards, labels = fitted.rewards(outputs), (truth > 0).astype(int)
-        scores["transfer label F1"] = output_f1_score(labels, rewards)
-        scores["transfer label AUC"] = output_auc_score(labels, rewards)
-        scores["transfer STARC"] = starc_distance(rewards, truth)
+    if fitted.reads != "texts":
+        scores["ECE"] = expected_calibration_error(sample.y_test, fitted.probability(sample.X_test))
+    measured = {"": (sample.outputs, sample.truths)} | ({"transfer ": sample.transfer} if sample.transfer else {})
+    for prefix, (outputs, known) in measured.items():
+        rewards = fitted.rewards(outputs) if len(truths) else None
+        for name, truth in zip(truths, known.T, strict=True):
+            labels, suffix = (truth > 0).astype(int), f", {name}" if name else ""
+            scores[f"{prefix}label F1{suffix}"] = output_f1_score(labels, rewards)
+            scores[f"{prefix}label AUC{suffix}"] = output_auc_score(labels, rewards)
+            scores[f"{prefix}STARC{suffix}"] = starc_distance(rewards, truth)
     return {name: float(value) for name, value in scores.items()}
 
 
-def definition(task):
+def definition(learner):
     """What is fitted, in words. A line of the results that says otherwise is not used again."""
-    learner = learner_of(task)
-    params = sorted(learner.make(1.0, 1, task.seed).get_params().items())
+    params = sorted(learner.make(1.0, 1, 0).get_params().items())
     return " ".join(f"{params} {replace(learner, make=None)}".split())
 
 
@@ -276,29 +274,32 @@ def with_rounds(learner, rounds):
     return learner if rounds is None else replace(learner, make=make)
 
 
-def run_task(folder, plan, task, source=None):
-    """Fit, measure, and return the line of the results; a fit that fails leaves its message.
+def run_tasks(folder, plan, tasks, alphas):
+    """Fit and measure tasks of one sample, and return their lines; a fit that fails leaves its message.
 
-    ``source`` is the line of the task whose alpha this one takes.
+    ``alphas`` maps the learners of this sample that are finished to their alpha.
     """
     torch.set_num_threads(1)
-    learner = with_rounds(learner_of(task), plan.rounds)
-    record = {**task._asdict(), "alpha": learner.alpha, "cv score": None, "definition": definition(task)}
-    sample = load_sample(folder, plan, *place_of(task), task.seed)
-    start = time.perf_counter()
-    with threadpool_limits(1), warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        try:
-            if source is not None:
-                record |= {name: source[name] for name in ("alpha", "cv score")}
-            elif learner.alpha is None:
-                record |= choose_alpha(learner, plan, task.seed, sample)
-            began = time.perf_counter()
-            data = sample.X_train, sample.y_train, sample.labels_train, sample.groups
-            fitted = fit(learner, record["alpha"], task.seed, *data)
-            record |= {"cv seconds": began - start, "fit seconds": time.perf_counter() - began}
-            record["scores"] = measure(fitted, sample)
-        except ValueError as error:
-            record["error"] = f"{type(error).__name__}: {error}"
-    record["warnings"] = dict(Counter(entry.category.__name__ for entry in caught))
-    return record
+    alphas, records = dict(alphas), []
+    with threadpool_limits(1):
+        texts, sample = load_sample(folder, plan, *tasks[0][:-1])
+        for task in tasks:
+            learner = with_rounds(LEARNERS[task.learner], plan.rounds)
+            known = texts if learner.reads == "texts" else sample
+            record = {**task._asdict(), "definition": definition(LEARNERS[task.learner])}
+            start = time.perf_counter()
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always")
+                try:
+                    alpha = alphas[learner.alpha_of] if learner.alpha_of else learner.alpha
+                    alpha = choose_alpha(learner, plan, task.seed, known) if alpha is None else alpha
+                    began = time.perf_counter()
+                    fitted = fit(learner, alpha, task.seed, known.X_train, known.y_train, known.labels_train)
+                    record |= {"alpha": alpha, "cv seconds": began - start, "seconds": time.perf_counter() - began}
+                    record["scores"] = measure(fitted, known, TRUTHS[task.regime])
+                    alphas[task.learner] = alpha
+                except (ValueError, KeyError) as error:  # KeyError: the learner that gives the alpha failed
+                    record["error"] = f"{type(error).__name__}: {error}"
+            record["warnings"] = dict(Counter(entry.category.__name__ for entry in caught))
+            records.append(record)
+    return records

@@ -12,7 +12,7 @@ import json
 
 import numpy as np
 import pandas as pd
-from paper_data import normalize, pair_sample
+from paper_data import make_corpus, normalize, pair_sample
 from paper_learners import Learner, fit, logistic, measure, ours
 from sklearn.decomposition import TruncatedSVD
 from sklearn.feature_extraction.text import TfidfVectorizer
@@ -58,7 +58,8 @@ def one_split(data, truth, alpha, components, seed):
     tfidf = TfidfVectorizer(sublinear_tf=True, min_df=2, dtype=np.float32)
     features = PairTransformer(make_pipeline(tfidf, TruncatedSVD(components, random_state=seed)))
     X = features.fit(data.data[train]).transform(data.data)
-    sample = pair_sample(X, data.target, data.groups, truth, train, test)
+    corpus = make_corpus(X, data.target, data.groups, truth.reshape(-1, 1))
+    sample = pair_sample(corpus, train, test)
     pairs = sample.X_train, sample.y_train
     return {name: measure(fit(own, alpha, seed, *pairs, None), sample) for name, own in LEARNERS.items()}
 
