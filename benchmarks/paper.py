@@ -74,7 +74,7 @@ def run_all(study, plan, tasks, jobs):
     path = study.path("results.jsonl")
     done = read_results(path, tasks)
     calls = []
-    for place, own in itertools.groupby(tasks, key=lambda task: task[:-1]):
+    for _, own in itertools.groupby(tasks, key=lambda task: task[:-1]):
         own = list(own)
         alphas = {task.learner: done[task]["alpha"] for task in own if task in done}
         if waiting := [task for task in own if task not in done]:

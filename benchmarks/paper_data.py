@@ -273,7 +273,9 @@ def prepare(study, plan, files):
         "f": files["answers"] and read_answers(files["answers"]),
     }
     for name in names:
-        arrays = {key: values.astype(str) if values.dtype == object else values for key, values in corpora[name].items()}
+        arrays = {
+            key: values.astype(str) if values.dtype == object else values for key, values in corpora[name].items()
+        }
         embed(np.concatenate([arrays[key].ravel() for key in ("pairs", "outputs") if key in arrays]))
 
         def write(path, arrays=arrays):

@@ -2,63 +2,36 @@
 
 import numpy as np
 import pandas as pd
-from paper_data import REGIMES
-from paper_learners import ABLATIONS, CHOSEN_FROM, DEFAULT, LEARNERS, OBJECTIVE_CHOSEN, UNTUNED
+from paper_data import FEATURES, REGIMES, TRUTHS
+from paper_learners import FAILURES, LEARNERS
 from scipy import stats
 
-MEASURES = ["pair accuracy", "output F1", "output AUC", "label F1", "label AUC", "STARC", "calibration error"]
-COUNTED = MEASURES[1:6]
-TRANSFER = ["transfer label F1", "transfer label AUC", "transfer STARC"]
-ABLATED = ["output F1", "label AUC", "STARC"]  # the measures of the picture of ablations
-MOST_PERCENT = 60  # larger differences would hide the others
-LESS_IS_BETTER = {"STARC", "calibration error", "transfer STARC"}
-OVERVIEW = {  # short name -> learner
-    "paper": "paper",
-    "FailureAwareIRL": "FailureAwareIRL",
-    "objective chosen": OBJECTIVE_CHOSEN,
-    "FailureAwareIRLCV": "FailureAwareIRLCV",
-    "paper, labels": "paper, labels",
-    "outputs and labels": "outputs and labels, max_margin",
+UNTUNED, NO_FAILURES = "MaxMarginIRL, untuned", "no failures"
+FIRST = ("given", next(iter(FEATURES)))  # the features of the baseline, in a and elsewhere
+COMPARISONS = {  # name of a difference -> (learner, features) of what it is to; None: the same
+    "to untuned": (UNTUNED, FIRST),
+    "to no failures": (NO_FAILURES, None),
+    "to MiniLM": (None, FIRST),
 }
-AGAINST_UNTUNED = ["FailureAwareIRL, untuned", "FailureAwareIRLCV", "outputs and labels, max_margin"]
-WITH_LABELS = {name for name, learner in {**LEARNERS, **ABLATIONS}.items() if learner.labels}
-PLACE = ["regime", "cell"]
+BY_LABEL = ["label F1", "label AUC", "STARC"]
+PAIRS = ["pair accuracy", "output F1", "output AUC", "ECE"]
+OVERVIEW = [UNTUNED, "MaxEntropyIRL", "paper", "FailureAwareIRL", "with labels", "classifier of labels", "null: length"]
+EFFECTS = ["pair accuracy", "label AUC", "STARC", "ECE"]  # the measures that failures are judged by
+LESS_IS_BETTER = ("STARC", "ECE")
+PLACE = ["regime", "cell", "features"]
 _COLORS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
 
 # ------------------------------------------------------------------------------------------------------- figures
 
 
 def read_scores(records):
-    """A row a fit: place, seed, learner, alpha, loss in cross-validation, and every measure."""
-    flat = [{k: v for k, v in r.items() if k not in ("scores", "warnings")} | r["scores"] for r in records]
-    scores = pd.DataFrame(flat).astype({"cv score": float})
-    pair = scores[scores["learner"].isin(CHOSEN_FROM) & (scores["regime"] != "ablations")]
-    best = pair.groupby([*PLACE, "seed"])["cv score"].idxmax()
-    scores = pd.concat([scores, scores.loc[best].assign(learner=OBJECTIVE_CHOSEN)], ignore_index=True)
-    after = list(LEARNERS).index(CHOSEN_FROM[-1]) + 1
-    order = [*list(LEARNERS)[:after], OBJECTIVE_CHOSEN, *list(LEARNERS)[after:], *ABLATIONS]
-    scores["learner"] = pd.Categorical(scores["learner"], order, ordered=True)
-    return scores.sort_values("learner", kind="stable", ignore_index=True)
-
-
-def best_standard(scores):
-    """By regime and cell, the standard learner of the least loss in cross-validation; of ablations the default."""
-    standard = scores[scores["learner"].isin([name for name, learner in LEARNERS.items() if learner.standard])]
-    loss = standard.groupby([*PLACE, "learner"], observed=True)["cv score"].mean()
-    best = loss.groupby(PLACE).idxmax().map(lambda key: key[-1])
-    ablations = scores.loc[scores["regime"] == "ablations", PLACE].drop_duplicates().set_index(PLACE).index
-    return pd.concat([best, pd.Series(DEFAULT, ablations)])
-
-
-def compare(scores, baseline):
-    """A row a fit and measure: its value, and its difference to the baseline of the cell on the same seed."""
-    measures = [name for name in [*MEASURES, "correlation", "flipped AUC", *TRANSFER] if name in scores]
+    """A row a fit and measure, in the order of the learners."""
+    flat = [{name: record[name] for name in (*PLACE, "seed", "learner")} | record["scores"] for record in records]
+    scores = pd.DataFrame(flat)
+    measures = [name for name in scores.columns if name not in (*PLACE, "seed", "learner")]
     long = scores.melt([*PLACE, "seed", "learner"], measures, "measure").dropna(subset="value")
-    long["measure"] = pd.Categorical(long["measure"], measures, ordered=True)
-    long = long.join(baseline.rename("baseline"), on=PLACE)
-    keys = [*PLACE, "seed", "measure"]
-    against = long[long["learner"].astype(str) == long["baseline"]].set_index(keys)["value"]
-    long["difference"] = long["value"] - long[keys].join(against, on=keys)["value"]
+    for name, order in {"learner": LEARNERS, "measure": measures, "features": (FIRST[0], *FEATURES)}.items():
+        long[name] = pd.Categorical(long[name], list(order), ordered=True)
     return long
 
 
@@ -67,214 +40,163 @@ def half_width(values):
     return stats.t.ppf(0.975, values.count() - 1) * values.sem() if values.count() > 1 else np.nan
 
 
-def summarize(long, by=(*PLACE, "learner", "measure", "baseline")):
-    """Means over seeds and half the widths of their intervals, of the values and of the differences."""
-    groups = long.groupby(list(by), observed=True, sort=False)
+def summarize(long):
+    """Means over seeds and half the widths of their intervals: of values, and of differences seed by seed."""
+    for name, (learner, features) in COMPARISONS.items():
+        base = long[long["learner"] == learner] if learner else long
+        base = base[base["features"].isin(features)] if features else base
+        keys = [
+            "regime",
+            "cell",
+            "seed",
+            "measure",
+            *([] if learner else ["learner"]),
+            *([] if features else ["features"]),
+        ]
+        base = base.set_index(keys)["value"].rename("base")
+        long = long.assign(**{name: long["value"] - long[keys].join(base, on=keys)["base"]})
+    groups = long.groupby([*PLACE, "learner", "measure"], observed=True)
     columns = {"mean": ("value", "mean"), "half": ("value", half_width), "seeds": ("seed", "nunique")}
-    columns |= {"difference": ("difference", "mean"), "difference half": ("difference", half_width)}
+    for name in COMPARISONS:
+        columns |= {name: (name, "mean"), f"{name}, half": (name, half_width)}
     return groups.agg(**columns).reset_index()
 
 
-def pool(long):
-    """Differences averaged over the cells of a regime seed by seed, then over the seeds that all cells have."""
-    by_seed = long.groupby(["regime", "learner", "measure", "seed"], observed=True)
-    pooled = by_seed[["value", "difference"]].mean().assign(cells=by_seed.size()).reset_index()
-    n_cells = long.groupby("regime")["cell"].nunique()
-    return summarize(pooled[pooled["cells"] == pooled["regime"].map(n_cells)], ["regime", "learner", "measure"])
+def place_names(rows):
+    """Regime and cell in one text, in the order of the rows."""
+    names = rows["regime"] + ". " + np.where(rows["regime"].isin(["a", "b"]), rows["regime"].map(REGIMES) + ", ", "")
+    return names + rows["cell"]
+
+
+def transferred(summary):
+    """The rows of c that are measured on the texts of b, as rows of another place."""
+    rows = summary[summary["measure"].astype(str).str.startswith("transfer ")]
+    names = rows["measure"].astype(str).str.removeprefix("transfer ")
+    return rows.assign(cell="ParaDetox, measured on texts of b", measure=names)
 
 
 # -------------------------------------------------------------------------------------------------------- tables
 
 
-def is_clear(row):
+def is_clear(rows, name):
     """Whether the interval of a difference leaves out 0."""
-    return abs(row["difference"]) > row["difference half"]
+    return rows[name].abs() > rows[f"{name}, half"]
 
 
-def show_difference(row, digits=3):
-    """In bold where its interval leaves out 0."""
-    text = f"{row['difference']:+.{digits}f} ± {row['difference half']:.{digits}f}"
-    return f"**{text}**" if is_clear(row) else text
-
-
-def show_figure(row):
-    """Mean and interval; in brackets the difference to the baseline."""
-    text = f"{row['mean']:.3f} ± {row['half']:.3f}"
-    return text if row["learner"] == row["baseline"] else f"{text} ({show_difference(row)})"
-
-
-def table(rows, index, columns, show, order):
-    """Markdown of one text a row and column."""
-    shown = rows.assign(text=rows.apply(show, axis=1)).pivot(index=index, columns=columns, values="text")
-    shown = shown[order].fillna("")
-    return shown.rename_axis(columns=None).reset_index().to_markdown(index=False, disable_numparse=True)
-
-
-def cell_table(rows, measures):
-    """All learners of a cell."""
-    roles = {name: f"{name} (labels)" for name in WITH_LABELS}
-    roles |= {name: f"{name} (best standard)" for name in rows["baseline"] if name in LEARNERS}
-    rows = rows[rows["measure"].isin(measures)]
-    names = rows["learner"].cat.remove_unused_categories().cat.rename_categories(roles)
-    rows = rows.assign(text=rows.apply(show_figure, axis=1), learner=names)
-    return table(rows, "learner", "measure", lambda row: row["text"], measures)
-
-
-def place_names(rows):
-    """Regime and cell in one text, in the order of the rows."""
-    names = rows["regime"] + ". " + rows["cell"]
-    return pd.Categorical(names, names.unique(), ordered=True)
+def table(rows, columns, order):
+    """Markdown: a row for each place and features, the texts of ``rows`` side by side."""
+    rows = rows.assign(pairs=place_names)
+    rows = rows.assign(pairs=pd.Categorical(rows["pairs"], rows["pairs"].unique(), ordered=True))
+    shown = rows.assign(**{columns: rows[columns].astype(str)})
+    shown = shown.pivot_table("text", ["pairs", "features"], columns, "first", observed=True)
+    order = [name for name in order if name in shown]
+    return shown[order].fillna("").reset_index().to_markdown(index=False, disable_numparse=True)
 
 
 def overview_table(summary):
-    """The best standard learner's figures, and the differences of the learners of OVERVIEW."""
-    rows = summary[summary["measure"].isin(["label F1", "STARC"])]
-    best = rows[rows["learner"].astype(str) == rows["baseline"]].assign(column="best standard")
-    others = rows[rows["learner"].isin(OVERVIEW.values())]
-    others = others.assign(column=others["learner"].astype(str).map({v: k for k, v in OVERVIEW.items()}))
-    rows = pd.concat([best, others])
+    """Label F1, label AUC and STARC of the learners of OVERVIEW; where no labels are known, pair accuracy."""
+    rows = pd.concat([summary.astype({"measure": str}), transferred(summary)], ignore_index=True)
+    rows = rows[rows["learner"].isin(OVERVIEW)].sort_values(["regime"], kind="stable")
+    by_label = rows["measure"].isin(BY_LABEL) | rows["regime"].isin(["e", "f"]) & (rows["measure"] == "pair accuracy")
+    rows = rows[by_label].assign(text=rows["mean"].map("{:.3f}".format))
+    keys = [*PLACE, "learner"]
+    return table(
+        rows.groupby(keys, observed=True, sort=False)["text"].agg(", ".join).reset_index(), "learner", OVERVIEW
+    )
 
-    def show(row):
-        return f"{row['mean']:.3f}" if row["column"] == "best standard" else show_difference(row)
 
-    return table(rows.assign(pairs=place_names), ["pairs", "measure"], "column", show, ["best standard", *OVERVIEW])
+def effects_table(summary, measure):
+    """Differences to the same learner without failures, in bold where clear."""
+    rows = summary[(summary["measure"] == measure) & summary["learner"].isin(FAILURES)]
+    if not len(rows):
+        return ""
+    difference, half = "to no failures", "to no failures, half"
+    texts = [f"{value:+.4f} ± {width:.4f}" for value, width in zip(rows[difference], rows[half], strict=True)]
+    texts = [f"**{text}**" if clear else text for text, clear in zip(texts, is_clear(rows, difference), strict=True)]
+    return table(rows.assign(text=texts), "learner", FAILURES)
 
 
 def counts_table(summary):
-    """How often, over cells and measures, a learner is clearly better or worse than the best standard one."""
-    rows = summary[summary["measure"].isin(COUNTED)]
-    of = rows[PLACE].drop_duplicates().shape[0] * len(COUNTED)
-    gain = rows["difference"] * np.where(rows["measure"].isin(LESS_IS_BETTER), -1, 1)
-    clear = is_clear(rows) & (rows["learner"].astype(str) != rows["baseline"])
-    counted = rows.assign(better=clear & (gain > 0), worse=clear & (gain < 0)).groupby("learner", observed=True)
-    counts = counted[["better", "worse"]].sum()
-    counts.index = [f"{name} (labels)" if name in WITH_LABELS else name for name in counts.index]
-    return counts.rename(columns={"better": f"clearly better, of {of}", "worse": "clearly worse"}).to_markdown()
+    """How often a variant with failures is clearly better or worse than without them."""
+    rows = summary[summary["measure"].isin(EFFECTS) & summary["learner"].isin(FAILURES)]
+    gain = rows["to no failures"] * np.where(rows["measure"].isin(LESS_IS_BETTER), -1, 1)
+    clear = is_clear(rows, "to no failures")
+    counted = rows.assign(better=clear & (gain > 0), worse=clear & (gain < 0), of=1).groupby("learner", observed=True)
+    counts = counted[["better", "worse", "of"]].sum()
+    return counts.rename(columns={"better": "clearly better", "worse": "clearly worse"}).to_markdown()
 
 
-def regimes_table(long):
-    """Differences of the learners without labels, averaged over the cells of a regime."""
-    rows = pool(long[long["measure"].isin(COUNTED)])
-    rows = rows[rows["learner"].isin(set(OVERVIEW.values()) - WITH_LABELS)]
-    rows = rows.assign(pairs=[f"{regime}. {REGIMES[regime]}" for regime in rows["regime"]])
-    return table(rows, ["pairs", "learner"], "measure", lambda row: show_difference(row, 4), COUNTED)
+def cell_table(rows):
+    """All learners and measures of a cell; in bold what is clearly better than the untuned standard learner."""
+    sign = np.where(rows["measure"].astype(str).str.contains("STARC|ECE"), -1, 1)
+    better = is_clear(rows, "to untuned") & (rows["to untuned"] * sign > 0)
+    texts = [f"{mean:.3f} ± {half:.3f}" for mean, half in zip(rows["mean"], rows["half"], strict=True)]
+    texts = [f"**{text}**" if bold else text for text, bold in zip(texts, better, strict=True)]
+    shown = rows.assign(text=texts).pivot_table("text", ["features", "learner"], "measure", "first", observed=True)
+    return shown.fillna("").reset_index().to_markdown(index=False, disable_numparse=True)
 
 
-def untuned_table(scores):
-    """Label F1 and AUC, a star where clear, and STARC in percent, against the untuned standard learner."""
-    places = scores[PLACE].drop_duplicates().set_index(PLACE).index
-    rows = summarize(compare(scores, pd.Series(UNTUNED, places)))
-    rows = rows[rows["learner"].isin([UNTUNED, *AGAINST_UNTUNED])]
-    rows = rows[rows["measure"].isin(["label F1", "label AUC", "STARC"])]
-    base = (rows["mean"] - rows["difference"]).where(rows["measure"] == "STARC")
-
-    def show(row):
-        if row["learner"] == UNTUNED:
-            return f"{row['mean']:.3f}"
-        if row["measure"] != "STARC":
-            return f"{row['difference']:+.3f}" + "*" * is_clear(row)
-        percent = f"{100 * row['difference'] / row['base']:+.0f} %"
-        return f"**{percent}**" if is_clear(row) else percent
-
-    rows = rows.assign(base=base, pairs=place_names)
-    rows["text"] = rows.apply(show, axis=1)
-    joined = rows.groupby(["pairs", "learner"], observed=True, sort=False)["text"].agg(", ".join).reset_index()
-    return table(joined, "pairs", "learner", lambda row: row["text"], [UNTUNED, *AGAINST_UNTUNED])
-
-
-def signs_table(scores):
-    """Of the cells with many flipped preferences, whether the sign of the reward is right, and who flipped."""
-    noise = scores["cell"].str.extract(r"noise ([\d.]+)", expand=False).astype(float)
-    by_place = scores[noise >= 0.3].groupby(["learner", "cell"], observed=True, sort=False)
-    found = by_place.agg(
-        low=("correlation", "min"), wrong=("correlation", lambda v: (v < 0).sum()), flips=("flipped AUC", "mean")
-    )
-    show = "{low:+.3f}, {wrong:.0f}; {flips:.3f}".format_map
-    return table(found.reset_index(), "learner", "cell", show, list(scores.loc[noise >= 0.3, "cell"].unique()))
-
-
-def make_tables(scores, long, summary, plan):
+def make_tables(summary, plan):
     """All tables, Markdown."""
     parts = [
-        f"Mean over {plan.seeds} seeds, in the regimes b and c over {plan.seeds_of_texts}, ± half a 95 % t-interval. "
-        "In brackets: the paired difference to the best standard learner (of ablations: to the default), in bold "
-        "where its interval leaves out 0. STARC and calibration error: less is better."
+        f"Means over {plan.seeds} seeds, ± half a 95 % t-interval. STARC and ECE (expected calibration error): less is "
+        "better. A difference is paired by seed, and in bold where its interval leaves out 0.",
+        "## Overview: label F1, label AUC, STARC; of e and f pair accuracy",
+        overview_table(summary),
+        "## Do failures pay? Differences to the same learner without failures",
+        counts_table(summary),
     ]
-    main = [frame[frame["regime"] != "ablations"] for frame in (scores, long, summary)]
-    if len(main[0]):
-        parts += [
-            "## Overview: differences to the best standard learner",
-            overview_table(main[2]),
-            counts_table(main[2]),
-        ]
-        parts += ["## By regime: differences averaged over the cells of a regime", regimes_table(main[1])]
-        parts += ["## Against the untuned standard learner: label F1, label AUC, STARC in %", untuned_table(main[0])]
-    for regime in [regime for regime in REGIMES if regime in set(summary["regime"])]:
-        parts.append(f"## {REGIMES[regime]}" if regime == "ablations" else f"## {regime}. {REGIMES[regime]}")
-        own = summary[summary["regime"] == regime]
-        for cell, rows in own.groupby("cell", sort=False):
-            parts += [f"### {cell}", cell_table(rows, COUNTED if regime == "ablations" else MEASURES)]
-            if regime == "c":
-                parts += ["### Transfer: fitted on ParaDetox, measured on the texts of b", cell_table(rows, TRANSFER)]
-        if regime == "a":
-            parts += ["### Sign: lowest correlation with the truth, seeds on which it is below 0; AUC of the training "]
-            parts[-1] += "margin as a flag of flipped pairs"
-            parts.append(signs_table(scores[scores["regime"] == "a"]))
+    for measure in [measure for measure in EFFECTS if (summary["measure"] == measure).any()]:
+        parts += [f"### {measure}", effects_table(summary, measure)]
+    parts.append("## Everything, in bold where clearly better than the untuned MaxMarginIRL on MiniLM alone")
+    for (regime, _), rows in summary.groupby(["regime", "cell"], sort=False):
+        transfer = rows["measure"].astype(str).str.startswith("transfer ")
+        second = rows["measure"].astype(str).str.contains(", ")
+        title = place_names(rows).iloc[0]
+        parts += [f"### {title}", cell_table(rows[~transfer & ~second])]
+        if any(TRUTHS[regime][1:]):
+            kind = "errors by kind" if regime == "f" else "second truth"
+            parts += [f"### {title}: {kind}", cell_table(rows[~transfer & second])]
+        if transfer.any():
+            parts += [f"### {title}, measured on texts of b", cell_table(rows[transfer])]
     return "\n\n".join(parts) + "\n"
 
 
 # ------------------------------------------------------------------------------------------------------ pictures
 
 
-def plot_differences(rows, row, color, path, title):
-    """Differences with their intervals: a panel a measure, named rows, and colors."""
+def plot(rows, measures, learners, value, path, title):
+    """Figures with their intervals: a panel a measure, a row for each place and features, a color a learner."""
     from matplotlib.figure import Figure
 
-    names, colors, measures = (list(dict.fromkeys(rows[column].astype(str))) for column in (row, color, "measure"))
-    height = 1.6 + len(names) * max(0.28, 0.09 * len(colors))
-    figure = Figure(figsize=(2.8 + max(5.2, 2.3 * len(measures)), height), layout="constrained")
+    rows = rows.assign(
+        name=place_names(rows) + np.where(rows["regime"] == "a", "", ", " + rows["features"].astype(str))
+    )
+    names = list(dict.fromkeys(rows["name"]))
+    figure = Figure(figsize=(3.2 + 2.4 * len(measures), 1.2 + 0.42 * len(names)), layout="constrained")
     axes = np.atleast_1d(figure.subplots(1, len(measures), sharey=True))
     for axis, measure in zip(axes, measures, strict=True):
-        axis.axvline(0, color="0.4", lw=1)
         for band in range(1, len(names), 2):
             axis.axhspan(band - 0.5, band + 0.5, color="0.95", zorder=0)
-        for number, label in enumerate(colors):
-            some = rows[(rows["measure"] == measure) & (rows[color].astype(str) == label)]
-            y = [names.index(str(name)) + (number - (len(colors) - 1) / 2) * 0.75 / len(colors) for name in some[row]]
-            style = {"fmt": "o", "ms": 3, "lw": 1, "color": _COLORS[number % len(_COLORS)], "label": label}
-            axis.errorbar(some["difference"], y, xerr=some["difference half"], **style)
+        if value != "mean":
+            axis.axvline(0, color="0.4", lw=1)
+        for number, learner in enumerate(learners):
+            some = rows[(rows["measure"] == measure) & (rows["learner"] == learner)]
+            y = [names.index(name) + (number - (len(learners) - 1) / 2) * 0.75 / len(learners) for name in some["name"]]
+            style = {"fmt": "o", "ms": 3.5, "lw": 1, "color": _COLORS[number % len(_COLORS)], "label": learner}
+            axis.errorbar(some[value], y, xerr=some["half" if value == "mean" else f"{value}, half"], **style)
         axis.set_title(measure + (" (less is better)" if measure in LESS_IS_BETTER else ""), fontsize="medium")
         axis.spines[["top", "right"]].set_visible(False)
         axis.tick_params(labelsize="small")
     axes[0].set(yticks=range(len(names)), yticklabels=names, ylim=(len(names) - 0.5, -0.5))
     figure.suptitle(title, fontsize="medium")
-    if len(colors) > 1:
-        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
     figure.savefig(path, dpi=130)
 
 
 def draw(summary, folder):
-    """All pictures: the overview, and for every regime (of a: every shape of the reward) the differences."""
-    others = summary[(summary["learner"].astype(str) != summary["baseline"]) & summary["difference"].notna()]
-    starc = others[(others["regime"] != "ablations") & (others["measure"] == "STARC")]
-    starc = starc[starc["learner"].isin(OVERVIEW.values())].assign(pairs=place_names)
-    if len(starc):
-        percent = 100 / (starc["mean"] - starc["difference"])
-        starc[["difference", "difference half"]] = starc[["difference", "difference half"]].mul(percent, axis=0)
-        starc.loc[starc["difference"] > MOST_PERCENT, ["difference", "difference half"]] = MOST_PERCENT, 0
-        starc["learner"] = starc["learner"].astype(str).map({v: k for k, v in OVERVIEW.items()})
-        title = f"Difference to the best standard learner, in % of its STARC ({MOST_PERCENT} stands for more)"
-        plot_differences(starc, "pairs", "learner", folder / "overview.png", title)
-    for regime, rows in others.groupby("regime", sort=False):
-        title = f"{REGIMES[regime]}: difference to the " + (
-            "default" if regime == "ablations" else "best standard learner"
-        )
-        families = rows["cell"].str.split(",").str[0] if regime == "a" else pd.Series("", rows.index)
-        shown = ABLATED if regime == "ablations" else MEASURES
-        for family, some in rows[rows["measure"].isin(shown)].groupby(families, sort=False):
-            name = "-".join(part for part in (regime, family.lower()) if part)
-            path = "ablations.png" if regime == "ablations" else f"forest-{name}.png"
-            plot_differences(some, "learner", "cell", folder / path, title)
-        if regime == "c":
-            some = rows[rows["measure"].isin(TRANSFER)]
-            plot_differences(some, "learner", "cell", folder / "forest-transfer.png", f"{title}, on the texts of b")
+    """Two pictures: what learners reach, and what failures add."""
+    learners = [name for name in OVERVIEW if not name.startswith("null")]
+    plot(summary, ["label AUC", "STARC", "pair accuracy"], learners, "mean", folder / "overview.png", "What is reached")
+    title = "Difference to the same learner without failures"
+    plot(summary, EFFECTS, list(FAILURES), "to no failures", folder / "failures.png", title)
