@@ -10,7 +10,7 @@ The regimes and features are in paper_data.py, the learners in paper_learners.py
 Alpha, the L2 strength, is chosen by cross-validation on the training pairs: one grid, folds of whole groups,
 `pair_log_loss` (which does not depend on a reward's scale), ties to the stronger alpha. No ground truth takes part,
 except where a learner is told labels. *FailureAwareIRL* and its variants take the alpha that is best without
-failures, *paper* that of *MaxMarginIRL*, *MLP* that of *MaxEntropyIRL*: only one thing differs in each comparison.
+failures, *paper* that of *MaxMarginIRL*. *MLP*, whose training is slow, has a fixed one.
 
 A seed draws the split, the data (a and b), the start and the samples of the learner. A figure is the mean over seeds
 with a 95 % t-interval, and so is a paired difference. Seeds share the files, so an interval speaks of other splits of
@@ -38,18 +38,19 @@ from tqdm.auto import tqdm
 
 
 def all_tasks(plan, regimes):
-    """Every fit of the regimes, those of one sample side by side. In e and f no labels are known, in a no texts."""
+    """Every fit, seed by seed, those of one sample side by side. In e and f no labels are known, in a no texts."""
     tasks = []
-    for regime in [regime for regime in REGIMES if regime in regimes]:
-        features = ["given"] if regime == "a" else list(FEATURES)
+    for seed, regime in itertools.product(range(plan.first_seed, plan.first_seed + plan.seeds), sorted(regimes)):
         learners = [
             name
             for name, learner in LEARNERS.items()
             if not (learner.labels and regime in ("e", "f") or learner.reads == "texts" and regime == "a")
         ]
-        seeds = range(plan.first_seed, plan.first_seed + plan.seeds)
-        places = itertools.product([regime], cells_of(regime, plan), features, seeds)
-        tasks += [Task(*place, name) for place in places for name in learners]
+        features = ["given"] if regime == "a" else FEATURES
+        tasks += [
+            Task(regime, *place, seed, name)
+            for *place, name in itertools.product(cells_of(regime, plan), features, learners)
+        ]
     return tasks
 
 

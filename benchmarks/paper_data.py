@@ -88,7 +88,7 @@ class Plan:
     betas: tuple
     n_components: int  # of TextFeatures
     reference: str
-    alphas: tuple = ALPHAS
+    alphas: tuple = (*ALPHAS, 2e-5)
     folds: int = 3
     rounds: int | None = None  # of the curriculum; None: as the learner has it
     first_seed: int = 0

@@ -145,18 +145,16 @@ FAILURES = {  # each is compared with "no failures"
     "clusters": failing(failures=ClusteredFailures()),
     "mixture": failing(MixtureIRL, failure_weight=0.0),
 }
-WITH_LABELS = {"objective": "max_margin", "failures": "confirmed", "failure_weight": 1.0, "pointwise_weight": 3.0}
+WITH_LABELS = {"failures": "confirmed", "failure_weight": 1.0, "pointwise_weight": 3.0, "recurrence_correlation": 0.0}
 LEARNERS = {
     "MaxMarginIRL, untuned": ours(MaxMarginIRL, alpha=1e-3),  # fixed settings, which the paper compares with
     "MaxMarginIRL": ours(MaxMarginIRL, search=MaxMarginIRLCV),
     "MaxEntropyIRL": ours(MaxEntropyIRL, search=MaxEntropyIRLCV),
-    "MLP": ours(MaxEntropyIRL, {"hidden_layer_sizes": (64,)}, alpha_of="MaxEntropyIRL"),
+    "MLP": ours(MaxEntropyIRL, {"hidden_layer_sizes": (16,)}, alpha=1e-3),
     "paper": ours(FailureAwareIRL.paper, alpha_of="MaxMarginIRL"),
     "no failures": ours(FailureAwareIRL, {"failure_weight": 0.0}, search=FailureAwareIRLCV),
     **FAILURES,
-    "with labels": ours(
-        FailureAwareIRL, {**WITH_LABELS, "recurrence_correlation": 0.0}, labels=True, search=FailureAwareIRLCV
-    ),
+    "with labels": ours(FailureAwareIRL, WITH_LABELS, labels=True, search=FailureAwareIRLCV),
     "classifier of labels": logistic("outputs", labels=True),
     "null: length": Learner(lambda alpha, n_rows, seed: LengthNull(), "texts", alpha=0.0),
     "null: shuffled": ours(ShuffledIRL, alpha_of="MaxEntropyIRL"),

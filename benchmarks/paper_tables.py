@@ -32,7 +32,7 @@ def read_scores(records):
     long = scores.melt([*PLACE, "seed", "learner"], measures, "measure").dropna(subset="value")
     for name, order in {"learner": LEARNERS, "measure": measures, "features": (FIRST[0], *FEATURES)}.items():
         long[name] = pd.Categorical(long[name], list(order), ordered=True)
-    return long
+    return long.sort_values(["regime"], kind="stable")
 
 
 def half_width(values):
