@@ -1,17 +1,21 @@
-"""The evidence benchmark: what it runs, keeps, compares and prints."""
+"""The evidence benchmark: what it reads, runs, keeps, compares and prints."""
 
+import gzip
 import importlib
 import json
 import re
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import stats
 from sklearn.linear_model import LogisticRegression
 
+from fairl_sk.failures import Round
+
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
-FEW = ("training: joint", "failures: labels", "failures: off")
+FEW = ("MaxMarginIRL", "MaxEntropyIRL", "no failures", "FailureAwareIRL", "with labels", "null: length")
 
 
 @pytest.fixture(scope="module")
@@ -22,12 +26,8 @@ def patch():
 
 
 @pytest.fixture(scope="module")
-def paper(patch):
-    """The benchmark, found beside the others that it imports, with fewer ablations."""
-    module = importlib.import_module("paper")
-    kept = {name: module.ABLATIONS[name] for name in (importlib.import_module("paper_tables").DEFAULT, *FEW)}
-    patch.setattr(module, "ABLATIONS", kept)
-    return module
+def data(patch):
+    return importlib.import_module("paper_data")
 
 
 @pytest.fixture(scope="module")
@@ -41,8 +41,8 @@ def tables(patch):
 
 
 @pytest.fixture(scope="module")
-def data(patch):
-    return importlib.import_module("paper_data")
+def paper(patch):
+    return importlib.import_module("paper")
 
 
 @pytest.fixture(scope="module")
@@ -51,10 +51,46 @@ def sample(data):
 
 
 @pytest.fixture(scope="module")
-def smoke(paper, tmp_path_factory):
-    """Folder, summary and tables of all regimes at the smallest size."""
+def files(tmp_path_factory):
+    """Files of e and f as their authors lay them out: questions with answers."""
+    folder = tmp_path_factory.mktemp("files")
+    rows = [
+        {
+            "Question": f"What is number {number}?",
+            "Category": f"kind {number % 9}",
+            "Correct Answers": f"It is {number}; A number is {number}; I do not know",
+            "Incorrect Answers": f"It is not {number}; Nothing equals {number}",
+        }
+        for number in range(60)
+    ]
+    pd.DataFrame(rows).to_csv(folder / "truthful.csv", index=False)
+    kinds = ("Irrelevant", "Wrong-Grounding", "Redundant")
+    questions = [
+        {
+            "question": f"Why {number}?",
+            **{f"prediction {side}": f"because of {number} and {side}" for side in (1, 2, 3, 4)},
+            "preference": [1, 2, 0, 1, 2, 1],
+            "feedback": {
+                "errors": [{"error type": kinds[number % 3]}] * (number % 2),
+                "missing-info": [{}] * (number % 3),
+            },
+        }
+        for number in range(40)
+    ]
+    (folder / "answers.json.gz").write_bytes(gzip.compress(json.dumps(questions).encode()))
+    return {"truthful": folder / "truthful.csv", "answers": folder / "answers.json.gz"}
+
+
+@pytest.fixture(scope="module")
+def smoke(paper, learners, tables, files, patch, tmp_path_factory):
+    """Folder, summary and tables of all regimes at the smallest size, with a few learners."""
+    for registry in (learners.LEARNERS, learners.FAILURES):
+        for name in [name for name in registry if name not in FEW]:
+            patch.delitem(registry, name)
+    patch.setattr(tables, "UNTUNED", "MaxMarginIRL")
+    patch.setitem(tables.COMPARISONS, "to untuned", ("MaxMarginIRL", tables.FIRST))
     out = tmp_path_factory.mktemp("paper") / "run"
-    summary = paper.main(size="smoke", out=out)
+    summary = paper.main(size="smoke", out=out, **files)
     return out, summary, (out / "tables.md").read_text(encoding="utf-8")
 
 
@@ -63,194 +99,205 @@ def read(out):
     return [json.loads(line) for line in lines if line]
 
 
-def test_every_learner_takes_part_in_every_cell(paper, tables, smoke):
+def test_every_learner_takes_part_in_every_cell(paper, learners, smoke):
     out, summary, _ = smoke
-    plan = paper.SIZES["smoke"]
     records = read(out)
-    assert len(records) == len(paper.all_tasks(plan, set(paper.REGIMES)))
-    assert all("scores" in record for record in records)
+    assert len(records) == len(paper.all_tasks(paper.SIZES["smoke"], set(paper.REGIMES)))
+    assert all("scores" in record for record in records) and (summary["seeds"] == 2).all()
+    told = {name for name, learner in learners.LEARNERS.items() if learner.labels}
     for regime in paper.REGIMES:
-        expected = set(paper.ABLATIONS) if regime == "ablations" else {*paper.LEARNERS, tables.OBJECTIVE_CHOSEN}
-        for cell in paper.cells_of(regime, plan):
-            rows = summary[(summary["regime"] == regime) & (summary["cell"] == cell)]
-            assert set(rows["learner"]) == expected and (rows["seeds"] == 2).all()
-            assert set(tables.MEASURES) <= set(rows["measure"])
-    pictures = {path.name for path in out.glob("*.png")}
-    forests = {f"forest-{name}.png" for name in ("a-linear", "a-relu", "b", "c", "d", "transfer")}
-    assert pictures == {"overview.png", "ablations.png"} | forests
+        rows = summary[summary["regime"] == regime]
+        expected = set(FEW) - (told if regime in "ef" else {"null: length"} if regime == "a" else set())
+        assert set(rows["learner"]) == expected
+        assert set(rows["features"]) == ({"given"} if regime == "a" else set(paper.FEATURES))
+    measures = summary.groupby("regime")["measure"].agg(lambda own: set(own.astype(str)))
+    assert {"pair accuracy", "ECE", "label F1", "STARC"} <= measures["a"]
+    assert {"label AUC, second truth", "transfer label AUC", "transfer STARC, second truth"} <= measures["c"]
+    assert measures["e"] == {"pair accuracy", "output F1", "output AUC", "ECE"} and "label AUC, wrong" in measures["f"]
+    assert {path.name for path in out.glob("*.png")} == {"overview.png", "failures.png"}
 
 
-def test_tables_say_what_was_measured(paper, tables, smoke):
-    """Every figure of a learner's row follows from the lines of the results."""
+def test_tables_say_what_was_measured(smoke):
+    """Every figure follows from the lines of the results."""
     out, summary, text = smoke
-    assert len(json.loads((out / "summary.json").read_text(encoding="utf-8"))) == len(summary)
     values = {
-        (*(record[key] for key in ("regime", "cell", "learner", "seed")), measure): value
+        (*(record[key] for key in ("regime", "cell", "features", "learner", "seed")), measure): value
         for record in read(out)
         for measure, value in record["scores"].items()
     }
     found = {re.sub(r"\s+", " ", line) for line in text.splitlines()}
-    for (regime, cell), rows in summary.groupby(["regime", "cell"]):
-        (best,) = set(rows["baseline"])
-        assert regime == "ablations" or paper.LEARNERS[best].standard
-        for name in set(rows["learner"]) - {tables.OBJECTIVE_CHOSEN}:
-            shown = []
-            for measure in tables.COUNTED if regime == "ablations" else tables.MEASURES:
-                own, base = (
-                    np.array([values[regime, cell, who, seed, measure] for seed in (0, 1)]) for who in (name, best)
-                )
-                interval = stats.t.interval(0.95, 1, own.mean(), stats.sem(own)) if np.ptp(own) else own
-                figure = f"{own.mean():.3f} ± {np.ptp(interval) / 2:.3f}"
-                if name != best:
-                    mean, half = (own - base).mean(), stats.t.ppf(0.975, 1) * stats.sem(own - base)
-                    difference = f"{mean:+.3f} ± {half:.3f}"
-                    figure += f" (**{difference}**)" if abs(mean) > half else f" ({difference})"
-                shown.append(figure)
-            learner = (paper.ABLATIONS if regime == "ablations" else paper.LEARNERS)[name]
-            role = " (best standard)" if name == best and learner.standard else " (labels)" if learner.labels else ""
-            assert f"| {name}{role} | " + " | ".join(shown) + " |" in found
+
+    def shown(place, measure, base=None):
+        own = np.array([values[*place, seed, measure] for seed in (0, 1)])
+        own = own if base is None else own - [values[*base, seed, measure] for seed in (0, 1)]
+        half = stats.t.ppf(0.975, 1) * stats.sem(own)
+        return own.mean(), half, abs(own.mean()) > half
+
+    for regime, cell, features in summary[["regime", "cell", "features"]].drop_duplicates().itertuples(index=False):
+        mean, half, clear = shown(
+            (regime, cell, features, "FailureAwareIRL"), "ECE", (regime, cell, features, "no failures")
+        )
+        figure = f"{mean:+.4f} ± {half:.4f}"
+        figure = f"**{figure}**" if clear else figure
+        assert any(line.endswith(f"| {features} | {figure} |") for line in found)
+        first = "given" if regime == "a" else "MiniLM"
+        mean, half, _ = shown((regime, cell, features, "MaxEntropyIRL"), "pair accuracy")
+        gain, _, clear = shown(
+            (regime, cell, features, "MaxEntropyIRL"), "pair accuracy", (regime, cell, first, "MaxMarginIRL")
+        )
+        figure = f"{mean:.3f} ± {half:.3f}"
+        figure = f"**{figure}**" if clear and gain > 0 else figure
+        assert any(line.startswith(f"| {features} | MaxEntropyIRL | {figure} |") for line in found)
 
 
-def test_the_objective_is_chosen_without_failures(tables, smoke):
-    scores = tables.read_scores(read(smoke[0]))
-    scores = scores[scores["regime"] != "ablations"].set_index(["regime", "cell", "seed", "learner"])
-    for place, chosen in scores.xs(tables.OBJECTIVE_CHOSEN, level="learner").iterrows():
-        loss = {
-            name: scores.loc[(*place, f"no failures, {name}")]["cv score"] for name in ("max_margin", "max_entropy")
-        }
-        own = tables.CHOSEN_FROM[int(loss["max_entropy"] > loss["max_margin"])]
-        assert chosen["STARC"] == scores.loc[(*place, own)]["STARC"]
-
-
-def test_a_second_run_goes_on(paper, smoke, monkeypatch):
+def test_a_second_run_goes_on(paper, smoke, files, monkeypatch):
     """Nothing is fitted twice; what was cut off, failed or defined otherwise is."""
     out, summary, _ = smoke
-    run_task, again = paper.run_task, []
+    run_tasks, again = paper.run_tasks, []
 
-    def counted(folder, plan, task, source):
-        again.append(task)
-        return run_task(folder, plan, task, source)
+    def counted(folder, plan, tasks, alphas):
+        again.extend(tasks)
+        return run_tasks(folder, plan, tasks, alphas)
 
     monkeypatch.setattr(paper, "draw", lambda summary, folder: None)  # another test's
-    monkeypatch.setattr(paper, "run_task", counted)
-    assert paper.main(size="smoke", out=out).equals(summary) and not again
+    monkeypatch.setattr(paper, "run_tasks", counted)
+    assert paper.main(size="smoke", out=out, **files).equals(summary) and not again
     other, failed, cut, *rest = read(out)
     lines = [other | {"definition": "other parameters"}, {k: v for k, v in failed.items() if k != "scores"}, *rest]
     text = "\n".join([*map(json.dumps, lines), json.dumps(cut)[:100]])
     (out / "results.jsonl").write_text(text, encoding="utf-8")
-    resumed = paper.main(size="smoke", out=out)
+    resumed = paper.main(size="smoke", out=out, **files)
     assert set(again) == {paper.Task(*(record[key] for key in paper.Task._fields)) for record in (other, failed, cut)}
     np.testing.assert_allclose(resumed["mean"], summary["mean"])
     with pytest.raises(ValueError, match="other settings .seeds"):
-        paper.main(size="smoke", out=out, seeds=3)
-
-
-def test_ablations_alone(paper, monkeypatch, tmp_path):
-    """Their alphas come from fits of b and c, which are in no table."""
-    monkeypatch.setattr(paper, "ABLATIONS", dict(list(paper.ABLATIONS.items())[:2]))
-    summary = paper.main(size="smoke", out=tmp_path, only="ablations")
-    assert set(summary["regime"]) == {"ablations"} and set(summary["baseline"]) == {next(iter(paper.ABLATIONS))}
-    assert {record["learner"] for record in read(tmp_path)} - set(paper.ABLATIONS) == {"no failures, max_entropy"}
-    assert {path.name for path in tmp_path.glob("*.png")} == {"ablations.png"}
+        paper.main(size="smoke", out=out, seeds=3, **files)
 
 
 def test_refusals(paper, tmp_path):
     with pytest.raises(ValueError, match="Expected both, or none"):
         paper.main(pairs="pairs.tsv", out=tmp_path)
-    with pytest.raises(ValueError, match="with .'e'.*Expected some of a, b"):
-        paper.main(only="a,e", out=tmp_path)
+    with pytest.raises(ValueError, match="with .'z'.*Expected some of a, b"):
+        paper.main(only="a,z", out=tmp_path)
 
 
-def record(learner, seed, cv, starc, cell="one"):
-    scores = {"STARC": starc, "label F1": 1 - starc}
-    place = {"regime": "d", "cell": cell, "seed": seed, "learner": learner}
-    return {**place, "alpha": 0.1, "cv score": cv, "scores": scores}
+def test_questions_with_answers(data, files):
+    """The preferred answer is a correct one, or the one that people preferred; truths count errors."""
+    corpus = data.read_truthful(files["truthful"], n_pairs=2)
+    preferred = np.where(corpus["target"] == 1, *corpus["pairs"].T)
+    assert len(preferred) == 120 and len(set(corpus["groups"])) == 9 and 0.3 < corpus["target"].mean() < 0.7
+    assert all(re.search(r"It is \d|A number is", text) for text in preferred)
+    assert not any("not know" in text for text in corpus["pairs"].ravel())  # an answer to several questions
+    corpus = data.read_answers(files["answers"])
+    rows = corpus["groups"] == 3
+    sides = [[text[-1] for text in pair] for pair in corpus["pairs"][rows]]
+    assert sides == [["1", "2"], ["1", "3"], ["2", "3"], ["2", "4"], ["3", "4"]]
+    assert corpus["target"][rows].tolist() == [1, 0, 1, 0, 1]
+    assert corpus["truths"][:5].tolist() == [  # irrelevant, wrong, incomplete
+        [0.5, 0.5, 0.5],
+        [0.5, -0.5, -0.5],
+        [0.5, 0.5, -1.5],
+        [-0.5, 0.5, 0.5],
+        [0.5, 0.5, -0.5],
+    ]
 
 
 def test_differences_are_paired_by_seed(tables):
-    """The best standard learner is the one of the better cross-validation, whatever the ground truth says."""
-    starc = {"MaxMarginIRL": (0.7, 0.8, 0.9), "MaxEntropyIRL": (0.9, 0.8, 0.7), "FailureAwareIRL": (0.8, 0.9)}
-    cv = {"MaxMarginIRL": -0.1, "MaxEntropyIRL": -0.2, "FailureAwareIRL": -0.05}
-    lines = [record(name, seed, cv[name], value) for name, own in starc.items() for seed, value in enumerate(own)]
-    lines += [record(name, seed, cv[name], value, "two") for name in starc for seed, value in enumerate((0.2, 0.4))]
-    scores = tables.read_scores(lines)
-    long = tables.compare(scores, tables.best_standard(scores))
-    summary = tables.summarize(long)
-    assert set(summary["baseline"]) == {"MaxMarginIRL"}
-    rows = summary[(summary["cell"] == "one") & (summary["measure"] == "STARC")].set_index("learner")
-    row = rows.loc["FailureAwareIRL"]
-    assert row[["mean", "difference", "difference half"]].tolist() == pytest.approx([0.85, 0.1, 0], abs=1e-12)
-    row = rows.loc["MaxEntropyIRL"]
-    test = stats.ttest_rel(starc["MaxEntropyIRL"], starc["MaxMarginIRL"])
-    assert row["difference"] - row["difference half"] == pytest.approx(test.confidence_interval().low)
-    pooled = tables.pool(long).set_index(["learner", "measure"]).loc["FailureAwareIRL", "STARC"]
-    assert pooled["difference"] == pytest.approx(0.05) and pooled["seeds"] == 2  # of 0.1 and 0
-    counts = re.sub(r"\s+", " ", tables.counts_table(summary))
-    assert "clearly better, of 10" in counts and "| FailureAwareIRL | 0 | 2 |" in counts  # F1 and STARC of one cell
+    starc = {"MaxMarginIRL": (0.7, 0.8, 0.9), "no failures": (0.9, 0.8, 0.7), "FailureAwareIRL": (0.8, 0.7, 0.7)}
+    records = [
+        {"regime": "d", "cell": "one", "features": features, "seed": seed, "learner": name, "scores": {"STARC": value}}
+        for name, own in starc.items()
+        for features, shift in (("MiniLM", 0.0), ("MiniLM + n-grams", 0.1))
+        for seed, value in enumerate(np.array(own) + shift)
+    ]
+    rows = tables.summarize(tables.read_scores(records)).set_index(["features", "learner"])
+    joined = rows.loc["MiniLM + n-grams", "FailureAwareIRL"]
+    assert joined["to MiniLM"] == pytest.approx(0.1) and joined["to MiniLM, half"] == pytest.approx(0, abs=1e-12)
+    test = stats.ttest_rel(starc["FailureAwareIRL"], starc["no failures"])
+    low = test.confidence_interval().low
+    for features in ("MiniLM", "MiniLM + n-grams"):
+        row = rows.loc[features, "FailureAwareIRL"]
+        assert row["to no failures"] - row["to no failures, half"] == pytest.approx(low)
 
 
-@pytest.mark.parametrize(
-    "name", ["MaxMarginIRL", "MaxEntropyIRL", "no failures, max_margin", "no failures, max_entropy"]
-)
+def record_of(state_margins, threshold):
+    return Round(0, 0.0, threshold, np.array(state_margins), None, None)
+
+
+def test_alike_sides_count(learners):
+    X = np.array([[[1.0, 0.0], [1.0, 0.1]], [[1.0, 0.0], [0.0, 1.0]], [[2.0, 0.0], [1.0, 0.1]], [[1.0, 0], [-1, 0]]])
+    detector = learners.ContrastFailures().fit(X, np.ones(4), np.ones(4), output_labels=None, seed=0)
+    assert detector.detect(record_of([0.1, 0.1, 0.1, 0.1], 0.5)).tolist() == [True, False, True, False]
+    assert not detector.detect(record_of([0.6, 0.1, -0.6, 0.1], 0.5)).any()
+
+
+def test_clusters_count_the_same(learners):
+    rng = np.random.default_rng(0)
+    directions = np.repeat(np.eye(3), [60, 20, 5], axis=0)
+    X = np.stack([directions + 0.01 * rng.standard_normal(directions.shape), np.zeros_like(directions)], axis=1)
+    detector = learners.ClusteredFailures(3).fit(X, np.ones(85), np.ones(85), output_labels=None, seed=0)
+    weights = detector.detect(record_of(np.where(np.arange(85) % 2, 0.1, 2.0), 0.5))
+    assert (weights[::2] == 0).all()
+    assert [weights[rows].sum() for rows in np.split(np.arange(85), [60, 80])] == pytest.approx([1, 1, 1])
+
+
+def test_a_mixture_trusts_random_pairs_less(learners, data):
+    sample = data.synthetic_sample(data.SIZES["small"], "linear, 1000 pairs, noise 0.2", 0)
+    plain, mixed = (
+        learners.fit(learners.ours(kind, {"failure_weight": 0.0}), 1e-4, 0, sample.X_train, sample.y_train, None)
+        for kind in (learners.FailureAwareIRL, learners.MixtureIRL)
+    )
+    assert learners.measure(mixed, sample)["STARC"] < learners.measure(plain, sample)["STARC"]
+
+
+def test_nulls_know_nothing(learners, sample):
+    texts = np.array([["a", "bb"], ["ccc", "d"], ["e", "ffff"]])
+    null = learners.LengthNull().fit(texts, np.array([1, 0, 1]))  # the shorter one is preferred
+    assert null.direction_ == -1 and (null.decision_function(texts)[:, 0] > 0).tolist() == [True, False, True]
+    null = learners.fit(learners.ours(learners.ShuffledIRL), 0.1, 0, sample.X_train, sample.y_train, None)
+    learned = learners.fit(learners.ours(learners.MaxEntropyIRL), 0.1, 0, sample.X_train, sample.y_train, None)
+    assert learners.measure(null, sample)["STARC"] > learners.measure(learned, sample)["STARC"] + 0.2
+
+
+@pytest.mark.parametrize("name", ["MaxMarginIRL", "MaxEntropyIRL", "no failures"])
 def test_a_search_chooses_as_fold_by_fold(data, learners, sample, name):
     plan = learners.replace(data.SIZES["smoke"], alphas=(1.0, 1e-1, 1e-2), folds=3)
     learner = learners.LEARNERS[name]
     found = learners.choose_alpha(learner, plan, 0, sample)
-    expected = learners.choose_alpha(learners.replace(learner, search=None), plan, 0, sample)
-    assert found["alpha"] == expected["alpha"]
-    assert found["cv score"] == pytest.approx(expected["cv score"], abs=1e-3)
+    assert found == learners.choose_alpha(learners.replace(learner, search=None), plan, 0, sample)
 
 
 def test_equal_losses_take_the_stronger_alpha(data, learners, sample):
     plan = learners.replace(data.SIZES["smoke"], alphas=(0.1, 10.0, 1.0))
-    learner = learners.Learner(lambda alpha, n_rows, seed: LogisticRegression(), "differences")  # deaf to alpha
-    chosen = learners.choose_alpha(learner, plan, 0, sample)
-    assert chosen["alpha"] == 10.0 and -0.7 < chosen["cv score"] < 0
-
-
-def test_where_alphas_come_from(paper, data, learners):
-    plan = learners.replace(data.SIZES["smoke"], seeds_of_texts=3, first_seed=100)
-
-    def source(regime, cell, seed, learner):
-        found = learners.source_of(learners.Task(regime, cell, seed, learner), plan)
-        return found and (found.regime, found.cell, found.seed, found.learner)
-
-    assert source("b", "beta 3", 101, "MaxMarginIRL") is None  # each seed chooses its own
-    assert source("b", "beta 3", 101, "MaxMarginIRL, untuned") is None
-    assert source("b", "beta 3", 101, "FailureAwareIRL") == ("b", "beta 3", 101, "no failures, max_entropy")
-    assert source("b", "beta 3", 101, "paper") == ("b", "beta 3", 100, "paper")  # slow: the first seed chooses
-    assert source("b", "beta 3", 100, "paper") is None
-    assert source("b", "beta 3", 101, "paper, labels") == ("b", "beta 3", 100, "paper")
-    assert source("ablations", "b, beta 3", 101, "training: joint") == ("b", "beta 3", 101, "no failures, max_entropy")
-    seeds = {regime: set() for regime in paper.REGIMES}
-    for task in paper.all_tasks(plan, set(paper.REGIMES)):
-        seeds[task.regime].add(task.seed)
-    assert {regime: len(own) for regime, own in seeds.items()} == {"a": 2, "b": 3, "c": 3, "d": 2, "ablations": 2}
-    assert min(set.union(*seeds.values())) == 100
+    for labels in (False, True):  # of a learner that is deaf to alpha
+        learner = learners.Learner(lambda alpha, n_rows, seed: LogisticRegression(), "outputs", labels=labels)
+        assert learners.choose_alpha(learner, plan, 0, sample) == 10.0
 
 
 def test_pairs_of_one_seed(data, learners):
     """Texts are on one side of the split, labels are in the order of the sides, noise is as named."""
     plan, rng = data.SIZES["smoke"], np.random.default_rng(0)
-    corpus = {"X": np.arange(300.0)[:, None], "truth": rng.normal(0, 3, 300)}
+    truth = rng.normal(0, 3, 300)
+    corpus = {"outputs": np.arange(300), "truths": np.stack([truth, -truth, truth], axis=1)}
     sample = data.boltzmann_sample(corpus, 1.0, plan, np.random.default_rng(1))
-    train, test = sample.X_train[..., 0].astype(int), sample.X_test[..., 0].astype(int)
-    assert not set(train.ravel()) & set(test.ravel()) and set(test.ravel()) <= set(sample.outputs.ravel().astype(int))
+    train, test = sample.X_train, sample.X_test
+    assert not set(train.ravel()) & set(test.ravel()) and set(test.ravel()) <= set(sample.outputs)
     assert (train[:, 0] != train[:, 1]).all() and sample.y_train.mean() == 0.5
-    assert (sample.labels_train == (corpus["truth"][train] > 0)).all()
+    assert (sample.labels_train == (truth[train] > 0)).all()
+    assert (sample.truths == corpus["truths"][sample.outputs, :2]).all()
     chosen = np.where(sample.y_train == 1, *train.T)
     assert (chosen == sample.groups).all()
-    assert corpus["truth"][chosen].mean() > corpus["truth"].mean() + 3  # tilted by exp(R*): by a variance, 9
+    assert truth[chosen].mean() > truth.mean() + 3  # tilted by exp(R*): by a variance, 9
     for shape in ("linear", "ReLU"):
         sample = data.synthetic_sample(plan, f"{shape}, 400 pairs, noise 0.3", 0)
-        assert len(sample.X_train) == 400 and abs(sample.flipped.mean() - 0.3) < 0.06
+        assert len(sample.X_train) == 400
         fitted = learners.fit(learners.LEARNERS["MaxEntropyIRL"], 1e-2, 0, sample.X_train, sample.y_train, None)
-        assert learners.measure(fitted, sample)["correlation"] > 0.4
+        assert learners.measure(fitted, sample)["STARC"] < 0.5
 
 
-@pytest.mark.parametrize("name", ["logistic regression, differences", "logistic regression, outputs", "MaxEntropyIRL"])
-def test_margins_are_differences_of_rewards(learners, sample, name):
-    fitted = learners.fit(learners.LEARNERS[name], 1e-2, 0, sample.X_train, sample.y_train, sample.labels_train)
+@pytest.mark.parametrize("reads", ["differences", "outputs", "pairs"])
+def test_margins_are_differences_of_rewards(learners, sample, reads):
+    learner = learners.ours(learners.MaxEntropyIRL) if reads == "pairs" else learners.logistic(reads)
+    fitted = learners.fit(learner, 1e-2, 0, sample.X_train, sample.y_train, None)
     rewards = fitted.rewards(sample.X_test.reshape(-1, 6)).reshape(-1, 2)
     assert fitted.margins(sample.X_test) == pytest.approx(rewards[:, 0] - rewards[:, 1], abs=1e-5)
     assert ((fitted.probability(sample.X_test) > 0.5) == (rewards[:, 0] > rewards[:, 1])).all()
@@ -258,27 +305,16 @@ def test_margins_are_differences_of_rewards(learners, sample, name):
 
 def test_only_marked_learners_are_told_labels(learners, sample):
     """Without labels all learners fit that are not marked; the marked ones fail."""
-    for name, learner in {**learners.LEARNERS, **learners.ABLATIONS}.items():
-        call = (learner, 0.1, 0, sample.X_train, sample.y_train, None, sample.groups)
+    for name, learner in learners.LEARNERS.items():
+        if learner.reads == "texts":
+            continue
+        call = (learner, 0.1, 0, sample.X_train, sample.y_train, None)
         if learner.labels:
             with pytest.raises((ValueError, TypeError, AttributeError)):
                 learners.fit(*call)
         else:
             learners.fit(*call)
-        assert learner.labels == bool(re.search("labels|confirmed|T->NT", name))
-
-
-def test_confirmed_pairs_weigh_more(learners, sample):
-    learner = learners.LEARNERS["logistic regression, T->NT x 5"]
-    X, y = sample.X_train, sample.y_train
-    labels = np.stack([y, 1 - y], axis=1)
-    some = np.arange(len(y)) < 20
-    labels[~some] = 1
-    copies = np.concatenate([np.arange(len(y)), *[np.flatnonzero(some)] * 4])
-    plain = learners.logistic("differences")
-    weighted = learners.fit(learner, 0.1, 0, X, y, labels).estimator.coef_
-    repeated = learners.fit(plain, 0.1 * len(y) / len(copies), 0, X[copies], y[copies], labels[copies]).estimator.coef_
-    assert weighted == pytest.approx(repeated, abs=1e-3)
+        assert learner.labels == ("labels" in name)
 
 
 def test_normalized_text(data):
