@@ -8,7 +8,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import fairl_sk
-from fairl_sk import FailureAwareIRL
+from fairl_sk import FailureAwareIRL, TextFeatures
 from fairl_sk.audit import audit
 from fairl_sk.datasets import make_preferences
 from fairl_sk.plot import COLORS, HistoryDisplay, MarginDisplay
@@ -35,7 +35,7 @@ ROOMS = {  # where a room is drawn (x, y), and what it is
 
 def draw_audit():
     """Draw what an audit of the package's corpus finds: accuracy and distance with intervals, and margins."""
-    result = audit()
+    result = audit(features=TextFeatures(encoder=None, random_state=0))  # as without extras, in the README
     figure, (left, middle, right) = plt.subplots(
         1, 3, figsize=(11, 3.3), width_ratios=(1, 1, 1.5), layout="constrained"
     )
