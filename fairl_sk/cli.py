@@ -167,7 +167,7 @@ def commands():
     type=click.IntRange(0),
     default=200,
     metavar="N",
-    help="Features of words, and of characters; 0: neither. [default: 200]",
+    help="Number of features of words, and of characters. [default: 200]",
 )
 def audit(**options):
     """Fit, measure and save the reward that pairs of texts express.
