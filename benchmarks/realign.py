@@ -240,7 +240,7 @@ class Timed:
         return rewards
 
 
-def align(base, reward, truth, prompts, plan, seed, folder):
+def align(base, reward, truth, prompts, plan, seed, folder, callbacks=()):
     """Align the model in ``base`` with a reward function; the policy, its curve, and the share of the reward's time.
 
     The ground truth looks on with weight 0, so that its curve is known for every reward.
@@ -286,6 +286,7 @@ def align(base, reward, truth, prompts, plan, seed, folder):
         args=config,
         train_dataset=Dataset.from_dict({"prompt": prompts}),
         processing_class=load_tokenizer(base),
+        callbacks=list(callbacks),
     )
     trainer.remove_callback(PrinterCallback)  # it prints all metrics; the curve has what is of interest
     trainer.train()

@@ -1,0 +1,558 @@
+"""How much of its reward do two language models hold? Alignments, their implicit rewards, and what is learned of them.
+
+    python benchmarks/implicit.py --pairs paradetox.tsv --labelled davidson.csv --out implicit
+
+1. The base model and the prompts are those of realign.py, made in ``--out`` (or found there).
+2. policies: the base model is aligned by RLOO, GRPO and DPO, several seeds each, with a known reward. Three rewards are
+   used: the classifier of words of realign.py ("words"), a published one (``pip install alt-profanity-check``), and a
+   logistic regression on MiniLM ("encoder"). One run is kept after several numbers of steps.
+3. pairs: the base and each aligned model complete the same prompts, 20 tokens each; both models score both outputs.
+4. learners: a quarter of the prompts is held out. Every learner but the first is tuned on the other prompts by
+   cross-validation. Only those of "labels" see a label.
+5. transfer: rewards that are functions of features are measured on texts that people labelled, of other corpora.
+
+Runs of seed 0 of realign.py served for development; the seeds here are others. Each stage keeps what it has finished:
+an interrupted run goes on where it was. ``--policies 3`` makes and measures the first three policies only.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import time
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import joblib
+import numpy as np
+import pandas as pd
+import torch
+from realign import SIZES as REALIGN_SIZES
+from realign import (
+    Study,
+    align,
+    as_reward_function,
+    load_model,
+    load_reward,
+    load_tokenizer,
+    prepare_texts,
+    quiet,
+    read_texts,
+    slug,
+    train_base,
+    write_scale,
+)
+from sklearn.linear_model import LogisticRegressionCV
+from sklearn.metrics import precision_recall_curve, roc_auc_score
+from sklearn.model_selection import GroupKFold, StratifiedGroupKFold
+
+from fairl_sk import DistilledIRL, FailureAwareIRLCV, MaxEntropyIRLCV, MaxMarginIRL, TextFeatures, TransformerEmbedder
+from fairl_sk.datasets import load_preferences
+from fairl_sk.generate import generate_completions, generate_preference_pairs
+from fairl_sk.implicit import OwnStates
+from fairl_sk.learning.offset import separating_threshold
+from fairl_sk.metrics import output_f1_score, pair_accuracy, pair_log_loss_scorer, starc_distance
+from fairl_sk.pairs import stack_outputs
+from fairl_sk.rewards import ImplicitReward
+
+SHARE = 0.25  # of the residual
+ALPHAS = [1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1]
+LABELS = (50, 100, 300, 1000)
+MEASURES = ["pair accuracy", "F1", "best F1", "AUC", "STARC"]
+FEATURES = ("MiniLM", "joined", "own states")
+
+
+class Policy(NamedTuple):
+    """One alignment."""
+
+    algorithm: str = "rloo"
+    seed: int = 1
+    steps: tuple = (150,)  # the model is kept after so many
+    beta: float = 0.1
+    truth: str = "words"
+
+    @property
+    def name(self):
+        return f"{self.algorithm}-{self.truth}-beta-{self.beta:g}-seed-{self.seed}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is made and measured."""
+
+    policies: tuple
+    size: str  # of realign.py
+    folds: int = 4
+    null_outputs: int = 1000
+    other_texts: int = 4000  # of each other corpus
+
+
+SIZES = {
+    "smoke": Plan((Policy(steps=(2, 4)), Policy("dpo", steps=(4,)), Policy("dpo", 2, steps=(4,))), "smoke", 2, 40, 100),
+    "small": Plan(
+        (
+            Policy("rloo", 1, (30, 75, 150, 400)),
+            *(Policy("dpo", seed) for seed in (1, 2, 3)),
+            Policy("grpo", 1),
+            Policy("rloo", 2),
+            Policy("grpo", 2),
+            Policy("rloo", 3),
+            Policy("grpo", 3),
+            *(Policy("rloo", 1, truth=truth) for truth in ("published", "encoder")),
+            *(Policy("rloo", 1, beta=beta) for beta in (0.01, 0.5)),
+        ),
+        "small",
+    ),
+}
+
+
+# -------------------------------------------------------------------------------------------------------- rewards
+
+
+class PublishedReward:
+    """The log-odds of "not profane" by the linear model of alt-profanity-check."""
+
+    def decision_function(self, texts):
+        from profanity_check import predict_prob
+
+        chance = np.clip(predict_prob([str(text) for text in texts]), 1e-6, 1 - 1e-6)
+        return np.log1p(-chance) - np.log(chance)
+
+
+class EncoderReward:
+    """The log-odds of "desirable" by a logistic regression on MiniLM, trained on the labelled texts."""
+
+    def __init__(self, study, texts, labels):
+        self.embedder = embedder(study)
+        chosen = np.random.default_rng(0).permutation(len(texts))[:6000]
+        X = self.embedder.fit_transform(np.array(texts)[chosen])
+        self.model = LogisticRegressionCV(
+            Cs=5, class_weight="balanced", scoring="roc_auc", l1_ratios=(0,), use_legacy_attributes=False, max_iter=1000
+        ).fit(X, labels[chosen])
+
+    def decision_function(self, texts):
+        return self.model.decision_function(self.embedder.transform(np.array(list(texts), dtype=object)))
+
+
+def embedder(study):
+    return TransformerEmbedder("minilm", normalize=True, store=study.path("store"))
+
+
+def make_truths(study, files):
+    """The three ground truths by name."""
+    path = study.path("encoder-truth.joblib")
+    if not path.exists():
+        study.make(path.name, lambda path: joblib.dump(EncoderReward(study, *read_texts(*files)), path))
+    return {
+        "words": load_reward(study.path("reference.skops")),
+        "published": PublishedReward(),
+        "encoder": joblib.load(path),
+    }
+
+
+# ------------------------------------------------------------------------------------------------------- policies
+
+
+def keep_at(steps, folder, base):
+    """A callback of the trainer that saves the model after some steps."""
+    from transformers import TrainerCallback
+
+    class Keeper(TrainerCallback):
+        def on_step_end(self, args, state, control, model=None, **_):
+            if state.global_step in steps:
+                target = folder / f"step-{state.global_step}"
+                model.save_pretrained(target)
+                load_tokenizer(base).save_pretrained(target)
+
+    return Keeper()
+
+
+def make_policy(folder, plan, policy, files, n_threads):
+    """Align the base model, and keep it after the steps that were asked for."""
+    torch.set_num_threads(n_threads)
+    quiet()
+    study = Study(folder)
+    base, texts = study.path("base"), study.read_json("texts.json")
+
+    def write(path):
+        path.mkdir()
+        truth = make_truths(study, files)[policy.truth]
+        size = replace(REALIGN_SIZES[plan.size], algorithm=policy.algorithm, beta=policy.beta, steps=max(policy.steps))
+        callback = keep_at(policy.steps, path, base)
+        if policy.algorithm == "dpo":
+            align_by_pairs(base, truth, texts["align"], size, policy.seed, path / "trainer", callback)
+        else:
+            reward = as_reward_function(truth, study.read_json("scale.json"))
+            align(base, reward, undesirable(truth), texts["align"], size, policy.seed, path / "trainer", [callback])
+        shutil.rmtree(path / "trainer", ignore_errors=True)
+
+    return study.make(f"policies/{policy.name}", write)
+
+
+def undesirable(truth):
+    def share(completions, **_):
+        return [float(value <= 0) for value in truth.decision_function(completions)]
+
+    return share
+
+
+def align_by_pairs(base, truth, prompts, size, seed, folder, callback):
+    """DPO on pairs of the base model's completions, with Bradley-Terry preferences by the ground truth."""
+    from datasets import Dataset
+    from transformers import PrinterCallback
+    from trl import DPOConfig, DPOTrainer
+
+    options = {"max_new_tokens": size.n_tokens, "min_new_tokens": size.n_tokens, "random_state": seed}
+    texts = generate_completions(str(base), prompts, n_completions=4, **options).texts
+    values = truth.decision_function(texts.ravel()).reshape(texts.shape)
+    rng, rows = np.random.default_rng(seed), []
+    for prompt, outputs, rewards in zip(prompts, texts, values, strict=True):
+        for first, second in ((0, 1), (2, 3)):
+            wins = rng.random() < 1 / (1 + np.exp(rewards[second] - rewards[first]))
+            chosen, rejected = (first, second) if wins else (second, first)
+            rows.append({"prompt": prompt, "chosen": outputs[chosen], "rejected": outputs[rejected]})
+    config = DPOConfig(
+        output_dir=str(folder),
+        use_cpu=not torch.cuda.is_available(),
+        bf16=torch.cuda.is_available(),
+        per_device_train_batch_size=size.batch,
+        learning_rate=size.learning_rate,
+        lr_scheduler_type="constant_with_warmup",
+        warmup_steps=min(10, size.steps // 2),
+        max_steps=size.steps,
+        beta=size.beta,
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        seed=seed,
+    )
+    trainer = DPOTrainer(
+        model=load_model(base),
+        ref_model=load_model(base),
+        args=config,
+        train_dataset=Dataset.from_list(rows),
+        processing_class=load_tokenizer(base),
+        callbacks=[callback],
+    )
+    trainer.remove_callback(PrinterCallback)
+    trainer.train()
+
+
+# ---------------------------------------------------------------------------------------------- pairs and signals
+
+
+def aligned_folder(study, policy, step):
+    return study.path(f"policies/{policy.name}/step-{step}")
+
+
+def read_pairs(path):
+    """The rows of a file of pairs."""
+    return pd.read_json(path, lines=True)[["prompt", "chosen", "rejected"]]
+
+
+def make_signals(study, plan, policy, step, truths):
+    """Pairs of both models, their implicit rewards, and the ground truths; the figures of the alignment itself."""
+    name = f"{policy.name}-{step}"
+    aligned, base = aligned_folder(study, policy, step), study.path("base")
+    texts, n_tokens = study.read_json("texts.json"), REALIGN_SIZES[plan.size].n_tokens
+
+    def write(path):
+        pairs = study.path(f"pairs/{name}.jsonl")
+        pairs.parent.mkdir(exist_ok=True)
+        options = {"max_new_tokens": n_tokens, "min_new_tokens": n_tokens, "random_state": policy.seed, "path": pairs}
+        generate_preference_pairs(str(base), str(aligned), texts["pairs"], **options)
+        table = read_pairs(pairs)
+        reward = ImplicitReward(aligned, base, end_token=False, store=study.path("store"))  # outputs were cut off
+        values = reward.output_rewards(table)
+        outputs = table[["chosen", "rejected"]].to_numpy()
+        known = {key: truth.decision_function(outputs.ravel()).reshape(-1, 2) for key, truth in truths.items()}
+        of_base = table[["prompt", "rejected"]].rename(columns={"rejected": "completion"})[: plan.null_outputs]
+        null = ImplicitReward(aligned, base, end_token=False).null(of_base)
+        truth = known[policy.truth]
+        kl = reward.kl(table)
+        figures = {
+            "undesirable, base": float((truth[:, 1] <= 0).mean()),
+            "undesirable, aligned": float((truth[:, 0] <= 0).mean()),
+            "KL": float(kl.aligned[0]),
+            "spread": float(null.spread[0]),
+            "null": [float(np.min(null.null_spread)), float(np.max(null.null_spread))],
+            "correlation": float(np.corrcoef(values[:, 1], truth[:, 1])[0, 1]),
+            "null correlation": float(
+                np.mean([np.corrcoef(draw[0], truth[: plan.null_outputs, 1])[0, 1] for draw in null.null_rewards])
+            ),
+        }
+        with open(path, "wb") as file:
+            np.savez(
+                file, values=values, figures=json.dumps(figures), **{f"truth {key}": v for key, v in known.items()}
+            )
+
+    return study.make(f"signals/{name}.npz", write)
+
+
+def read_signals(path):
+    with np.load(path) as found:
+        truths = {key.removeprefix("truth "): found[key] for key in found.files if key.startswith("truth ")}
+        return found["values"], truths, json.loads(str(found["figures"]))
+
+
+# -------------------------------------------------------------------------------------------------------- learners
+
+
+class Sample(NamedTuple):
+    """Features and signals of the pairs of one policy, split by prompts."""
+
+    X_train: np.ndarray  # (n_train, 2, n_features)
+    X_test: np.ndarray
+    values_train: np.ndarray  # (n_train, 2)
+    values_test: np.ndarray
+    labels_train: np.ndarray  # (n_train, 2), 1 = desirable by the policy's own truth
+    groups: np.ndarray  # (n_train,)
+    others: dict  # texts of other corpora as features, by name
+
+
+def split_prompts(table, seed):
+    """Rows to train on, and the held-out quarter of the prompts."""
+    groups = np.unique(table["prompt"], return_inverse=True)[1]
+    fold = np.random.default_rng(seed).permutation(groups.max() + 1)[groups] % 4
+    return np.flatnonzero(fold > 0), np.flatnonzero(fold == 0), groups
+
+
+def features_of(study, plan, policy, step, name, table, train, groups, others):
+    """Features of all pairs, and of the texts of other corpora; own states have none of these."""
+    outputs = table[["chosen", "rejected"]].to_numpy()
+    if name == "own states":
+        return own_states(study, plan, policy, step, table, train, groups), {}
+    model = embedder(study) if name == "MiniLM" else TextFeatures(store=study.path("store"), random_state=0)
+    model.fit(outputs[train])
+    return model.transform(outputs), {key: model.transform(texts) for key, texts in others.items()}
+
+
+def own_states(study, plan, policy, step, table, train, groups):
+    """The states of the layer with the least loss in cross-validation over training pairs, of mean squared length 1."""
+    folder = aligned_folder(study, policy, step)
+    n_layers = REALIGN_SIZES[plan.size].layers
+    states = OwnStates(folder, layers=range(n_layers + 1), end_token=False).transform(table)
+    states = states.reshape(*states.shape[:2], n_layers + 1, -1)
+    best = None
+    for layer in range(n_layers + 1):
+        X = states[:, :, layer] - states[train, :, layer].mean((0, 1))
+        X = X / np.sqrt(np.square(X[train]).sum(-1).mean())
+        search = tuned(MaxEntropyIRLCV, plan).fit(*in_random_order(X[train]), groups=groups[train])
+        if best is None or search.best_score_ > best[0]:
+            best = search.best_score_, X
+    return best[1]
+
+
+def in_random_order(X):
+    """Pairs, some of which have changed sides, and their targets: 1 = the aligned model's output stands first."""
+    first = np.random.default_rng(0).integers(2, size=len(X))
+    return np.where(first[:, None, None] == 1, X, X[:, ::-1]), first
+
+
+def tuned(search, plan, **grid):
+    """A search over alpha by the log loss of held-out prompts."""
+    return search(alpha=ALPHAS, scoring=pair_log_loss_scorer, cv=GroupKFold(plan.folds), random_state=0, **grid)
+
+
+def rewards_of_learners(sample, plan):
+    """Held-out rewards (n_test, 2) by learner, and of those that are functions of features also rewards of others."""
+    X, values, groups = sample.X_train, sample.values_train, sample.groups
+    sides, order = in_random_order(X)
+    learners = {
+        "MaxMarginIRL, untuned": MaxMarginIRL(random_state=0).fit(sides, order),
+        "MaxEntropyIRL": tuned(MaxEntropyIRLCV, plan).fit(sides, order, groups=groups),
+        "FailureAwareIRL": tuned(FailureAwareIRLCV, plan).fit(sides, order, groups=groups),
+    }
+    regression = DistilledIRL(cv=plan.folds)
+    learners["distilled"] = regression.fit(X, implicit_rewards=values, groups=groups)
+
+    def rewards(learner, outputs):
+        return learner.decision_function(outputs.reshape(-1, X.shape[-1])).reshape(outputs.shape[:-1])
+
+    found = {name: (rewards(model, sample.X_train), rewards(model, sample.X_test)) for name, model in learners.items()}
+    implicit = values, sample.values_test
+    found["implicit reward"] = implicit
+    found["with the residual"] = [d + SHARE * (v - d) for d, v in zip(found["distilled"], implicit, strict=True)]
+    for name in ("distilled", "implicit reward", "with the residual"):
+        train, test = found[name]
+        preferred = np.broadcast_to([True, False], train.shape)
+        found[name] = train, test - separating_threshold(train.ravel(), preferred.ravel(), np.ones(train.size))
+    held_out = {name: test for name, (_, test) in found.items()}
+    others = {
+        name: {key: rewards(learners[name], texts) for key, texts in sample.others.items()}
+        for name in ("MaxEntropyIRL", "distilled")
+    }
+    columns = [np.stack([d, v], -1) for d, v in zip(found["distilled"], implicit, strict=True)]
+    return held_out | rewards_by_labels(sample, *columns), others
+
+
+def rewards_by_labels(sample, signals_train, signals_test):
+    """Logistic regressions on labelled outputs: of features alone, and beside distilled and implicit reward."""
+    X_train, X_test = (stack_outputs(X) for X in (sample.X_train, sample.X_test))
+    signals_train, signals_test = (stack_outputs(signals) for signals in (signals_train, signals_test))
+    scale = signals_train.std(0)
+    labels, groups = sample.labels_train.ravel(), np.repeat(sample.groups, 2)
+    order = np.random.default_rng(0).permutation(len(labels))
+    found = {}
+    for n_labels in (n for n in LABELS if n < len(order)):
+        rows = order[:n_labels]
+        for name, train, test in (
+            ("labels", X_train, X_test),
+            (
+                "labels and implicit",
+                *(np.hstack(pair) for pair in ((X_train, signals_train / scale), (X_test, signals_test / scale))),
+            ),
+        ):
+            folds = list(StratifiedGroupKFold(4).split(train[rows], labels[rows], groups[rows]))
+            model = LogisticRegressionCV(
+                Cs=np.logspace(-2, 4, 7),
+                cv=folds,
+                scoring="neg_log_loss",
+                l1_ratios=(0,),
+                use_legacy_attributes=False,
+                max_iter=2000,
+            ).fit(train[rows], labels[rows])
+            found[f"{n_labels} {name}"] = model.decision_function(test).reshape(len(sample.X_test), 2)
+    return found
+
+
+def measure(rewards, truth, groups):
+    """The measures of held-out rewards (n_test, 2) against a ground truth of the same shape."""
+    labels = (truth > 0).astype(int)
+    precision, recall, _ = precision_recall_curve(labels.ravel(), rewards.ravel())
+    return {
+        "pair accuracy": pair_accuracy(np.ones(len(rewards), dtype=int), rewards[:, 0] - rewards[:, 1]),
+        "F1": output_f1_score(None, rewards, output_labels=labels),
+        "best F1": float(np.max(2 * precision * recall / np.maximum(precision + recall, 1e-12))),
+        "AUC": roc_auc_score(labels.ravel(), rewards.ravel()),
+        "STARC": starc_distance(rewards, truth, groups=groups),
+    }
+
+
+def other_texts(plan, pairs, labelled):
+    """Texts of other corpora and their labels by people, by name."""
+    single = load_preferences(labelled, text_column="tweet", label_column="class", desirable=2)
+    paired = load_preferences(pairs)
+    labels = np.stack([paired.target, 1 - paired.target], axis=1).ravel()
+    corpora = {"Davidson": (single.data, single.target), "ParaDetox": (paired.data.ravel(), labels)}
+    rows = {name: np.random.default_rng(0).permutation(len(texts)) for name, (texts, _) in corpora.items()}
+    return {
+        name: (texts[rows[name][: plan.other_texts]], known[rows[name][: plan.other_texts]])
+        for name, (texts, known) in corpora.items()
+    }
+
+
+def make_results(study, plan, policy, step, features, files):
+    """Fit and measure all learners on one kind of features; rows of the table."""
+    torch.set_num_threads(1)
+    table = read_pairs(study.path(f"pairs/{policy.name}-{step}.jsonl"))
+    values, truths, _ = read_signals(study.path(f"signals/{policy.name}-{step}.npz"))
+    train, test, groups = split_prompts(table, policy.seed)
+    others = other_texts(plan, *files)
+    texts = {name: some for name, (some, _) in others.items()}
+    X, X_others = features_of(study, plan, policy, step, features, table, train, groups, texts)
+    labels = (truths[policy.truth] > 0).astype(int)
+    sample = Sample(X[train], X[test], values[train], values[test], labels[train], groups[train], X_others)
+    found, found_others = rewards_of_learners(sample, plan)
+    rows = []
+    for learner, rewards in found.items():
+        row = {"policy": policy.name, "step": step, "features": features, "learner": learner}
+        measures = {name: measure(rewards, truth[test], groups[test]) for name, truth in truths.items()}
+        transfer = {
+            name: roc_auc_score(others[name][1], values) for name, values in found_others.get(learner, {}).items()
+        }
+        rows.append(row | measures.pop(policy.truth) | {"other truths": measures, "transfer": transfer})
+    return rows
+
+
+# ---------------------------------------------------------------------------------------------------------- tables
+
+
+def print_tables(study, plan, done):
+    """All results so far; ``done`` are the policies with their steps."""
+    alignments = pd.DataFrame([row_of_alignment(study, policy, step) for policy, step in done])
+    show("Alignments", alignments.set_index(["policy", "step"]))
+    rows = [json.loads(path.read_text()) for path in sorted(study.path("results").glob("*.json"))]
+    results = pd.DataFrame([row for some in rows for row in some])
+    results["alignment"] = results["policy"].str.replace(r"-seed-\d+$", "", regex=True)
+    results["seed"] = results["policy"].str.extract(r"-seed-(\d+)$", expand=False)
+    by_labels = results["learner"].str.contains("labels")
+    by = ["alignment", "step", "features", "learner"]
+    means = results[~by_labels].groupby(by, sort=False)[MEASURES].mean()
+    means["seeds"] = results[~by_labels].groupby(by, sort=False).size()
+    show("Held-out prompts, no label; means over seeds", means)
+    show("STARC against MaxEntropyIRL on the same features, in percent", changes(means["STARC"]))
+    show("How many labels is it worth? Means over seeds", results[by_labels].groupby(by, sort=False)[MEASURES].mean())
+    transfer = results[~by_labels & results["learner"].isin(["MaxEntropyIRL", "distilled"])]
+    transfer = transfer.join(pd.json_normalize(transfer["transfer"]).set_index(transfer.index))
+    if {"Davidson"} <= set(transfer):
+        show(
+            "AUC on other texts by people's labels",
+            transfer.groupby(by, sort=False)[["Davidson", "ParaDetox"]].mean().dropna(),
+        )
+    others = results[~by_labels].join(
+        pd.json_normalize(results[~by_labels]["other truths"]).set_index(results[~by_labels].index)
+    )
+    named = [name for name in others if name.endswith((".AUC", ".STARC"))]
+    show("By the truths that took no part in the alignment", others.groupby(by, sort=False)[sorted(named)].mean())
+
+
+def row_of_alignment(study, policy, step):
+    figures = read_signals(study.path(f"signals/{policy.name}-{step}.npz"))[2]
+    low, high = figures.pop("null")
+    return {"policy": policy.name, "step": step} | figures | {"null": high, "times the null": figures["spread"] / high}
+
+
+def changes(starc):
+    """By how many percent each learner's STARC differs from that of MaxEntropyIRL."""
+    table = starc.unstack("learner", sort=False)
+    return (100 * (table.div(table["MaxEntropyIRL"], axis=0) - 1)).drop(columns="MaxEntropyIRL")
+
+
+def show(title, table):
+    digits = table.round(1 if "percent" in title else 3)
+    print(f"\n{title}\n\n{digits.to_string()}", flush=True)
+
+
+def main(pairs, labelled, out="implicit", size="small", policies=None, jobs=None):
+    """Run all stages, and print the tables."""
+    start = time.monotonic()
+    quiet()
+    plan = SIZES[size]
+    realign = REALIGN_SIZES[plan.size]
+    study, files = Study(out), (pairs, labelled)
+    prepare_texts(study, realign, pairs, labelled)
+    texts = study.read_json("texts.json")
+    study.make("base", lambda path: train_base(texts["train"], realign, path))
+    study.make("scale.json", lambda path: write_scale(study, realign, path))
+    truths = make_truths(study, files)
+    jobs = jobs or (1 if size == "smoke" else os.cpu_count() or 1)
+    n_threads = 1 if jobs > 1 else torch.get_num_threads()
+    chosen = plan.policies[:policies]
+    parallel = joblib.Parallel(jobs)
+    parallel(joblib.delayed(make_policy)(out, plan, policy, files, n_threads) for policy in chosen)
+    done = [(policy, step) for policy in chosen for step in policy.steps]
+    for policy, step in done:
+        make_signals(study, plan, policy, step, truths)
+    tasks = [(policy, step, features) for policy, step in done for features in FEATURES]
+    parallel(joblib.delayed(write_results)(out, plan, *task, files) for task in tasks)
+    print_tables(study, plan, done)
+    print(f"\n{(time.monotonic() - start) / 60:.1f} minutes; results in {study.folder}")
+
+
+def write_results(folder, plan, policy, step, features, files):
+    study = Study(folder)
+    rows = f"results/{policy.name}-{step}-{slug(features)}.json"
+    if not study.path(rows).exists():
+        study.write_json(rows, make_results(study, plan, policy, step, features, files))
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--pairs", required=True, help="toxic comments and their rewrites (paradetox.tsv)")
+    parser.add_argument("--labelled", required=True, help="labelled texts (davidson.csv)")
+    parser.add_argument("--out", default="implicit", help="folder of the run")
+    parser.add_argument("--size", choices=SIZES, default="small")
+    parser.add_argument("--policies", type=int, help="make and measure so many of the policies")
+    parser.add_argument("--jobs", type=int, help="policies and fits at once, one core each")
+    main(**vars(parser.parse_args()))
