@@ -45,6 +45,7 @@ from realign import (
 from sklearn.linear_model import LogisticRegressionCV
 from sklearn.metrics import precision_recall_curve, roc_auc_score
 from sklearn.model_selection import GroupKFold, StratifiedGroupKFold
+from sklearn.pipeline import make_pipeline
 
 from fairl_sk import DistilledIRL, FailureAwareIRLCV, MaxEntropyIRLCV, MaxMarginIRL, TextFeatures, TransformerEmbedder
 from fairl_sk.datasets import load_preferences
@@ -119,19 +120,16 @@ class PublishedReward:
         return np.log1p(-chance) - np.log(chance)
 
 
-class EncoderReward:
-    """The log-odds of "desirable" by a logistic regression on MiniLM, trained on the labelled texts."""
-
-    def __init__(self, study, texts, labels):
-        self.embedder = embedder(study)
-        chosen = np.random.default_rng(0).permutation(len(texts))[:6000]
-        X = self.embedder.fit_transform(np.array(texts)[chosen])
-        self.model = LogisticRegressionCV(
+def train_encoder_reward(study, texts, labels):
+    """A logistic regression on MiniLM, trained on labelled texts; its values are the log-odds of "desirable"."""
+    model = make_pipeline(
+        embedder(study),
+        LogisticRegressionCV(
             Cs=5, class_weight="balanced", scoring="roc_auc", l1_ratios=(0,), use_legacy_attributes=False, max_iter=1000
-        ).fit(X, labels[chosen])
-
-    def decision_function(self, texts):
-        return self.model.decision_function(self.embedder.transform(np.array(list(texts), dtype=object)))
+        ),
+    )
+    chosen = np.random.default_rng(0).permutation(len(texts))[:6000]
+    return model.fit(np.array(texts)[chosen], labels[chosen])
 
 
 def embedder(study):
@@ -140,9 +138,10 @@ def embedder(study):
 
 def make_truths(study, files):
     """The three ground truths by name."""
-    path = study.path("encoder-truth.joblib")
-    if not path.exists():
-        study.make(path.name, lambda path: joblib.dump(EncoderReward(study, *read_texts(*files)), path))
+    path = study.make(
+        "encoder-truth.joblib",
+        lambda path: joblib.dump(train_encoder_reward(study, *read_texts(*files)), path),
+    )
     return {
         "words": load_reward(study.path("reference.skops")),
         "published": PublishedReward(),
