@@ -14,6 +14,7 @@ from sklearn.base import BaseEstimator, clone
 
 __all__ = [
     "ConfirmedFailures",
+    "ImplicitFailures",
     "LabelFailures",
     "MarginFailures",
     "NearTieFailures",
@@ -140,11 +141,26 @@ class ConfirmedFailures(BaseEstimator):
         return (state.margins <= state.threshold) & preferred & ~other
 
 
+class ImplicitFailures(ConfirmedFailures):
+    """Failures by margin that two language models confirm: the preferred output has the larger implicit reward.
+
+    A small margin against the implicit rewards is noise, not a failure. The estimator's ``fit`` gets them as
+    ``implicit_rewards``; the output of a pair with the larger one has the label 1 here, and the other one 0.
+
+    Examples
+    --------
+    >>> state = Round(0, 0.0, 0.5, np.array([-1.0, -1.0, 3.0]), None, np.array([[1, 0], [0, 1], [1, 0]]))
+    >>> ImplicitFailures().detect(state)
+    array([ True, False, False])
+    """
+
+
 _DETECTORS = {
     "near_ties": NearTieFailures,
     "margin": MarginFailures,
     "labels": LabelFailures,
     "confirmed": ConfirmedFailures,
+    "implicit": ImplicitFailures,
 }
 
 
@@ -153,7 +169,7 @@ def make_detector(failures):
 
     Parameters
     ----------
-    failures : {"near_ties", "margin", "labels", "confirmed"} or object with ``detect``
+    failures : {"near_ties", "margin", "labels", "confirmed", "implicit"} or object with ``detect``
 
     Returns
     -------

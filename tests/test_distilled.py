@@ -3,10 +3,11 @@
 import numpy as np
 import pandas as pd
 import pytest
-from sklearn.base import clone
+from sklearn.base import BaseEstimator, clone
 from sklearn.linear_model import Ridge
 from sklearn.model_selection import GridSearchCV, GroupKFold
 from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer
 from tiny_models import make_model, make_tokenizer
 
 from fairl_sk import DistilledIRL, MaxEntropyIRL, TextFeatures
@@ -98,6 +99,17 @@ def test_in_a_pipeline_and_a_search(noisy):
             "All implicit_rewards are 1: the aligned model has",
         ),
         ({"alphas": [0.0]}, {}, "Expected one or more numbers above 0"),
+        (
+            {},
+            {"implicit_rewards": np.eye(400, 2), "output_labels": np.ones(400)},
+            r"output_labels of shape \(400,\). Expected \(400, 2\)",
+        ),
+        ({}, {"implicit_rewards": np.eye(400, 2), "output_labels": np.full((400, 2), 3)}, "Found 3 in output_labels"),
+        (
+            {},
+            {"implicit_rewards": np.eye(400, 2), "output_labels": np.ones((400, 2))},
+            "Found 800 labels 1 and 0 labels 0",
+        ),
         ({"cv": 1}, {}, "'cv' parameter of DistilledIRL must be"),
         ({}, {"implicit_rewards": np.eye(400, 2), "groups": np.arange(400) % 3}, "Found 3 groups for cv=5 folds"),
         ({}, {"implicit_rewards": np.eye(400, 2), "groups": [1]}, r"groups of shape \(1,\) for 400 rows"),
@@ -106,6 +118,23 @@ def test_in_a_pipeline_and_a_search(noisy):
 def test_bad_input(noisy, settings, given, message):
     with pytest.raises(ValueError, match=message):
         DistilledIRL(**settings).fit(noisy[0], noisy[1], **given)
+
+
+def test_a_few_labels_correct_the_reward(noisy):
+    """Alignment also changed what is no reward; labels of some outputs say so, and set the 0."""
+    X, y, reward, values = noisy
+    values = values + 4 * X[:, :, 0]
+    train, test = slice(0, 200), slice(200, 400)
+    truth = reward - 1
+    labels = np.where(np.arange(400)[train, None] < 60, truth[train] > 0, np.nan)
+    fits = {
+        name: DistilledIRL().fit(X[train], y[train], implicit_rewards=values[train], output_labels=given)
+        for name, given in {"none": None, "some": labels, "all": (truth[train] > 0).astype(int)}.items()
+    }
+    found = {name: starc_distance(X[test] @ model.coef_, reward[test]) for name, model in fits.items()}
+    assert found["all"] < found["some"] < found["none"] / 2
+    desirable = fits["all"].decision_function(X[test].reshape(-1, 6)) > 0
+    assert np.mean(desirable == (truth[test].ravel() > 0)) > 0.95
 
 
 # -------------------------------------------------------------------------------------- from texts and models
@@ -135,7 +164,7 @@ def test_a_share_of_the_residual_is_added(reward, table):
         assert model.score(table) == pair_accuracy(np.ones(40), rewards[:, 0] - rewards[:, 1])
         singles = pd.DataFrame({"prompt": table.prompt, "completion": table.chosen})
         np.testing.assert_allclose(model.decision_function(singles), rewards[:, 0], rtol=1e-5)
-        assert model.explained_ == pytest.approx(1 - np.var(values - distilled) / np.var(values), abs=1e-6)
+        assert model.explained_ == pytest.approx(np.corrcoef(distilled.ravel(), values.ravel())[0, 1] ** 2)
     assert 0 < fitted[0].explained_ < 1
 
 
@@ -158,3 +187,73 @@ def test_features_and_learner_of_ones_own(reward, table):
     np.testing.assert_allclose(fitted.pipeline_[-1].coef_, by_hand[-1].coef_)
     with pytest.raises(ValueError, match="'share' parameter of DistilledReward must be"):
         DistilledReward(reward, share=2).fit(table)
+
+
+class KnownRewards(BaseEstimator):
+    """Implicit rewards of several models, by text."""
+
+    beta = 1.0
+
+    def __init__(self, by_text):
+        self.by_text = by_text
+
+    def __sklearn_clone__(self):
+        return self
+
+    def fit(self, X):
+        self.scale_ = self.model_rewards(X).std(axis=(1, 2))
+        return self
+
+    def model_rewards(self, X):
+        return np.moveaxis(np.array([[self.by_text[text] for text in row] for row in X]), -1, 0)
+
+    def output_rewards(self, X):
+        rewards = self.model_rewards(X)
+        return np.mean(rewards / self.scale_[:, None, None], axis=0) if len(rewards) > 1 else rewards[0]
+
+
+@pytest.fixture(scope="module")
+def known():
+    """Texts, one of whose features a transformer sees; the reward has another one, and each model has noise."""
+    rng = np.random.default_rng(0)
+    pairs = np.array([[f"{2 * i}", f"{2 * i + 1}"] for i in range(1500)])
+    seen, unseen = rng.normal(size=(2, 3000))
+    reward = seen + unseen
+    noise = rng.normal(size=(3, 3000))
+    features = FunctionTransformer(lambda X: seen[X.astype(int)][..., None], validate=False)
+    return pairs, features, reward, dict(zip(pairs.ravel(), (reward + noise).T, strict=True))
+
+
+@pytest.mark.parametrize("n_models", [1, 2, 3])
+def test_the_share_by_agreement_of_models(known, n_models):
+    """Of the residual's variance, 1 of 1 + 1 / n_models is reward."""
+    pairs, features, reward, values = known
+    implicit = KnownRewards({text: value[:n_models] for text, value in values.items()})
+    fitted = DistilledReward(implicit, features).fit(pairs)
+    assert fitted.share_ == (0.25 if n_models == 1 else pytest.approx(n_models / (n_models + 1), abs=0.05))
+    np.testing.assert_allclose(fitted.weights_, [1 - fitted.share_, fitted.share_])
+    if n_models > 1:
+        distances = {}
+        for share in (0, fitted.share_, 1):
+            model = DistilledReward(implicit, features, share=share).fit(pairs)
+            distances[share] = starc_distance(model.output_rewards(pairs), reward.reshape(-1, 2))
+        assert min(distances, key=distances.get) == fitted.share_
+
+
+def test_the_share_by_labels(known):
+    pairs, features, reward, values = known
+    implicit = KnownRewards({text: value[:1] for text, value in values.items()})
+    labels = np.where(np.arange(3000) < 2000, reward > 0.5, np.nan).reshape(-1, 2)
+    fitted = DistilledReward(implicit, features).fit(pairs, output_labels=labels)
+    assert fitted.share_ == pytest.approx(0.5, abs=0.07)
+    values = implicit.output_rewards(pairs)
+    by_hand = fitted.pipeline_[-1].decision_function(features.transform(pairs).reshape(-1, 1)).reshape(-1, 2)
+    np.testing.assert_allclose(fitted.output_rewards(pairs), by_hand + fitted.weights_[1] * values)
+    later = reward[2000:] > 0.5
+    assert np.mean((fitted.output_rewards(pairs).ravel()[2000:] > 0) == later) > 0.8
+    with pytest.raises(ValueError, match="Found share=0.5 and output_labels"):
+        DistilledReward(implicit, features, share=0.5).fit(pairs, output_labels=labels)
+    alone = DistilledReward(implicit, features, share=0).fit(pairs, output_labels=labels)
+    expected = make_pipeline(features, DistilledIRL())
+    expected.fit(pairs, distilledirl__implicit_rewards=values, distilledirl__output_labels=labels)
+    np.testing.assert_allclose(alone.output_rewards(pairs).ravel(), expected.decision_function(pairs.ravel()))

@@ -15,7 +15,7 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 
 from ..failures import find_failures, make_detector
 from ..learning.estimators import FailureAwareIRL
-from ..learning.rows import difference_scale, number_outputs, signed_differences
+from ..learning.rows import difference_scale, labels_of_pairs, number_outputs, signed_differences
 from ..pairs import check_pairs, preference_sign, read_texts
 from .fitted import check_number, split_pipeline
 
@@ -34,6 +34,7 @@ def inspect_failures(
     trajectory=True,
     sample_weight=None,
     output_labels=None,
+    implicit_rewards=None,
     groups=None,
 ):
     r"""List the k pairs with the smallest margins, and say of each failure whether it looks like noise.
@@ -57,6 +58,8 @@ def inspect_failures(
         Whether to list the margins in each round of a `FailureAwareIRL`. This fits a clone of it to ``X`` and ``y``.
     sample_weight, output_labels
         As in the fit; only the trajectory reads the labels.
+    implicit_rewards : array-like of shape (n_pairs, 2), default=None
+        Rewards of the outputs by `fairl_sk.rewards.ImplicitReward`, in the order of ``X``.
     groups : array-like of shape (n_pairs,), default=None
         Groups, such as prompts, that stay in one fold. None: pairs that share an output stay in one fold.
 
@@ -68,6 +71,8 @@ def inspect_failures(
         - ``pair``: its row in ``X``;
         - ``preferred``, ``other``: its texts, if there are any;
         - ``margin``: R(preferred) - R(other);
+        - ``implicit_margin``: the same of the implicit rewards, if given. Where it is negative, too, the two models
+          contradict the preference;
         - ``noise_probability``: probability that the preference was flipped;
         - ``reason``: "suspected noise" if the preference was flipped with a probability above 0.75, "error" if the
           held-out rewards support it with a probability above 0.75, else "ambiguity"; "none" if the pair does not fail;
@@ -129,12 +134,18 @@ def inspect_failures(
     failing = margins <= 0
     kinds = [failing & (noise > _CONFIDENCE), failing & (support > _CONFIDENCE), failing]
     table["margin"] = margins[rows]
+    if implicit_rewards is not None:
+        values = np.asarray(implicit_rewards, dtype=np.float64)
+        if values.shape != (len(X), 2):
+            raise ValueError(f"Found implicit_rewards of shape {values.shape} for {len(X)} pairs. Expected two a pair.")
+        table["implicit_margin"] = (sign * (values[:, 0] - values[:, 1]))[rows]
     table["noise_probability"] = noise[rows]
     table["reason"] = np.select(kinds, ["suspected noise", "error", "ambiguity"], "none")[rows]
     learner = getattr(estimator, "best_estimator_", estimator)
     recorded = [None] * len(rows)
     if trajectory and isinstance(learner, FailureAwareIRL):
-        recorded = list(_margins_of_rounds(learner, X, y, rows, sample_weight, output_labels))
+        known = labels_of_pairs(None, implicit_rewards) if output_labels is None else output_labels
+        recorded = list(_margins_of_rounds(learner, X, y, rows, sample_weight, known))
     return pandas.DataFrame({**table, "trajectory": pandas.Series(recorded, dtype=object)})
 
 

@@ -5,15 +5,17 @@ from numbers import Real
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.pipeline import make_pipeline
-from sklearn.utils._param_validation import HasMethods, Interval  # the parameters' declared constraints
+from sklearn.utils._param_validation import HasMethods, Interval, StrOptions  # the parameters' declared constraints
 from sklearn.utils.validation import check_is_fitted
 
 from ..features.text import TextFeatures
-from ..learning.distilled import DistilledIRL
+from ..learning.distilled import DistilledIRL, check_output_labels, fit_to_labels
 from ..learning.offset import separating_threshold
 from ..pairs import preference_sign
 
 __all__ = ["DistilledReward"]
+
+_SHARE = 0.25  # of the residual of one model; decided on alignments that no reported figure uses
 
 
 class DistilledReward(ClassifierMixin, BaseEstimator):
@@ -32,8 +34,9 @@ class DistilledReward(ClassifierMixin, BaseEstimator):
     features : transformer, default=None
         Transformer of texts and pairs of texts, such as `TransformerEmbedder` or `OwnStates`; it is cloned. None:
         ``TextFeatures(random_state=0)``.
-    share : float in [0, 1], default=0.25
-        :math:`\lambda`. With 0 predictions need the features only, no language model.
+    share : float in [0, 1] or "auto", default="auto"
+        :math:`\lambda`. "auto": by labels, if there are any; by several aligned models (Notes); else 0.25. With 0
+        predictions need the features only, no language model.
     learner : DistilledIRL, default=None
         Regression on the features; it is cloned. None: ``DistilledIRL()``.
 
@@ -41,35 +44,49 @@ class DistilledReward(ClassifierMixin, BaseEstimator):
     ----------
     pipeline_ : Pipeline
         Fitted features and learner: D alone, which can be exported like every pipeline of this package.
-    explained_ : float <= 1
-        Share of the variance of the implicit reward over the training outputs that D explains.
+    share_ : float
+        The share that is used. With labels, the weight of the residual over the slope of the rest along D.
+    explained_ : float in [0, 1]
+        Squared correlation of D with the implicit reward over the training outputs.
+    weights_ : tuple of two floats
+        What the rewards of ``pipeline_`` and the implicit reward are multiplied by.
     intercept_ : float
-        What is added to D and the residual, so that 0 separates preferred outputs from others best.
+        What is added to their sum, so that 0 separates preferred outputs from others best.
     classes_ : ndarray of shape (2,)
         The two classes.
+
+    Notes
+    -----
+    Models that were aligned with one reward, with different seeds, share what is reward in their residuals and not what
+    is chance. If two residuals correlate by r, the residual of the mean of K models is reward to the share
+    :math:`K r / (1 + (K - 1) r)` (the Spearman-Brown formula). It is the share of least squared error, and the upper
+    limit of it where the alignments have side effects in common.
+
+    Labels of some outputs give the log-odds that an output is desirable, by logistic regression on D, the residual and
+    the features. The part of the features and of D then is the reward of ``pipeline_``.
 
     Examples
     --------
     >>> from fairl_sk.implicit import DistilledReward, ImplicitReward
     >>> reward = DistilledReward(ImplicitReward("folder/of/the/aligned/model", "folder/of/the/base/model"))
     >>> reward.share  # nothing is loaded yet
-    0.25
+    'auto'
     """
 
     _parameter_constraints = {
         "implicit": [HasMethods(["output_rewards"])],
         "features": [HasMethods(["fit_transform", "transform"]), None],
-        "share": [Interval(Real, 0, 1, closed="both")],
+        "share": [Interval(Real, 0, 1, closed="both"), StrOptions({"auto"})],
         "learner": [HasMethods(["fit", "decision_function"]), None],
     }
 
-    def __init__(self, implicit, features=None, *, share=0.25, learner=None):
+    def __init__(self, implicit, features=None, *, share="auto", learner=None):
         self.implicit = implicit
         self.features = features
         self.share = share
         self.learner = learner
 
-    def fit(self, X, y=None, sample_weight=None, groups=None):
+    def fit(self, X, y=None, sample_weight=None, output_labels=None, groups=None):
         """Score the outputs by the models, and learn the part that features explain.
 
         Parameters
@@ -80,6 +97,8 @@ class DistilledReward(ClassifierMixin, BaseEstimator):
             Sets where 0 is only. See `DistilledIRL.fit`.
         sample_weight, groups : array-like of shape (n_pairs,) or (n_samples,), default=None
             See `DistilledIRL.fit`.
+        output_labels : array-like of shape (n_pairs, 2) or (n_samples,), default=None
+            Labels of some outputs: 1 = desirable, 0 = not, NaN = unknown.
 
         Returns
         -------
@@ -96,22 +115,56 @@ class DistilledReward(ClassifierMixin, BaseEstimator):
         features = TextFeatures(random_state=0) if self.features is None else clone(self.features)
         learner = DistilledIRL() if self.learner is None else clone(self.learner)
         pipeline = make_pipeline(features, learner)
+        by_labels = output_labels is not None and self.share != 0
         metadata = {"sample_weight": sample_weight, "implicit_rewards": values, "groups": groups}
-        given = {f"{pipeline.steps[-1][0]}__{name}": value for name, value in metadata.items()}
-        pipeline.fit(X, y, **given)
+        if output_labels is not None and not by_labels:
+            metadata["output_labels"] = output_labels
+        pipeline.fit(X, y, **{f"{pipeline.steps[-1][0]}__{name}": value for name, value in metadata.items()})
         self.implicit_, self.pipeline_, self.classes_ = implicit, pipeline, learner.classes_
         distilled = self._distilled(X)
-        self.residual_mean_ = float(np.mean(values - distilled))
-        self.explained_ = float(1 - np.var(values - distilled) / np.var(values))
-        self.intercept_ = 0.0
-        if values.ndim == 2 or y is not None:
-            rewards = self._add_residual(distilled, values)
+        self.explained_ = float(np.corrcoef(distilled.ravel(), values.ravel())[0, 1] ** 2)
+        weight = np.ones(len(values)) if sample_weight is None else np.asarray(sample_weight, dtype=np.float64)
+        weight = np.repeat(weight, values.size // len(values))
+        if by_labels:
+            self._fit_to_labels(X, distilled, values, output_labels, weight, groups)
+            return self
+        self.share_ = self._agreement(X, distilled) if self.share == "auto" else float(self.share)
+        self.weights_, self.intercept_ = (1 - self.share_, self.share_), 0.0
+        if output_labels is None and (values.ndim == 2 or y is not None):
             sign = preference_sign(y, len(values))
             positive = np.stack([sign, -sign], axis=1) > 0 if values.ndim == 2 else sign > 0
-            weight = np.ones(len(values)) if sample_weight is None else np.asarray(sample_weight, dtype=np.float64)
-            weight = np.repeat(weight, values.size // len(values))
-            self.intercept_ = -separating_threshold(rewards.ravel(), positive.ravel(), weight)
+            self.intercept_ = -separating_threshold(self._join(distilled, values).ravel(), positive.ravel(), weight)
         return self
+
+    def _agreement(self, X, distilled):
+        """Share of the residual that is reward, by the correlation of several models' residuals; 0.25 of one model."""
+        rewards = self.implicit_.model_rewards(X)
+        n_models = len(rewards)
+        if n_models == 1:
+            return _SHARE
+        scaled = rewards.reshape(n_models, -1) / self.implicit_.scale_[:, None]
+        distilled = distilled.ravel() / self.implicit_.beta
+        correlations = np.corrcoef(scaled - distilled)[np.triu_indices(n_models, k=1)]
+        mean = np.clip(correlations.mean(), 0, 1)
+        return float(n_models * mean / (1 + (n_models - 1) * mean))
+
+    def _fit_to_labels(self, X, distilled, values, output_labels, weight, groups):
+        """Log-odds of labels by features, D and the residual; the part that features give goes into the pipeline."""
+        if self.share != "auto":
+            raise ValueError(f'Found share={self.share!r} and output_labels. Expected share="auto": labels decide it.')
+        labels = check_output_labels(output_labels, values.shape).ravel()
+        features, learner = self.pipeline_[:-1].transform(X), self.pipeline_[-1]
+        outputs = features.reshape(-1, features.shape[-1]).astype(np.float64)
+        groups = np.repeat(np.arange(len(values)) if groups is None else groups, values.size // len(values))
+        signals = np.stack([distilled.ravel() - learner.intercept_, (values - distilled).ravel()], axis=1)
+        signals[:, 1] += learner.intercept_
+        counted = weight > 0
+        given = outputs[counted], signals[counted], labels[counted], weight[counted], groups[counted]
+        coef, (of_reward, of_residual), intercept = fit_to_labels(*given, learner.cv)
+        learner.coef_, learner.intercept_ = coef + (of_reward - of_residual) * learner.coef_, intercept
+        rest = self._distilled(X) + of_residual * distilled  # what is beside the residual
+        self.share_ = float(of_residual * np.var(distilled) / np.cov(rest.ravel(), distilled.ravel(), ddof=0)[0, 1])
+        self.weights_, self.intercept_ = (1.0, float(of_residual)), 0.0
 
     def output_rewards(self, X):
         """Rewards of outputs; of pairs, of both outputs.
@@ -133,8 +186,8 @@ class DistilledReward(ClassifierMixin, BaseEstimator):
             See `ImplicitReward.decision_function`.
         """
         check_is_fitted(self, "pipeline_")
-        values = self.implicit_.output_rewards(X) if self.share else 0.0
-        return self._add_residual(self._distilled(X), values) + self.intercept_
+        values = self.implicit_.output_rewards(X) if self.weights_[1] else 0.0
+        return self._join(self._distilled(X), values)
 
     def decision_function(self, X):
         """Reward of outputs, or margin of pairs; parameters and errors are those of `output_rewards`.
@@ -186,12 +239,12 @@ class DistilledReward(ClassifierMixin, BaseEstimator):
     def _distilled(self, X):
         """D of the outputs."""
         features = self.pipeline_[:-1].transform(X)
-        return (
-            self.pipeline_[-1].decision_function(features.reshape(-1, features.shape[-1])).reshape(features.shape[:-1])
-        )
+        rewards = self.pipeline_[-1].decision_function(features.reshape(-1, features.shape[-1]))
+        return rewards.reshape(features.shape[:-1])
 
-    def _add_residual(self, distilled, values):
-        return distilled + self.share * (values - distilled - self.residual_mean_) if self.share else distilled
+    def _join(self, distilled, values):
+        of_reward, of_implicit = self.weights_
+        return of_reward * distilled + of_implicit * values + self.intercept_
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()

@@ -1,10 +1,11 @@
-"""`DistilledIRL`: a linear reward learned by regression on the implicit reward of an aligned model; no label needed."""
+"""`DistilledIRL`: a linear reward learned by regression on the implicit reward of an aligned model; labels can help."""
 
 from numbers import Integral
 
 import numpy as np
-from sklearn.linear_model import RidgeCV
-from sklearn.model_selection import GroupKFold
+from sklearn.linear_model import LogisticRegression, RidgeCV
+from sklearn.metrics import log_loss, make_scorer
+from sklearn.model_selection import GridSearchCV, GroupKFold, StratifiedGroupKFold
 from sklearn.utils._param_validation import Interval  # the parameters' declared constraints
 from sklearn.utils.validation import _check_sample_weight
 
@@ -12,9 +13,12 @@ from ..pairs import check_pairs
 from .offset import separating_threshold
 from .preference import POSITIVE, PreferenceIRL
 
-__all__ = ["DistilledIRL"]
+__all__ = ["DistilledIRL", "check_output_labels", "fit_to_labels"]
 
 _ALPHAS = tuple(np.logspace(-5, 0, 11).tolist())
+_STRENGTHS = np.logspace(-3, 4, 8).tolist()  # C of the logistic regression on labels
+_LOG_LOSS = make_scorer(log_loss, response_method="predict_proba", greater_is_better=False, labels=[0, 1])
+_SIGNAL = 3.0  # standard deviation of a signal beside features of mean squared length 1
 
 
 class DistilledIRL(PreferenceIRL):
@@ -29,12 +33,16 @@ class DistilledIRL(PreferenceIRL):
     over linear rewards R, with s the root mean squared length of the centered features and :math:`w_j` the sample
     weights. Preferences only set where the reward is 0.
 
+    Labels of some outputs can correct this reward D: a logistic regression on D and the features then gives
+    :math:`a D(o) + \delta^\top \phi(o) + b`, the log-odds that an output is desirable. The penalty is on :math:`\delta`
+    and hardly on a, so that few labels leave D nearly as it is.
+
     Parameters
     ----------
     alphas : sequence of float > 0, default=10^-5, 10^-4.5, ..., 1
         Strengths of the penalty. Cross-validation chooses one, by the squared error of held-out implicit rewards.
     cv : int >= 2, default=5
-        Number of folds, of whole groups.
+        Number of folds, of whole groups; of labeled outputs at most the number of the rarer label.
     temperature : float > 0, default=1.0
         Scale of `predict_proba`, in units of reward.
 
@@ -44,7 +52,7 @@ class DistilledIRL(PreferenceIRL):
         Weights of the reward.
     intercept_ : float
         Of pairs: 0 separates preferred outputs from others best, by balanced accuracy. Of outputs with ``y``: desirable
-        from others; without: rewards have the mean of the implicit rewards.
+        from others; without: rewards have the mean of the implicit rewards. With labels: by the logistic regression.
     alpha_ : float
         The chosen strength.
     classes_ : ndarray of shape (2,)
@@ -79,7 +87,7 @@ class DistilledIRL(PreferenceIRL):
         self.cv = cv
         self.temperature = temperature
 
-    def fit(self, X, y=None, sample_weight=None, implicit_rewards=None, groups=None):
+    def fit(self, X, y=None, sample_weight=None, implicit_rewards=None, output_labels=None, groups=None):
         """Learn the reward.
 
         Parameters
@@ -93,6 +101,8 @@ class DistilledIRL(PreferenceIRL):
             Weights >= 0 of the rows.
         implicit_rewards : array-like of shape (n_pairs, 2) or (n_samples,)
             Implicit rewards of the outputs, such as `ImplicitReward.output_rewards` of the same rows.
+        output_labels : array-like of shape (n_pairs, 2) or (n_samples,), default=None
+            Labels of some outputs: 1 = desirable, 0 = not, NaN = unknown.
         groups : array-like of shape (n_pairs,) or (n_samples,), default=None
             Rows of one group, such as a prompt, stay in one fold. None: each row is a group.
 
@@ -103,10 +113,10 @@ class DistilledIRL(PreferenceIRL):
         Raises
         ------
         ValueError
-            For rows that `check_pairs` refuses, implicit rewards that are missing, not finite or all the same, fewer
-            groups than folds, or a parameter out of range.
+            For rows that `check_pairs` refuses, implicit rewards that are missing, not finite or all the same, other
+            labels or fewer than two of each, fewer groups than folds, or a parameter out of range.
         """
-        return self._fit(X, y, sample_weight, (implicit_rewards, groups))
+        return self._fit(X, y, sample_weight, (implicit_rewards, output_labels, groups))
 
     def _check_params(self):
         self._validate_params()
@@ -115,7 +125,7 @@ class DistilledIRL(PreferenceIRL):
             raise ValueError(f"Found alphas={self.alphas!r}. Expected one or more numbers above 0.")
 
     def _learn(self, X, y, sample_weight, metadata):
-        implicit_rewards, groups = metadata
+        implicit_rewards, output_labels, groups = metadata
         X = check_pairs(X, estimator=self)
         if y is None and X.ndim == 2:
             sign, self.classes_ = None, np.array([0, 1])
@@ -123,6 +133,7 @@ class DistilledIRL(PreferenceIRL):
             sign = self._check_target(X, y)
         weight = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
         values = _check_implicit_rewards(implicit_rewards, X, weight)
+        labels = check_output_labels(output_labels, X.shape[:-1])
         groups = np.arange(len(X)) if groups is None else np.asarray(groups)
         if groups.shape != weight.shape:
             raise ValueError(f"Found groups of shape {groups.shape} for {len(X)} rows. Expected one a row.")
@@ -135,6 +146,11 @@ class DistilledIRL(PreferenceIRL):
             positive = np.stack([sign, -sign], axis=1).ravel() > 0 if per_row == 2 else sign > 0
             rewards = outputs @ self.coef_
             self.intercept_ = -separating_threshold(rewards, positive[counted], weight[counted])
+        if labels is not None:
+            distilled = (outputs @ self.coef_)[:, None]
+            given = labels.ravel()[counted], weight[counted], groups, self.cv
+            coef, (share,), self.intercept_ = fit_to_labels(outputs, distilled, *given)
+            self.coef_ = coef + share * self.coef_
 
     def _regress(self, outputs, values, weight, groups):
         n_groups = len(np.unique(groups))
@@ -150,6 +166,47 @@ class DistilledIRL(PreferenceIRL):
         ridge.fit(outputs, values, sample_weight=weight)
         self.coef_, self.intercept_ = ridge.coef_, float(ridge.intercept_)
         self.alpha_ = float(ridge.alpha_ / scale)
+
+
+def fit_to_labels(outputs, signals, labels, weight, groups, cv):
+    """Logistic regression of labels on signals that are hardly penalized and features that are: the log-odds of 1.
+
+    It gives the weights of the features (n_features,) and of the signals (n_signals,), and the intercept. ``outputs``
+    are features (n_outputs, n_features), ``signals`` (n_outputs, n_signals), ``labels`` (n_outputs,) with NaN for
+    unknown ones.
+    """
+    centers = outputs.mean(axis=0), signals.mean(axis=0)
+    outputs, signals = outputs - centers[0], signals - centers[1]
+    size = np.sqrt(np.square(outputs).sum(axis=1).mean())
+    scale = _SIGNAL / signals.std(axis=0)
+    known = np.flatnonzero(~np.isnan(labels))
+    features = np.column_stack([outputs[known] / size, signals[known] * scale])
+    labels, weight, groups = labels[known], weight[known], groups[known]
+    n_folds = min(cv, *(len(np.unique(groups[labels == label])) for label in (0, 1)))
+    if n_folds < 2:
+        counts = f"{np.count_nonzero(labels == 1)} labels 1 and {np.count_nonzero(labels == 0)} labels 0"
+        raise ValueError(f"Found {counts} in output_labels. Expected at least two of each, in different groups.")
+    folds = list(StratifiedGroupKFold(n_folds).split(features, labels, groups))
+    search = GridSearchCV(
+        LogisticRegression(max_iter=2000), {"C": _STRENGTHS}, scoring=_LOG_LOSS, cv=folds, error_score="raise"
+    ).fit(features, labels, sample_weight=weight)
+    coef, weights = np.split(search.best_estimator_.coef_[0], [outputs.shape[1]])
+    coef, weights = coef / size, weights * scale
+    intercept = search.best_estimator_.intercept_[0] - centers[0] @ coef - centers[1] @ weights
+    return coef, weights, float(intercept)
+
+
+def check_output_labels(output_labels, shape):
+    """Labels as float64 with NaN for unknown ones, of a shape (n_pairs, 2) or (n_samples,)."""
+    if output_labels is None:
+        return None
+    labels = np.asarray(output_labels, dtype=np.float64)
+    if labels.shape != shape:
+        raise ValueError(f"Found output_labels of shape {labels.shape}. Expected {shape}, one for each output.")
+    wrong = labels[~np.isin(labels, [0, 1]) & ~np.isnan(labels)]
+    if wrong.size:
+        raise ValueError(f"Found {wrong[0]:g} in output_labels. Expected 1 (desirable), 0 (not) or NaN (unknown).")
+    return labels
 
 
 def _check_implicit_rewards(implicit_rewards, X, weight):

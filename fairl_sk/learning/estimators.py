@@ -10,6 +10,7 @@ from ..warn import warn_user
 from .curriculum import Schedule
 from .preference import NON_NEGATIVE, POSITIVE, PreferenceIRL, document
 from .problem import Settings
+from .rows import labels_of_pairs
 from .schedules import ExponentialSchedule, LinearSchedule, schedule_values
 
 __all__ = ["FailureAwareIRL", "MaxEntropyIRL", "MaxMarginIRL"]
@@ -236,9 +237,9 @@ class FailureAwareIRL(PreferenceIRL):
     failure_rate : float, schedule or None, default=None
         p_t. In joint training a round draws failures of at most this share of the pairs. In two stages all failures
         count as long as it is above 0. None: falling linearly from 0.2 to 0.
-    failures : {"near_ties", "margin", "labels", "confirmed"} or detector, default="near_ties"
+    failures : {"near_ties", "margin", "labels", "confirmed", "implicit"} or detector, default="near_ties"
         Which pairs fail: margins near 0; margins at or below the threshold (the paper's); outputs on the wrong side of
-        0 for their label; margin failures that labels confirm; or an object with ``detect`` (`fairl_sk.failures`).
+        0 for their label; margin failures that labels or implicit rewards confirm; or an object of `fairl_sk.failures`.
     alpha_fail : float >= 0 or None, default=None
         L2 strength of the failure path. Larger: smaller corrections. None: ``alpha``.
     pointwise_weight : float >= 0 or "auto", default="auto"
@@ -390,7 +391,7 @@ class FailureAwareIRL(PreferenceIRL):
                 )
         return super().set_params(**params)
 
-    def fit(self, X, y=None, sample_weight=None, output_labels=None):
+    def fit(self, X, y=None, sample_weight=None, output_labels=None, implicit_rewards=None):
         """Learn the reward. See `MaxMarginIRL.fit` for the errors and warnings that all learners share.
 
         Parameters
@@ -401,6 +402,9 @@ class FailureAwareIRL(PreferenceIRL):
         output_labels : array-like of shape (n_pairs, 2), default=None
             Labels y(o) of the outputs, in the order of ``X``: 1 = desirable, 0 = not. Read by detectors that ask for
             labels, ignored by others.
+        implicit_rewards : array-like of shape (n_pairs, 2), default=None
+            Rewards of the outputs by `fairl_sk.rewards.ImplicitReward`, in the order of ``X``, in place of labels: the
+            larger one of a pair counts as desirable, the other one as not.
 
         Returns
         -------
@@ -417,7 +421,7 @@ class FailureAwareIRL(PreferenceIRL):
         UserWarning
             Also if ``margin_fail`` or ``temperature_fail`` is set and the objective does not read it.
         """
-        return self._fit(X, y, sample_weight, output_labels)
+        return self._fit(X, y, sample_weight, labels_of_pairs(output_labels, implicit_rewards))
 
     def _learn(self, X, y, sample_weight, output_labels):
         self._warn_of_unread()

@@ -319,9 +319,9 @@ class PreferenceIRL(PairClassifier):
         if output_labels is None:
             if is_read:
                 raise ValueError(
-                    f"failures={self.failures!r} needs the labels of the outputs: pass output_labels, shape "
-                    "(n_pairs, 2), 1 = desirable and 0 = not, to fit (through a Pipeline as <step>__output_labels, or "
-                    "by set_fit_request with metadata routing)."
+                    f"failures={self.failures!r} needs to know the outputs: pass output_labels, shape (n_pairs, 2), 1 "
+                    "= desirable and 0 = not, or implicit_rewards, of the same shape, to fit (through a Pipeline as "
+                    "<step>__output_labels, or by set_fit_request with metadata routing)."
                 )
             return None
         labels = np.asarray(output_labels)

@@ -12,6 +12,7 @@ from ..warn import warn_user
 __all__ = [
     "difference_scale",
     "discount_duplicates",
+    "labels_of_pairs",
     "number_outputs",
     "preferred_first",
     "signed_differences",
@@ -22,6 +23,19 @@ __all__ = [
 def preferred_first(values, sign):
     """Values of shape (n_pairs, 2) in the order (preferred, other); None stays None."""
     return None if values is None else np.where(sign[:, None] > 0, values, values[:, ::-1])
+
+
+def labels_of_pairs(output_labels, implicit_rewards):
+    """Labels that failure detectors read, (n_pairs, 2): those given, or 1 for the larger implicit reward of a pair."""
+    if implicit_rewards is None:
+        return output_labels
+    if output_labels is not None:
+        raise ValueError("Found output_labels and implicit_rewards. Expected one of them, or none.")
+    values = np.asarray(implicit_rewards, dtype=np.float64)
+    if values.ndim != 2 or values.shape[1] != 2 or not np.isfinite(values).all():
+        found = f"implicit_rewards of shape {values.shape}, {np.count_nonzero(~np.isfinite(values))} not finite"
+        raise ValueError(f"Found {found}. Expected finite numbers, one for each output: (n_pairs, 2).")
+    return (values > values[:, ::-1]).astype(np.int8)
 
 
 def signed_differences(X, sign, rows=slice(None)):

@@ -11,6 +11,7 @@ from sklearn.base import clone
 from ..failures import make_detector
 from .estimators import FailureAwareIRL, MaxEntropyIRL, MaxMarginIRL
 from .preference import document
+from .rows import labels_of_pairs
 from .search_base import SearchCV
 
 __all__ = ["FailureAwareIRLCV", "MaxEntropyIRLCV", "MaxMarginIRLCV"]
@@ -229,7 +230,7 @@ hidden_layer_sizes, n_rounds, learning_rate, batch_size, max_iter, tol
     ):
         self._keep_parameters(locals())
 
-    def fit(self, X, y=None, sample_weight=None, output_labels=None, groups=None):
+    def fit(self, X, y=None, sample_weight=None, output_labels=None, implicit_rewards=None, groups=None):
         """Try all candidates on all folds, and fit the best.
 
         Parameters
@@ -240,7 +241,7 @@ hidden_layer_sizes, n_rounds, learning_rate, batch_size, max_iter, tol
             See `FailureAwareIRL.fit`.
         sample_weight : array-like of shape (n_pairs,) or (n_samples,), default=None
             Weights >= 0, of the fits and of the default score.
-        output_labels : array-like of shape (n_pairs, 2), default=None
+        output_labels, implicit_rewards : array-like of shape (n_pairs, 2), default=None
             See `FailureAwareIRL.fit`.
         groups : array-like of shape (n_pairs,) or (n_samples,), default=None
             Rows of a group, such as a prompt, are never parted by the default folds.
@@ -265,7 +266,7 @@ hidden_layer_sizes, n_rounds, learning_rate, batch_size, max_iter, tol
         UserWarning
             If a score is not finite, folds part groups, or no candidate's objective reads a parameter that is set.
         """
-        return self._fit(X, y, sample_weight, output_labels, groups)
+        return self._fit(X, y, sample_weight, labels_of_pairs(output_labels, implicit_rewards), groups)
 
     def _with_standard(self, params, grid, template):
         """All candidates, and before them one of failure weight 0 for every setting of the base path."""
