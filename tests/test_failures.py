@@ -3,11 +3,14 @@
 import numpy as np
 import pytest
 from sklearn.base import BaseEstimator, clone
-from sklearn.model_selection import GridSearchCV
+from sklearn.model_selection import GridSearchCV, StratifiedKFold
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer
 
-from fairl_sk import FailureAwareIRL
+from fairl_sk import FailureAwareIRL, FailureAwareIRLCV
 from fairl_sk.failures import (
     ConfirmedFailures,
+    ImplicitFailures,
     LabelFailures,
     MarginFailures,
     NearTieFailures,
@@ -22,6 +25,7 @@ NAMES = {
     "near_ties": NearTieFailures,
     "labels": LabelFailures,
     "confirmed": ConfirmedFailures,
+    "implicit": ImplicitFailures,
 }
 
 
@@ -52,6 +56,36 @@ def test_confirmed_failures_are_failures_by_margin_whose_labels_agree_with_the_p
     labels = np.array([[1, 0], [1, 0], [1, 1], [0, 0], [0, 1]])
     state = a_round([0.5, 0.6, -1.0, -1.0, -1.0], labels=labels, threshold=0.5)
     assert ConfirmedFailures().detect(state).tolist() == [True, False, False, False, False]
+
+
+def test_implicit_rewards_confirm_failures(preferences):
+    """The larger implicit reward of a pair is the label 1: in a fit, a search, and a search over a Pipeline."""
+    X, y, values = preferences.data, preferences.target, preferences.reference_reward
+    order = (values == values.max(axis=1, keepdims=True)).astype(int)
+    settings = {"failure_weight": 1.0, "n_rounds": 10}
+    by_labels = FailureAwareIRL(failures="confirmed", **settings).fit(X, y, output_labels=order)
+    learner = FailureAwareIRL(failures="implicit", **settings)
+    np.testing.assert_array_equal(learner.fit(X, y, implicit_rewards=values).coef_, by_labels.coef_)
+    search = FailureAwareIRLCV(failures="implicit", failure_weight=[1.0], n_rounds=10, cv=2)
+    search.fit(X, y, implicit_rewards=values)
+    pipeline = make_pipeline(FunctionTransformer(), clone(learner))
+    grid = GridSearchCV(pipeline, {"failureawareirl__failure_weight": [0.0, 1.0]}, cv=StratifiedKFold(2), refit=False)
+    grid.fit(X, y, failureawareirl__implicit_rewards=values)
+    np.testing.assert_allclose(search.cv_results_["mean_test_score"], grid.cv_results_["mean_test_score"], atol=2e-3)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({}, "failures='implicit' needs to know the outputs"),
+        ({"implicit_rewards": np.zeros(500)}, r"implicit_rewards of shape \(500,\), 0 not finite"),
+        ({"implicit_rewards": np.full((500, 2), np.nan)}, r"shape \(500, 2\), 1000 not finite"),
+        ({"implicit_rewards": np.eye(500, 2), "output_labels": np.eye(500, 2)}, "Expected one of them"),
+    ],
+)
+def test_bad_implicit_rewards(preferences, given, message):
+    with pytest.raises(ValueError, match=message):
+        FailureAwareIRL(failures="implicit").fit(preferences.data, preferences.target, **given)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -31,6 +31,19 @@ def test_the_hardest_pairs_come_first(noisy, reward):
     np.testing.assert_allclose(table["margin"], np.sort(margins)[:30])
 
 
+def test_implicit_rewards_stand_beside_the_margins(noisy):
+    values = noisy.reference_reward
+    reward = FailureAwareIRL(failures="implicit", n_rounds=5, random_state=0)
+    reward.fit(noisy.data, noisy.target, implicit_rewards=values)
+    table = inspect_failures(reward, noisy.data, noisy.target, k=40, implicit_rewards=values)
+    margins = np.where(noisy.target == 1, 1, -1) * (values[:, 0] - values[:, 1])
+    np.testing.assert_array_equal(table["implicit_margin"], margins[table["pair"]])
+    assert (table["implicit_margin"] < 0).all()  # the hardest pairs are flipped, and the models know
+    np.testing.assert_allclose(table["trajectory"].iloc[0].shape, (5,))
+    with pytest.raises(ValueError, match="implicit_rewards of shape"):
+        inspect_failures(reward, noisy.data, noisy.target, implicit_rewards=values[:, 0])
+
+
 @pytest.mark.parametrize("seed", [1, 2])
 def test_of_the_hundred_hardest_pairs_suspected_noise_is_flipped(seed):
     data = make_preferences(800, 12, noise=0.2, random_state=seed)
