@@ -12,7 +12,8 @@
 5. transfer: rewards that are functions of features are measured on texts that people labelled, of other corpora.
 
 Runs of seed 0 of realign.py served for development; the seeds here are others. Each stage keeps what it has finished:
-an interrupted run goes on where it was. ``--policies 3`` makes and measures the first three policies only.
+an interrupted run goes on where it was. ``--policies 3`` makes and measures the first three policies only. Without
+files the package's own corpus is used, and nothing is transferred.
 """
 
 import argparse
@@ -21,6 +22,7 @@ import os
 import shutil
 import time
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from typing import NamedTuple
 
 import joblib
@@ -86,10 +88,11 @@ class Plan:
     folds: int = 4
     null_outputs: int = 1000
     other_texts: int = 4000  # of each other corpus
+    truth_texts: int = 6000  # that train the truth on an encoder
 
 
 SIZES = {
-    "smoke": Plan((Policy(steps=(2, 4)), Policy("dpo", steps=(4,)), Policy("dpo", 2, steps=(4,))), "smoke", 2, 40, 100),
+    "smoke": Plan((Policy(steps=(2, 4)), Policy("dpo", steps=(4,))), "smoke", 2, 40, 100, 200),
     "small": Plan(
         (
             Policy("rloo", 1, (30, 75, 150, 400)),
@@ -120,7 +123,7 @@ class PublishedReward:
         return np.log1p(-chance) - np.log(chance)
 
 
-def train_encoder_reward(study, texts, labels):
+def train_encoder_reward(study, texts, labels, n_texts):
     """A logistic regression on MiniLM, trained on labelled texts; its values are the log-odds of "desirable"."""
     model = make_pipeline(
         embedder(study),
@@ -128,7 +131,7 @@ def train_encoder_reward(study, texts, labels):
             Cs=5, class_weight="balanced", scoring="roc_auc", l1_ratios=(0,), use_legacy_attributes=False, max_iter=1000
         ),
     )
-    chosen = np.random.default_rng(0).permutation(len(texts))[:6000]
+    chosen = np.random.default_rng(0).permutation(len(texts))[:n_texts]
     return model.fit(np.array(texts)[chosen], labels[chosen])
 
 
@@ -136,17 +139,14 @@ def embedder(study):
     return TransformerEmbedder("minilm", normalize=True, store=study.path("store"))
 
 
-def make_truths(study, files):
-    """The three ground truths by name."""
+def make_truths(study, plan, files):
+    """The ground truths by name; the published one if it is installed."""
     path = study.make(
         "encoder-truth.joblib",
-        lambda path: joblib.dump(train_encoder_reward(study, *read_texts(*files)), path),
+        lambda path: joblib.dump(train_encoder_reward(study, *read_texts(*files), plan.truth_texts), path),
     )
-    return {
-        "words": load_reward(study.path("reference.skops")),
-        "published": PublishedReward(),
-        "encoder": joblib.load(path),
-    }
+    truths = {"words": load_reward(study.path("reference.skops")), "encoder": joblib.load(path)}
+    return truths | ({"published": PublishedReward()} if find_spec("profanity_check") else {})
 
 
 # ------------------------------------------------------------------------------------------------------- policies
@@ -175,7 +175,7 @@ def make_policy(folder, plan, policy, files, n_threads):
 
     def write(path):
         path.mkdir()
-        truth = make_truths(study, files)[policy.truth]
+        truth = make_truths(study, plan, files)[policy.truth]
         size = replace(REALIGN_SIZES[plan.size], algorithm=policy.algorithm, beta=policy.beta, steps=max(policy.steps))
         callback = keep_at(policy.steps, path, base)
         if policy.algorithm == "dpo":
@@ -429,7 +429,9 @@ def measure(rewards, truth, groups):
 
 
 def other_texts(plan, pairs, labelled):
-    """Texts of other corpora and their labels by people, by name."""
+    """Texts of other corpora and their labels by people, by name; none beside the package's own corpus."""
+    if pairs is None:
+        return {}
     single = load_preferences(labelled, text_column="tweet", label_column="class", desirable=2)
     paired = load_preferences(pairs)
     labels = np.stack([paired.target, 1 - paired.target], axis=1).ravel()
@@ -513,7 +515,7 @@ def show(title, table):
     print(f"\n{title}\n\n{digits.to_string()}", flush=True)
 
 
-def main(pairs, labelled, out="implicit", size="small", policies=None, jobs=None):
+def main(pairs=None, labelled=None, out="implicit", size="small", policies=None, jobs=None):
     """Run all stages, and print the tables."""
     start = time.monotonic()
     quiet()
@@ -524,7 +526,10 @@ def main(pairs, labelled, out="implicit", size="small", policies=None, jobs=None
     texts = study.read_json("texts.json")
     study.make("base", lambda path: train_base(texts["train"], realign, path))
     study.make("scale.json", lambda path: write_scale(study, realign, path))
-    truths = make_truths(study, files)
+    truths = make_truths(study, plan, files)
+    if missing := {policy.truth for policy in plan.policies[:policies]} - set(truths):
+        remedy = "pip install -c constraints.txt alt-profanity-check"
+        raise ImportError(f"Found no truth {', '.join(missing)}. Expected it to be installed: {remedy}.")
     jobs = jobs or (1 if size == "smoke" else os.cpu_count() or 1)
     n_threads = 1 if jobs > 1 else torch.get_num_threads()
     chosen = plan.policies[:policies]
@@ -548,8 +553,8 @@ def write_results(folder, plan, policy, step, features, files):
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--pairs", required=True, help="toxic comments and their rewrites (paradetox.tsv)")
-    parser.add_argument("--labelled", required=True, help="labelled texts (davidson.csv)")
+    parser.add_argument("--pairs", help="toxic comments and their rewrites (paradetox.tsv)")
+    parser.add_argument("--labelled", help="labelled texts (davidson.csv)")
     parser.add_argument("--out", default="implicit", help="folder of the run")
     parser.add_argument("--size", choices=SIZES, default="small")
     parser.add_argument("--policies", type=int, help="make and measure so many of the policies")

@@ -31,6 +31,7 @@ def test_every_benchmark_is_tested():
         "bench_search",
         "gpu",
         "identify",
+        "implicit",
         "implicit_cost",
         "paper",
         "paper_data",
@@ -43,6 +44,34 @@ def test_every_benchmark_is_tested():
         "uncertainty",
     }
     assert {path.stem for path in BENCHMARKS.glob("*.py")} == names
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # trl, of transformers
+@pytest.mark.filterwarnings("ignore:.*:sklearn.exceptions.ConvergenceWarning")
+def test_implicit(monkeypatch, capsys, tmp_path):
+    """All stages for RLOO, kept after 2 and 4 steps, and DPO; a second call has nothing to do."""
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    implicit = importlib.import_module("implicit")
+    monkeypatch.setattr(implicit, "FEATURES", ("joined", "own states"))
+    monkeypatch.setattr(implicit, "LABELS", (50,))
+    implicit.main(size="smoke", out=tmp_path / "run")
+    shown = capsys.readouterr().out
+    steps = [("rloo-words-beta-0.1-seed-1", 2), ("rloo-words-beta-0.1-seed-1", 4), ("dpo-words-beta-0.1-seed-1", 4)]
+    for policy, step in steps:
+        values, truths, figures = implicit.read_signals(tmp_path / f"run/signals/{policy}-{step}.npz")
+        assert values.shape == truths["words"].shape == truths["encoder"].shape == (160, 2)
+        assert figures["spread"] == pytest.approx(values[:, 1][:40].std(), rel=1e-3)
+        assert figures["spread"] > 2 * figures["null"][1] > 0
+        for features in ("joined", "own-states"):
+            rows = json.loads((tmp_path / f"run/results/{policy}-{step}-{features}.json").read_text(encoding="utf-8"))
+            alone = next(row for row in rows if row["learner"] == "implicit reward")
+            assert 0.5 < alone["pair accuracy"] <= 1 and 0 < alone["STARC"] < 1
+            assert {row["learner"] for row in rows} >= {"MaxEntropyIRL", "distilled", "with the residual", "50 labels"}
+    assert "STARC against MaxEntropyIRL on the same features" in shown
+    for stage in ("make_policy", "make_results"):
+        monkeypatch.setattr(implicit, stage, lambda *args: None if len(args) == 5 else pytest.fail("made again"))
+    implicit.main(size="smoke", out=tmp_path / "run")
+    assert capsys.readouterr().out.splitlines()[:-1] == shown[shown.index("\nAlignments") :].splitlines()[:-1]
 
 
 @pytest.mark.filterwarnings("ignore:Only .* pairs are T->NT:UserWarning")  # 160 of a model that has learned nothing yet
