@@ -1,4 +1,4 @@
-"""Draw the pictures of README and docs: ``python docs/pictures.py`` writes audit.png, rounds.png and rooms.png here."""
+"""Draw the figures of README and docs: ``python docs/pictures.py`` writes audit.png, rounds.png and rooms.png here."""
 
 import ast
 from pathlib import Path
@@ -15,11 +15,11 @@ from fairl_sk.plot import COLORS, HistoryDisplay, MarginDisplay
 
 HERE = Path(__file__).parent
 PACKAGE = Path(fairl_sk.__file__).parent
-BASICS = ("pairs", "messages", "device", "extras", "warn")  # every room may import these
-ROOMS = {  # where a room is drawn (x, y), and what it is
+BASICS = ("pairs", "messages", "device", "extras", "warn")  # every part may import these
+ROOMS = {  # where a part of the package is drawn (x, y), and what it is
     "cli": (3.4, 6.9, "the command fairl-sk"),
     "audit": (6.6, 5.7, "fit, measure, report"),
-    "rewards": (0.9, 5.1, "ground truths"),
+    "rewards": (0.9, 5.1, "reference rewards"),
     "export": (2.8, 4.2, "to TRL"),
     "generate": (4.7, 4.2, "pairs from\ntwo models"),
     "diagnosis": (7.2, 4.2, "uncertainty,\nhard pairs"),
@@ -69,7 +69,7 @@ def draw_rounds():
 
 
 def room_imports():
-    """The rooms that each room imports, by name, found in the import statements of its files."""
+    """The parts that each part imports, by name, found in the import statements of its files."""
     found = {}
     for path in PACKAGE.rglob("*.py"):
         inside = path.relative_to(PACKAGE).with_suffix("").parts
@@ -81,13 +81,13 @@ def room_imports():
 
 
 def reached(room, imports):
-    """All rooms that a room imports, directly or through others."""
+    """All parts that a part imports, directly or through others."""
     direct = imports.get(room, set()) & set(ROOMS)
     return direct.union(*(reached(other, imports) for other in direct))
 
 
 def draw_rooms():
-    """Draw the rooms; an arrow leads to an imported room, unless a longer way of arrows leads there, too."""
+    """Draw the parts of the package; an arrow means "imports", and arrows that follow from others are left out."""
     imports = room_imports()
     figure, ax = plt.subplots(figsize=(9, 6.4), layout="constrained")
     for room, (x, y, text) in ROOMS.items():
@@ -101,7 +101,7 @@ def draw_rooms():
             end = to_x + np.clip(0.2 * (x - to_x), -0.7, 0.7)  # arrows to one room do not all end at one point
             ax.annotate("", (end, to_y + 0.45), (x, y - 0.45), arrowprops=arrow, zorder=1)
     ax.add_patch(plt.Rectangle((0.05, 0.05), 9.9, 0.75, fc="0.94", ec="0.6"))
-    ax.text(5, 0.42, f"{', '.join(BASICS)}:  every room may import these", ha="center", va="center", size=11)
+    ax.text(5, 0.42, f"{', '.join(BASICS)}:  every part may import these", ha="center", va="center", size=11)
     ax.set(xlim=(0, 10), ylim=(0, 7.4))
     ax.axis("off")
     figure.savefig(HERE / "rooms.png", dpi=110)

@@ -1,4 +1,4 @@
-"""Warnings that point at the user's own line of code; the rooms that warn from deep inside call it."""
+"""Warnings that point at the user's own line of code; modules that warn from nested calls use it."""
 
 import sys
 import warnings

@@ -1,4 +1,4 @@
-"""A causal language model that answers prompts under a seed; for the functions of this room."""
+"""A causal language model that answers prompts under a seed; the other modules of `generate` use it."""
 
 import numpy as np
 import torch
