@@ -1,4 +1,4 @@
-"""What an aligned language model holds: its implicit reward, features that learn it, and its own states."""
+"""Rewards from an aligned language model: its implicit reward, its distillation into features, its hidden states."""
 
 from .distilled import DistilledReward
 from .reward import ImplicitReward

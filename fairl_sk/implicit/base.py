@@ -1,4 +1,4 @@
-"""What implicit rewards and own states share: parameters, tokens, and values by the models."""
+"""Base class of `ImplicitReward` and `OwnStates`: parameters, tokens, and the models' values for them."""
 
 from numbers import Integral
 from pathlib import Path

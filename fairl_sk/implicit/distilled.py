@@ -1,4 +1,4 @@
-"""`DistilledReward`: what features learn of an implicit reward, and a share of what they leave out; texts in."""
+"""`DistilledReward`: an implicit reward distilled into features, plus a share of the residual; it reads texts."""
 
 from numbers import Real
 
@@ -23,9 +23,9 @@ class DistilledReward(ClassifierMixin, BaseEstimator):
 
     .. math:: R(o) = D(o) + \lambda \, (v(o) - D(o))
 
-    v is the implicit reward of the models. D is the part of it that features explain (`fairl_sk.DistilledIRL`): the
-    same for outputs that mean the same, and known for texts that neither model would write. The residual holds what the
-    features miss of the reward, and what alignment changed besides; :math:`\lambda` is the share of it that counts.
+    v is the implicit reward of the models. D is the regression of v on features (`fairl_sk.DistilledIRL`), which also
+    has values for texts that neither model would write. The residual v - D contains what the features miss of the
+    reward, and side effects of alignment; :math:`\lambda` is the share of it that is added.
 
     Parameters
     ----------
@@ -35,35 +35,35 @@ class DistilledReward(ClassifierMixin, BaseEstimator):
         Transformer of texts and pairs of texts, such as `TransformerEmbedder` or `OwnStates`; it is cloned. None:
         ``TextFeatures(random_state=0)``.
     share : float in [0, 1] or "auto", default="auto"
-        :math:`\lambda`. "auto": by labels, if there are any; by several aligned models (Notes); else 0.25. With 0
-        predictions need the features only, no language model.
+        :math:`\lambda`. "auto": by labels, if there are any; by several aligned models (Notes); else 0.25. With 0,
+        predictions need no language model.
     learner : DistilledIRL, default=None
         Regression on the features; it is cloned. None: ``DistilledIRL()``.
 
     Attributes
     ----------
     pipeline_ : Pipeline
-        Fitted features and learner: D alone, which can be exported like every pipeline of this package.
+        Fitted features and learner: D alone. It can be exported like every pipeline of this package.
     share_ : float
-        The share that is used. With labels, the weight of the residual over the slope of the rest along D.
+        The share that is used. With labels, the weight of the residual over the slope of the other terms on D.
     explained_ : float in [0, 1]
         Squared correlation of D with the implicit reward over the training outputs.
     weights_ : tuple of two floats
-        What the rewards of ``pipeline_`` and the implicit reward are multiplied by.
+        Factors of the reward of ``pipeline_`` and of the implicit reward.
     intercept_ : float
-        What is added to their sum, so that 0 separates preferred outputs from others best.
+        Offset added to their sum, so that 0 separates preferred outputs from others best.
     classes_ : ndarray of shape (2,)
         The two classes.
 
     Notes
     -----
-    Models that were aligned with one reward, with different seeds, share what is reward in their residuals and not what
-    is chance. If two residuals correlate by r, the residual of the mean of K models is reward to the share
-    :math:`K r / (1 + (K - 1) r)` (the Spearman-Brown formula). It is the share of least squared error, and the upper
-    limit of it where the alignments have side effects in common.
+    With several models, aligned with the same reward and different seeds, residuals correlate only by the reward and by
+    common side effects. If the mean correlation of two is r, the share for the mean of K models is
+    :math:`K r / (1 + (K - 1) r)` (the Spearman-Brown formula). It has the least squared error if there are no common
+    side effects; else the best share is smaller.
 
-    Labels of some outputs give the log-odds that an output is desirable, by logistic regression on D, the residual and
-    the features. The part of the features and of D then is the reward of ``pipeline_``.
+    With labels, the reward is the log-odds that an output is desirable, by logistic regression on D, the residual and
+    the features. The terms of D and of the features are the reward of ``pipeline_``.
 
     Examples
     --------
@@ -87,14 +87,14 @@ class DistilledReward(ClassifierMixin, BaseEstimator):
         self.learner = learner
 
     def fit(self, X, y=None, sample_weight=None, output_labels=None, groups=None):
-        """Score the outputs by the models, and learn the part that features explain.
+        """Compute the implicit rewards, and fit the features to them.
 
         Parameters
         ----------
         X : array-like of str of shape (n_samples,) or (n_pairs, 2), or table
             See `ImplicitReward.decision_function`.
         y : array-like of shape (n_pairs,) or (n_samples,), default=None
-            Sets where 0 is only. See `DistilledIRL.fit`.
+            Only sets the offset. See `DistilledIRL.fit`.
         sample_weight, groups : array-like of shape (n_pairs,) or (n_samples,), default=None
             See `DistilledIRL.fit`.
         output_labels : array-like of shape (n_pairs, 2) or (n_samples,), default=None
@@ -137,7 +137,7 @@ class DistilledReward(ClassifierMixin, BaseEstimator):
         return self
 
     def _agreement(self, X, distilled):
-        """Share of the residual that is reward, by the correlation of several models' residuals; 0.25 of one model."""
+        """The share by the correlation of several models' residuals; 0.25 for one model."""
         rewards = self.implicit_.model_rewards(X)
         n_models = len(rewards)
         if n_models == 1:
@@ -149,7 +149,7 @@ class DistilledReward(ClassifierMixin, BaseEstimator):
         return float(n_models * mean / (1 + (n_models - 1) * mean))
 
     def _fit_to_labels(self, X, distilled, values, output_labels, weight, groups):
-        """Log-odds of labels by features, D and the residual; the part that features give goes into the pipeline."""
+        """Fit the log-odds of labels by features, D and the residual; the first two go into the pipeline."""
         if self.share != "auto":
             raise ValueError(f'Found share={self.share!r} and output_labels. Expected share="auto": labels decide it.')
         labels = check_output_labels(output_labels, values.shape).ravel()
@@ -162,7 +162,7 @@ class DistilledReward(ClassifierMixin, BaseEstimator):
         given = outputs[counted], signals[counted], labels[counted], weight[counted], groups[counted]
         coef, (of_reward, of_residual), intercept = fit_to_labels(*given, learner.cv)
         learner.coef_, learner.intercept_ = coef + (of_reward - of_residual) * learner.coef_, intercept
-        rest = self._distilled(X) + of_residual * distilled  # what is beside the residual
+        rest = self._distilled(X) + of_residual * distilled  # without the residual
         self.share_ = float(of_residual * np.var(distilled) / np.cov(rest.ravel(), distilled.ravel(), ddof=0)[0, 1])
         self.weights_, self.intercept_ = (1.0, float(of_residual)), 0.0
 

@@ -1,4 +1,4 @@
-"""The models whose log-probabilities are compared: opened when a text is not known yet, told apart by checksums."""
+"""The models whose log-probabilities are compared: loaded only for new texts, identified by checksums."""
 
 from contextlib import contextmanager
 from functools import lru_cache

@@ -1,4 +1,4 @@
-"""Nulls of an implicit reward: the base model with random weights' noise, and with another precision."""
+"""Nulls of an implicit reward: the base model with random noise on its weights, and in float32."""
 
 import copy
 from contextlib import contextmanager

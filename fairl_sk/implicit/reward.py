@@ -1,4 +1,4 @@
-"""`ImplicitReward`: the reward that an aligned model learned, read from its probabilities and those of its base."""
+"""`ImplicitReward`: the log-ratio of the probabilities of an aligned model and its base model, as a reward."""
 
 from numbers import Real
 
@@ -20,13 +20,13 @@ __all__ = ["ImplicitReward"]
 
 
 class ImplicitReward(LanguageModelTransformer):
-    r"""Reward of an output by two language models: how much likelier alignment has made it.
+    r"""Implicit reward of an output: the log-ratio of its probabilities by an aligned model and by its base model.
 
     .. math:: R(o) = \beta \, (\log \pi_{\text{aligned}}(o \mid x) - \log \pi_{\text{base}}(o \mid x))
 
-    A model that maximizes a reward under a KL penalty of weight :math:`\beta` is its base model weighted by
-    :math:`e^{R / \beta}` [1]_, so that R is this reward up to a constant for each prompt x. The user guide (Implicit
-    rewards) says what it is before the optimum. No label is needed. With one aligned model `fit` learns nothing.
+    The model that maximizes a reward under a KL penalty of weight :math:`\beta` is the base model reweighted by
+    :math:`e^{R / \beta}` [1]_. So R is this reward, up to a constant for each prompt x. Before the optimum it also
+    contains side effects of training (user guide, Implicit rewards). With one aligned model `fit` learns nothing.
 
     Parameters
     ----------
@@ -38,13 +38,13 @@ class ImplicitReward(LanguageModelTransformer):
     beta : float, default=1.0
         Weight of the KL penalty. With several models it cancels.
     reduction : {"sum", "mean"}, default="sum"
-        Over the tokens of an output. "mean" is no reward of the whole output, but long ones do not outweigh short ones.
+        Over the tokens of an output. With "mean", long outputs do not outweigh short ones.
     tokenizer : tokenizer, str or path-like, default=None
-        None: the one that lies with the models, as in `fairl_sk.generate.generate_preference_pairs`.
+        None: the one in the folders of the models, as in `fairl_sk.generate.generate_preference_pairs`.
     prompt_column : str or None, default="prompt"
         A table's column of prompts, if it has one. None: outputs are scored without prompts.
     end_token : bool, default=True
-        Whether the end token behind an output that is a text counts, as in TRL. False for outputs that were cut off.
+        Whether the end-of-sequence token of a text counts, as in TRL. False for outputs that were cut off.
     dtype : {"float32", "bfloat16", "float16"}, default="float32"
         Precision of a model that is loaded here. The logarithm of the softmax is always taken in float32.
     device : {"cpu", "cuda", "auto"} or str, default="cpu"
@@ -64,11 +64,11 @@ class ImplicitReward(LanguageModelTransformer):
 
     Notes
     -----
-    A text continues its prompt as it stands; messages go through the chat template. Without a prompt, the first token
-    follows the token for the beginning of a text, or else the end token. An output begins where its tokens differ from
-    those of the prompt alone, as in TRL. Models with vocabularies of two sizes are compared on the smaller one.
+    A text is appended to its prompt unchanged; messages go through the chat template. Without a prompt, the output
+    follows the beginning-of-sequence token, or else the end-of-sequence token. An output begins where its tokens differ
+    from those of the prompt alone, as in TRL. Models with vocabularies of two sizes are compared on the smaller one.
 
-    As a callable it is a ground truth like the other rewards, and a reward function of TRL.
+    It is callable: a reference reward like the others of `fairl_sk.rewards`, and a reward function for TRL.
 
     References
     ----------
@@ -254,7 +254,7 @@ class ImplicitReward(LanguageModelTransformer):
         return [found[index] for index in outputs.inverse]
 
     def null(self, X, n_draws=5, random_state=0):
-        """Rewards of a model that learned nothing: the base model, moved by noise, against itself.
+        """Null rewards: the base model with noise on its weights, against the base model.
 
         To each tensor of the base model, normal noise is added whose root mean square is that of the aligned model's
         change of this tensor. The spread of a reward is its standard deviation over outputs.
@@ -292,7 +292,7 @@ class ImplicitReward(LanguageModelTransformer):
         return Bunch(spread=np.array(spread), null_spread=null_spread, null_rewards=rewards)
 
     def noise_floor(self, X):
-        """Spread of the base model against itself in float32: what rounding alone does in a smaller precision.
+        """Spread that rounding alone causes: of the base model in its precision against itself in float32.
 
         Parameters
         ----------
@@ -312,8 +312,8 @@ class ImplicitReward(LanguageModelTransformer):
     def kl(self, X, y=None):
         """Estimate how far the models are from each other, from pairs of their own outputs.
 
-        Both are positive. One that is clearly negative shows that base and aligned are exchanged, or that the outputs
-        are not theirs.
+        Both should be positive. A clearly negative one shows that base and aligned are swapped, or that the outputs are
+        not theirs.
 
         Parameters
         ----------

@@ -1,4 +1,4 @@
-"""`OwnStates`: an aligned model's own hidden states as features of outputs, for whoever has no encoder."""
+"""`OwnStates`: an aligned model's own hidden states as features of outputs, for users without an encoder."""
 
 from numbers import Integral
 
@@ -20,10 +20,10 @@ class OwnStates(LanguageModelTransformer):
     Parameters
     ----------
     aligned : str, path-like, model, or list of them
-        See `ImplicitReward`. The states of several models stand beside each other.
+        See `ImplicitReward`. The states of several models are concatenated.
     layers : sequence of int, default=(-1,)
         Layers whose states are averaged: 0 is the embedding of tokens, i the i-th block, -1 the last one. Choose one by
-        cross-validation over pairs; with a store, ask for all of them once before.
+        cross-validation over pairs; with a store, first transform with all of them, in one pass.
     tokenizer, prompt_column, end_token, dtype, device, batch_size, store, verbose
         See `ImplicitReward`.
 

@@ -1,4 +1,4 @@
-"""Rows of text to tokens of prompts and outputs, as language models read them; scoring reads these."""
+"""From texts or messages to tokens of prompts and outputs; `scoring` reads them."""
 
 from itertools import takewhile
 from typing import NamedTuple

@@ -1,4 +1,4 @@
-"""`DistilledIRL`: a linear reward learned by regression on the implicit reward of an aligned model; labels can help."""
+"""`DistilledIRL`: a linear reward fitted to implicit rewards by ridge regression, and optionally to labels."""
 
 from numbers import Integral
 
@@ -22,25 +22,25 @@ _SIGNAL = 3.0  # standard deviation of a signal beside features of mean squared 
 
 
 class DistilledIRL(PreferenceIRL):
-    r"""Learn the reward that two language models hold: ridge regression of their implicit reward on the features.
+    r"""Distill implicit rewards into a linear reward: ridge regression on the features.
 
-    The implicit reward (`fairl_sk.rewards.ImplicitReward`) is a number for every output, where a preference is one bit
-    for each pair. It also holds what alignment changed besides, token by token; the features leave most of that out.
-    With :math:`v_j` the implicit reward of output j, it minimizes
+    The implicit reward (`fairl_sk.rewards.ImplicitReward`) is a number for every output, while a preference is one bit
+    for each pair. It also contains side effects of alignment, most of which the features cannot express. With
+    :math:`v_j` the implicit reward of output j, it minimizes
 
     .. math:: \frac{1}{\sum_j w_j} \sum_j w_j (R(o_j) - v_j)^2 + \alpha s^2 \|\theta\|^2
 
     over linear rewards R, with s the root mean squared length of the centered features and :math:`w_j` the sample
-    weights. Preferences only set where the reward is 0.
+    weights. Preferences only set the offset.
 
-    Labels of some outputs can correct this reward D: a logistic regression on D and the features then gives
-    :math:`a D(o) + \delta^\top \phi(o) + b`, the log-odds that an output is desirable. The penalty is on :math:`\delta`
-    and hardly on a, so that few labels leave D nearly as it is.
+    Labels of some outputs can correct this reward D. A logistic regression on D and the features then gives the
+    log-odds that an output is desirable, :math:`a D(o) + \delta^\top \phi(o) + b`. The penalty is on :math:`\delta`
+    and hardly on a, so few labels change D little.
 
     Parameters
     ----------
     alphas : sequence of float > 0, default=10^-5, 10^-4.5, ..., 1
-        Strengths of the penalty. Cross-validation chooses one, by the squared error of held-out implicit rewards.
+        Penalties, of which cross-validation chooses one, by the squared error of held-out implicit rewards.
     cv : int >= 2, default=5
         Number of folds, of whole groups; of labeled outputs at most the number of the rarer label.
     temperature : float > 0, default=1.0
@@ -64,7 +64,7 @@ class DistilledIRL(PreferenceIRL):
 
     See Also
     --------
-    fairl_sk.implicit.DistilledReward : The same from texts and models, with a share of what the features leave out.
+    fairl_sk.implicit.DistilledReward : The same from texts and models, plus a share of the residual.
 
     Examples
     --------
