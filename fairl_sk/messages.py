@@ -3,9 +3,12 @@
 A *message* is a dict with a ``role`` and a ``content``. A *conversation* is a list of messages.
 """
 
+import json
+import re
+from ast import literal_eval
 from collections.abc import Iterable
 from functools import reduce
-from itertools import takewhile
+from numbers import Real
 
 import numpy as np
 
@@ -31,36 +34,148 @@ class TextTable(dict):
         return cls(prompt=[prompt or "" for prompt, _ in rows], completion=[output for _, output in rows])
 
 
-def read_messages(value):
-    """The value as a list of messages, or None if it is anything else."""
-    if isinstance(value, (str, dict)) or not isinstance(value, Iterable):
+def is_missing(value):
+    """Whether a cell of a table is empty: None, or NaN in any form."""
+    return (
+        value is None or (isinstance(value, Real) and value != value) or type(value).__name__ in ("NAType", "NaTType")
+    )
+
+
+# ------------------------------------------------------------------------------------------------- messages
+
+_ROLES = {"human": "user", "gpt": "assistant", "function_call": "assistant"}  # ShareGPT's names of roles, in ours
+_ROLES |= dict.fromkeys(("function", "observation", "ipython", "function_response", "tool_response"), "tool")
+_KEYS = {"role": ("role", "from"), "content": ("content", "value")}  # a message's keys, and ShareGPT's
+
+
+def read_messages(value, where="the output"):
+    """The value as a list of messages, or None if it is anything else.
+
+    A message is read from a dict with ``role`` and ``content`` (or ShareGPT's ``from`` and ``value``). Its content is a
+    text, nothing (None or no key), or a list of parts, of which those that are no text are skipped. Other keys stay.
+    """
+    if isinstance(value, dict):
+        value = [value] if _find(value, "role") is not None else None
+    if value is None or isinstance(value, str) or not isinstance(value, Iterable):
         return None
     messages = list(value)
-    return messages if all(map(_is_message, messages)) else None
+    if not all(isinstance(message, dict) for message in messages):
+        return None
+    return [_read_message(message, where) for message in messages]
 
 
-def _is_message(value):
-    return isinstance(value, dict) and all(isinstance(value.get(key), str) for key in ("role", "content"))
+def _find(message, key):
+    return next((message[name] for name in _KEYS[key] if message.get(name) is not None), None)
+
+
+def _read_message(message, where):
+    role, content = _find(message, "role"), _find(message, "content")
+    if not isinstance(role, str):
+        raise ValueError(
+            f"Found a message without a role at {where}: {message!r:.80}. Expected a dict with 'role' and 'content': "
+            "add the role, such as 'user' or 'assistant'."
+        )
+    if not isinstance(content, str):
+        texts = [_part_text(part, where) for part in _parts(content, where)]
+        content = reduce(_join, (text for text in texts if text is not None), "")
+    others = {key: other for key, other in message.items() if other is not None and key not in ("from", "value")}
+    return {**others, "role": _ROLES.get(role.lower(), role), "content": content}
+
+
+def _parts(content, where):
+    if is_missing(content):
+        return []
+    if isinstance(content, (str, dict)) or not isinstance(content, Iterable):
+        raise ValueError(
+            f"Found a message at {where} whose content is {type(content).__name__} {content!r:.60}. Expected a text, a "
+            "list of parts such as {'type': 'text', 'text': ...}, or nothing."
+        )
+    return content
+
+
+def _part_text(part, where):
+    """The text of one part of a content; None if it is something else, such as an image."""
+    if isinstance(part, str):
+        return part
+    text = part.get("text") if isinstance(part, dict) else None
+    kind = part.get("type") or "text" if isinstance(part, dict) else None
+    if isinstance(kind, str) and kind.endswith("text"):  # text, input_text, output_text
+        if isinstance(text, str):
+            return text
+        raise ValueError(
+            f"Found a part without text at {where}: {part!r:.80}. Expected {{'type': 'text', 'text': ...}}."
+        )
+    return None
+
+
+def skipped_parts(value):
+    """Number of parts of messages that `read_messages` skips, since they are no text."""
+    messages = [value] if isinstance(value, dict) else value
+    if isinstance(messages, str) or not isinstance(messages, Iterable):
+        return 0
+    contents = [_find(message, "content") for message in messages if isinstance(message, dict)]
+    lists = [content for content in contents if not isinstance(content, str)]
+    return sum(_part_text(part, "") is None for content in lists for part in _parts(content, ""))
+
+
+_WRITTEN = re.compile(r"""\s*(\[?)\s*\{\s*(['"])(role|content|from|value)\2\s*:""")
+
+
+def read_cell(value):
+    """The cell of a table; messages that are written as a text, JSON or Python, become messages.
+
+    numpy writes arrays of messages without commas between them; such a text is read as well.
+    """
+    if not isinstance(value, str) or value.lstrip()[:1] not in ("[", "{"):
+        return value
+    written = _WRITTEN.match(value)
+    if not written:
+        return value
+    for read in (json.loads, literal_eval, lambda text: literal_eval(re.sub(r"\}\s*\{", "}, {", text))):
+        try:
+            found = read(value.strip())
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            continue
+        messages = [found] if isinstance(found, dict) else found
+        is_talk = all(isinstance(each, dict) and _find(each, "role") is not None for each in messages)
+        return found if is_talk else value
+    if not written[1]:
+        return value
+    raise ValueError(
+        f"Found a text that begins like a list of messages and cannot be read as one: {value!r:.80}. Expected JSON, or "
+        "what Python prints. Write the messages by json.dumps, or delete the row."
+    )
 
 
 def as_messages(value, role):
-    """A conversation as it is, a text as one message of that role, and None or "" as no message."""
+    """A conversation as messages, a text as one message of that role, and nothing or "" as no message."""
     if isinstance(value, str):
         return [{"role": role, "content": value}] if value else []
-    return [] if value is None else list(value)
+    return [] if is_missing(value) else read_messages(value)
 
 
 def has_messages(X):
     """Whether a table holds conversations in one of the columns that are read as texts."""
     names = {"prompt", "chosen", "rejected", "completion"} & set(column_names(X) or [])
-    return any(not isinstance(value, str) for name in names for value in X[name])
+    return any(not isinstance(value, str) and not is_missing(value) for name in names for value in X[name])
+
+
+def read_output(value, *, tool_turns=False):
+    """An output as a text or messages. What a tool said, the model did not write: it is left out, or counts as said."""
+    messages = read_messages(value)
+    if messages is None:
+        return value
+    if tool_turns:
+        return [{**message, "role": "assistant"} if message["role"] == "tool" else message for message in messages]
+    return [message for message in messages if message["role"] != "tool"]
 
 
 def to_text(value, *, where="the output"):
     """Read a text or a conversation as one text.
 
     A text stays as it is. The contents of a conversation are joined by an empty line, or by nothing where white space
-    stands between them already. Roles are left out: write them into the texts if they matter.
+    stands between them already; so are the parts of a content. Roles are left out: write them into the texts if they
+    matter.
 
     Parameters
     ----------
@@ -80,7 +195,7 @@ def to_text(value, *, where="the output"):
     """
     if isinstance(value, str):
         return value
-    messages = read_messages(value)
+    messages = read_messages(value, where)
     if messages is None:
         raise ValueError(
             f"Expected text at {where}, but found {type(value).__name__} {value!r:.60}. Every output is a string (or a "
@@ -101,7 +216,8 @@ def join_prompt(prompt, output):
     Parameters
     ----------
     prompt, output : str or list of dict
-        Texts or conversations. A prompt that is None or empty adds nothing.
+        Texts or conversations. A prompt that is None, NaN or empty adds nothing. What a tool said is part of a prompt
+        and not of an output, which is what the model wrote.
 
     Returns
     -------
@@ -114,8 +230,8 @@ def join_prompt(prompt, output):
     >>> join_prompt("The sky is", " blue.")
     'The sky is blue.'
     """
-    prompt = "" if prompt is None else to_text(prompt, where="the prompt")
-    return _join(prompt, to_text(output))
+    prompt = "" if is_missing(prompt) else to_text(prompt, where="the prompt")
+    return _join(prompt, to_text(read_output(output)))
 
 
 def join_prompts(prompts, outputs):
@@ -124,7 +240,7 @@ def join_prompts(prompts, outputs):
     Parameters
     ----------
     prompts : array-like of shape (n_rows,) or None
-        Texts, conversations or None. None for all adds no prompt to any row.
+        Texts, conversations, None or NaN. None for all adds no prompt to any row.
     outputs : array-like of shape (n_pairs, 2) or (n_samples,)
         Texts or conversations.
 
@@ -162,39 +278,3 @@ def check_texts(values):
         if not isinstance(value, str):
             to_text(value, where=f"row {index[0]}" + (f", side {index[1]}" if values.ndim == 2 else ""))
     return values
-
-
-def split_messages(prompt, chosen, rejected):
-    """Texts of the prompt (what both conversations begin with), the chosen and the rejected output.
-
-    A given prompt, a text, stands in front of the messages that both share, unless they say it already.
-    """
-    n_shared = count_shared(chosen, rejected)
-    shared = chosen[:n_shared]
-    if prompt and not _says(shared, prompt):
-        shared = [{"role": "user", "content": prompt}, *shared]
-    return to_text(shared), to_text(chosen[n_shared:]), to_text(rejected[n_shared:])
-
-
-def count_shared(chosen, rejected):
-    """Number of leading parts that both lists share. At least one part of each list is left over."""
-    pairs = zip(chosen[:-1], rejected[:-1], strict=False)
-    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
-
-
-def separate_prompt(prompt, output):
-    """Prompt and output, each a text or messages; an output that begins with the prompt gives it up.
-
-    The prompt is then the leading messages of the output, up to those that say it.
-    """
-    if prompt and not isinstance(output, str):
-        text = to_text(prompt)
-        for n_shared in range(1, len(output)):
-            if _says(output[:n_shared], text):
-                return output[:n_shared], output[n_shared:]
-    return prompt, output
-
-
-def _says(messages, prompt):
-    """Whether messages say a prompt already: all of them together, or one of them."""
-    return prompt in (to_text(messages), *(message["content"] for message in messages))

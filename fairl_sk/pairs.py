@@ -14,6 +14,7 @@ outputs  array (n_samples, n_features)   array (n_samples,), or a table with a c
 A table may have a column ``prompt``. `fairl_sk.messages` joins prompts and outputs to texts.
 """
 
+import re
 from numbers import Real
 
 import numpy as np
@@ -29,13 +30,15 @@ from .messages import (
     TextTable,
     check_texts,
     column_names,
+    is_missing,
     join_prompt,
     join_prompts,
-    read_messages,
-    separate_prompt,
-    split_messages,
+    read_cell,
+    skipped_parts,
     to_text,
 )
+from .prompts import split_prompt
+from .warn import warn_user
 
 __all__ = [
     "PairTransformer",
@@ -95,33 +98,36 @@ def read_texts(X, *, join=None):
 
 
 def _table_texts(X, sides, has_prompts, join):
-    columns = [_text_column(X, side) for side in sides]
-    prompts = _text_column(X, "prompt") if has_prompts else [None] * len(columns[0])
     rows = [
-        _row_texts(prompt, *outputs) if join is None else [join(prompt, output) for output in outputs]
-        for prompt, *outputs in zip(prompts, *columns, strict=True)
+        [(join or join_prompt)(prompt, output) for output in outputs]
+        for prompt, *outputs in table_rows(X, sides, has_prompts)
     ]
     texts = np.array(rows, dtype=object).reshape(-1, len(sides))
     return texts if len(sides) == 2 else texts[:, 0]
 
 
+def table_rows(X, sides, has_prompts):
+    """Rows (prompt, output, ...) of a table, each a text or messages, that say the prompt once; see `split_prompt`."""
+    columns = [_text_column(X, side) for side in sides]
+    prompts = _text_column(X, "prompt") if has_prompts else [""] * len(columns[0])
+    return [split_prompt(*row) for row in zip(prompts, *columns, strict=True)]
+
+
 def _text_column(X, name):
-    values = list(X[name])
+    values = [read_cell(value) for value in X[name]]
     for row, value in enumerate(values):
+        if isinstance(value, str) or (name == "prompt" and is_missing(value)):
+            continue
         if isinstance(value, Real) and value == value:
             raise ValueError(
                 f"Column {name!r} holds numbers ({value!r}, ...). Expected strings or lists of messages there: "
                 "rename a column of features."
             )
         to_text(value, where=f"row {row} of column {name!r}")
-    return [value if isinstance(value, str) else read_messages(value) for value in values]
-
-
-def _row_texts(prompt, *outputs):
-    """The texts of one or two outputs, behind their prompt."""
-    if len(outputs) == 2 and not any(isinstance(output, str) for output in outputs):
-        prompt, *outputs = split_messages(join_prompt(prompt, ""), *outputs)
-    return [join_prompt(prompt, output) for output in outputs]
+    n_skipped = sum(map(skipped_parts, values))
+    if n_skipped:
+        warn_user(f"Skipped {n_skipped} parts of messages in column {name!r} that are no text, such as images.")
+    return values
 
 
 def _as_array(X):
@@ -140,6 +146,11 @@ def _holds_text(values):
     """Whether an array holds texts; nothing says what messages in an array are, a conversation or a pair."""
     if values.dtype.kind != "O" or not values.size:
         return values.dtype.kind in "UT"
+    if isinstance(values.flat[0], dict) and {"chosen", "completion"} & set(values.flat[0]):
+        raise ValueError(
+            f"Found a list of records with the keys {list(values.flat[0])}. Expected a table: pass "
+            "pandas.DataFrame(records), or read them by fairl_sk.datasets.load_preferences(records)."
+        )
     if isinstance(values.flat[0], (dict, list)) and isinstance(values.flat[-1], (dict, list)):
         raise ValueError(
             "Found messages or lists outside a table. Expected conversations in columns 'chosen' and 'rejected' "
@@ -306,10 +317,8 @@ def split_pairs(X):
     names = column_names(X)
     if names is None or not {"chosen", "rejected"} <= set(names):
         return stack_outputs(X)
-    chosen, rejected = (_text_column(X, side) for side in ("chosen", "rejected"))
-    prompts = _text_column(X, "prompt") if "prompt" in names else [None] * len(chosen)
-    rows = zip(prompts, zip(chosen, rejected, strict=True), strict=True)
-    outputs = TextTable.of([separate_prompt(prompt, output) for prompt, outputs in rows for output in outputs])
+    rows = table_rows(X, ("chosen", "rejected"), "prompt" in names)
+    outputs = TextTable.of([(prompt, output) for prompt, *outputs in rows for output in outputs])
     others = set(names) - {"chosen", "rejected", "prompt", "completion"}
     outputs.update({name: [value for value in X[name] for _ in range(2)] for name in others})
     return outputs
@@ -318,7 +327,43 @@ def split_pairs(X):
 # -------------------------------------------------------------------------------------------------- labels
 
 
-def preference_sign(y, n_pairs, *, classes=None):
+_SIDE = r"(?:(?:model|response|answer|assistant|text|output|completion|option|side|human_ref)[ _-]*)?"
+_SIDE_NAMES = {
+    1: re.compile(_SIDE + r"(?:a|1|left|first|one)(?: (?:is )?better)?", re.IGNORECASE),
+    -1: re.compile(_SIDE + r"(?:b|2|right|second|two)(?: (?:is )?better)?", re.IGNORECASE),
+}
+_GOOD = """chosen preferred better best desirable acceptable good kind polite clean neutral safe non-toxic nontoxic
+not_toxic harmless helpful correct""".split()
+_BAD = "rejected worse worst undesirable unacceptable toxic unsafe unhelpful wrong rude offensive".split()
+
+
+def named_side(label):
+    """1 if a label names the first of two sides (left, A, model_a, response_1), -1 if the second, else None."""
+    return next((side for side, names in _SIDE_NAMES.items() if names.fullmatch(str(label).strip())), None)
+
+
+def check_order(classes, *, paired=True):
+    """Refuse two classes, ascending, whose words say that the smaller one means "the first is preferred".
+
+    The numbers 1 and 2 are refused for pairs only: of outputs, 2 may well be the better grade.
+    """
+    numbers = [isinstance(label, Real) and label == int(label) for label in classes]
+    first, second = (
+        str(int(label) if is_number else label).strip() for label, is_number in zip(classes, numbers, strict=True)
+    )
+    words = first.lower() in _GOOD and second.lower() in _BAD
+    if (named_side(first), named_side(second)) == (1, -1) and {first, second} != {"one", "two"}:
+        words |= paired or not {first, second} <= {"1", "2"}
+    if words:
+        code = f"y = (y == {classes[0].item() if hasattr(classes[0], 'item') else classes[0]!r}).astype(int)"
+        raise ValueError(
+            f"Found the labels {first!r} and {second!r}, in this order. Expected that the larger one means that the "
+            f"first output is preferred (that the output is desirable), but {second!r} says the opposite. Code them as "
+            f"1 and 0: {code}."
+        )
+
+
+def preference_sign(y, n_pairs, *, classes=None, paired=False):
     """Which side of each pair is preferred, as +1 (the first) or -1 (the second).
 
     Parameters
@@ -330,6 +375,8 @@ def preference_sign(y, n_pairs, *, classes=None):
         Number of rows that ``y`` must have.
     classes : array-like of shape (2,), default=None
         The two classes, ascending, where they are known (``estimator.classes_``); ``y`` may then hold one of them only.
+    paired : bool, default=False
+        Whether the rows are surely pairs: then the labels 1 and 2 are refused, too.
 
     Returns
     -------
@@ -338,12 +385,12 @@ def preference_sign(y, n_pairs, *, classes=None):
     Raises
     ------
     ValueError
-        For another length, missing labels, ties, more than two classes, labels that are not in ``classes``, or one
-        class only, unless it is 0, 1, -1, True or False.
+        For another length, missing labels, ties, more than two classes, labels that are not in ``classes``, one class
+        only, unless it is 0, 1, -1, True or False, and words of the reverse order, such as left and right.
 
     Examples
     --------
-    >>> preference_sign(["second", "first", "second"], 3, classes=["first", "second"])
+    >>> preference_sign(["win", "lose", "win"], 3)
     array([ 1., -1.,  1.])
     """
     if y is None:
@@ -356,6 +403,7 @@ def preference_sign(y, n_pairs, *, classes=None):
     unknown = np.setdiff1d(found, classes).tolist()
     if unknown:
         raise ValueError(f"Found the label {unknown[0]!r} in y. Expected one of the two classes {classes.tolist()}.")
+    check_order(classes, paired=paired)
     return np.where(y == classes[1], 1.0, -1.0)
 
 

@@ -343,7 +343,7 @@ def test_warnings_are_lines_and_progress_is_shown_unless_quiet(place, capsys):
     before = warnings.showwarning
     assert run("pairs.jsonl", "--out", "o") == 0
     errors = capsys.readouterr().err.splitlines()
-    assert "contradict" in errors[0] and all(line.startswith("fairl-sk: warning: ") for line in errors)
+    assert "both ways" in errors[0] and all(line.startswith("fairl-sk: warning: ") for line in errors)
     assert warnings.showwarning is before
     assert main(["audit", "../pairs.jsonl", *NONE, "--components", "4"]) == 0
     assert "FailureAwareIRL" in capsys.readouterr().err

@@ -6,6 +6,7 @@ import json
 import sys
 import tempfile
 import warnings
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -151,7 +152,7 @@ def test_log_probabilities_that_others_wrote_are_implicit_rewards(tmp_path, name
         bunch = load_jsonl(tmp_path, base_only)
         assert bunch.implicit_rewards is None and np.isnan(bunch.log_probs[..., 0]).all()
     else:
-        with pytest.raises(ValueError, match="no column \\['c', 'r'\\]"):
+        with pytest.raises(ValueError, match="no column 'c', only .'chosen', .*Name one of them"):
             load_jsonl(tmp_path, base_only, **options)
         with pytest.raises(ValueError, match="logps_columns is 'c', but expected 4 names, of chosen_logps, "):
             load_jsonl(tmp_path, records, logps_columns="c")
@@ -283,9 +284,9 @@ def test_unpaired_with_prompts_and_messages(tmp_path):
         {"prompt": "q", "completion": "nothing", "label": None},
     ]
     bunch = load_jsonl(tmp_path, records)
-    assert bunch.prompt.tolist() == ["How are you?", "", "other", ""]
-    assert join_prompts(bunch.prompt, bunch.data)[:3].tolist() == table_texts(records[:3])
-    assert bunch.groups.tolist() == [0, 1, 2, 3] and bunch.dropped["no label"] == 1
+    assert bunch.prompt.tolist() == ["How are you?", "How are you?", "other", ""]
+    assert join_prompts(bunch.prompt, bunch.data).tolist() == table_texts(records[:4])
+    assert bunch.groups.tolist() == [0, 0, 0, 1] and bunch.dropped["no label"] == 1
 
 
 def test_unpaired_table_with_named_columns(tmp_path):
@@ -301,7 +302,7 @@ def test_unpaired_refuses(tmp_path):
         (["bad", "good", "bad"], {}, "holds the labels 'bad', 'good': which"),
         ([1, 1, 1], {}, "holds the labels 1: which"),
         ([0, 1, 2], {"desirable": 3}, "desirable is 3, but .* labels 0, 1, 2. Name one of them or more, but not all"),
-        ([0, 1, 2], {"text_column": "tweet"}, r"line 1: no column \['tweet'\], only \['completion', 'label'\]"),
+        ([0, 1, 2], {"text_column": "tweet"}, r"no column 'tweet', only \['completion', 'label'\]"),
         ([0, 1, 2], {"label_column": "label", "format": "preference"}, "go with format='unpaired'"),
     ):
         records = [{"completion": text, "label": label} for text, label in zip("abc", labels, strict=True)]
@@ -329,17 +330,22 @@ def test_duplicates_identical_sides_and_empty_texts_are_counted(tmp_path):
     assert "3 empty text, 1 identical sides, 1 duplicate" in bunch.DESCR
 
 
-def test_contradictions_are_all_dropped_and_named(tmp_path):
+def test_votes_are_kept_as_weights_and_disagreement_is_named(tmp_path):
     sides = [("a", "b"), ("x", "y"), ("b", "a"), ("a", "b"), ("x", "z")]
     records = [{"chosen": chosen, "rejected": rejected} for chosen, rejected in sides]
-    with pytest.warns(UserWarning, match="2 rows contradict each other .* the first are line 1, line 3") as caught:
+    with pytest.warns(
+        UserWarning, match="3 rows judge the same outputs in both ways .the first are line 1, line 3."
+    ) as caught:
         bunch = load_jsonl(tmp_path, records)
     assert caught[0].filename == __file__
-    assert chosen_first(bunch) == [("x", "y"), ("x", "z")]
-    assert bunch.dropped["contradiction"] == 2 and bunch.dropped["duplicate"] == 1
-    labelled = [{"completion": text, "label": label} for text, label in [("a", 1), ("b", 0), ("a", 0), ("c", 1)]]
-    with pytest.warns(UserWarning, match="2 rows contradict"):  # one output with both labels
-        assert load_jsonl(tmp_path, labelled).data.tolist() == ["b", "c"]
+    assert chosen_first(bunch) == [("a", "b"), ("x", "y"), ("b", "a"), ("x", "z")]
+    assert bunch.sample_weight.tolist() == [2, 1, 1, 1] and bunch.dropped["duplicate"] == 1
+    assert bunch.groups.tolist() == [0, 1, 0, 2]  # both ways are never on two sides of a split
+    labelled = [{"completion": text, "label": label} for text, label in [("a", 1), ("b", 0), ("a", 0), ("a", 1)]]
+    with pytest.warns(UserWarning, match="3 rows judge the same outputs in both ways"):  # one output with both labels
+        bunch = load_jsonl(tmp_path, labelled)
+    assert bunch.data.tolist() == ["a", "b", "a"] and bunch.sample_weight.tolist() == [2, 1, 1]
+    assert bunch.groups[0] == bunch.groups[2]
     prompts = [record | {"prompt": str(i)} for i, record in enumerate(records)]
     assert sum(load_jsonl(tmp_path, prompts).dropped.values()) == 0  # for two prompts, opposite preferences are none
 
@@ -365,9 +371,12 @@ def test_generated_pairs_are_kept_as_they_were_drawn(tmp_path):
     records.append({"prompt": "p", "chosen": "f", "rejected": "g"})
     records.append({"prompt": "p", "chosen": "g", "rejected": "h"})
     for other in ("a column of one's own", {"seed": 3}, None):
-        with pytest.warns(UserWarning, match="2 rows contradict each other"):
+        with pytest.warns(UserWarning, match="3 rows judge the same outputs"):
             bunch = load_jsonl(tmp_path, [{"settings": other, **record} for record in records])
-        assert chosen_first(bunch) == [("f", "g"), ("g", "h")] and "settings" not in bunch.provenance
+        assert (
+            chosen_first(bunch) == [("a", "b"), ("b", "a"), ("f", "g"), ("g", "h")]
+            and "settings" not in bunch.provenance
+        )
 
 
 GOOD = '{"chosen": "a", "rejected": "b"}'
@@ -385,8 +394,11 @@ GOOD = '{"chosen": "a", "rejected": "b"}'
         ("p.jsonl", f'{GOOD}\r\n{{"chosen": "a",\r\n\r\n', r"line 2: no JSON \([^()]*, column \d+\)"),
         ("p.jsonl", f"{GOOD}\n[1]\n", "line 2: found list, not an object"),
         ("p.json", '\n\n[{"chosen": "a",\n "rejected" "b"}]', "line 4: no JSON"),
-        ("p.jsonl", f'{GOOD}\n{{"chosen": "a"}}\n', "line 2: no column 'rejected'"),
-        ("p.jsonl", '{"chosen": "a", "rejected": 3}', "line 1: Expected text at column 'rejected', but found int 3"),
+        ("p.jsonl", f'{GOOD}\n{{"chosen": "a"}}\n', r"1 usable rows are left of 2 \(dropped: empty text: 1\)"),
+        ("p.jsonl", f'{GOOD}\n{{"completion": "a", "label": 1}}\n', "line 2: .*layout 'unpaired', but .* 'preference'"),
+        ("p.jsonl", '{"chosen": "a", "chosen": "b"}', "line 1 or below: the name 'chosen' occurs twice in one object"),
+        ("p.jsonl", '{"chosen": "a", "rejected": 3}', "line 1: Expected text at the output, but found int 3"),
+        ("p.jsonl", '{"chosen": [{"content": "a"}], "rejected": []}', "line 1: Found a message without a role"),
         ("p.jsonl", '{"chosen": [{"role": "a", "content": "a"}], "rejected": "b"}', "line 1: one side is a text"),
         ("p.csv", "chosen,rejected,score_chosen,score_rejected\na,b,x,1\n", "score_chosen is 'x'"),
         ("p.csv", "chosen,rejected,chosen_label,rejected_label\na,b,2,1\n", "chosen_label is 2, but"),
@@ -437,14 +449,13 @@ FEW = st.sampled_from(["a", "b", "c", " ", ""])  # so that duplicates and contra
 
 
 def expected_rows(rows):
-    """Which rows are kept, by definition: usable, first of their kind, not contradicted."""
-    usable = [row for row in rows if row[1].strip() and row[2].strip() and row[1] != row[2]]
-    return [row for row in dict.fromkeys(usable) if (row[0], row[2], row[1]) not in usable]
+    """Which rows are kept, and how often they occur, by definition; none of them begins with its prompt."""
+    return Counter(row for row in rows if row[1].strip() and row[2].strip() and row[1] != row[2])
 
 
 @settings(max_examples=80, deadline=None)
 @given(
-    rows=st.lists(st.tuples(*[TEXT | FEW] * 3), min_size=1, max_size=12),
+    rows=st.lists(st.tuples(st.just("") | TEXT.map("Q: {}".format), *[TEXT | FEW] * 2), min_size=1, max_size=12),
     name=st.sampled_from(["p.jsonl", "p.csv", "p.tsv", "p.csv.gz"]),
 )
 def test_any_text_comes_back_and_the_counts_add_up(rows, name):
@@ -462,6 +473,7 @@ def test_any_text_comes_back_and_the_counts_add_up(rows, name):
             return
         bunch = load_preferences(path)
     prompts = [""] * len(bunch.data) if bunch.prompt is None else bunch.prompt
-    assert [(prompt, *pair) for prompt, pair in zip(prompts, chosen_first(bunch), strict=True)] == expected
-    assert [rows[i] for i in bunch.source_index] == expected
+    assert [(prompt, *pair) for prompt, pair in zip(prompts, chosen_first(bunch), strict=True)] == list(expected)
+    assert [rows[i] for i in bunch.source_index] == list(expected)
+    assert bunch.sample_weight.tolist() == list(expected.values())
     assert len(bunch.data) + sum(bunch.dropped.values()) == len(rows)

@@ -17,7 +17,8 @@ from sklearn.pipeline import make_pipeline, make_union
 from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, OrdinalEncoder, StandardScaler
 from sklearn.utils import get_tags
 
-from fairl_sk import MaxEntropyIRL, PairTransformer, check_pairs, make_pairs
+from fairl_sk import MaxEntropyIRL, MaxEntropyIRLCV, PairTransformer, check_pairs, make_pairs
+from fairl_sk.metrics import pair_accuracy, pair_accuracy_scorer
 from fairl_sk.pairs import is_pairs, preference_sign, read_texts, split_pairs, stack_outputs
 
 
@@ -141,7 +142,38 @@ def test_bad_texts_are_named(X, message):
 def test_preference_sign():
     for y, sign in ((None, [1, 1]), ([0, 1], [-1, 1]), ([1, 1], [1, 1]), ([0, 0], [-1, -1]), ([-1, -1], [-1, -1])):
         assert preference_sign(y, 2).tolist() == sign
-    assert preference_sign(["b", "b"], 2, classes=["a", "b"]).tolist() == [1, 1]
+    assert preference_sign(["y", "y"], 2, classes=["x", "y"]).tolist() == [1, 1]
+
+
+REVERSED = "left right, A B, a b, model_a model_b, first second, response_1 response_2, chosen rejected, better worse, "
+REVERSED = [pair.split() for pair in (REVERSED + "nontoxic toxic, safe unsafe, option-1 option-2").split(", ")]
+
+
+@pytest.mark.parametrize("classes", [*REVERSED, [1, 2], [1.0, 2.0], ["1", "2"]])
+def test_labels_whose_words_have_the_reverse_order_are_refused_everywhere(classes, preferences):
+    X, y = preferences.data, np.where(preferences.target == 1, *classes)
+    for use in (
+        lambda: MaxEntropyIRL(random_state=0).fit(X, y),
+        lambda: MaxEntropyIRLCV(random_state=0).fit(X, y),
+        lambda: pair_accuracy(y, X[:, 0, 0]),
+        lambda: pair_accuracy_scorer(MaxEntropyIRL(random_state=0).fit(X, preferences.target), X, y),
+    ):
+        with pytest.raises(ValueError, match=f"Code them as 1 and 0: y = .y == '?{classes[0]}|Found the label '"):
+            use()
+    code = (y == classes[0]).astype(int)
+    assert (code == preferences.target).all()
+
+
+@pytest.mark.parametrize("classes", [["lose", "win"], ["bad", "good"], [0, 1], [-1, 1], ["no", "yes"], ["one", "two"]])
+def test_other_labels_are_taken(classes, preferences):
+    y = np.where(preferences.target == 1, classes[1], classes[0])
+    assert pair_accuracy(y, 2.0 * preferences.target - 1) == 1
+
+
+def test_the_grades_1_and_2_of_outputs_are_taken(preferences):
+    outputs = preferences.data.reshape(-1, 8)
+    y = np.where(preferences.reference_reward.ravel() > 0, 2, 1)
+    assert MaxEntropyIRL(random_state=0).fit(outputs, y).score(outputs, y) > 0.9
 
 
 @pytest.mark.parametrize(

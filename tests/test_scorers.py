@@ -170,7 +170,7 @@ class Recorder(MaxEntropyIRL):
         return super().fit(X, y)
 
 
-@pytest.mark.parametrize(("y", "classes"), [(None, (0, 1)), (np.ones(40), (0, 1)), (["a", "b"] * 20, ("a", "b"))])
+@pytest.mark.parametrize(("y", "classes"), [(None, (0, 1)), (np.ones(40), (0, 1)), (["x", "y"] * 20, ("x", "y"))])
 def test_shuffled_labels_are_seeded_balanced_and_keep_the_classes(features, y, classes):
     X, Recorder.seen = features[0], []
     draws = [metrics.shuffled_labels_null(Recorder(), X, y, X_test=X[:9], random_state=seed) for seed in (1, 1, 2)]

@@ -208,8 +208,8 @@ def test_a_pipeline_passes_return_std_on_by_metadata_routing(data):
 
 
 def test_classes_searches_labels_of_outputs_and_no_y(data, fitted):
-    found = LaplaceReward().fit(data.data, np.where(data.target == 1, "first", "second"))
-    assert set(found.predict(data.data)) == {"first", "second"}
+    found = LaplaceReward().fit(data.data, np.where(data.target == 1, "win", "loss"))
+    assert set(found.predict(data.data)) == {"win", "loss"}
     search = LaplaceReward(FailureAwareIRLCV(alpha=[0.01, 0.1], cv=3, random_state=0)).fit(data.data, data.target)
     np.testing.assert_array_equal(search.coef_, search.estimator_.best_estimator_.coef_)
     labels = (data.reference_reward > 0).astype(int)

@@ -1,43 +1,68 @@
-"""The reader of preference files: lines become records (files.py), records rows (layouts.py), and rows a Bunch."""
+"""The reader of preference data: lines become records (files.py), records rows (layouts.py), and rows a Bunch."""
 
+import gc
 import json
 import warnings
+from array import array
+from contextlib import contextmanager
+from difflib import get_close_matches
+from itertools import repeat
 from numbers import Integral
+from pathlib import Path
 
 import numpy as np
 from sklearn.utils import Bunch, check_random_state
 
-from .files import check_path, read_records
-from .layouts import LAYOUTS, LOGPS_COLUMNS, Record, canonical_label
+from ..messages import skipped_parts
+from .files import collect, read_table
+from .layouts import LAYOUTS, LOGPS_COLUMNS, PROMPT_LIKE, Options, Row, canonical_label
 from .rows import draw_sides, group_rows, swap_sides
 
-_REASONS = ("empty text", "identical sides", "duplicate", "contradiction", "no rewrite", "no label")
+_REASONS = (
+    "empty text",
+    "identical sides",
+    "duplicate",
+    "tie",
+    "no rewrite",
+    "no label",
+    "one completion",
+)
 
 
 def load_preferences(
-    path,
+    source,
     *,
     format="auto",
+    prompt_column=None,
+    chosen_column=None,
+    rejected_column=None,
     text_column=None,
     label_column=None,
     logps_columns=None,
     desirable=None,
+    completions="all",
+    ties="drop",
+    tool_turns=False,
     quoted=True,
     shuffle_sides=True,
     random_state=0,
     encoding="utf-8",
     limit=None,
 ):
-    """Read preference pairs, or labeled outputs, from a file.
+    """Read preference pairs, or labeled outputs, from a file or a table.
 
     The user guide (Data) describes the layouts and what is left out.
 
     Parameters
     ----------
-    path : str or path-like
-        A file .tsv, .csv, .jsonl or .json (each also with .gz), or .parquet.
-    format : {"auto", "paradetox", "preference", "unpaired"}, default="auto"
-        What the columns mean: ParaDetox's [1]_, TRL's preference or TRL's unpaired layout. "auto" finds it out.
+    source : str, path-like, table or list of dict
+        A file .tsv, .csv, .jsonl or .json (each also with .gz), or .parquet; a table of pandas or polars, or a
+        ``datasets.Dataset``; or records.
+    format : str, default="auto"
+        What the columns mean: one of the layouts of the user guide, such as "preference", "unpaired" or "paradetox"
+        [1]_. "auto" finds it out.
+    prompt_column, chosen_column, rejected_column : str, default=None
+        The columns of prompts and of both outputs. None means "prompt", "chosen" and "rejected".
     text_column, label_column : str, default=None
         The columns of an unpaired file; None means "completion" and "label". Either one selects "unpaired".
     logps_columns : sequence of 4 str, default=None
@@ -46,6 +71,12 @@ def load_preferences(
     desirable : value or list of values, default=None
         The labels of desirable outputs in an unpaired file, such as ``2`` or ``["neither", "fine"]``. None takes the
         greater of two numbers or booleans.
+    completions : {"all", "best"}, default="all"
+        Of a list of completions with scores, all pairs, or the best one against another, drawn.
+    ties : {"drop", "half"}, default="drop"
+        Leave ties out, or read each as two rows, one for either side, with half a weight.
+    tool_turns : bool, default=False
+        Whether the messages of tools in an output are part of its text. The model did not write them.
     quoted : bool, default=True
         Whether quotation marks in .tsv and .csv files enclose fields (RFC 4180). False: they are plain characters.
     shuffle_sides, random_state : bool and int, RandomState instance or None, default=True, 0
@@ -63,6 +94,7 @@ def load_preferences(
 
         - data : ndarray of shape (n_pairs, 2) of str, or (n_samples,) for an unpaired file
         - target : ndarray of shape (n_pairs,), 1 where the first output is preferred (the output is desirable), else 0
+        - sample_weight : ndarray of shape (n_pairs,), how often the same row was judged so
         - prompt : ndarray of shape (n_pairs,) of str, "" where a row has none; None if no row has one
         - groups : ndarray of shape (n_pairs,) of int, equal where prompts or rejected texts are: never split a group
         - reference_reward : ndarray of shape (n_pairs, 2), NaN where empty; None without such columns
@@ -71,7 +103,12 @@ def load_preferences(
           empty; None without such columns
         - implicit_rewards : ndarray of shape (n_pairs, 2), log-probability by the aligned model minus that by the base
           model; None unless both have columns
+        - strength : ndarray of shape (n_pairs,), how clearly one side is preferred, as the file says: TRL's margin,
+          HelpSteer's strength, SHP's score ratio. No estimator reads it; it may serve as a weight. None without it
+        - targets : dict of str to ndarray of shape (n_pairs,), `target` by each of several objectives, NaN where
+          not judged; None for one objective
         - dropped : dict of str to int, the number of rows left out, by reason
+        - unread : list of str, the columns that were not read
         - source_index : ndarray of shape (n_pairs,), the record of the file a row comes from, from 0
         - format, provenance, DESCR : str, dict and str, the layout, the file's name and the parameters, a summary
 
@@ -85,44 +122,60 @@ def load_preferences(
     Warns
     -----
     UserWarning
-        If preferences contradict each other.
+        If rows judge the same outputs in both ways, if a column looks like a prompt that was not read, or if parts of
+        messages are no text.
 
     References
     ----------
     .. [1] V. Logacheva et al., "ParaDetox: Detoxification with Parallel Data", ACL 2022.
     """
-    options = {name: value for name, value in locals().items() if name != "path"}
-    path = check_path(path)
+    options = {name: value for name, value in locals().items() if name != "source"}
+    _check_choices(options)
+    named = _named_columns(options)
+    with _no_collection():
+        return _load(source, options, named)
+
+
+@contextmanager
+def _no_collection():
+    """Keep Python from searching millions of new records for cycles, again and again; there are none."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+def _check_choices(options):
+    limit = options["limit"]
     if limit is not None and not (isinstance(limit, Integral) and limit >= 1):
         raise ValueError(f"limit is {limit!r}, but expected a whole number of at least 1, or None.")
-    provenance = {"file": path.name, **json.loads(json.dumps(options, default=str))}
-    records = read_records(path, encoding, quoted, limit)
-    columns = (("completion", text_column), ("label", label_column))
-    names = {column: name for column, name in columns if name is not None}
-    if names and format not in ("auto", "unpaired"):
-        raise ValueError(f"text_column and label_column go with format='unpaired', but format is {format!r}.")
-    wanted = "unpaired" if names else format if logps_columns is None else "preference"
-    if logps_columns is not None:
-        names.update(_check_logps(logps_columns))
-    records = [(where, _rename(path, where, values, names)) for where, values in records]
-    format = _find_layout(path, list(records[0][1]), wanted)
-    if desirable is not None and format != "unpaired":
-        found = f"desirable is {desirable!r}, but {path} was read as pairs (format {format!r})"
-        raise ValueError(f"{found}. Leave it out, or select other columns with text_column and label_column.")
-    rows = _read_rows(path, records, format)
-    if format == "unpaired":
-        labels = _check_desirable(path, {row.label for row in rows} - {None}, desirable)
-        rows = [row if row.label is None else row._replace(label=int(row.label in labels)) for row in rows]
-    settings = generation_settings(records[0][1]) if format == "preference" else None
-    if settings is not None:
-        provenance["settings"] = settings
-    kept, dropped, contradictions = _drop_unusable(path, rows, sampled=settings is not None)
-    if contradictions:
-        first = ", ".join(records[row.source][0] for row in contradictions[:4])
-        found = f"{len(contradictions)} rows contradict each other (two outputs each preferred to the other, or one "
-        found += f"output with both labels) and were all dropped; the first are {first}"
-        warnings.warn(f"{path}: {found}. Decide which of them hold and delete the others.", stacklevel=2)
-    return _bunch(path, kept, dropped, format, check_random_state(random_state), shuffle_sides, provenance)
+    for name, choices in (("completions", ("all", "best")), ("ties", ("drop", "half"))):
+        if options[name] not in choices:
+            raise ValueError(f"{name} is {options[name]!r}, but expected {' or '.join(map(repr, choices))}.")
+
+
+def _named_columns(options):
+    """The columns that the user named, by the part of a layout."""
+    parameters = {part: f"{part}_column" for part in ("prompt", "chosen", "rejected", "label")}
+    parameters["completion"] = "text_column"
+    named = {part: options[name] for part, name in parameters.items() if options[name] is not None}
+    if options["logps_columns"] is not None:
+        named.update(_check_logps(options["logps_columns"]))
+    for part, column in named.items():
+        if list(named.values()).count(column) > 1:
+            raise ValueError(f"Column {column!r} is named twice, once for {part!r}. Name another one.")
+    wanted = {"unpaired"} if {"completion", "label"} & named.keys() else set()
+    wanted |= {"preference"} if {"chosen", "rejected", *LOGPS_COLUMNS} & named.keys() else set()
+    if len(wanted | {options["format"]} - {"auto"}) > 1:
+        found = "text_column and label_column go with format='unpaired', chosen_column, rejected_column and "
+        found += f"logps_columns with 'preference', but format is {options['format']!r}"
+        raise ValueError(f"{found}. Leave out what does not belong to the file.")
+    if wanted:
+        options["format"] = wanted.pop()
+    return named
 
 
 def _check_logps(columns):
@@ -139,37 +192,114 @@ def generation_settings(record):
     return settings if isinstance(settings, dict) and "generated_by" in settings else None
 
 
-def _rename(path, where, values, names):
-    """The record with its columns of these names under the layout's names."""
-    missing = [name for name in names.values() if name not in values]
-    if missing:
-        raise ValueError(f"{path}, {where}: no column {missing}, only {list(values)}. Name two of them.")
-    others = {column: value for column, value in values.items() if column not in names.values()}
-    return Record(others | {column: values[name] for column, name in names.items()})
+def _load(source, options, named):
+    table = read_table(source, options["encoding"], options["quoted"], options["limit"])
+    format, table, parts = _find_layout(table, options["format"], named)
+    desirable, rng = options["desirable"], check_random_state(options["random_state"])
+    if desirable is not None and format != "unpaired":
+        found = f"desirable is {desirable!r}, but {table.name} was read as pairs (format {format!r})"
+        raise ValueError(f"{found}. Leave it out, or select other columns with text_column and label_column.")
+    how = Options(options["completions"], options["ties"], options["tool_turns"], rng)
+    rows, sources = _read_rows(table, format, parts, how)
+    if format == "unpaired":
+        labels = _check_desirable(table.name, {row.label for row in rows} - {None}, desirable)
+        rows = [row if row.label is None else row._replace(label=int(row.label in labels)) for row in rows]
+    name = table.name if table.unit == "row" else Path(table.name).name
+    provenance = {"file": name, **json.loads(json.dumps(options, default=str))}
+    settings = generation_settings({name: values[0] for name, values in table.columns.items()})
+    if settings is not None and format == "preference":
+        provenance["settings"] = settings
+    sampled = "settings" in provenance
+    unique, dropped = _drop_unusable(table, rows, sampled)
+    disagreeing = [] if sampled else _judged_both_ways(unique)
+    bunch = _bunch(unique, sources, dropped, disagreeing, format, rng, options["shuffle_sides"])
+    _warn_of_disagreement(bunch, table, disagreeing)
+    bunch.unread = [column for column in table.columns if column not in _read_columns(parts)]
+    bunch.provenance = provenance
+    _describe(bunch, table)
+    return bunch
 
 
-def _find_layout(path, columns, format):
-    """The name of the layout that the columns show, or of the one asked for if they have what it needs."""
-    known = "; ".join(f"{name!r} ({layout.columns})" for name, layout in LAYOUTS.items())
+# --------------------------------------------------------------------------------------------------- layout
+
+
+def _find_layout(table, format, named):
+    """The name of the layout that the columns show, or of the one asked for; the table, flat; and its parts."""
+    known = "; ".join(f"{name!r} (columns {layout.columns})" for name, layout in LAYOUTS.items())
     if format not in ("auto", *LAYOUTS):
         raise ValueError(f"format is {format!r}, but expected 'auto' or one of {known}.")
     for name, layout in LAYOUTS.items():
-        if format in ("auto", name) and layout.fits(columns):
-            return name
-    expected = f"one of the formats {known}" if format == "auto" else f"{format!r} ({LAYOUTS[format].columns})"
-    remedy = "Rename the columns, or name those of an unpaired file with text_column and label_column."
-    raise ValueError(f"{path}: the columns are {columns}, but expected {expected}. {remedy}")
+        if format in ("auto", name):
+            flat = _flatten(table, layout)
+            _check_named(flat, named)
+            parts = layout.find_parts(flat.columns, named)
+            if parts is not None:
+                return name, flat, {**parts, **({"prompt": named["prompt"]} if "prompt" in named else {})}
+    expected = f"one of the formats {known}" if format == "auto" else f"{format!r} (columns {LAYOUTS[format].columns})"
+    remedy = "Rename the columns, or name them with prompt_column, chosen_column, ... (text_column, label_column)."
+    raise ValueError(f"{table.name}: the columns are {list(table.columns)}, but expected {expected}. {remedy}")
 
 
-def _read_rows(path, records, format):
-    columns = list(records[0][1])
-    rows = []
-    for source, (where, record) in enumerate(records):
+def _flatten(table, layout):
+    """The table, its records flat if they are nested as in this layout."""
+    if not layout.nested or not set(layout.nested) <= table.columns.keys():
+        return table
+    records = (dict(zip(table.columns, values, strict=True)) for values in zip(*table.columns.values(), strict=True))
+    flat = ((table.unit, number, layout.flatten(record)) for number, record in zip(table.numbers, records, strict=True))
+    return collect(table.name, flat)
+
+
+def _check_named(table, named):
+    for column in named.values():
+        if column not in table.columns:
+            near = get_close_matches(column, table.columns, n=1)
+            meant = f" Did you mean {near[0]!r}?" if near else ""
+            raise ValueError(
+                f"{table.name}: no column {column!r}, only {list(table.columns)}.{meant} Name one of them."
+            )
+
+
+def _read_columns(parts):
+    """The names of all columns that the parts hold."""
+    return {name for part in parts.values() for name in ([part] if isinstance(part, str) else part)}
+
+
+def _read_rows(table, format, parts, options):
+    layout = LAYOUTS[format]
+    names, values = ["names"], [repeat(parts)]
+    for part, columns in parts.items():
+        names.append(part)
+        if isinstance(columns, str):
+            values.append(table.columns[columns])
+        elif isinstance(columns, list):
+            values.append(zip(*(table.columns[column] for column in columns), strict=True))
+        else:
+            values.append(zip(*(zip(repeat(column), table.columns[column]) for column in columns), strict=True))
+    rows, sources = [], array("q")
+    for source, cells in enumerate(zip(*values, strict=False)):  # the parts' names repeat without end
         try:
-            rows += [row._replace(source=source) for row in LAYOUTS[format].read(record, columns)]
+            found = layout.read(dict(zip(names, cells, strict=True)), options)
         except ValueError as error:
-            raise ValueError(f"{path}, {where}: {error}") from error
-    return rows
+            _check_mixed(table, source, format)
+            raise ValueError(f"{table.place(source)}: {error}") from error
+        if found[0].lost or not found[0].texts[0]:
+            _check_mixed(table, source, format)
+        rows += found
+        sources.extend([source] * len(found))
+    return rows, sources
+
+
+def _check_mixed(table, source, format):
+    """Refuse a record that has another layout than its file."""
+    record = [name for name, values in table.columns.items() if values[source] is not None]
+    if LAYOUTS[format].find_parts(record, {}) is None:
+        others = [name for name, layout in LAYOUTS.items() if layout.find_parts(record, {}) is not None]
+        if others:
+            found = f"{table.place(source)}: the record has the layout {others[0]!r}, but those before {format!r}"
+            raise ValueError(f"{found}. Expected one layout in a file: split it, or name the columns.")
+
+
+# ----------------------------------------------------------------------------------------------------- rows
 
 
 def _check_desirable(path, found, desirable):
@@ -190,78 +320,141 @@ def _check_desirable(path, found, desirable):
     return wanted
 
 
-def _drop_unusable(path, rows, sampled):
-    """The rows kept, the number dropped for each reason, and the rows that contradict each other.
+def _drop_unusable(table, rows, sampled):
+    """The distinct rows by what they say, each with its number and votes, and how many were dropped for each reason.
 
     Sampled rows are what two models happened to say: all of them count but those without a text.
     """
     dropped = dict.fromkeys(_REASONS, 0)
     unique = {}
-    for row in rows:
-        key = row.source if sampled else (row.prompt, row.texts, row.label)
-        reason = _unusable(row, sampled) or ("duplicate" if key in unique else None)
+    for number, row in enumerate(rows):
+        reason = row.lost or _unusable(row, sampled)
         if reason:
             dropped[reason] += 1
-        else:
-            unique[key] = row
-    mirrors = {key for key, row in unique.items() if not sampled and _mirror(row) in unique}
-    kept = [row for key, row in unique.items() if key not in mirrors]
-    dropped["contradiction"] = len(mirrors)
-    if len(kept) < 2:
+            continue
+        key = number if sampled else (row.prompt, row.texts, row.label)
+        same = unique.setdefault(key, [row, number, 0.0])
+        if (same[0].strength, same[0].objectives) != (row.strength, row.objectives):
+            same = unique.setdefault((*key, row.strength, row.objectives), [row, number, 0.0])
+        same[2] += row.weight
+        dropped["duplicate"] += same[1] != number
+    if len(unique) < 2:
         counts = ", ".join(f"{reason}: {count}" for reason, count in dropped.items() if count) or "none"
-        found = f"{path}: {len(kept)} usable rows are left of {len(rows)} (dropped: {counts})"
+        found = f"{table.name}: {len(unique)} usable rows are left of {len(rows)} (dropped: {counts})"
         raise ValueError(f"{found}, but expected at least 2. Check that the columns hold what their names say.")
-    return kept, dropped, [row for key, row in unique.items() if key in mirrors]
+    return unique, dropped
 
 
 def _unusable(row, sampled):
-    """Why a row is of no use by itself, or None."""
-    if row.texts[0] is None:
-        return "no rewrite"
-    if not all(text.strip() for text in row.texts):
-        return "empty text"
-    if len(row.texts) == 2 and row.texts[0] == row.texts[1] and not sampled:
-        return "identical sides"
-    return "no label" if len(row.texts) == 1 and row.label is None else None
+    """Why the texts or the label of a row are of no use, or None."""
+    for text in row.texts:
+        if not text or text.isspace():
+            return "empty text"
+    if len(row.texts) == 1:
+        return "no label" if row.label is None else None
+    return "identical sides" if row.texts[0] == row.texts[1] and not sampled else None
 
 
-def _mirror(row):
-    """The key of the row that says the opposite."""
-    return row.prompt, row.texts[::-1], None if row.label is None else 1 - row.label
+def _judged_both_ways(unique):
+    """Numbers of the distinct rows of which another one says the opposite; ties say nothing."""
+    found = []
+    if {row.texts[0] for row, _, _ in unique.values() if len(row.texts) == 2}.isdisjoint(
+        row.texts[-1] for row, _, _ in unique.values()
+    ) and next(iter(unique.values()))[0].label is None:
+        return found
+    for number, (row, _, _) in enumerate(unique.values()):
+        opposite = unique.get((row.prompt, row.texts[::-1], None if row.label is None else 1 - row.label))
+        if opposite is not None and row.weight == opposite[0].weight == 1:
+            found.append(number)
+    return found
 
 
-def _bunch(path, rows, dropped, format, rng, shuffle_sides, provenance):
+def _warn_of_disagreement(bunch, table, disagreeing):
+    if disagreeing:
+        votes, first = bunch.sample_weight[disagreeing].sum(), bunch.source_index[disagreeing[:4]]
+        places = ", ".join(table.place(source).removeprefix(f"{table.name}, ") for source in first)
+        found = f"{votes:g} rows judge the same outputs in both ways (the first are {places})"
+        kept = "All of them are kept, and sample_weight counts their votes: pass it to fit and to scorers"
+        warnings.warn(f"{table.name}: {found}. {kept}.", stacklevel=5)
+
+
+def _bunch(unique, sources, dropped, disagreeing, format, rng, shuffle_sides):
     """See the return value of `load_preferences`."""
+    rows, numbers, weights = zip(*unique.values(), strict=True)
+    columns = dict(zip(Row._fields, zip(*rows, strict=True), strict=True))
     texts = np.empty((len(rows), len(rows[0].texts)), dtype=object)
-    texts[:] = [row.texts for row in rows]
-    prompts = np.array([row.prompt for row in rows], dtype=object)
-    groups = group_rows(prompts, texts[:, -1])
+    for side, outputs in enumerate(zip(*columns["texts"], strict=True)):
+        texts[:, side] = outputs
+    prompts = np.array(columns["prompt"], dtype=object)
+    same = np.full(len(rows), "", dtype=object)  # of rows that disagree: both outputs, in any order
+    same[disagreeing] = ["\0".join(sorted(rows[number].texts)) for number in disagreeing]
     if format == "unpaired":
-        target, swap = np.array([row.label for row in rows], dtype=int), None
+        target, swap = np.array(columns["label"], dtype=int), None
     else:
         target = draw_sides(rng, len(rows), shuffle_sides)
         swap = target == 0
 
     def column(name, dtype):
-        values = [getattr(row, name) for row in rows]
-        return None if values[0] is None else swap_sides(np.array(values, dtype=dtype), swap)
+        values = columns[name]
+        if values.count(None) == len(values):
+            return None
+        filled = np.full(np.shape(next(value for value in values if value is not None)), np.nan)
+        values = [filled if value is None else value for value in values]
+        return np.array(values, dtype=dtype)
 
-    log_probs = column("log_probs", float)
+    log_probs = swap_sides(column("log_probs", float), swap)
     rewards = None if log_probs is None else log_probs[..., 0] - log_probs[..., 1]
-    left_out = ", ".join(f"{count} {reason}" for reason, count in dropped.items() if count) or "nothing"
+    objectives = np.array(columns["objectives"], dtype=float)
+    names = LAYOUTS[format].objectives
     return Bunch(
         data=texts[:, 0] if format == "unpaired" else swap_sides(texts, swap),
         target=target,
+        sample_weight=np.array(weights),
         prompt=prompts if any(prompts) else None,
-        groups=groups,
-        reference_reward=column("rewards", float),
-        output_labels=column("output_labels", int),
+        groups=group_rows(prompts, texts[:, -1], same),
+        reference_reward=swap_sides(column("rewards", float), swap),
+        output_labels=swap_sides(column("output_labels", int), swap),
         log_probs=log_probs,
         implicit_rewards=None if rewards is None or np.isnan(rewards).all() else rewards,
+        strength=column("strength", float),
+        targets={
+            name: np.where(target == 1, values, 1 - values) for name, values in zip(names, objectives.T, strict=False)
+        }
+        or None,
         dropped=dropped,
-        source_index=np.array([row.source for row in rows]),
+        source_index=np.array(sources)[list(numbers)],
         format=format,
-        provenance=provenance,
-        DESCR=f"{len(rows)} {'labeled outputs' if format == 'unpaired' else 'preference pairs'} in "
-        f"{groups.max() + 1} groups from {path} ({format}); left out: {left_out}.",
     )
+
+
+def _describe(bunch, table):
+    """Say what was read and what was not, in words; warn of what may be lost."""
+    left_out = ", ".join(f"{count} {reason}" for reason, count in bunch.dropped.items() if count) or "nothing"
+    unread = f"; columns not read: {', '.join(bunch.unread)}" if bunch.unread else ""
+    n_skipped = sum(
+        skipped_parts(value)
+        for name, values in table.columns.items()
+        if name not in bunch.unread
+        for value in values
+        if not isinstance(value, str)
+    )
+    skipped = f"; {n_skipped} parts of messages that are no text were skipped" if n_skipped else ""
+    kind = "labeled outputs" if bunch.format == "unpaired" else "preference pairs"
+    bunch.DESCR = f"{len(bunch.data)} {kind} in {bunch.groups.max() + 1} groups from {table.name} ({bunch.format}); "
+    bunch.DESCR += f"left out: {left_out}{unread}{skipped}."
+    if n_skipped:
+        warnings.warn(
+            f"{table.name}: skipped {n_skipped} parts of messages that are no text, such as images.", stacklevel=3
+        )
+    likely = [name for name in bunch.unread if PROMPT_LIKE.fullmatch(name) and _holds_texts(table.columns[name])]
+    if bunch.prompt is None and likely:
+        counts = ", ".join(f"{name!r} ({len(set(map(str, table.columns[name])))} distinct values)" for name in likely)
+        found = f"no column of prompts was read, but these look like one: {counts}"
+        remedy = "rows that share a prompt may leak between training and test data"
+        warnings.warn(f"{table.name}: {found}. Pass prompt_column={likely[0]!r}: {remedy}.", stacklevel=5)
+
+
+def _holds_texts(values):
+    """Whether most of the values are texts of more than one word, or lists."""
+    values = [value for value in values if value is not None]
+    return sum(not isinstance(value, str) or " " in value.strip() for value in values) > len(values) / 2

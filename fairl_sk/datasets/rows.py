@@ -1,5 +1,7 @@
 """What every data set does with its rows: number their groups, and draw which side comes first."""
 
+from itertools import count
+
 import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
@@ -7,16 +9,15 @@ from scipy.sparse.csgraph import connected_components
 
 def group_rows(*columns):
     """Number the groups of rows that share a value in any column, in order of appearance; "" links nothing."""
-    rows, nodes, numbers = [], [], {}
-    n_rows = len(columns[0])
-    for which, column in enumerate(columns):
-        for row, value in enumerate(column):
-            if value:
-                rows.append(row)
-                nodes.append(n_rows + numbers.setdefault((which, value), len(numbers)))
-    size = n_rows + len(numbers)
-    links = coo_array((np.ones(len(rows), dtype=np.int8), (rows, nodes)), shape=(size, size))
-    labels = connected_components(links, directed=False)[1][:n_rows]
+    n_rows, links = len(columns[0]), []
+    for column in filter(any, columns):
+        firsts = {}
+        first = np.fromiter(map(firsts.setdefault, column, count()), np.intp, n_rows)
+        rows = np.flatnonzero(np.asarray(column, dtype=bool))
+        links.append([rows, first[rows]])  # each to the first one of the same value
+    ends = np.concatenate(links, axis=1) if links else np.empty((2, 0), dtype=np.intp)
+    graph = coo_array((np.ones(ends.shape[1], dtype=np.int8), tuple(ends)), shape=(n_rows, n_rows))
+    labels = connected_components(graph, directed=False)[1]
     _, first, groups = np.unique(labels, return_index=True, return_inverse=True)
     return np.argsort(np.argsort(first))[groups]
 

@@ -11,7 +11,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from ..features.encoder import TransformerEmbedder
 from ..messages import as_messages, column_names, has_messages
-from ..pairs import PairTransformer, preference_sign, read_texts
+from ..pairs import PairTransformer, preference_sign, read_texts, table_rows
 
 # Settings that make another encoder of an embedder.
 _ENCODER = ("model", "pooling", "layer", "dtype", "max_length", "truncation_side", "prompt_template", "normalize")
@@ -76,15 +76,13 @@ class TrainingTexts(NamedTuple):
         paired, names = texts.ndim == 2, column_names(X)
         if names is None:
             return cls([(None, text) for text in texts.ravel()], paired, "array", None)
-        sides = [list(X[side]) for side in (("chosen", "rejected") if paired else ("completion",))]
-        prompts = list(X["prompt"]) if "prompt" in names else [None] * len(sides[0])
-        rows = [(prompt, side[row]) for row, prompt in enumerate(prompts) for side in sides]
-        rows = [(prompt, output if isinstance(output, str) else list(output)) for prompt, output in rows]
+        sides = ("chosen", "rejected") if paired else ("completion",)
+        rows = [(prompt, output) for prompt, *outputs in table_rows(X, sides, "prompt" in names) for output in outputs]
         kind = "messages" if has_messages(X) else "text"
         has_prompts: bool | None = True if "prompt" in names else None
         if has_prompts is None and kind == "messages":
             turns = (message for _, output in rows for message in as_messages(output, "assistant"))
-            has_prompts = any(message["role"] != "assistant" for message in turns)
+            has_prompts = any(prompt for prompt, _ in rows) or any(message["role"] != "assistant" for message in turns)
         return cls(rows, paired, kind, has_prompts)
 
 

@@ -15,7 +15,7 @@ from .. import __version__
 from ..features.encoder import TransformerEmbedder
 from ..features.loading import MODEL_LOCK, find_model, import_transformers, load_model, load_weights, quiet_loading
 from ..features.templates import format_texts
-from ..messages import TextTable, separate_prompt
+from ..messages import TextTable
 from ..pairs import read_texts
 from ..warn import warn_user
 from .fitted import TrainingTexts, check_sign, find_reader, flat_steps, is_finite
@@ -239,7 +239,7 @@ def _texts_of(head, reader, training):
     elif training.kind == "array":
         outputs = np.array([text for _, text in training.rows], dtype=object)
     else:
-        outputs = TextTable.of([separate_prompt(*row) for row in training.rows])
+        outputs = TextTable.of(training.rows)
     if reader is not head.embedder:
         return outputs, read_texts(outputs), False
     return outputs, *format_texts(outputs, reader.prompt_template, head.source)

@@ -7,7 +7,8 @@ import numpy as np
 
 from ..features.encoder import TransformerEmbedder
 from ..features.templates import check_template
-from ..messages import TextTable, as_messages, join_prompt, separate_prompt, to_text
+from ..messages import TextTable, as_messages, join_prompt, read_messages, read_output, to_text
+from ..prompts import split_prompt
 from ..warn import warn_user
 from .fitted import TrainingTexts, check_sign, find_reader, is_finite
 
@@ -39,6 +40,8 @@ class RewardFunction:
         What is subtracted and divided by; "mean" and "std" of the training outputs.
     clip : float > 0, "tanh" or None, default=None
         Bound of the result: cut off at -clip and clip, or its hyperbolic tangent.
+    tool_turns : bool, default=False
+        Whether the messages of tools in a completion are scored, which the model did not write.
 
     Attributes
     ----------
@@ -70,7 +73,17 @@ class RewardFunction:
     """
 
     def __init__(
-        self, pipeline, X=None, y=None, *, name=None, prompt_template=None, center="mean", scale="std", clip=None
+        self,
+        pipeline,
+        X=None,
+        y=None,
+        *,
+        name=None,
+        prompt_template=None,
+        center="mean",
+        scale="std",
+        clip=None,
+        tool_turns=False,
     ):
         for fits, found, expected in (
             (center == "mean" or is_finite(center), f"center={center!r}", "'mean' or a finite number"),
@@ -79,7 +92,7 @@ class RewardFunction:
         ):
             if not fits:
                 raise ValueError(f"Found {found}. Expected {expected}.")
-        self.pipeline, self.clip = pipeline, clip
+        self.pipeline, self.clip, self.tool_turns = pipeline, clip, tool_turns
         self._reader = find_reader(pipeline)
         self.name = self.__name__ = _check_name(name, pipeline)  # TRL asks for the latter
         training = None if X is None else TrainingTexts.of(X)
@@ -167,7 +180,8 @@ class RewardFunction:
 
     def _format(self, prompt, completion):
         """What is scored, (prompt or None, output), or None for an empty text."""
-        prompt, completion = separate_prompt(prompt, completion)
+        prompt, completion = split_prompt(prompt, completion)
+        completion = read_output(completion, tool_turns=self.tool_turns)
         if self.prompt_template == ALONE:
             prompt = None
         elif self.prompt_template != JOIN:
@@ -248,7 +262,8 @@ def _check_completion(completion):
     """The completion, if it is a text or holds a turn of the assistant."""
     if not isinstance(completion, str):
         to_text(completion)
-        if not any(message["role"] == "assistant" for message in completion):
-            roles = ", ".join(message["role"] for message in completion) or "none"
+        messages = read_messages(completion)
+        if not any(message["role"] == "assistant" for message in messages):
+            roles = ", ".join(message["role"] for message in messages) or "none"
             raise ValueError(f"found messages with the roles {roles}. Expected a turn of the assistant among them.")
     return completion

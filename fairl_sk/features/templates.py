@@ -2,7 +2,7 @@
 
 from functools import partial
 
-from ..messages import as_messages, has_messages, join_prompt, separate_prompt, to_text
+from ..messages import as_messages, has_messages, join_prompt, read_output, to_text
 from ..pairs import read_texts
 from .loading import load_tokenizer
 
@@ -44,13 +44,11 @@ def format_texts(X, template, source):
 
 
 def _fill_template(template, prompt, output):
-    prompt, output = separate_prompt(prompt, output)
-    return template.format(prompt=join_prompt(prompt, ""), output=to_text(output))
+    return template.format(prompt=join_prompt(prompt, ""), output=to_text(read_output(output)))
 
 
 def _fill_chat_template(tokenizer, prompt, output):
-    prompt, output = separate_prompt(prompt, output)
-    messages = [*as_messages(prompt, "user"), *as_messages(output, "assistant")]
+    messages = [*as_messages(prompt, "user"), *as_messages(read_output(output), "assistant")]
     try:
         return tokenizer.apply_chat_template(messages, tokenize=False)
     except Exception as error:  # whatever a template raises

@@ -7,7 +7,7 @@ import numpy as np
 
 from ..features.language import apply_chat_template
 from ..features.loading import MODEL_LOCK
-from ..messages import TextTable, as_messages, column_names, separate_prompt, to_text
+from ..messages import TextTable, as_messages, column_names, to_text
 from ..pairs import read_texts
 
 _SIDES = ("chosen", "rejected", "completion")
@@ -123,10 +123,11 @@ def _format(prompt, output, tokenizer):
     """The text of the prompt alone, of both, and whether the chat template wrote them."""
     if isinstance(output, str) and (prompt is None or isinstance(prompt, str)):
         return prompt or "", (prompt or "") + output, False
-    prompt, output = separate_prompt(prompt, output)
     before, after = as_messages(prompt, "user"), as_messages(output, "assistant")
-    if not before:
-        before, after = after[:-1], after[-1:]
+    n_given = max((n for n, message in enumerate(after, 1) if message["role"] == "tool"), default=0)
+    if not before and not n_given:
+        n_given = len(after) - 1
+    before, after = [*before, *after[:n_given]], after[n_given:]  # what a tool said is given, not scored
     if not before:
         raise ValueError(
             f"Found the output {to_text(output)!r:.60} as a message without a prompt. Expected messages before it, or "

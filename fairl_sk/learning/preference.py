@@ -311,7 +311,7 @@ class PreferenceIRL(PairClassifier):
         if len(y) != len(X):
             raise ValueError(f"Found {len(X)} {kind} in X and {len(y)} labels in y: inconsistent numbers of samples.")
         self.classes_ = _check_classes(y)
-        return preference_sign(y, len(X), classes=self.classes_)
+        return preference_sign(y, len(X), classes=self.classes_, paired=X.ndim == 3)
 
     def _check_labels(self, output_labels, shape, detector, sample_weight):
         """Labels of the outputs as integers; None where no detector reads them."""

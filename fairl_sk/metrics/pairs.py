@@ -89,4 +89,4 @@ def weighted_pair_log_loss(y_true, margins):
 def _oriented(y_true, margins):
     """R(preferred) - R(other) of each pair."""
     margins = check_rewards(margins, "margins", margins=True)
-    return margins * preference_sign(y_true, len(margins))
+    return margins * preference_sign(y_true, len(margins), paired=True)

@@ -1,0 +1,71 @@
+"""Time and memory of `load_preferences` on JSON Lines, beside pandas.read_json: ``python benchmarks/bench_read.py``.
+
+Each reader runs in a process of its own. Memory is the largest that the process held, less what it held before.
+"""
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+WORDS = "the and of bench green kind away bus minute question answer please thank you morning five seven".split()
+READERS = {
+    "load_preferences": "from fairl_sk.datasets import load_preferences as read",
+    "pandas.read_json": "from pandas import read_json\nread = lambda path: read_json(path, lines=True)",
+}
+
+
+def write(path, n_rows):
+    """Write pairs of texts of 15 words, four for each prompt of 10 words."""
+    rng = np.random.default_rng(0)
+    words = np.array(WORDS)[rng.integers(len(WORDS), size=(n_rows, 40))]
+    with open(path, "w", encoding="utf-8") as file:
+        for n, row in enumerate(words):
+            prompt = f"{n // 4} {' '.join(words[n // 4, :10])}"
+            sides = {"chosen": f"{n} {' '.join(row[10:25])}", "rejected": f"{n} {' '.join(row[25:])}"}
+            file.write(json.dumps({"prompt": prompt, **sides}) + "\n")
+
+
+def read(name, path):
+    """Read the file in this process; seconds and bytes."""
+    names = {}
+    exec(READERS[name], names)
+    before, started = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
+    names["read"](path)
+    return time.perf_counter() - started, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--reader", choices=READERS, help=argparse.SUPPRESS)
+    parser.add_argument("--path", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.reader:
+        print(*read(options.reader, options.path))
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "pairs.jsonl")
+        write(path, options.rows)
+        size = os.path.getsize(path)
+        print(f"{options.rows:,} rows, {size / 2**20:.0f} MiB, the least of {options.repeats} runs")
+        found = {}
+        for name in READERS:
+            command = [sys.executable, __file__, "--reader", name, "--path", str(path)]
+            runs = [subprocess.run(command, capture_output=True, text=True, check=True) for _ in range(options.repeats)]
+            found[name] = np.array([run.stdout.split() for run in runs], dtype=float).min(axis=0)
+            print(f"{name:18} {found[name][0]:6.2f} s {found[name][1] / size:5.2f} times the file in memory")
+        ratio = found["load_preferences"][0] / found["pandas.read_json"][0]
+        print(f"load_preferences takes {ratio:.2f} times as long as pandas.read_json")
+
+
+if __name__ == "__main__":
+    main()

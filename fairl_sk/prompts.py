@@ -1,0 +1,158 @@
+"""Where the prompt of a row ends and its outputs begin: the readers of files, of tables and of TRL's calls ask here."""
+
+import re
+from itertools import takewhile
+
+from .messages import as_messages, is_missing, read_messages, to_text
+
+_SPEAKER = "\n\nAssistant:"
+_TURN = re.compile(r"(?:\A|\n\n)(?:Human|Assistant):")
+
+
+def split_prompt(prompt, *outputs):
+    """The prompt and the outputs of a row, each a text or messages, so that the outputs do not say the prompt again.
+
+    What two outputs begin with, as messages or turns of a transcript, belongs to the prompt; of one output without a
+    prompt, all before the last answer. If the outputs begin with the prompt, it is taken off them. A system message
+    may stand in one of them only.
+
+    Parameters
+    ----------
+    prompt : str, list of dict, None or NaN
+    *outputs : str or list of dict
+        The two outputs of a pair, or one.
+
+    Returns
+    -------
+    prompt : str or list of dict
+        "" if there is none.
+    *outputs : str or list of dict
+    """
+    prompt = "" if is_missing(prompt) else prompt
+    if all(isinstance(output, str) for output in outputs):
+        return split_texts(to_text(prompt), *outputs)
+    if any(isinstance(output, str) for output in outputs):
+        return prompt, *outputs
+    outputs = [read_messages(output) for output in outputs]
+    before = as_messages(prompt, "user")
+    if len(outputs) == 2:
+        n_shared = count_shared(*map(_keys, outputs))
+    else:
+        n_shared = _count_asked(outputs[0]) if not before else _count_said(outputs[0], before)
+    if not n_shared:
+        return prompt, *outputs
+    return _merge(before, outputs[0][:n_shared]), *(output[n_shared:] for output in outputs)
+
+
+def count_shared(chosen, rejected):
+    """Number of leading parts that both lists share. At least one part of each list is left over."""
+    pairs = zip(chosen[:-1], rejected[:-1], strict=False)
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+
+
+def _keys(messages):
+    """What two messages share if they are the same."""
+    return [(message["role"], message["content"]) for message in messages]
+
+
+def _count_asked(messages):
+    """Number of messages before the last answer of a conversation that does not begin with an answer."""
+    asked = [n for n, message in enumerate(messages, 1) if message["role"] in ("user", "system")]
+    return asked[-1] if messages and messages[0]["role"] != "assistant" and asked[-1:] < [len(messages)] else 0
+
+
+def _count_said(messages, prompt):
+    """Number of leading messages that say the prompt, if any."""
+    return next((n for n in range(1, len(messages)) if _says(messages[:n], prompt)), 0)
+
+
+def _merge(prompt, shared):
+    """Messages of a prompt and of what both outputs begin with; what one of them says of the other is said once."""
+    if _says(shared, prompt):
+        return [*(message for message in prompt if _is_new_system(message, shared)), *shared]
+    turns = _turns(shared)
+    n_said = next((n for n in range(len(turns), 0, -1) if _ends_with(prompt, turns[:n])), 0)
+    if n_said:
+        return [*(message for message in shared if _is_new_system(message, prompt)), *prompt, *turns[n_said:]]
+    return [*prompt, *shared]
+
+
+def _ends_with(prompt, turns):
+    """Whether a prompt ends with turns that the user begins."""
+    text = to_text(turns).strip()
+    if not text or turns[0]["role"] != "user":
+        return False
+    before, found, after = to_text(prompt).rstrip().rpartition(text)
+    return bool(found) and not after and (not before or before[-1].isspace())
+
+
+def _says(messages, prompt):
+    """Whether messages say a prompt, with or without system messages: some of them in a row are the same text."""
+    for said, asked in ((messages, prompt), (_turns(messages), _turns(prompt))):
+        text = to_text(asked).strip()
+        if text and text in to_text(said):
+            texts = [to_text(said[i:j]) for i in range(len(said)) for j in range(i + 1, len(said) + 1)]
+            if text in map(str.strip, texts):
+                return True
+    return False
+
+
+def _turns(messages):
+    return [message for message in messages if message["role"] != "system"]
+
+
+def _is_new_system(message, messages):
+    return message["role"] == "system" and message["content"] not in [other["content"] for other in messages]
+
+
+def split_texts(prompt, *outputs):
+    """See `split_prompt`, of texts. A transcript is one: turns that begin with "Human:" or "Assistant:"."""
+    is_said = len(outputs) == 2 and prompt and outputs[0].startswith(prompt.rstrip())
+    if not is_said and _SPEAKER not in outputs[0]:
+        return prompt, *outputs
+    if is_said and prompt.strip():
+        for text in (prompt, prompt.rstrip()):
+            rests = [_cut_off(text, output) for output in outputs]
+            if None not in rests:
+                return text, *rests
+    if all(_SPEAKER in output and output.lstrip().startswith("Human:") for output in outputs):
+        cut = _shared_transcript(*outputs) if len(outputs) == 2 else _before_answer(outputs[0])
+        if prompt.strip() in outputs[0][:cut]:
+            return outputs[0][:cut], *(output[cut:] for output in outputs)
+    return prompt, *outputs
+
+
+def _cut_off(prompt, text):
+    """The text behind the prompt, so that `join_prompt` gives the text again; None if it does not begin with it."""
+    rest = text[len(prompt) :]
+    if not text.startswith(prompt) or not rest.strip():
+        return None
+    if prompt.isascii() and prompt[-1].isalnum() and rest[0].isalnum():  # within a word
+        return None
+    joined = rest.startswith("\n\n") and not prompt[-1].isspace() and not rest[2:3].isspace()
+    return rest[2:] if joined else rest
+
+
+def _shared_transcript(chosen, rejected):
+    """Length of the turns that both transcripts share, with the "Assistant: " behind them if both go on with it."""
+    turns = [_split_turns(side) for side in (chosen, rejected)]
+    cut = len("".join(turns[0][: count_shared(*turns)]))
+    return _behind_speaker(cut, chosen, rejected)
+
+
+def _before_answer(text):
+    """Length of a transcript before its last answer."""
+    return _behind_speaker(len("".join(_split_turns(text)[:-1])), text)
+
+
+def _behind_speaker(cut, *texts):
+    after = cut + len(_SPEAKER)
+    # an answer that follows the colon at once keeps its speaker: join_prompt would set the two apart
+    if all(text.startswith(_SPEAKER, cut) and not text[after : after + 1].strip() for text in texts):
+        return after + all(text.startswith(" ", after) for text in texts)
+    return cut
+
+
+def _split_turns(transcript):
+    starts = [turn.start() for turn in _TURN.finditer(transcript)][1:]
+    return [transcript[i:j] for i, j in zip([0, *starts], [*starts, None], strict=True)]
