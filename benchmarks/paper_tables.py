@@ -15,6 +15,7 @@ COMPARISONS = {  # name of a difference -> (learner, features) of what it is to;
 }
 BY_LABEL = ["label F1", "label AUC", "STARC"]
 PAIRS = ["pair accuracy", "output F1", "output AUC", "ECE"]
+ADDED = [*PAIRS, *BY_LABEL, *(f"{name}, second truth" for name in BY_LABEL)]
 OVERVIEW = [UNTUNED, "MaxEntropyIRL", "paper", "FailureAwareIRL", "with labels", "classifier of labels", "null: length"]
 EFFECTS = ["pair accuracy", "label AUC", "STARC", "ECE"]  # the measures that failures are judged by
 LESS_IS_BETTER = ("STARC", "ECE")
@@ -25,14 +26,20 @@ _COLORS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 
 
 def read_scores(records):
-    """A row a fit and measure, in the order of the learners."""
+    """A row a fit and measure, in the order of the cells and learners."""
     flat = [{name: record[name] for name in (*PLACE, "seed", "learner")} | record["scores"] for record in records]
     scores = pd.DataFrame(flat)
     measures = [name for name in scores.columns if name not in (*PLACE, "seed", "learner")]
     long = scores.melt([*PLACE, "seed", "learner"], measures, "measure").dropna(subset="value")
-    for name, order in {"learner": LEARNERS, "measure": measures, "features": (FIRST[0], *FEATURES)}.items():
+    orders = {
+        "cell": scores["cell"].unique(),
+        "features": (FIRST[0], *FEATURES),
+        "learner": LEARNERS,
+        "measure": measures,
+    }
+    for name, order in orders.items():
         long[name] = pd.Categorical(long[name], list(order), ordered=True)
-    return long.sort_values(["regime"], kind="stable")
+    return long
 
 
 def half_width(values):
@@ -65,7 +72,7 @@ def summarize(long):
 def place_names(rows):
     """Regime and cell in one text, in the order of the rows."""
     names = rows["regime"] + ". " + np.where(rows["regime"].isin(["a", "b"]), rows["regime"].map(REGIMES) + ", ", "")
-    return names + rows["cell"]
+    return names + rows["cell"].astype(str)
 
 
 def transferred(summary):
@@ -105,15 +112,11 @@ def overview_table(summary):
     )
 
 
-def effects_table(summary, measure):
-    """Differences to the same learner without failures, in bold where clear."""
-    rows = summary[(summary["measure"] == measure) & summary["learner"].isin(FAILURES)]
-    if not len(rows):
-        return ""
-    difference, half = "to no failures", "to no failures, half"
-    texts = [f"{value:+.4f} ± {width:.4f}" for value, width in zip(rows[difference], rows[half], strict=True)]
-    texts = [f"**{text}**" if clear else text for text, clear in zip(texts, is_clear(rows, difference), strict=True)]
-    return table(rows.assign(text=texts), "learner", FAILURES)
+def difference_table(rows, difference, columns, order):
+    """Differences of one name, in bold where clear."""
+    figures = zip(rows[difference], rows[f"{difference}, half"], is_clear(rows, difference), strict=True)
+    texts = [f"{'**' * clear}{value:+.4f} ± {half:.4f}{'**' * clear}" for value, half, clear in figures]
+    return table(rows.assign(text=texts), columns, order)
 
 
 def counts_table(summary):
@@ -130,8 +133,8 @@ def cell_table(rows):
     """All learners and measures of a cell; in bold what is clearly better than the untuned standard learner."""
     sign = np.where(rows["measure"].astype(str).str.contains("STARC|ECE"), -1, 1)
     better = is_clear(rows, "to untuned") & (rows["to untuned"] * sign > 0)
-    texts = [f"{mean:.3f} ± {half:.3f}" for mean, half in zip(rows["mean"], rows["half"], strict=True)]
-    texts = [f"**{text}**" if bold else text for text, bold in zip(texts, better, strict=True)]
+    figures = zip(rows["mean"], rows["half"], better, strict=True)
+    texts = [f"{'**' * bold}{mean:.3f} ± {half:.3f}{'**' * bold}" for mean, half, bold in figures]
     shown = rows.assign(text=texts).pivot_table("text", ["features", "learner"], "measure", "first", observed=True)
     return shown.fillna("").reset_index().to_markdown(index=False, disable_numparse=True)
 
@@ -146,8 +149,15 @@ def make_tables(summary, plan):
         "## Do failures pay? Differences to the same learner without failures",
         counts_table(summary),
     ]
-    for measure in [measure for measure in EFFECTS if (summary["measure"] == measure).any()]:
-        parts += [f"### {measure}", effects_table(summary, measure)]
+    failing = summary[summary["learner"].isin(FAILURES)]
+    for measure in [measure for measure in EFFECTS if (failing["measure"] == measure).any()]:
+        rows = failing[failing["measure"] == measure]
+        parts += [f"### {measure}", difference_table(rows, "to no failures", "learner", FAILURES)]
+    rows = pd.concat([summary.astype({"measure": str}), transferred(summary)], ignore_index=True)
+    rows = rows[(rows["features"] != FIRST[1]) & (rows["regime"] != "a")].sort_values("regime", kind="stable")
+    for learner in [learner for learner in ("FailureAwareIRL", "with labels") if (rows["learner"] == learner).any()]:
+        title = f"## What n-grams add to MiniLM: differences of *{learner}*"
+        parts += [title, difference_table(rows[rows["learner"] == learner], "to MiniLM", "measure", ADDED)]
     parts.append("## Everything, in bold where clearly better than the untuned MaxMarginIRL on MiniLM alone")
     for (regime, _), rows in summary.groupby(["regime", "cell"], sort=False):
         transfer = rows["measure"].astype(str).str.startswith("transfer ")
@@ -197,6 +207,7 @@ def plot(rows, measures, learners, value, path, title):
 def draw(summary, folder):
     """Two pictures: what learners reach, and what failures add."""
     learners = [name for name in OVERVIEW if not name.startswith("null")]
-    plot(summary, ["label AUC", "STARC", "pair accuracy"], learners, "mean", folder / "overview.png", "What is reached")
+    title = "Label AUC, STARC and pair accuracy of six learners"
+    plot(summary, ["label AUC", "STARC", "pair accuracy"], learners, "mean", folder / "overview.png", title)
     title = "Difference to the same learner without failures"
     plot(summary, EFFECTS, list(FAILURES), "to no failures", folder / "failures.png", title)
