@@ -162,7 +162,7 @@ def normalize(text):
 def read_labelled(path, limit):
     """Distinct texts (n_texts,), labels (n_texts,), 1 = desirable, and rows of ``limit`` of them, drawn at random."""
     if path is None:
-        corpus = make_detox_preferences(1000, random_state=0)
+        corpus = make_detox_preferences(2 * limit if limit else 1000, random_state=0)
         texts, labels = stack_outputs(corpus.data), corpus.output_labels.ravel()
     else:
         data = load_preferences(path, text_column="tweet", label_column="class", desirable=2)
