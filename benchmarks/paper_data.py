@@ -113,7 +113,7 @@ SIZES = {
         rounds=5,
     ),
     "small": Plan(
-        seeds=5,
+        seeds=4,
         n_train=2000,
         n_rewrites=5000,
         n_test=1000,

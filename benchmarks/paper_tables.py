@@ -198,6 +198,7 @@ def plot(rows, measures, learners, value, path, title):
         axis.set_title(measure + (" (less is better)" if measure in LESS_IS_BETTER else ""), fontsize="medium")
         axis.spines[["top", "right"]].set_visible(False)
         axis.tick_params(labelsize="small")
+        axis.locator_params(axis="x", nbins=5)
     axes[0].set(yticks=range(len(names)), yticklabels=names, ylim=(len(names) - 0.5, -0.5))
     figure.suptitle(title, fontsize="medium")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
