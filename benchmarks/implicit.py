@@ -46,13 +46,15 @@ from realign import (
 )
 from sklearn.linear_model import LogisticRegressionCV
 from sklearn.metrics import precision_recall_curve, roc_auc_score
-from sklearn.model_selection import GroupKFold, StratifiedGroupKFold
+from sklearn.model_selection import GroupKFold
 from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer
 
 from fairl_sk import DistilledIRL, FailureAwareIRLCV, MaxEntropyIRLCV, MaxMarginIRL, TextFeatures, TransformerEmbedder
 from fairl_sk.datasets import load_preferences
 from fairl_sk.generate import generate_completions, generate_preference_pairs
-from fairl_sk.implicit import OwnStates
+from fairl_sk.implicit import DistilledReward, OwnStates
+from fairl_sk.learning.distilled import fit_to_labels
 from fairl_sk.learning.offset import separating_threshold
 from fairl_sk.metrics import output_f1_score, pair_accuracy, pair_log_loss_scorer, starc_distance
 from fairl_sk.pairs import stack_outputs
@@ -85,6 +87,7 @@ class Plan:
 
     policies: tuple
     size: str  # of realign.py
+    steps: int  # after which alignments with several seeds are compared
     folds: int = 4
     null_outputs: int = 1000
     other_texts: int = 4000  # of each other corpus
@@ -92,7 +95,9 @@ class Plan:
 
 
 SIZES = {
-    "smoke": Plan((Policy(steps=(2, 4)), Policy("dpo", steps=(4,))), "smoke", 2, 40, 100, 200),
+    "smoke": Plan(
+        (Policy(steps=(2, 4)), Policy("dpo", steps=(4,)), Policy("dpo", 2, steps=(4,))), "smoke", 4, 2, 40, 100, 200
+    ),
     "small": Plan(
         (
             Policy("rloo", 1, (30, 75, 150, 400)),
@@ -106,6 +111,7 @@ SIZES = {
             *(Policy("rloo", 1, beta=beta) for beta in (0.01, 0.5)),
         ),
         "small",
+        150,
     ),
 }
 
@@ -182,17 +188,14 @@ def make_policy(folder, plan, policy, files, n_threads):
             align_by_pairs(base, truth, texts["align"], size, policy.seed, path / "trainer", callback)
         else:
             reward = as_reward_function(truth, study.read_json("scale.json"))
-            align(base, reward, undesirable(truth), texts["align"], size, policy.seed, path / "trainer", [callback])
+
+            def undesirable(completions, **_):
+                return (truth.decision_function(completions) <= 0).astype(float).tolist()
+
+            align(base, reward, undesirable, texts["align"], size, policy.seed, path / "trainer", [callback])
         shutil.rmtree(path / "trainer", ignore_errors=True)
 
     return study.make(f"policies/{policy.name}", write)
-
-
-def undesirable(truth):
-    def share(completions, **_):
-        return [float(value <= 0) for value in truth.decision_function(completions)]
-
-    return share
 
 
 def align_by_pairs(base, truth, prompts, size, seed, folder, callback):
@@ -267,6 +270,7 @@ def make_signals(study, plan, policy, step, truths):
         known = {key: truth.decision_function(outputs.ravel()).reshape(-1, 2) for key, truth in truths.items()}
         of_base = table[["prompt", "rejected"]].rename(columns={"rejected": "completion"})[: plan.null_outputs]
         null = ImplicitReward(aligned, base, end_token=False).null(of_base)
+        rounded = ImplicitReward(aligned, base, end_token=False, dtype="bfloat16").noise_floor(of_base)
         truth = known[policy.truth]
         kl = reward.kl(table)
         figures = {
@@ -274,7 +278,8 @@ def make_signals(study, plan, policy, step, truths):
             "undesirable, aligned": float((truth[:, 0] <= 0).mean()),
             "KL": float(kl.aligned[0]),
             "spread": float(null.spread[0]),
-            "null": [float(np.min(null.null_spread)), float(np.max(null.null_spread))],
+            "null": float(np.max(null.null_spread)),  # of five draws
+            "bfloat16": rounded,
             "correlation": float(np.corrcoef(values[:, 1], truth[:, 1])[0, 1]),
             "null correlation": float(
                 np.mean([np.corrcoef(draw[0], truth[: plan.null_outputs, 1])[0, 1] for draw in null.null_rewards])
@@ -295,7 +300,6 @@ def read_signals(path):
 
 
 # -------------------------------------------------------------------------------------------------------- learners
-
 
 class Sample(NamedTuple):
     """Features and signals of the pairs of one policy, split by prompts."""
@@ -386,32 +390,21 @@ def rewards_of_learners(sample, plan):
 
 
 def rewards_by_labels(sample, signals_train, signals_test):
-    """Logistic regressions on labelled outputs: of features alone, and beside distilled and implicit reward."""
+    """Rewards by some labelled outputs: of features alone, and beside the distilled reward and the residual."""
     X_train, X_test = (stack_outputs(X) for X in (sample.X_train, sample.X_test))
-    signals_train, signals_test = (stack_outputs(signals) for signals in (signals_train, signals_test))
-    scale = signals_train.std(0)
-    labels, groups = sample.labels_train.ravel(), np.repeat(sample.groups, 2)
-    order = np.random.default_rng(0).permutation(len(labels))
-    found = {}
+    signals = [stack_outputs(both) for both in (signals_train, signals_test)]
+    order, found = np.random.default_rng(0).permutation(len(X_train)), {}
     for n_labels in (n for n in LABELS if n < len(order)):
-        rows = order[:n_labels]
-        for name, train, test in (
-            ("labels", X_train, X_test),
-            (
-                "labels and implicit",
-                *(np.hstack(pair) for pair in ((X_train, signals_train / scale), (X_test, signals_test / scale))),
-            ),
-        ):
-            folds = list(StratifiedGroupKFold(4).split(train[rows], labels[rows], groups[rows]))
-            model = LogisticRegressionCV(
-                Cs=np.logspace(-2, 4, 7),
-                cv=folds,
-                scoring="neg_log_loss",
-                l1_ratios=(0,),
-                use_legacy_attributes=False,
-                max_iter=2000,
-            ).fit(train[rows], labels[rows])
-            found[f"{n_labels} {name}"] = model.decision_function(test).reshape(len(sample.X_test), 2)
+        labels = np.full(len(X_train), np.nan)
+        labels[order[:n_labels]] = sample.labels_train.ravel()[order[:n_labels]]
+        for name, (train, test) in {
+            "labels": [some[:, :0] for some in signals],
+            "labels and implicit": signals,
+        }.items():
+            groups = np.repeat(sample.groups, 2)
+            fitted = fit_to_labels(X_train, train, labels, np.ones(len(labels)), groups, cv=4)
+            rewards = X_test @ fitted[0] + test @ fitted[1] + fitted[2]
+            found[f"{n_labels} {name}"] = rewards.reshape(-1, 2)
     return found
 
 
@@ -473,35 +466,38 @@ def print_tables(study, plan, done):
     """All results so far; ``done`` are the policies with their steps."""
     alignments = pd.DataFrame([row_of_alignment(study, policy, step) for policy, step in done])
     show("Alignments", alignments.set_index(["policy", "step"]))
-    rows = [json.loads(path.read_text()) for path in sorted(study.path("results").glob("*.json"))]
-    results = pd.DataFrame([row for some in rows for row in some])
+    paths = sorted(study.path("results").glob("*.json"))
+    rows = [row for path in paths if not path.name.startswith("several") for row in json.loads(path.read_text())]
+    results = pd.json_normalize(rows)
     results["alignment"] = results["policy"].str.replace(r"-seed-\d+$", "", regex=True)
-    results["seed"] = results["policy"].str.extract(r"-seed-(\d+)$", expand=False)
-    by_labels = results["learner"].str.contains("labels")
     by = ["alignment", "step", "features", "learner"]
-    means = results[~by_labels].groupby(by, sort=False)[MEASURES].mean()
-    means["seeds"] = results[~by_labels].groupby(by, sort=False).size()
-    show("Held-out prompts, no label; means over seeds", means)
+    with_labels = results["learner"].str.contains("labels")
+    by_labels, without = (results[chosen].groupby(by, sort=False) for chosen in (with_labels, ~with_labels))
+    means = without[MEASURES].mean()
+    show("Held-out prompts, no label; means over seeds", means.assign(seeds=without.size()))
     show("STARC against MaxEntropyIRL on the same features, in percent", changes(means["STARC"]))
-    show("How many labels is it worth? Means over seeds", results[by_labels].groupby(by, sort=False)[MEASURES].mean())
-    transfer = results[~by_labels & results["learner"].isin(["MaxEntropyIRL", "distilled"])]
-    transfer = transfer.join(pd.json_normalize(transfer["transfer"]).set_index(transfer.index))
-    if {"Davidson"} <= set(transfer):
-        show(
-            "AUC on other texts by people's labels",
-            transfer.groupby(by, sort=False)[["Davidson", "ParaDetox"]].mean().dropna(),
-        )
-    others = results[~by_labels].join(
-        pd.json_normalize(results[~by_labels]["other truths"]).set_index(results[~by_labels].index)
-    )
-    named = [name for name in others if name.endswith((".AUC", ".STARC"))]
-    show("By the truths that took no part in the alignment", others.groupby(by, sort=False)[sorted(named)].mean())
+    show("How many labels is it worth? Means over seeds", by_labels[MEASURES].mean())
+    if several := [row for path in paths if path.name.startswith("several") for row in json.loads(path.read_text())]:
+        named = ["alignment", "features", "models", "share"]
+        show("Several models: other seeds of one alignment", pd.DataFrame(several).set_index(named))
+    if transfer := [name for name in results if name.startswith("transfer.")]:
+        show("AUC on other texts, by people's labels", without[transfer].mean().dropna())
+    others = sorted(name for name in results if name.startswith("other truths.") and name.endswith((".AUC", ".STARC")))
+    show("By the truths that took no part in the alignment", without[others].mean())
 
 
 def row_of_alignment(study, policy, step):
     figures = read_signals(study.path(f"signals/{policy.name}-{step}.npz"))[2]
-    low, high = figures.pop("null")
-    return {"policy": policy.name, "step": step} | figures | {"null": high, "times the null": figures["spread"] / high}
+    return {"policy": policy.name, "step": step} | figures | {"times the null": figures["spread"] / figures["null"]}
+
+
+def groups_of_seeds(plan, policies):
+    """The policies of each alignment that was made with several seeds."""
+    groups = {}
+    for policy in policies:
+        if plan.steps in policy.steps:
+            groups.setdefault(policy._replace(seed=0, steps=()), []).append(policy)
+    return [seeds for seeds in groups.values() if len(seeds) > 1]
 
 
 def changes(starc):
@@ -538,10 +534,25 @@ def main(pairs=None, labelled=None, out="implicit", size="small", policies=None,
     done = [(policy, step) for policy in chosen for step in policy.steps]
     for policy, step in done:
         make_signals(study, plan, policy, step, truths)
-    tasks = [(policy, step, features) for policy, step in done for features in FEATURES]
+    several = groups_of_seeds(plan, chosen)
+    tasks = [
+        (policy, step, features)
+        for policy, step in done
+        for features in FEATURES[: n_features_of(plan, policy, step, several)]
+    ]
     parallel(joblib.delayed(write_results)(out, plan, *task, files) for task in tasks)
+    parallel(
+        joblib.delayed(write_several)(out, plan, seeds, features) for seeds in several for features in FEATURES[:2]
+    )
     print_tables(study, plan, done)
     print(f"\n{(time.monotonic() - start) / 60:.1f} minutes; results in {study.folder}")
+
+
+def n_features_of(plan, policy, step, several):
+    """How many kinds of features are measured: all where seeds are compared, one beside other steps."""
+    if step != plan.steps:
+        return 1
+    return 3 if any(policy in seeds for seeds in several) else 2
 
 
 def write_results(folder, plan, policy, step, features, files):
@@ -549,6 +560,33 @@ def write_results(folder, plan, policy, step, features, files):
     rows = f"results/{policy.name}-{step}-{slug(features)}.json"
     if not study.path(rows).exists():
         study.write_json(rows, make_results(study, plan, policy, step, features, files))
+
+
+def write_several(folder, plan, policies, features):
+    """Rewards by several models of one alignment, on the pairs of the first, by share of the residual."""
+    torch.set_num_threads(1)
+    study, first, step = Study(folder), policies[0], plan.steps
+    path = f"results/several-{first.name}-{slug(features)}.json"
+    if study.path(path).exists():
+        return
+    table = read_pairs(study.path(f"pairs/{first.name}-{step}.jsonl"))
+    _, truths, _ = read_signals(study.path(f"signals/{first.name}-{step}.npz"))
+    train, test, groups = split_prompts(table, first.seed)
+    encoder = embedder(study) if features == "MiniLM" else TextFeatures(store=study.path("store"), random_state=0)
+    outputs = FunctionTransformer(lambda table: table[["chosen", "rejected"]].to_numpy())
+    found = {}
+    for models in (policies[:1], policies):
+        aligned = [aligned_folder(study, policy, step) for policy in models]
+        reward = ImplicitReward(aligned, study.path("base"), end_token=False, store=study.path("store"))
+        for share in (0, SHARE, "auto", 1):
+            learned = DistilledReward(
+                reward, make_pipeline(outputs, encoder), share=share, learner=DistilledIRL(cv=plan.folds)
+            ).fit(table.iloc[train], groups=groups[train])
+            rewards = learned.output_rewards(table.iloc[test])
+            row = {"models": len(models), "share": share, "used": round(learned.share_, 3)}
+            found[len(models), share] = row | measure(rewards, truths[first.truth][test], groups[test])
+    rows = [{"alignment": first.name, "features": features} | row for row in found.values()]
+    study.write_json(path, rows)
 
 
 if __name__ == "__main__":

@@ -56,19 +56,23 @@ def test_implicit(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(implicit, "LABELS", (50,))
     implicit.main(size="smoke", out=tmp_path / "run")
     shown = capsys.readouterr().out
-    steps = [("rloo-words-beta-0.1-seed-1", 2), ("rloo-words-beta-0.1-seed-1", 4), ("dpo-words-beta-0.1-seed-1", 4)]
-    for policy, step in steps:
+    measured = {
+        ("rloo-words-beta-0.1-seed-1", 2): ["joined"],
+        ("rloo-words-beta-0.1-seed-1", 4): ["joined", "own-states"],
+        ("dpo-words-beta-0.1-seed-2", 4): ["joined", "own-states"],
+    }
+    for (policy, step), kinds in measured.items():
         values, truths, figures = implicit.read_signals(tmp_path / f"run/signals/{policy}-{step}.npz")
         assert values.shape == truths["words"].shape == truths["encoder"].shape == (160, 2)
         assert figures["spread"] == pytest.approx(values[:, 1][:40].std(), rel=1e-3)
-        assert figures["spread"] > 2 * figures["null"][1] > 0
-        for features in ("joined", "own-states"):
+        assert figures["spread"] > 2 * figures["null"] > 0 and figures["bfloat16"] > 0
+        for features in kinds:
             rows = json.loads((tmp_path / f"run/results/{policy}-{step}-{features}.json").read_text(encoding="utf-8"))
             alone = next(row for row in rows if row["learner"] == "implicit reward")
             assert 0.5 < alone["pair accuracy"] <= 1 and 0 < alone["STARC"] < 1
             assert {row["learner"] for row in rows} >= {"MaxEntropyIRL", "distilled", "with the residual", "50 labels"}
-    assert "STARC against MaxEntropyIRL on the same features" in shown
-    for stage in ("make_policy", "make_results"):
+    assert "STARC against MaxEntropyIRL on the same features" in shown and "Several models" in shown
+    for stage in ("make_policy", "make_results", "DistilledReward"):
         monkeypatch.setattr(implicit, stage, lambda *args: None if len(args) == 5 else pytest.fail("made again"))
     implicit.main(size="smoke", out=tmp_path / "run")
     assert capsys.readouterr().out.splitlines()[:-1] == shown[shown.index("\nAlignments") :].splitlines()[:-1]
