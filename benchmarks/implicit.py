@@ -44,6 +44,7 @@ from realign import (
     train_base,
     write_scale,
 )
+from sklearn.base import BaseEstimator
 from sklearn.linear_model import LogisticRegressionCV
 from sklearn.metrics import precision_recall_curve, roc_auc_score
 from sklearn.model_selection import GroupKFold
@@ -119,8 +120,14 @@ SIZES = {
 # -------------------------------------------------------------------------------------------------------- rewards
 
 
-class PublishedReward:
+class PublishedReward(BaseEstimator):
     """The log-odds of "not profane" by the linear model of alt-profanity-check."""
+
+    def fit(self, X=None, y=None):
+        return self
+
+    def __sklearn_is_fitted__(self):
+        return True
 
     def decision_function(self, texts):
         from profanity_check import predict_prob
@@ -248,7 +255,6 @@ def aligned_folder(study, policy, step):
 
 
 def read_pairs(path):
-    """The rows of a file of pairs."""
     return pd.read_json(path, lines=True)[["prompt", "chosen", "rejected"]]
 
 
@@ -300,6 +306,7 @@ def read_signals(path):
 
 
 # -------------------------------------------------------------------------------------------------------- learners
+
 
 class Sample(NamedTuple):
     """Features and signals of the pairs of one policy, split by prompts."""
