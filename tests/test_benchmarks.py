@@ -33,6 +33,7 @@ def test_every_benchmark_is_tested():
         "identify",
         "implicit",
         "implicit_cost",
+        "implicit_policies",
         "paper",
         "paper_data",
         "paper_learners",
