@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,6 +29,7 @@ def test_every_benchmark_is_tested():
         "bench_encoder",
         "bench_fit",
         "bench_loop",
+        "bench_read",
         "bench_search",
         "gpu",
         "identify",
@@ -250,6 +252,16 @@ def test_implicit_cost(capsys):
     best = {side: min(seconds) for side, seconds in result["seconds"].items()}
     assert result["ratio"] == best["reward"] / best["plain"] and result["outputs"] == 40
     assert f"two plain passes: {result['ratio']:.2f}" in capsys.readouterr().out
+
+
+def test_bench_read(capsys, monkeypatch):
+    module = load("bench_read")
+    monkeypatch.setattr("sys.argv", [module.__file__, "--rows", "400", "--repeats", "1"])
+    module.main()
+    shown = capsys.readouterr().out
+    seconds = [float(re.search(rf"{name} +([\d.]+) s", shown)[1]) for name in ("load_preferences", "pandas.read_json")]
+    ratio = float(re.search("takes ([\\d.]+) times", shown)[1])
+    assert shown.startswith("400 rows") and ratio == pytest.approx(seconds[0] / seconds[1], abs=0.5 + 0.5 * ratio)
 
 
 def test_mixed_lengths():
