@@ -29,16 +29,16 @@ def main(argv=None):
     Returns
     -------
     status : int
-        0; 2 after an error that the user can mend; 130 after an interrupt. After an error or an interrupt, the files
-        are as before the run.
+        0; 1 if a condition of ``--fail-if`` holds; 2 after an error that the user can mend; 130 after an interrupt.
+        After an error or an interrupt, the files are as before the run, but for generated pairs, which are kept.
     """
     try:
         with _warnings_as_lines():
             report = commands.main(argv, prog_name="fairl-sk", standalone_mode=False)
     except click.ClickException as error:
         return _fail(error.format_message())
-    except click.Abort:
-        return _fail("interrupted; the results of this run are lost, nothing was written.", 130)
+    except click.Abort as error:
+        return _fail(str(error) or "interrupted; the results of this run are lost, nothing was written.", 130)
     except (ValueError, OSError, ImportError) as error:
         return _fail(f"{error}{_options_named_in(str(error))}")
     except (MemoryError, RuntimeError) as error:
@@ -115,8 +115,9 @@ class Command(click.Command):
         given = {param.name: param.opts[0] for param in self.params if ctx.params[param.name] not in (None, ())}
         for param in self.params:
             needed = getattr(param, "needs", None)
-            if param.name in given and needed and needed not in given:
-                name = "PAIRS" if needed == "pairs" else f"--{needed}"
+            needed = needed.split(" or ") if needed else []
+            if param.name in given and needed and not given.keys() & set(needed):
+                name = " or ".join("PAIRS" if name == "pairs" else f"--{name.replace('_', '-')}" for name in needed)
                 raise click.UsageError(f"Found {given[param.name]} without {name}. Expected both.")
         try:
             return super().invoke(ctx)
@@ -129,6 +130,8 @@ class Command(click.Command):
 
 
 option = partial(click.option, cls=Option)
+of_models = partial(option, section="Two models, in place of PAIRS", needs="base")
+of_files = partial(option, section="Reading PAIRS", needs="pairs or prompts")
 of_pairs = partial(option, section="Reading PAIRS", needs="pairs")
 of_reference = partial(option, section="Ground-truth reward", needs="reference")
 of_features = partial(option, section="Features")
@@ -146,13 +149,21 @@ def commands():
 @option("--force", is_flag=True, help="Replace the results of an earlier audit in DIR.")
 @option("--seed", type=click.IntRange(0), default=0, metavar="N", help="Random seed. [default: 0]")
 @option("--quiet", is_flag=True, help="Show no progress bars.")
+@option("--fail-if", metavar="CONDITION", multiple=True, help="Exit with status 1 if it holds; repeatable.")
+@option("--junit", metavar="FILE", needs="fail_if", help="Write the conditions' outcomes as JUnit XML.")
+@of_models("--base", needs=None, metavar="MODEL", help="The language model before its alignment.")
+@of_models("--aligned", metavar="MODEL", multiple=True, help="After it; repeatable, or a folder of checkpoints.")
+@of_models("--prompts", metavar="FILE", help="Prompts that both answer: lines of a .txt, or a column 'prompt'.")
+@of_models("--max-new-tokens", type=click.IntRange(1), metavar="N", help="The most tokens of an output. [default: 64]")
+@of_models("--min-new-tokens", type=click.IntRange(1), metavar="N", help="The fewest, as in the training. [default: 1]")
+@of_models("--completions", type=click.IntRange(1), metavar="N", help="Outputs of each for a prompt. [default: 1]")
 @of_pairs("--format", metavar="NAME", help="paradetox, preference or unpaired. [default: guessed]")
 @of_pairs("--text-column", metavar="NAME", help="Unpaired data: the column of texts.")
 @of_pairs("--label-column", metavar="NAME", help="Unpaired data: the column of labels.")
 @of_pairs("--desirable", metavar="LABEL", multiple=True, help="Unpaired data: a desirable label; repeatable.")
-@of_pairs("--no-quotes", "quoted", flag_value=False, default=None, help="TSV, CSV: quotation marks enclose nothing.")
-@of_pairs("--encoding", metavar="NAME", help="Encoding, such as cp1252. [default: utf-8]")
-@of_pairs("--limit", type=click.IntRange(2), metavar="N", help="Read the first N records only.")
+@of_files("--no-quotes", "quoted", flag_value=False, default=None, help="TSV, CSV: quotation marks enclose nothing.")
+@of_files("--encoding", metavar="NAME", help="Encoding, such as cp1252. [default: utf-8]")
+@of_files("--limit", type=click.IntRange(2), metavar="N", help="Read the first N records only.")
 @of_reference("--reference", needs=None, metavar="REWARD", help="detoxify, FILE.skops, FILE.ckpt or a model.")
 @of_reference("--toxic-label", metavar="NAME", help="Its label for toxic texts.")
 @of_reference("--nontoxic-label", metavar="NAME", help="Its label for non-toxic texts.")
@@ -160,7 +171,7 @@ def commands():
 @of_reference("--reference-config", "config_folder", metavar="DIR", help="Folder with config.json and tokenizer.")
 @of_features("--encoder", metavar="MODEL", help="minilm, a model, or none. [default: minilm, if installed]")
 @of_features("--pooling", metavar="NAME", help="mean, last, cls or max. [default: mean]")
-@of_features("--store", metavar="DIR", help="Keep embeddings in this folder, and reuse them.")
+@of_features("--store", metavar="DIR", help="Keep embeddings (log-probabilities) here, and reuse them.")
 @of_features("--device", metavar="NAME", help="Where models run: cpu, cuda or auto. [default: cpu]")
 @of_features(
     "--components",
@@ -170,23 +181,32 @@ def commands():
     help="Number of features of words, and of characters. [default: 200]",
 )
 def audit(**options):
-    """Fit, measure and save the reward that pairs of texts express.
+    """Fit, measure and save the reward that pairs of texts, or two models, express.
 
     PAIRS is a TSV, CSV, JSON Lines or Parquet file of preferences. Without it, the package writes its own pairs. Texts
     become features by an encoder, by their words and by their characters. Three learners are tuned, and measured on
     held-out groups. Tables, pictures and the fitted pipelines are written.
 
+    With --base, --aligned and --prompts, both models answer the prompts. The pairs are kept in DIR, so that a run with
+    the same --out goes on from them. The report begins with what the alignment learned. With several aligned models, it
+    shows that by step; the rest is about the last one.
+
     A model is a folder, or the name of a model on the Hugging Face hub. A ground-truth reward is a classifier of texts:
     detoxify or detoxify:VARIANT, a checkpoint of it (FILE.ckpt), a scikit-learn pipeline (FILE.skops), or a model.
+
+    CONDITION compares a figure with a number, such as "reference_correlation<0.6", "times_noise<5", "kl>20",
+    "pair_accuracy.low<0.6" or "DistilledIRL/starc>0.4". A figure that is not there gives an error that lists them all.
     """
     options = SimpleNamespace(**options)
     _check_models(options)
     from .audit import audit, format_audit, write_audit
+    from .audit.conditions import audit_figures, check_conditions, parse_condition, write_junit
     from .audit.report import results_folder
 
+    conditions = [parse_condition(text) for text in options.fail_if]
     with results_folder(options.out, force=options.force) as folder:
         result = audit(
-            _load(options),
+            _load(options, folder),
             reference=None if options.reference is None else _reference(options),
             features=_features(options),
             random_state=options.seed,
@@ -201,19 +221,53 @@ def audit(**options):
                 f"Cannot write the results to {folder}: {error.strerror or error}. The folder is as it was; the table "
                 "was printed. Make room or name another folder with --out, and run again."
             ) from error
-    written = f"{report}\n\nWritten to {folder}: {', '.join(path.name for path in paths)}"
+    report += f"\n\nWritten to {folder}: {', '.join(path.name for path in paths)}"
     used = [path for path in paths if path.name == f"{result.choice['use']}.skops"]
-    return f"{written}\nLoad it with fairl_sk.audit.load_pipeline({str(used[0])!r})" if used else written
+    if used:
+        report += f"\nLoad it with fairl_sk.audit.load_pipeline({str(used[0])!r})"
+    if not conditions:
+        return report
+    status = _print(report)
+    outcomes = check_conditions(conditions, audit_figures(result))
+    if options.junit is not None:
+        write_junit(options.junit, outcomes)
+    for outcome in outcomes:
+        if outcome.failed:
+            status = _fail(outcome.message(), 1)
+    return status
 
 
-def _load(options):
+def _load(options, folder):
+    if options.base is not None:
+        return _model_pairs(options, folder)
     if options.pairs is None:
         return None
     from .datasets import load_preferences
 
-    names = [option.name for option in audit.params if getattr(option, "needs", None) == "pairs"]
-    given = {name: value for name in names if (value := getattr(options, name)) not in (None, ())}
-    return load_preferences(options.pairs, random_state=options.seed, **given)
+    names = [option.name for option in audit.params if "pairs" in (getattr(option, "needs", None) or "").split(" or ")]
+    return load_preferences(options.pairs, random_state=options.seed, **_given(options, names))
+
+
+def _given(options, names):
+    """The options among these that were given."""
+    return {name: value for name in names if (value := getattr(options, name)) not in (None, ())}
+
+
+def _model_pairs(options, folder):
+    """Pairs of two models, kept in the folder."""
+    from .audit import model_pairs
+    from .datasets import load_prompts
+
+    prompts = load_prompts(options.prompts, **_given(options, ("quoted", "encoding", "limit")))
+    settings = _given(options, ("max_new_tokens", "min_new_tokens", "device", "store"))
+    settings |= {"n_completions": options.completions or 1, "random_state": options.seed, "folder": folder}
+    try:
+        return model_pairs(options.base, list(options.aligned), prompts, verbose=not options.quiet, **settings)
+    except KeyboardInterrupt:
+        kept = f"The pairs that were finished are kept: run again with --out {folder} to go on from them"
+        raise click.Abort(f"interrupted. {kept}.") from None
+    except (ValueError, OSError, ImportError) as error:
+        raise type(error)(f"--base {options.base}, --aligned {', '.join(options.aligned)}: {error}") from error
 
 
 def _features(options):
@@ -243,7 +297,13 @@ def _kind(reference):
 
 
 def _check_models(options):
-    """Choose the encoder. Refuse options that it or the reference does not read, and a classifier without a label."""
+    """Choose the encoder. Refuse options that do not fit together, and a classifier without a label."""
+    if options.base is not None:
+        if options.pairs is not None:
+            raise ValueError("Found PAIRS and --base. Expected one: pairs from a file, or made by two models.")
+        missing = [f"--{name}" for name in ("aligned", "prompts") if not getattr(options, name)]
+        if missing:
+            raise ValueError(f"Found --base without {' and '.join(missing)}. Expected --base, --aligned and --prompts.")
     if options.encoder is None:
         from .features.loading import MINILM, has_minilm
 
@@ -252,7 +312,7 @@ def _check_models(options):
         if options.components == 0:
             raise ValueError("Found --components 0 without an encoder: no features are left. Expected one of the two.")
         for name in ("pooling", "store"):
-            if getattr(options, name) is not None:
+            if getattr(options, name) is not None and not (name == "store" and options.base):
                 raise ValueError(
                     f"Found --{name} without an encoder. Expected --encoder MODEL too. If none is installed, run "
                     f"{install_command('text')}."
@@ -271,7 +331,8 @@ def _check_models(options):
         )
     if options.config_folder is not None and kind != "detoxify":
         raise ValueError(f"{found} with --reference-config. Expected detoxify or a FILE.ckpt: others bring their own.")
-    if options.device is not None and options.encoder == NO_ENCODER and kind in (None, "saved"):
+    runs_nowhere = options.encoder == NO_ENCODER and kind in (None, "saved") and options.base is None
+    if options.device is not None and runs_nowhere:
         raise ValueError("Found --device without a model that could run there: name one as --encoder or --reference.")
 
 

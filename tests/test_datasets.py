@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from sklearn.preprocessing import FunctionTransformer
 
 from fairl_sk import PairTransformer
-from fairl_sk.datasets import load_preferences
+from fairl_sk.datasets import load_preferences, load_prompts
 from fairl_sk.pairs import join_prompts
 
 LONG = ("x" * 200_000, 'two\nlines with "quotes"\r\nand more')  # csv's own limit is less than that
@@ -477,3 +477,39 @@ def test_any_text_comes_back_and_the_counts_add_up(rows, name):
     assert [rows[i] for i in bunch.source_index] == list(expected)
     assert bunch.sample_weight.tolist() == list(expected.values())
     assert len(bunch.data) + sum(bunch.dropped.values()) == len(rows)
+
+
+def test_prompts_from_every_kind_of_file(tmp_path):
+    prompts = ["Is it far?", " Is it far?", "How?"]
+    records = [{"prompt": prompt, "chosen": "x"} for prompt in prompts]
+    lines = gzip.compress("\n\r\n".join(prompts).encode())
+    (tmp_path / "p.txt.gz").write_bytes(lines)
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(records), tmp_path / "p.parquet")
+    table = write_table(tmp_path / "p.csv", ["prompt"], [[prompt] for prompt in prompts])
+    files = [tmp_path / "p.txt.gz", tmp_path / "p.parquet", table, write_jsonl(tmp_path / "p.jsonl", records)]
+    assert all(load_prompts(file) == prompts for file in files)
+    assert load_prompts(files[0], limit=2) == prompts[:2] == load_prompts(table, limit=2)
+    messages = [[{"role": "user", "content": prompt}] for prompt in prompts]
+    chats = write_jsonl(tmp_path / "c.jsonl", [{"ask": conversation} for conversation in messages])
+    assert load_prompts(chats, column="ask") == messages
+    assert load_prompts(write(tmp_path / "l.txt", "na\xefve\n", "cp1252"), encoding="cp1252") == ["na\xefve"]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("p.txt", " \n\n", "holds no prompts. Expected one a line"),
+        ("p.jsonl", "", "is empty"),
+        (
+            "p.jsonl",
+            '{"text": "x"}',
+            r"found the columns \['text'\]. Expected a column 'prompt', or a file .txt",
+        ),
+        ("p.jsonl", '{"prompt": "x"}\n{"prompt": ""}', "line 2: the prompt is empty"),
+        ("p.jsonl", '{"prompt": 3}', "Expected text at .*line 1, but found int 3"),
+        ("p.md", "x", "suffixes known are"),
+    ],
+)
+def test_files_without_prompts_are_refused(tmp_path, name, text, message):
+    with pytest.raises(ValueError, match=message):
+        load_prompts(write(tmp_path / name, text))

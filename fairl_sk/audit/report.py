@@ -15,7 +15,8 @@ import numpy as np
 import skops.io
 from sklearn.base import BaseEstimator
 
-from ..plot import HistoryDisplay, MarginDisplay
+from ..plot import COLORS, HistoryDisplay, MarginDisplay
+from .models import step_number
 from .run import MEASURES
 
 RUN_PARAMETERS = {"store": None, "device": "cpu", "verbose": False}  # of this run, not of the reward: not saved
@@ -30,7 +31,8 @@ def results_folder(folder=None, *, force=False):
     folder : path, default=None
         None: ``fairl_sk_audit``, or the first of ``fairl_sk_audit_2``, ``_3``, ... that does not exist.
     force : bool, default=False
-        Allow a folder that holds files. Those of an earlier audit are replaced.
+        Allow a folder that holds files, other than pairs of an interrupted audit. Those of an earlier audit are
+        replaced.
 
     Yields
     ------
@@ -63,7 +65,7 @@ def _check_folder(folder, force):
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
-        in_use = any(folder.iterdir()) and not force
+        in_use = not force and any(not _is_of_pairs(path) for path in folder.iterdir())
     except OSError as error:
         raise type(error)(f"Cannot write to --out {folder}: {error.strerror}. Name another folder.") from error
     if in_use:
@@ -71,6 +73,11 @@ def _check_folder(folder, force):
             f"--out {folder} already holds files. Name another folder, or add --force to replace the results of an "
             "earlier audit (other files stay)."
         )
+
+
+def _is_of_pairs(path):
+    """Whether a file holds pairs of `model_pairs`, which an interrupted audit leaves and goes on from."""
+    return path.suffix == ".jsonl" and path.stem.partition("-")[0] == "pairs"
 
 
 def write_audit(result, folder):
@@ -87,12 +94,14 @@ def write_audit(result, folder):
     -------
     paths : list of Path
         ``table.json`` (everything, with the settings), ``table.csv``, ``failures.csv``, ``margins.png``,
-        ``history.png``, and ``<learner>.skops`` for each learner, without the store and the device of this run.
+        ``history.png``, with several aligned models ``training.png``, and ``<learner>.skops`` for each learner, without
+        the store and the device of this run.
     """
     folder = Path(folder)
     rows = {name: [_plain(row) for row in result[name]] for name in ("table", "kinds", "subtypes", "failures")}
-    choice = {**result.choice, "below_best": [_plain(row) for row in result.choice["below_best"]]}
-    document = {"choice": choice} | rows | {"uncertainty": result.uncertainty, "settings": result.settings}
+    document = {"alignment": _plain(result.alignment)} if result.alignment else {}
+    document |= {"choice": _plain(result.choice), **rows}
+    document |= {"uncertainty": result.uncertainty, "settings": result.settings}
     texts = ("output",) if result.settings["rows_are"] == "outputs" else ("preferred", "other")
     with tempfile.TemporaryDirectory(dir=folder, prefix=".writing-") as temporary:
         temporary = Path(temporary)
@@ -110,14 +119,15 @@ def write_audit(result, folder):
     return [folder / name for name in names]
 
 
-def _plain(row):
-    """A row with intervals as dicts, and None for numbers that are not finite: JSON has no NaN."""
-    return {
-        name: {part: number if np.isfinite(number) else None for part, number in value._asdict().items()}
-        if hasattr(value, "_asdict")
-        else value
-        for name, value in row.items()
-    }
+def _plain(value):
+    """Intervals as dicts, and None for numbers that are not finite: JSON has no NaN."""
+    if hasattr(value, "_asdict"):
+        value = value._asdict()
+    if isinstance(value, dict):
+        return {name: _plain(part) for name, part in value.items()}
+    if isinstance(value, list):
+        return [_plain(part) for part in value]
+    return None if isinstance(value, float) and not np.isfinite(value) else value
 
 
 def _flat(row):
@@ -154,9 +164,50 @@ def _draw(result, folder):
     history = HistoryDisplay.from_estimator(result.pipelines["FailureAwareIRL"]["irl"])
     history.figure_.suptitle(f"FailureAwareIRL, training {rows_are}")
     history.axes_[1].set(ylabel=rows_are)
-    for name, display in (("margins", margins), ("history", history)):
-        display.figure_.savefig(folder / f"{name}.png", dpi=150)
-        plt.close(display.figure_)
+    figures = {"margins": margins.figure_, "history": history.figure_}
+    if result.alignment and len(result.alignment["steps"]) > 2:
+        figures["training"] = _draw_steps(result.alignment["steps"])
+    for name, figure in figures.items():
+        figure.savefig(folder / f"{name}.png", dpi=150)
+        plt.close(figure)
+
+
+def _draw_steps(steps):
+    """The figures of `measure_alignment` by step, with their intervals."""
+    import matplotlib.pyplot as plt
+
+    panels = {
+        "times_noise": "spread,\ntimes the noise\n(range over its draws)",
+        "kl": "KL from the base,\nnats an output",
+        "reference_share": "share that the\nreference explains",
+        "desirable": "desirable outputs",
+        "distance": "distance from\nthe last reward",
+    }
+    panels = {name: label for name, label in panels.items() if any(step.get(name) is not None for step in steps)}
+    numbers = [step_number(step["step"]) for step in steps[1:]]
+    if None in numbers or len(set(numbers)) < len(numbers):
+        numbers = list(range(1, len(steps)))
+    place = dict(zip((step["step"] for step in steps), [0, *numbers], strict=True))
+    figure, axes = plt.subplots(len(panels), 1, figsize=(7, 1.7 * len(panels)), sharex=True, layout="constrained")
+    for ax, (name, label) in zip(axes, panels.items(), strict=True):
+        found = [(place[step["step"]], *_ends(step, name)) for step in steps if step.get(name) is not None]
+        at, value, low, high = map(np.array, zip(*sorted(found), strict=True))
+        ax.errorbar(at, value, (value - low, high - value), marker=".", capsize=2, color=COLORS[0])
+        ax.set(ylabel=label, ylim=(min(0, low.min()), None))
+    axes[-1].set(xlabel="step of the training (0: the base model)")
+    figure.suptitle("What the alignment learned, by step, with 95 % intervals")
+    return figure
+
+
+def _ends(step, name):
+    """A figure of a step with the ends of its interval."""
+    value = step[name]
+    if name == "times_noise":
+        return value, step["spread"] / step["null_high"], step["spread"] / step["null_low"]
+    if hasattr(value, "estimate"):
+        return value.estimate, value.low, value.high
+    error = 1.96 * step["kl_error"] if name == "kl" else 0.0
+    return value, value - error, value + error
 
 
 def _without_run_parameters(pipeline):

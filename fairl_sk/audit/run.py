@@ -21,10 +21,10 @@ from ..diagnosis import LaplaceReward, ambiguity
 from ..features import TextFeatures, TransformerEmbedder
 from ..features.loading import has_minilm
 from ..pairs import preference_sign, stack_outputs
-from .choice import choose, fit_tuned
+from .alignment import measure_alignment
+from .choice import fit_distilled, fit_tuned, ratio_rewards, recommend
 
 MEASURES = ("pair_accuracy", "output_f1", "output_auc", "label_f1", "label_auc", "starc")
-CHOICE_MEASURES = {"pair_accuracy": metrics.pair_accuracy, "output_auc": metrics.output_auc_score}
 KINDS = ("T->NT", "NT->NT", "T->T", "NT->T")  # rejected -> chosen; T: toxic, NT: not toxic
 MIN_SUBTYPE_GROUPS = 5  # fewer groups give no interval
 UNDECIDED = 2.0  # a margin within so many standard deviations of 0 may have either sign
@@ -55,9 +55,10 @@ def audit(
     Parameters
     ----------
     data : Bunch, default=None
-        Pairs, or labeled outputs, from `fairl_sk.datasets.load_preferences`. None: 2,000 pairs of
+        Pairs, or labeled outputs, from `fairl_sk.datasets.load_preferences` or `model_pairs`. None: 2,000 pairs of
         `fairl_sk.datasets.make_detox_preferences`. Prompts are not read; to include them, put
-        ``fairl_sk.pairs.join_prompts(data.prompt, data.data)`` into ``data.data``.
+        ``fairl_sk.pairs.join_prompts(data.prompt, data.data)`` into ``data.data``. With ``implicit_rewards``, rewards
+        learned from these are measured, too.
     reference : callable, default=None
         Ground-truth reward, such as one of `fairl_sk.rewards`: texts (n,) -> rewards (n,), positive if desirable.
         Its methods ``describe`` and ``subtypes`` are used if it has them. None: ``data.reference_reward``, if any.
@@ -81,9 +82,11 @@ def audit(
     -------
     result : Bunch
         ``choice`` (which reward to ``use``: the simplest that is not clearly worse than the ``best``, by held-out pair
-        accuracy, or AUC of outputs), ``table`` (a dict per reward, with a `BootstrapInterval` per measure), ``kinds``
-        (accuracy per kind of pair), ``subtypes`` (AUC per sub-type of toxic output), ``uncertainty`` (undecided pairs
-        and uncertain outputs), ``failures`` (the hardest rows), ``pipelines`` (fitted), ``margins`` (held out) and
+        accuracy and AUC of outputs; with implicit rewards and a reference, by label AUC and STARC), ``alignment`` (of
+        `model_pairs`: what was learned, by step), ``table`` (a dict per reward, with a `BootstrapInterval` per
+        measure), ``kinds`` (accuracy per kind of pair), ``subtypes`` (AUC per sub-type of toxic output),
+        ``uncertainty`` (undecided pairs and uncertain outputs), ``failures`` (the hardest rows), ``pipelines``
+        (fitted), ``margins`` (held out) and
         ``settings``.
 
     Raises
@@ -94,7 +97,8 @@ def audit(
     Warns
     -----
     UserWarning
-        If ``data.reference_reward`` has missing values. It is then ignored.
+        If ``data.reference_reward`` or ``data.implicit_rewards`` has missing values, which is then ignored; and if the
+        base and the aligned model of `model_pairs` may be exchanged.
     """
     started = time.perf_counter()
     check_scalar(n_components, "n_components", Integral, min_val=1)
@@ -102,6 +106,7 @@ def audit(
     check_scalar(random_state, "random_state", Integral, min_val=0)
     data = _package_corpus(random_state) if data is None else _check_data(data)
     data = _with_known_rewards(data) if reference is None else _with_reference(data, reference)
+    data.implicit_rewards = _complete_implicit_rewards(data)
     train, test = _split(data, test_size, random_state)
     held = _held_out(data, test)
     if features is None:
@@ -110,8 +115,10 @@ def audit(
     features, X_train = _fitted_features(features, data.data[train])
     X_test, y_train = features.transform(held.texts), data.target[train]
 
-    learners, tuning = fit_tuned(X_train, y_train, data.groups[train], random_state, verbose)
-    rewards = {name: _rewards(learner, X_test) for name, learner in learners.items()}
+    learners, tuning = fit_tuned(
+        X_train, y_train, data.groups[train], random_state, verbose, _rows(data.implicit_rewards, train)
+    )
+    rewards = _held_out_rewards(learners, X_train, X_test, data, train, test)
     margins = {name: _margins(values, held.sign) for name, values in rewards.items()}
     interval = partial(metrics.bootstrap_interval, n_resamples=n_resamples, random_state=random_state)
     table = [
@@ -124,7 +131,8 @@ def audit(
     ranges = {name: _mean_and_range([row[name] for row in scores]) for name in MEASURES}
     table.append({"reward": "shuffled labels", "null": True, **ranges})
     return Bunch(
-        choice=_choice(table, rewards, held, n_resamples, random_state),
+        choice=recommend(table, rewards, held, n_resamples, random_state),
+        alignment=_alignment(data, reference, train, X_train, X_test, partial(interval, groups=held.groups)),
         table=table,
         kinds=_kinds(held, margins),
         subtypes=_subtypes(held, rewards, interval),
@@ -186,6 +194,29 @@ def _with_known_rewards(data):
         reference=None if rewards is None else "known to the data",
         of_subtype={str(name): subtypes == name for name in named if name not in ("", "none")},
     )
+
+
+def _complete_implicit_rewards(data):
+    """Implicit rewards of all outputs, or None."""
+    values = data.get("implicit_rewards")
+    if values is None:
+        return None
+    values = np.asarray(values, dtype=np.float64)
+    if values.shape != data.data.shape:
+        raise ValueError(f"Got implicit_rewards of shape {values.shape}. Expected one an output, {data.data.shape}.")
+    if np.isfinite(values).all():
+        return values
+    warnings.warn(
+        f"implicit_rewards are missing or not finite for {np.sum(~np.isfinite(values))} of {values.size} outputs, so "
+        "rewards that are learned from them are left out. Fill those values, or drop their rows.",
+        UserWarning,
+        stacklevel=3,
+    )
+    return None
+
+
+def _rows(values, rows):
+    return None if values is None else values[rows]
 
 
 def _with_reference(data, reference):
@@ -262,6 +293,29 @@ def _fitted_features(features, texts):
 # ---------------------------------------------------------------------------------------------------- measures
 
 
+def _held_out_rewards(learners, X_train, X_test, data, train, test):
+    """Rewards of the held-out outputs by each learner and, if they are known, with implicit rewards."""
+    rewards = {name: _rewards(learner, X_test) for name, learner in learners.items()}
+    if data.implicit_rewards is not None:
+        sign, distilled = preference_sign(data.target, len(data.target))[train], learners["DistilledIRL"]
+        known = data.implicit_rewards[train], _rewards(distilled, X_train), sign
+        rewards |= ratio_rewards(*known, data.implicit_rewards[test], rewards["DistilledIRL"])
+    return rewards
+
+
+def _alignment(data, reference, train, X_train, X_test, interval):
+    """What `measure_alignment` finds of two models, and how far each step's distilled reward is from the last one's."""
+    models = data.get("models")
+    if models is None:
+        return None
+    found = measure_alignment(data, reference, interval)
+    known = X_train, data.target[train], data.groups[train]
+    learned = [_rewards(fit_distilled(*known, values[train]), X_test) for values in models.implicit_rewards]
+    for step, values in zip(found["steps"][1:], learned, strict=True):
+        step["distance"] = interval(metrics.starc_distance, values, learned[-1])
+    return found
+
+
 def _rewards(learner, X):
     """Rewards of all outputs, (n_pairs, 2) or (n_outputs,)."""
     return learner.decision_function(X) if X.ndim == 2 else learner.decision_function(stack_outputs(X)).reshape(-1, 2)
@@ -320,22 +374,6 @@ def _mean_and_range(scores):
         return None
     low, high = np.quantile(scores, [0.025, 0.975]).tolist()
     return metrics.BootstrapInterval(float(np.mean(scores)), low, high, float(np.std(scores)), 0, len(scores))
-
-
-def _choice(table, rewards, held, n_resamples, random_state):
-    """Which reward to use, by held-out preferences alone."""
-
-    def difference(measure, *names):
-        values = [rewards[name] for name in names]
-        if measure == "pair_accuracy":
-            values = [both[:, 0] - both[:, 1] for both in values]
-        settings = {"groups": held.groups, "n_resamples": n_resamples, "random_state": random_state}
-        return metrics.bootstrap_difference(CHOICE_MEASURES[measure], *((held.y, v) for v in values), **settings)
-
-    rows = [row for row in table if not row["null"]]
-    return choose(
-        {name: {row["reward"]: row[name] for row in rows} for name in CHOICE_MEASURES if rows[0][name]}, difference
-    )
 
 
 def _accuracy(margins):

@@ -7,6 +7,8 @@ from ..features.loading import has_minilm
 from .run import MEASURES, UNDECIDED
 
 NOTABLE = 0.05  # a null whose score surely differs from 1/2 by more than this may explain the preferences
+NOISE = 2.0  # a spread of less than so many times the noise says little
+FAVORS = "pairs favor the ratio of the models that wrote them or learned from them, whatever reward it holds"
 SHORTCUT_CLAIMS = {
     "pair_accuracy": "orders {:.1%} of the pairs",
     "output_auc": "tells the outputs apart with an AUC of {:.3f}",
@@ -27,9 +29,80 @@ def format_audit(result, width=None):
     -------
     text : str
     """
-    sections = (_choice, _overview, _scores, _kinds, _subtypes, _uncertainty)
+    sections = (_alignment, _steps, _words, _choice, _overview, _scores, _kinds, _subtypes, _uncertainty)
     blocks = [block for section in sections for block in section(result)]
     return "\n\n".join(_table(b, width) if isinstance(b, list) else _paragraph(b, width) for b in blocks)
+
+
+def _alignment(result):
+    """Whether what the aligned model learned is what was meant."""
+    found = result.alignment
+    if found is None:
+        return []
+    last = found["steps"][-1]
+    null = f"{last['null_spread']:.2f} (of {found['n_draws']} draws: {last['null_low']:.2f} to {last['null_high']:.2f})"
+    lines = [
+        "Is what was learned what was meant?",
+        f"The implicit reward of the base model's {found['outputs']} outputs spreads by {last['spread']:.2f} nats, "
+        f"{last['times_noise']:.1f} times the noise: {null}.",
+    ]
+    if last["times_noise"] < NOISE:
+        lines.append("That is hardly more than noise: no reward below says what was learned.")
+    if found["reference"]:
+        share, correlation = last["reference_share"], last["reference_correlation"]
+        compared = "within prompts" if found["within_prompts"] else "over all prompts"
+        lines.append(
+            f"The reference explains {share.estimate:.0%} of its variance [{share.low:.0%}, {share.high:.0%}] "
+            f"(correlation {_interval(correlation)}, {compared})."
+        )
+    else:
+        lines.append("Whether that was meant, a reference tells: give one with --reference.")
+    kl = f"KL divergence from the base model: {last['kl']:.2f} +- {last['kl_error']:.2f} nats an output"
+    lines.append(f"{kl} ({'with' if found['end_token'] else 'without'} end tokens).")
+    return ["\n".join(lines)]
+
+
+def _steps(result):
+    """The figures of each aligned model, if there are several."""
+    found = result.alignment
+    if found is None or len(found["steps"]) < 3:
+        return []
+    columns = {
+        "spread": lambda row: f"{row['spread']:.2f}" if "spread" in row else "-",
+        "times the noise": lambda row: f"{row['times_noise']:.1f}" if "times_noise" in row else "-",
+        "KL": lambda row: f"{row['kl']:.2f} +- {row['kl_error']:.2f}" if "kl" in row else "-",
+        "reference explains": lambda row: _interval(row.get("reference_share")),
+        "desirable": lambda row: _interval(row.get("desirable")),
+        "distance": lambda row: _interval(row.get("distance")),
+    }
+    rows = [["step", *columns]]
+    rows += [[row["step"], *(column(row) for column in columns.values())] for row in found["steps"]]
+    shown = [0, *(c for c in range(1, len(rows[0])) if any(row[c] != "-" for row in rows[1:]))]
+    return [
+        "By step (distance: STARC between the distilled reward and that of the last step):",
+        [[row[c] for c in shown] for row in rows],
+    ]
+
+
+def _words(result):
+    """What else the alignment changed, word by word."""
+    found = result.alignment
+    if found is None:
+        return []
+    title, what = "What the alignment changed", "the implicit reward"
+    if found["reference"]:
+        title, what = "What else the alignment changed", "what the reference leaves of the implicit reward"
+    tried = f"of {found['words_tried']} words tried, by {what}, in nats"
+    if not found["words"]:
+        return [f"{title}: no word clearly ({tried})."]
+    rows = [["word", "outputs", "change"]]
+    for row in found["words"]:
+        rows.append([row["word"], f"{row['outputs']}", f"{row['change']:+.2f} [{row['low']:+.2f}, {row['high']:+.2f}]"])
+    return [
+        f"{title}: the base model's outputs with a word less those without it, at equal length ({tried}; 95 % "
+        "intervals for all of them together, noise included):",
+        rows,
+    ]
 
 
 def _choice(result):
@@ -39,13 +112,19 @@ def _choice(result):
     table = [["below the best by", *(name.replace("_", " ") for name in measures)]]
     for row in rows:
         table.append([row["reward"], *("best" if row[name] is None else _interval(row[name]) for name in measures)])
+    held_out, left_out = "held-out preferences", []
+    if result.choice["by"] != "preferences":
+        held_out = f"held-out outputs, by the reference: {FAVORS}"
+    elif names := result.choice["left_out"]:
+        left_out = [f"{' and '.join(names)} {'take' if len(names) > 1 else 'takes'} no part: {FAVORS}."]
     if use is None:
-        return ["Use none of these rewards: their held-out scores are not clearly above chance."]
+        return ["Use none of these rewards: their held-out scores are not clearly above chance.", *left_out]
     worse = next(row["clearly"] for row in rows if row["reward"] == use)
     return [
         f"Use {use}, the simplest reward that is clearly below the best in {worse or 'none'} of these measures "
-        "(held-out preferences, with 95 % intervals):",
+        f"({held_out}, with 95 % intervals):",
         table,
+        *left_out,
     ]
 
 

@@ -122,7 +122,7 @@ def _check_names(names, where):
 
 
 @contextmanager
-def _open_text(path, encoding, newline):
+def open_text(path, encoding, newline):
     """A text file behind its byte order mark, to be read line by line."""
     try:
         "".encode(encoding)
@@ -160,7 +160,7 @@ def _read_separated(path, encoding, delimiter, quoted):
     )
     header, first = None, 1
     try:
-        with _open_text(path, encoding, newline="") as lines:
+        with open_text(path, encoding, newline="") as lines:
             reader = csv.reader(lines, delimiter=delimiter, **quoting)
             for fields in reader:
                 line, first = first, reader.line_num + 1
@@ -178,7 +178,7 @@ def _read_separated(path, encoding, delimiter, quoted):
 
 def _read_json(path, encoding):
     """The records of JSON Lines, or of one list, whichever the first character announces."""
-    with _open_text(path, encoding, newline="\n") as lines:
+    with open_text(path, encoding, newline="\n") as lines:
         for unit, number, record in _json_records(path, lines):
             if not isinstance(record, dict):
                 found = f"{path}, {unit} {number}: found {type(record).__name__}, not an object"

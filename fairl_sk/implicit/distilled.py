@@ -13,9 +13,9 @@ from ..learning.distilled import DistilledIRL, check_output_labels, fit_to_label
 from ..learning.offset import separating_threshold
 from ..pairs import preference_sign
 
-__all__ = ["DistilledReward"]
+__all__ = ["SHARE", "DistilledReward"]
 
-_SHARE = 0.25  # of the residual of one model; decided on alignments that no reported figure uses
+SHARE = 0.25  # of the residual of one model; decided on alignments that no reported figure uses
 
 
 class DistilledReward(ClassifierMixin, BaseEstimator):
@@ -141,7 +141,7 @@ class DistilledReward(ClassifierMixin, BaseEstimator):
         rewards = self.implicit_.model_rewards(X)
         n_models = len(rewards)
         if n_models == 1:
-            return _SHARE
+            return SHARE
         scaled = rewards.reshape(n_models, -1) / self.implicit_.scale_[:, None]
         distilled = distilled.ravel() / self.implicit_.beta
         correlations = np.corrcoef(scaled - distilled)[np.triu_indices(n_models, k=1)]
