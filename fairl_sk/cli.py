@@ -205,13 +205,14 @@ def audit(**options):
 
     conditions = [parse_condition(text) for text in options.fail_if]
     with results_folder(options.out, force=options.force) as folder:
-        result = audit(
-            _load(options, folder),
-            reference=None if options.reference is None else _reference(options),
-            features=_features(options),
-            random_state=options.seed,
-            verbose=not options.quiet,
-        )
+        with _told_what_is_kept(folder if options.base else None):
+            result = audit(
+                _load(options, folder),
+                reference=None if options.reference is None else _reference(options),
+                features=_features(options),
+                random_state=options.seed,
+                verbose=not options.quiet,
+            )
         report = format_audit(result, shutil.get_terminal_size().columns if sys.stdout.isatty() else None)
         try:
             paths = write_audit(result, folder)
@@ -235,6 +236,18 @@ def audit(**options):
         if outcome.failed:
             status = _fail(outcome.message(), 1)
     return status
+
+
+@contextmanager
+def _told_what_is_kept(folder):
+    """An interrupt says where the pairs of two models are kept."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if folder is None:
+            raise
+        kept = f"The pairs that were finished are kept: run again with --out {folder} to go on from them"
+        raise click.Abort(f"interrupted. {kept}.") from None
 
 
 def _load(options, folder):
@@ -263,9 +276,6 @@ def _model_pairs(options, folder):
     settings |= {"n_completions": options.completions or 1, "random_state": options.seed, "folder": folder}
     try:
         return model_pairs(options.base, list(options.aligned), prompts, verbose=not options.quiet, **settings)
-    except KeyboardInterrupt:
-        kept = f"The pairs that were finished are kept: run again with --out {folder} to go on from them"
-        raise click.Abort(f"interrupted. {kept}.") from None
     except (ValueError, OSError, ImportError) as error:
         raise type(error)(f"--base {options.base}, --aligned {', '.join(options.aligned)}: {error}") from error
 
