@@ -289,7 +289,7 @@ def test_checkpoints_and_conditions_on_the_command_line(run, place, pairs, capsy
     assert "kl is " in suite[1].find("failure").get("message")
 
 
-def test_an_interrupt_keeps_the_pairs(run, place, monkeypatch, capsys):
+def test_an_interrupt_keeps_the_pairs(run, place, pairs, monkeypatch, capsys):
     answer, calls = LanguageModel.answer, []
 
     def interrupted(self, *arguments):
