@@ -278,7 +278,8 @@ def test_unfit_options_are_named(place, capsys, case):
 @pytest.mark.parametrize("needed", NEEDED)
 def test_options_that_need_another_one(place, capsys, needed):
     for option in NEEDED[needed]:
-        assert f"Found {option[0]} without {needed}. Expected both." in refused(capsys, *option)
+        of_files = " or --prompts" if option[0] in ("--encoding", "--limit", "--no-quotes") else ""
+        assert f"Found {option[0]} without {needed}{of_files}. Expected both." in refused(capsys, *option)
 
 
 def test_a_command_is_needed(capsys):
