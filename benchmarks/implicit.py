@@ -212,6 +212,7 @@ def rewards_of_learners(sample, plan):
         "MaxMarginIRL, untuned": MaxMarginIRL(random_state=0).fit(sides, order),
         "MaxEntropyIRL": tuned(MaxEntropyIRLCV, plan).fit(sides, order, groups=groups),
         "FailureAwareIRL": tuned(FailureAwareIRLCV, plan).fit(sides, order, groups=groups),
+        "FailureAwareIRL, implicit": fit_by_implicit_failures(sides, order, values, groups, plan),
     }
     regression = DistilledIRL(cv=plan.folds)
     learners["distilled"] = regression.fit(X, implicit_rewards=values, groups=groups)
@@ -234,6 +235,13 @@ def rewards_of_learners(sample, plan):
     }
     columns = [np.stack([d, v], -1) for d, v in zip(found["distilled"], implicit, strict=True)]
     return held_out | rewards_by_labels(sample, *columns), others
+
+
+def fit_by_implicit_failures(sides, order, values, groups, plan):
+    """Failures are small margins that the implicit rewards contradict."""
+    values = np.where(order[:, None] == 1, values, values[:, ::-1])
+    search = tuned(FailureAwareIRLCV, plan, failures="implicit")
+    return search.fit(sides, order, implicit_rewards=values, groups=groups)
 
 
 def rewards_by_labels(sample, signals_train, signals_test):
@@ -425,12 +433,12 @@ def write_several(folder, plan, policies, features):
     for models in (policies[:1], policies):
         aligned = [aligned_folder(study, policy, step) for policy in models]
         reward = ImplicitReward(aligned, study.path("base"), end_token=False, store=study.path("store"))
-        for share in (0, SHARE, "auto", 1):
+        for share in (0, SHARE, 0.5, 1):
             learned = DistilledReward(
                 reward, make_pipeline(outputs, encoder), share=share, learner=DistilledIRL(cv=plan.folds)
             ).fit(table.iloc[train], groups=groups[train])
             rewards = learned.output_rewards(table.iloc[test])
-            row = {"models": len(models), "share": share, "used": round(learned.share_, 3)}
+            row = {"models": len(models), "share": share}
             found[len(models), share] = row | measure(rewards, truths[first.truth][test], groups[test])
     rows = [{"alignment": first.name, "features": features} | row for row in found.values()]
     study.write_json(path, rows)

@@ -190,9 +190,7 @@ def test_features_and_learner_of_ones_own(reward, table):
 
 
 class KnownRewards(BaseEstimator):
-    """Implicit rewards of several models, by text."""
-
-    beta = 1.0
+    """An implicit reward by text."""
 
     def __init__(self, by_text):
         self.by_text = by_text
@@ -201,48 +199,26 @@ class KnownRewards(BaseEstimator):
         return self
 
     def fit(self, X):
-        self.scale_ = self.model_rewards(X).std(axis=(1, 2))
         return self
 
-    def model_rewards(self, X):
-        return np.moveaxis(np.array([[self.by_text[text] for text in row] for row in X]), -1, 0)
-
     def output_rewards(self, X):
-        rewards = self.model_rewards(X)
-        return np.mean(rewards / self.scale_[:, None, None], axis=0) if len(rewards) > 1 else rewards[0]
+        return np.array([[self.by_text[text] for text in row] for row in X])
 
 
 @pytest.fixture(scope="module")
 def known():
-    """Texts, one of whose features a transformer sees; the reward has another one, and each model has noise."""
+    """Texts, one of whose features a transformer sees; the reward has another one, and the implicit reward noise."""
     rng = np.random.default_rng(0)
     pairs = np.array([[f"{2 * i}", f"{2 * i + 1}"] for i in range(1500)])
-    seen, unseen = rng.normal(size=(2, 3000))
+    seen, unseen, noise = rng.normal(size=(3, 3000))
     reward = seen + unseen
-    noise = rng.normal(size=(3, 3000))
     features = FunctionTransformer(lambda X: seen[X.astype(int)][..., None], validate=False)
-    return pairs, features, reward, dict(zip(pairs.ravel(), (reward + noise).T, strict=True))
-
-
-@pytest.mark.parametrize("n_models", [1, 2, 3])
-def test_the_share_by_agreement_of_models(known, n_models):
-    """Of the residual's variance, 1 of 1 + 1 / n_models is reward."""
-    pairs, features, reward, values = known
-    implicit = KnownRewards({text: value[:n_models] for text, value in values.items()})
-    fitted = DistilledReward(implicit, features).fit(pairs)
-    assert fitted.share_ == (0.25 if n_models == 1 else pytest.approx(n_models / (n_models + 1), abs=0.05))
-    np.testing.assert_allclose(fitted.weights_, [1 - fitted.share_, fitted.share_])
-    if n_models > 1:
-        distances = {}
-        for share in (0, fitted.share_, 1):
-            model = DistilledReward(implicit, features, share=share).fit(pairs)
-            distances[share] = starc_distance(model.output_rewards(pairs), reward.reshape(-1, 2))
-        assert min(distances, key=distances.get) == fitted.share_
+    return pairs, features, reward, KnownRewards(dict(zip(pairs.ravel(), reward + noise, strict=True)))
 
 
 def test_the_share_by_labels(known):
-    pairs, features, reward, values = known
-    implicit = KnownRewards({text: value[:1] for text, value in values.items()})
+    """Half of the residual's variance is reward."""
+    pairs, features, reward, implicit = known
     labels = np.where(np.arange(3000) < 2000, reward > 0.5, np.nan).reshape(-1, 2)
     fitted = DistilledReward(implicit, features).fit(pairs, output_labels=labels)
     assert fitted.share_ == pytest.approx(0.5, abs=0.07)
@@ -251,8 +227,6 @@ def test_the_share_by_labels(known):
     np.testing.assert_allclose(fitted.output_rewards(pairs), by_hand + fitted.weights_[1] * values)
     later = reward[2000:] > 0.5
     assert np.mean((fitted.output_rewards(pairs).ravel()[2000:] > 0) == later) > 0.8
-    with pytest.raises(ValueError, match="Found share=0.5 and output_labels"):
-        DistilledReward(implicit, features, share=0.5).fit(pairs, output_labels=labels)
     alone = DistilledReward(implicit, features, share=0).fit(pairs, output_labels=labels)
     expected = make_pipeline(features, DistilledIRL())
     expected.fit(pairs, distilledirl__implicit_rewards=values, distilledirl__output_labels=labels)

@@ -5,7 +5,7 @@ from numbers import Real
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.pipeline import make_pipeline
-from sklearn.utils._param_validation import HasMethods, Interval, StrOptions  # the parameters' declared constraints
+from sklearn.utils._param_validation import HasMethods, Interval  # the parameters' declared constraints
 from sklearn.utils.validation import check_is_fitted
 
 from ..features.text import TextFeatures
@@ -34,9 +34,9 @@ class DistilledReward(ClassifierMixin, BaseEstimator):
     features : transformer, default=None
         Transformer of texts and pairs of texts, such as `TransformerEmbedder` or `OwnStates`; it is cloned. None:
         ``TextFeatures(random_state=0)``.
-    share : float in [0, 1] or "auto", default="auto"
-        :math:`\lambda`. "auto": by labels, if there are any; by several aligned models (Notes); else 0.25. With 0,
-        predictions need no language model.
+    share : float in [0, 1], default=0.25
+        :math:`\lambda`. With 0, predictions need no language model. If there are labels, they decide the share, unless
+        it is 0.
     learner : DistilledIRL, default=None
         Regression on the features; it is cloned. None: ``DistilledIRL()``.
 
@@ -57,11 +57,6 @@ class DistilledReward(ClassifierMixin, BaseEstimator):
 
     Notes
     -----
-    With several models, aligned with the same reward and different seeds, residuals correlate only by the reward and by
-    common side effects. If the mean correlation of two is r, the share for the mean of K models is
-    :math:`K r / (1 + (K - 1) r)` (the Spearman-Brown formula). It has the least squared error if there are no common
-    side effects; else the best share is smaller.
-
     With labels, the reward is the log-odds that an output is desirable, by logistic regression on D, the residual and
     the features. The terms of D and of the features are the reward of ``pipeline_``.
 
@@ -70,17 +65,17 @@ class DistilledReward(ClassifierMixin, BaseEstimator):
     >>> from fairl_sk.implicit import DistilledReward, ImplicitReward
     >>> reward = DistilledReward(ImplicitReward("folder/of/the/aligned/model", "folder/of/the/base/model"))
     >>> reward.share  # nothing is loaded yet
-    'auto'
+    0.25
     """
 
     _parameter_constraints = {
         "implicit": [HasMethods(["output_rewards"])],
         "features": [HasMethods(["fit_transform", "transform"]), None],
-        "share": [Interval(Real, 0, 1, closed="both"), StrOptions({"auto"})],
+        "share": [Interval(Real, 0, 1, closed="both")],
         "learner": [HasMethods(["fit", "decision_function"]), None],
     }
 
-    def __init__(self, implicit, features=None, *, share="auto", learner=None):
+    def __init__(self, implicit, features=None, *, share=SHARE, learner=None):
         self.implicit = implicit
         self.features = features
         self.share = share
@@ -128,7 +123,7 @@ class DistilledReward(ClassifierMixin, BaseEstimator):
         if by_labels:
             self._fit_to_labels(X, distilled, values, output_labels, weight, groups)
             return self
-        self.share_ = self._agreement(X, distilled) if self.share == "auto" else float(self.share)
+        self.share_ = float(self.share)
         self.weights_, self.intercept_ = (1 - self.share_, self.share_), 0.0
         if output_labels is None and (values.ndim == 2 or y is not None):
             sign = preference_sign(y, len(values))
@@ -136,22 +131,8 @@ class DistilledReward(ClassifierMixin, BaseEstimator):
             self.intercept_ = -separating_threshold(self._join(distilled, values).ravel(), positive.ravel(), weight)
         return self
 
-    def _agreement(self, X, distilled):
-        """The share by the correlation of several models' residuals; 0.25 for one model."""
-        rewards = self.implicit_.model_rewards(X)
-        n_models = len(rewards)
-        if n_models == 1:
-            return SHARE
-        scaled = rewards.reshape(n_models, -1) / self.implicit_.scale_[:, None]
-        distilled = distilled.ravel() / self.implicit_.beta
-        correlations = np.corrcoef(scaled - distilled)[np.triu_indices(n_models, k=1)]
-        mean = np.clip(correlations.mean(), 0, 1)
-        return float(n_models * mean / (1 + (n_models - 1) * mean))
-
     def _fit_to_labels(self, X, distilled, values, output_labels, weight, groups):
         """Fit the log-odds of labels by features, D and the residual; the first two go into the pipeline."""
-        if self.share != "auto":
-            raise ValueError(f'Found share={self.share!r} and output_labels. Expected share="auto": labels decide it.')
         labels = check_output_labels(output_labels, values.shape).ravel()
         features, learner = self.pipeline_[:-1].transform(X), self.pipeline_[-1]
         outputs = features.reshape(-1, features.shape[-1]).astype(np.float64)
