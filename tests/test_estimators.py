@@ -401,7 +401,7 @@ BAD_FITS = {
     "empty layer": (None, {"hidden_layer_sizes": (8, 0)}, r"hidden_layer_sizes=\(8, 0\).*at least 1"),
     "both heads in two stages": (None, {"failure_gradient": "both"}, "moves both heads.*training=.joint"),
     "rate above 1": (None, {"failure_rate": 1.5}, "failure_rate=.*1.5"),
-    "no labels": (None, {"failures": "labels"}, "needs the labels of the outputs.*output_labels"),
+    "no labels": (None, {"failures": "labels"}, "needs to know the outputs.*output_labels"),
     "values of labels": (
         lambda X, y: (X, y, None, np.full((len(X), 2), 2)),
         {"failures": "labels"},

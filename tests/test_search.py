@@ -324,7 +324,7 @@ BAD = {
     "no schedule": ({"failure_weight": [1.0, "fast"]}, {}, "The grid holds .*'failure_weight': 'fast'"),
     "negative": ({"alpha": [1.0, -1.0]}, {}, r"The grid holds .*'alpha': -1.0.*The 'alpha' parameter"),
     "layers": ({"hidden_layer_sizes": [(0,), ()]}, {}, r"The grid holds .*\(0,\).*whole numbers"),
-    "labels missing": ({"failures": "labels"}, {}, "needs the labels of the outputs.*output_labels"),
+    "labels missing": ({"failures": "labels"}, {}, "needs to know the outputs.*output_labels"),
     "no training rows": ({"cv": [([], np.arange(500))]}, {}, "Fold 0 of 1 has 0 training rows"),
     "no test rows": ({"cv": [(np.arange(500), [])]}, {}, "Fold 0 of 1 has no test row"),
     "no weight": ({"cv": KFold(2)}, {"sample_weight": np.arange(500) // 250}, "Fold 0 of 2 has no test row"),

@@ -13,6 +13,7 @@ __all__ = [
     "difference_scale",
     "discount_duplicates",
     "labels_of_pairs",
+    "mapped_array",
     "number_outputs",
     "preferred_first",
     "signed_differences",
@@ -45,15 +46,21 @@ def signed_differences(X, sign, rows=slice(None)):
     a constant that learns a bias, (n_samples, n_features + 1).
     """
     if X.ndim == 3:
-        rows, shape = np.arange(len(X))[rows], (len(sign), X.shape[-1])
-        # a map of its own goes back to the system when it is freed, which malloc keeps for later
-        differences = np.frombuffer(mmap(-1, np.prod(shape) * X.itemsize), dtype=X.dtype).reshape(shape)
+        rows = np.arange(len(X))[rows]
+        differences = mapped_array((len(sign), X.shape[-1]), X.dtype)
         for part in gen_batches(len(sign), 1024):  # without a copy of all features
             np.subtract(X[rows[part], 0], X[rows[part], 1], out=differences[part])
     else:
         differences = np.column_stack([X[rows], np.ones(len(sign), dtype=X.dtype)])
     differences *= sign[:, None].astype(X.dtype)
     return differences
+
+
+def mapped_array(shape, dtype):
+    """An array in a memory map of its own: freed, it goes back to the system, where malloc would keep it."""
+    count = int(np.prod(shape))
+    memory = mmap(-1, max(count * np.dtype(dtype).itemsize, 1))
+    return np.frombuffer(memory, dtype=dtype, count=count).reshape(shape)
 
 
 def difference_scale(differences, sample_weight, *, paired=False):

@@ -22,6 +22,7 @@ from ..metrics import check_split
 from ..pairs import check_pairs
 from ..warn import warn_user
 from .preference import PairClassifier
+from .rows import mapped_array
 from .search import Candidate, Fold, fit_candidates
 from .search_results import SearchResults
 
@@ -239,7 +240,8 @@ class SearchCV(PairClassifier):
 def _on_fold(scorer, X, y, params, test):
     """A scorer of the test rows of a fold, which takes the estimator alone."""
     params = _check_method_params(X, params, test)
-    X, y = X[test], None if y is None else y[test]
+    y = None if y is None else y[test]
+    X = np.take(X, test, axis=0, out=mapped_array((len(test), *X.shape[1:]), X.dtype), mode="clip")
     return lambda estimator: scorer(estimator, X, y, **params)
 
 
