@@ -4,12 +4,14 @@ import csv
 import functools
 import io
 import json
+import re
 import sys
 import zipfile
 
 import numpy as np
 import pytest
 import skops.io
+from sklearn.decomposition import TruncatedSVD
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
@@ -540,3 +542,47 @@ def test_schedules_and_detectors_load(tmp_path, preferences):
     loaded, X = load_pipeline(tmp_path / "one.skops"), preferences.data
     np.testing.assert_array_equal(loaded.decision_function(X), learner.decision_function(X))
     assert loaded.failure_weight.get_params() == learner.failure_weight.get_params()
+
+
+WORDS = PairTransformer(make_pipeline(TfidfVectorizer(), TruncatedSVD(8, random_state=0)))
+
+
+def short_audit(bunch, **changes):
+    data = Bunch(**{**bunch, **changes})
+    return audit(data, features=WORDS, n_resamples=20, n_shuffles=1, random_state=0, verbose=False)
+
+
+def test_a_reference_that_says_nothing_is_left_out_and_one_of_the_other_sign_is_named(detox):
+    for scores in (np.ones(detox.data.shape), np.zeros(detox.data.shape)):
+        with pytest.warns(UserWarning, match="The reference is [01] for all 800 outputs and says nothing"):
+            result = short_audit(detox, reference_reward=scores, output_labels=None)
+        assert all(row["starc"] is None for row in result.table)
+    with pytest.warns(UserWarning, match="The reference contradicts [0-9]+ of the [0-9]+ preferences"):
+        short_audit(detox, reference_reward=-detox.reference_reward, output_labels=None)
+
+
+def test_outputs_without_features_and_pairs_that_look_alike_are_counted(detox):
+    texts = detox.data.copy()
+    texts[::2] = ["A", "B"]  # words of one letter
+    with pytest.warns(UserWarning) as caught:
+        short_audit(detox, data=texts)
+    said = " ".join(str(warning.message) for warning in caught)
+    assert re.search("[0-9]+ of 600 training outputs have no features", said)
+    assert re.search(
+        "[0-9]+ of 300 training pairs have the same features on both sides, though their texts differ", said
+    )
+
+
+def test_votes_count_as_rows(detox):
+    votes = np.arange(len(detox.data)) % 3 + 1.0
+    weighted = short_audit(detox, sample_weight=votes)
+    repeated = {
+        name: np.repeat(values, votes.astype(int), axis=0)
+        for name, values in {**detox, "source_index": np.arange(len(votes))}.items()
+        if isinstance(values, np.ndarray) and len(values) == len(votes)
+    }
+    expected = short_audit(detox, **repeated)
+    assert [row["pair_accuracy"] for row in weighted.table] == [row["pair_accuracy"] for row in expected.table]
+    assert weighted.settings["rows"] == votes.sum()
+    with pytest.raises(ValueError, match="no numbers of votes"):
+        short_audit(detox, sample_weight=votes + np.arange(len(votes)) * 0.37)

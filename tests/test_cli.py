@@ -123,6 +123,7 @@ def test_encoding_quotes_and_format_of_a_file(place, capsys, corpus):
     assert document("o")["settings"]["rows"] > 100
 
 
+@pytest.mark.filterwarnings("ignore:The reference contradicts")
 def test_a_reference_from_a_file(place, corpus, capsys):
     judge = make_pipeline(TfidfVectorizer(), LogisticRegression())
     skops.io.dump(judge, "unfitted.skops")
@@ -222,7 +223,12 @@ def test_the_store_is_pruned(tmp_path, capsys):
 BAD_FILES = {
     "missing": ("gone.tsv", None, [], "There is no file gone.tsv"),
     "empty": ("empty.csv", "", [], "empty.csv is empty"),
-    "column": ("column.csv", "chosen,worse\na,b\n", [], "On the command line: --text-column, --label-column."),
+    "column": (
+        "column.csv",
+        "chosen,worse\na,b\n",
+        [],
+        "On the command line: --prompt-column, --chosen-column, --text-column, --label-column.",
+    ),
     "quotes": ("q.tsv", 'chosen\trejected\na\t"b" c\n', [], "On the command line: --no-quotes."),
 }
 NONE = ["--encoder", "none"]

@@ -35,8 +35,8 @@ from fairl_sk import FailureAwareIRL, MaxEntropyIRL, MaxMarginIRL, PairTransform
 from fairl_sk.export import RewardFunction, check_reward, export_reward_model, load_reward_model
 from fairl_sk.pairs import join_prompt
 
-# Of 200 random pairs of few words some contradict each other.
-pytestmark = pytest.mark.filterwarnings("ignore:.*contradict another pair")
+# Of 200 random pairs of few words some contradict each other, and some are cut to the same text.
+pytestmark = pytest.mark.filterwarnings("ignore:.*contradict another pair", "ignore:.*same features on both sides")
 OWN_CODE = {"trust_remote_code": True}
 
 

@@ -96,6 +96,17 @@ def test_contradictory_pairs_are_counted(preferences):
         MaxEntropyIRL().fit(np.concatenate([X, X[:3, ::-1]]), np.append(y, y[:3]))
 
 
+def test_pairs_with_equal_sides_are_warned_of_above_one_percent(preferences):
+    X = preferences.data.copy()
+    X[: len(X) // 100, 1] = X[: len(X) // 100, 0]
+    MaxEntropyIRL(random_state=0).fit(X, preferences.target)
+    X[:50, 1] = X[:50, 0]
+    with pytest.warns(
+        UserWarning, match="50 of 500 pairs have the same features on both sides, first row 0: they teach"
+    ):
+        MaxEntropyIRL(random_state=0).fit(X, preferences.target)
+
+
 def test_identical_sides_and_pairs_of_no_weight_contradict_nothing(preferences):
     """Warnings are errors in this suite."""
     X, y, weight = preferences.data.copy(), preferences.target.copy(), np.ones(500)

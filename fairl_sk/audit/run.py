@@ -22,6 +22,7 @@ from ..features import TextFeatures, TransformerEmbedder
 from ..features.loading import has_minilm
 from ..pairs import preference_sign, stack_outputs
 from .alignment import measure_alignment
+from .checks import warn_of_unseen_texts, with_useful_reference, with_votes
 from .choice import fit_distilled, fit_tuned, ratio_rewards, recommend
 
 MEASURES = ("pair_accuracy", "output_f1", "output_auc", "label_f1", "label_auc", "starc")
@@ -105,7 +106,7 @@ def audit(
     check_scalar(n_shuffles, "n_shuffles", Integral, min_val=1)
     check_scalar(random_state, "random_state", Integral, min_val=0)
     data = _package_corpus(random_state) if data is None else _check_data(data)
-    data = _with_known_rewards(data) if reference is None else _with_reference(data, reference)
+    data = with_useful_reference(_with_known_rewards(data) if reference is None else _with_reference(data, reference))
     data.implicit_rewards = _complete_implicit_rewards(data)
     train, test = _split(data, test_size, random_state)
     held = _held_out(data, test)
@@ -170,7 +171,8 @@ def _check_data(data):
             f"Got data.data of shape {texts.shape} that are not texts of pairs (n_pairs, 2) or outputs (n_outputs,). "
             f"{expected} For features, fit the estimators themselves."
         )
-    return Bunch(**{**data, "data": texts, "target": np.asarray(data["target"]), "groups": np.asarray(data["groups"])})
+    arrays = {"data": texts, "target": np.asarray(data["target"]), "groups": np.asarray(data["groups"])}
+    return Bunch(**with_votes({**data, **arrays}))
 
 
 def _with_known_rewards(data):
@@ -282,12 +284,14 @@ def _fitted_features(features, texts):
     """A fitted clone of a transformer, and what it makes of the training texts."""
     features = sklearn.clone(features)
     try:
-        return features, features.fit_transform(texts)
+        X = features.fit_transform(texts)
     except AttributeError as error:  # a text where scikit-learn's vectorizers get a pair
         raise ValueError(
             f"{_on_one_line(features)} cannot read texts of shape {texts.shape} ({error}). Expected a "
             "TransformerEmbedder or a PairTransformer: put a transformer of single texts into PairTransformer(...)."
         ) from error
+    warn_of_unseen_texts(X, texts)
+    return features, X
 
 
 # ---------------------------------------------------------------------------------------------------- measures
@@ -529,6 +533,7 @@ def _settings(data, train, test, features, learners, random_state):
         "test_rows": len(test),
         "groups": len(np.unique(data.groups)),
         "dropped": dict(data.get("dropped", {})),
+        "columns not read": list(data.get("unread", [])),
         "features": _on_one_line(features),
         "blocks": features.n_components_ if isinstance(features, TextFeatures) else {},
         "embedding": dict(getattr(encoder, "settings_", {})),

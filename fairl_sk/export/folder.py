@@ -140,6 +140,10 @@ def _fold(pipeline, center, scale):
     if embedder.dtype != "float32":
         found = f"The embedder runs in {embedder.dtype}, but folders are written in float32"
         raise ValueError(f"{found}. Fit with dtype='float32'. {_INSTEAD}")
+    source = find_model(embedder.model, embedder.revision)
+    if source.dense or source.prompt or source.is_part:
+        found = "The encoder has a dense layer or a prompt of sentence-transformers, or is the encoder of a T5"
+        raise ValueError(f"{found}. Expected a model that is written as it is. {_INSTEAD}")
     n_features = len(embedder.get_feature_names_out())
     *steps, last = steps
     coef, intercept = _linear(last)
@@ -152,7 +156,7 @@ def _fold(pipeline, center, scale):
         raise ValueError(f"{found}: it was fitted on features of another encoder. Fit the pipeline again.")
     at = points @ coef
     bias = float((at[1] + intercept - center) / scale)
-    return _Head(embedder, find_model(embedder.model, embedder.revision), shift, (at[2:] - at[0]) / scale, bias)
+    return _Head(embedder, source, shift, (at[2:] - at[0]) / scale, bias)
 
 
 def _apply(step, points):

@@ -1,6 +1,7 @@
 """Run a frozen model over texts in batches of like length; the encoder and the rewards call it."""
 
 from concurrent.futures import ThreadPoolExecutor
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -65,7 +66,8 @@ def run_batches(module, tokens, pool, device, *, batch_tokens=None, **options):
 
     ``pool`` makes the results from the model's output and the mask of tokens. A batch has at most ``batch_tokens``
     tokens, padding included, but at least one text; half as many where memory ends. ``options`` go to ``forward``.
-    On a CPU each thread runs a batch of its own, which is faster than to share the operations of small batches.
+    On a CPU each thread runs a batch of its own, which is faster than to share the operations of small batches. Where
+    padding changes the results of a model, as of FNet, a batch has texts of one length.
     """
 
     def run(rows):
@@ -75,13 +77,29 @@ def run_batches(module, tokens, pool, device, *, batch_tokens=None, **options):
             output = module(input_ids=ids.to(device), attention_mask=attention_mask, **options)
             return pool(output, mask.to(device)).float().cpu().numpy()
 
-    return run_sorted(run, tokens.lengths, device, batch_tokens=batch_tokens)
+    same_length = _padding_counts(module, run, tokens.lengths)
+    return run_sorted(run, tokens.lengths, device, batch_tokens=batch_tokens, same_length=same_length)
 
 
-def run_sorted(run, lengths, device, *, batch_tokens=None, batch_size=None):
+_PADDING_COUNTS: WeakKeyDictionary = WeakKeyDictionary()  # by model, since the probe runs it
+
+
+def _padding_counts(module, run, lengths):
+    """Whether a model's results for its shortest text depend on the padding behind it."""
+    shortest, longer = int(np.argmin(lengths)), int(np.argmin(np.where(lengths > lengths.min(), lengths, np.inf)))
+    if lengths[shortest] == lengths[longer]:
+        return False
+    if module not in _PADDING_COUNTS:
+        alone, padded = run(np.array([shortest])), run(np.array([longer, shortest]))
+        tolerance = 1e-3 if next(module.parameters()).dtype == torch.float32 else 0.05
+        _PADDING_COUNTS[module] = bool(np.abs(padded[1] - alone[0]).max() > tolerance * max(np.abs(alone).max(), 1e-3))
+    return _PADDING_COUNTS[module]
+
+
+def run_sorted(run, lengths, device, *, batch_tokens=None, batch_size=None, same_length=False):
     """Run a function of rows, the longest first, and yield rows and results, batch by batch; see `run_batches`.
 
-    A batch has at most ``batch_size`` texts, too.
+    A batch has at most ``batch_size`` texts, too, with ``same_length`` of one length.
     """
     order = np.argsort(-lengths, kind="stable")
     n_threads = torch.get_num_threads() if device.type == "cpu" else 1
@@ -91,7 +109,7 @@ def run_sorted(run, lengths, device, *, batch_tokens=None, batch_size=None):
     try:
         while len(order):
             try:
-                parts = list(_split(lengths, order, batch_tokens, batch_size))
+                parts = list(_split(lengths, order, batch_tokens, batch_size, same_length))
                 for rows, results in zip(parts, threads.map(run, parts), strict=True):
                     yield rows, results
                     order = order[len(rows) :]
@@ -103,10 +121,12 @@ def run_sorted(run, lengths, device, *, batch_tokens=None, batch_size=None):
         torch.set_num_threads(n_before)
 
 
-def _split(lengths, order, batch_tokens, batch_size):
+def _split(lengths, order, batch_tokens, batch_size, same_length):
     """Parts of the order whose padded texts have at most so many tokens, but at least one text."""
     while len(order):
         size = max(1, min(int(batch_tokens // lengths[order[0]]), batch_size or len(order)))
+        if same_length:
+            size = min(size, int(np.count_nonzero(lengths[order] == lengths[order[0]])))
         yield order[:size]
         order = order[size:]
 

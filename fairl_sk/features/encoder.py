@@ -12,7 +12,17 @@ from tqdm.auto import tqdm
 from ..device import torch_device
 from ..warn import warn_user
 from .batching import TokenizedTexts, pool_states, run_batches, warn_of_truncation
-from .loading import DTYPES, MINILM, POOLING_FILE, find_model, load_model, load_tokenizer
+from .loading import (
+    CHAT_DATE,
+    DTYPES,
+    MINILM,
+    POOLING_FILE,
+    find_model,
+    load_dense,
+    load_model,
+    load_tokenizer,
+    writes_date,
+)
 from .store import EmbeddingStore, StoreError, text_keys
 from .templates import check_template, format_texts
 
@@ -76,6 +86,11 @@ class TransformerEmbedder(
 
     Notes
     -----
+    The embeddings are those of sentence-transformers: dense layers behind the pooling and a default prompt are applied,
+    but for its module Normalize, which is ``normalize``. Of a T5, the encoder is used. A chat template that writes the
+    date writes July 26, 2024 (``settings_["chat_date"]``). If padding changes what a model says, as of FNet, a batch
+    holds texts of one length.
+
     With a store, an interrupt loses at most five seconds of work. An embedding depends on the other texts of its batch
     by rounding only (1e-5). Half an emoji, as of cut JSON, is read as the replacement character U+FFFD.
 
@@ -159,6 +174,8 @@ class TransformerEmbedder(
             If a parameter does not fit the model.
         """
         self.settings_ = {**self._settings(), "normalize": self.normalize}
+        if writes_date(find_model(self.model, self.revision)):
+            self.settings_["chat_date"] = CHAT_DATE.date().isoformat()
         self._fitted_model = str(self.model), self.revision
         _warn_of_pooling(self)
         return self
@@ -229,14 +246,17 @@ class TransformerEmbedder(
             self._check_unchanged(settings)
         else:
             _warn_of_pooling(self)
-        texts, templated = format_texts(X, self.prompt_template, find_model(self.model, self.revision))
+        source = find_model(self.model, self.revision)
+        texts, templated = format_texts(X, self.prompt_template, source)
         n_empty = sum(not text.strip() for text in texts.flat)
         if n_empty:
             warn_user(
                 f"Found {n_empty} empty texts (or white space only). Their embedding says nothing: drop them, or put "
                 "the prompt before them."
             )
-        embeddings = self._embed(texts.ravel(), {**settings, "special_tokens": not templated})
+        before = "" if templated else source.prompt
+        prompted = np.array([before + text for text in texts.flat], dtype=object)
+        embeddings = self._embed(prompted, {**settings, "special_tokens": not templated})
         if self.normalize:
             embeddings /= np.maximum(np.linalg.norm(embeddings, axis=1, keepdims=True), 1e-12)
         return embeddings.reshape(*texts.shape, -1)
@@ -292,7 +312,11 @@ class TransformerEmbedder(
 
     def _pool(self, output, mask):
         states = output.last_hidden_state if self.layer == -1 else output.hidden_states[self.layer]
-        return pool_states(states, mask, self.pooling)
+        pooled = pool_states(states, mask, self.pooling)
+        source = find_model(self.model, self.revision)
+        if not source.dense or self.layer not in (-1, source.n_layers):
+            return pooled
+        return load_dense(*source[:3], source.dense).to(pooled.device)(pooled)
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
@@ -321,8 +345,8 @@ def _check_fit(source, layer, max_length):
     """Refuse a model that is no encoder or decoder alone, and a layer or a length that it does not have."""
     if source.has_decoder:
         raise ValueError(
-            f"The model {source.path} is an encoder with a decoder. Expected one of both: name another model, or save "
-            "the encoder on its own."
+            f"The model {source.path} is an encoder with a decoder. Expected one of both, or a T5, whose encoder "
+            "is used: name another model."
         )
     n_layers = source.n_layers
     if not -n_layers - 1 <= layer <= n_layers:

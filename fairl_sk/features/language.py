@@ -10,7 +10,14 @@ from pathlib import Path
 import torch
 
 from ..device import torch_device
-from .loading import DTYPES, checksum_of_files, import_transformers, load_tokenizer, load_weights, weights_sha256
+from .loading import (
+    DTYPES,
+    checksum_of_files,
+    import_transformers,
+    load_tokenizer,
+    load_weights,
+    weights_sha256,
+)
 
 _FILES = ("*.safetensors", "*.bin", "config.json", "adapter_config.json")  # what a folder's answers depend on
 _OTHER_HEADS = re.compile(r"(Classification|QuestionAnswering|MaskedLM|MultipleChoice)$|(?<!LMHead)Model$")

@@ -4,6 +4,7 @@ import json
 import re
 import threading
 from contextlib import contextmanager
+from datetime import datetime
 from functools import lru_cache
 from hashlib import blake2b, sha256
 from importlib.util import find_spec
@@ -15,11 +16,13 @@ import torch
 from ..extras import import_extra
 
 MINILM = "minilm"  # the name of the packaged model
+CHAT_DATE = datetime(2024, 7, 26)  # for chat templates that write today's date: the same text on every day
+_WRITES_DATE = re.compile(r"""strftime_now\(\s*(['"])(.*?)\1\s*\)""")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 WEIGHT_FILES = ("*.safetensors", "*.bin")
 VOCABULARY_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model")
 POOLING_FILE = "1_Pooling/config.json"  # of sentence-transformers
-_CONFIG_FILES = ("config.json", "*_config.json", POOLING_FILE)
+_CONFIG_FILES = ("config.json", "*_config.json", POOLING_FILE, "*_Dense/*")
 _TOKENIZER_FILES = (
     "tokenizer*",
     "vocab*",
@@ -40,6 +43,7 @@ class ModelSource(NamedTuple):
     identity: str  # a checksum of the folder's files, or the name and the commit
     is_folder: bool
     has_decoder: bool  # beside an encoder
+    is_part: bool  # the encoder of a model that has a decoder, too
     n_features: int
     n_inner_features: int  # before the last layer; OPT has a projection behind it
     n_layers: int
@@ -48,6 +52,8 @@ class ModelSource(NamedTuple):
     max_length: int  # the default, in tokens
     attention: str  # transformers' name of the attention kernel
     pooling: str | None  # of the model's training, if its files say so
+    dense: tuple  # folders of the layers that sentence-transformers puts behind the pooling
+    prompt: str  # what sentence-transformers puts before every text
 
 
 def import_transformers():
@@ -89,19 +95,23 @@ def read_source(path, revision, files):
             file = transformers.utils.cached_file(path, "config.json", revision=revision)
             revision = transformers.utils.hub.extract_commit_hash(file, None) or revision
         config = transformers.AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=False)
-        module = transformers.AutoModel.from_config(config, dtype=torch.float32, trust_remote_code=False)
+        model_class = encoder_class(config)
+        module = model_class.from_config(config, dtype=torch.float32, trust_remote_code=False)
     text_config = config.get_text_config()
     identity = checksum_of_files(path, {name for name, *_ in files}) if is_folder else f"{path}@{revision}"
     tokenizer = load_tokenizer(path, revision, identity)
     n_positions = count_positions(module)
     customary = _read_json(path, revision, "sentence_bert_config.json").get("max_seq_length") or n_positions
+    dense = _dense_folders(path, revision)
+    n_features = getattr(text_config, "word_embed_proj_dim", None) or text_config.hidden_size
     return ModelSource(
         path=path,
         revision=revision,
         identity=identity,
         is_folder=is_folder,
-        has_decoder=bool(config.is_encoder_decoder),
-        n_features=getattr(text_config, "word_embed_proj_dim", None) or text_config.hidden_size,
+        has_decoder=bool(config.is_encoder_decoder) and model_class is transformers.AutoModel,
+        is_part=model_class is not transformers.AutoModel,
+        n_features=_read_json(path, revision, f"{dense[-1]}/config.json")["out_features"] if dense else n_features,
         n_inner_features=text_config.hidden_size,
         n_layers=text_config.num_hidden_layers,
         n_special=tokenizer.num_special_tokens_to_add(),
@@ -109,7 +119,54 @@ def read_source(path, revision, files):
         max_length=int(min(n_positions, tokenizer.model_max_length, customary)),
         attention=module.config._attn_implementation,
         pooling=_trained_pooling(_read_json(path, revision, POOLING_FILE)),
+        dense=dense,
+        prompt=_default_prompt(_read_json(path, revision, "config_sentence_transformers.json")),
     )
+
+
+def encoder_class(config):
+    """The class that loads an encoder: of T5 and its kin the encoder alone, which is trained to be used so."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES
+
+    transformers = import_transformers()
+    name = MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES.get(config.model_type, "")
+    return transformers.AutoModelForTextEncoding if name.endswith("EncoderModel") else transformers.AutoModel
+
+
+def _dense_folders(path, revision):
+    """Folders of the dense layers in sentence-transformers' modules.json; another kind of module is refused."""
+    modules = _read_json(path, revision, "modules.json") or []
+    kinds = {module["path"]: module["type"].rpartition(".")[2] for module in modules}
+    unknown = set(kinds.values()) - {"Transformer", "Pooling", "Dense", "Normalize"}
+    if unknown:
+        raise ValueError(
+            f"The model {path} has modules of sentence-transformers that are not known here: {sorted(unknown)} "
+            "(modules.json). Expected Transformer, Pooling, Dense and Normalize: name another model."
+        )
+    return tuple(folder for folder, kind in kinds.items() if kind == "Dense")
+
+
+def _default_prompt(content):
+    return (content.get("prompts") or {}).get(content.get("default_prompt_name")) or ""
+
+
+@lru_cache(maxsize=2)
+def load_dense(path, revision, identity, folders):
+    """Load the dense layers of a sentence-transformers model as one module; the arguments are those of a source."""
+    from safetensors import safe_open
+
+    layers = []
+    for folder in folders:
+        config = _read_json(path, revision, f"{folder}/config.json")
+        linear = torch.nn.Linear(config["in_features"], config["out_features"], bias=config.get("bias", True))
+        weights = _find_file(path, revision, f"{folder}/model.safetensors")
+        if weights is None:
+            raise FileNotFoundError(f"The model {path} lacks {folder}/model.safetensors. Save or fetch it again.")
+        with safe_open(weights, "pt") as tensors:
+            linear.load_state_dict({key.removeprefix("linear."): tensors.get_tensor(key) for key in tensors.keys()})
+        activation = getattr(torch.nn, config.get("activation_function", "Tanh").rpartition(".")[2])
+        layers += [linear, activation()]
+    return torch.nn.Sequential(*layers).requires_grad_(False).eval()
 
 
 def checksum_of_files(folder, names):
@@ -134,9 +191,13 @@ def weights_sha256(module):
 
 def _read_json(path, revision, name):
     """The content of one of the model's files, or {} without it."""
-    errors = {f"_raise_exceptions_for_{kind}": False for kind in ("gated_repo", "missing_entries", "connection_errors")}
-    file = import_transformers().utils.cached_file(path, name, revision=revision, **errors)
+    file = _find_file(path, revision, name)
     return {} if file is None else json.loads(Path(file).read_text(encoding="utf-8"))
+
+
+def _find_file(path, revision, name):
+    errors = {f"_raise_exceptions_for_{kind}": False for kind in ("gated_repo", "missing_entries", "connection_errors")}
+    return import_transformers().utils.cached_file(path, name, revision=revision, **errors)
 
 
 def _trained_pooling(content):
@@ -177,13 +238,26 @@ def load_tokenizer(path, revision, identity):
             f"The tokenizer of {path} has no vocabulary ({' or '.join(VOCABULARY_FILES)}). Save it there by "
             "tokenizer.save_pretrained(folder), or fetch the model again."
         )
+    if isinstance(tokenizer.chat_template, str):
+        tokenizer.chat_template = _WRITES_DATE.sub(
+            lambda found: repr(CHAT_DATE.strftime(found[2])), tokenizer.chat_template
+        )
     return tokenizer
+
+
+def writes_date(source):
+    """Whether the chat template of a model wrote today's date, before `load_tokenizer` fixed it."""
+    files = [
+        _find_file(source.path, source.revision, name) for name in ("chat_template.jinja", "tokenizer_config.json")
+    ]
+    return any(_WRITES_DATE.search(Path(file).read_text(encoding="utf-8")) for file in files if file)
 
 
 @lru_cache(maxsize=2)
 def load_model(path, revision, identity, dtype, device):
     """Load an encoder on its device once a process, in evaluation mode; see `load_tokenizer`."""
-    model_class = import_transformers().AutoModel
+    config = import_transformers().AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=False)
+    model_class = encoder_class(config)
     module = load_weights(model_class, path, unread="pooler", revision=revision, dtype=DTYPES[dtype])
     module.config.use_cache = False  # no keys and values for a next token
     return module.requires_grad_(False).to(device)

@@ -21,7 +21,7 @@ from .fitting import solve_base, train_failures, train_jointly
 from .net import rewards_of_heads
 from .offset import output_offset
 from .problem import prepare, settle_pointwise_weight
-from .rows import warn_of_contradictions
+from .rows import warn_of_contradictions, warn_of_equal_sides
 
 __all__ = ["PairClassifier", "PreferenceIRL", "document"]
 
@@ -107,8 +107,8 @@ class PreferenceIRL(PairClassifier):
         ConvergenceWarning
             If a linear base path ends at a duality gap far above ``tol``.
         UserWarning
-            If pairs contradict each other, or the reward orders clearly fewer than half of its training pairs as
-            preferred.
+            If pairs contradict each other, if over 1 % of them have equal sides, or if the reward orders clearly fewer
+            than half of its training pairs as preferred.
         """
         return self._fit(X, y, sample_weight)
 
@@ -223,6 +223,7 @@ class PreferenceIRL(PairClassifier):
         problem = prepare(X, sign, sample_weight, labels, settings.recurrence_correlation, self.device)
         if problem.is_paired:
             warn_of_contradictions(problem.numbers, sign, sample_weight)
+            warn_of_equal_sides(problem.numbers, sample_weight)
         generator = check_random_state(self.random_state)
         seed = int(generator.randint(np.iinfo(np.int32).max))
         detector = fit_detector(settings.schedule.detector, X, sign, sample_weight, labels, seed)

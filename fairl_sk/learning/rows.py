@@ -18,6 +18,7 @@ __all__ = [
     "preferred_first",
     "signed_differences",
     "warn_of_contradictions",
+    "warn_of_equal_sides",
 ]
 
 
@@ -120,9 +121,20 @@ def warn_of_contradictions(numbers, sign, sample_weight):
     contradicted = counted & np.isin(opposite, pairs[counted])
     if contradicted.any():
         warn_user(
-            f"{contradicted.sum()} of {len(sign)} pairs contradict another pair (the same two outputs, the other one "
-            f"preferred), first row {np.flatnonzero(contradicted)[0]}. No reward orders both as preferred: drop them, "
-            "or keep them as ties."
+            f"{contradicted.sum()} of {len(sign)} pairs contradict another pair (the same features of two outputs, the "
+            f"other one preferred), first row {np.flatnonzero(contradicted)[0]}. No reward orders both as preferred: "
+            "drop them, or keep them as ties."
+        )
+
+
+def warn_of_equal_sides(numbers, sample_weight):
+    """Warn if more than 1 % of the pairs have the same features on both sides."""
+    equal = (sample_weight > 0) & (numbers[:, 0] == numbers[:, 1])
+    if equal.sum() > 0.01 * len(numbers):
+        warn_user(
+            f"{equal.sum()} of {len(numbers)} pairs have the same features on both sides, first row "
+            f"{np.flatnonzero(equal)[0]}: they teach nothing. Drop identical outputs; if their texts differ, the "
+            "features cannot tell them apart, such as after truncation."
         )
 
 

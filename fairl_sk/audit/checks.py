@@ -1,0 +1,70 @@
+"""What an audit checks before it measures: votes, a reference that says something, features that see the texts."""
+
+import warnings
+
+import numpy as np
+
+from ..pairs import preference_sign
+
+MAX_UNSEEN = 0.01  # share of outputs or pairs that the features may not tell apart without a warning
+
+
+def with_useful_reference(data):
+    """The data without a reference that is the same for all outputs; one that contradicts most pairs is warned of."""
+    rewards = data.reference_reward
+    if rewards is None:
+        return data
+    if np.ptp(rewards) == 0:
+        warnings.warn(
+            f"The reference is {rewards.flat[0]:g} for all {rewards.size} outputs and says nothing about them, so "
+            "STARC is left out. Check the column or the model that it comes from.",
+            UserWarning,
+            stacklevel=3,
+        )
+        data.reference_reward = data.reference = None
+    elif rewards.ndim == 2:
+        margins = preference_sign(data.target, len(data.target)) * (rewards[:, 0] - rewards[:, 1])
+        against, decided = int((margins < 0).sum()), int((margins != 0).sum())
+        if against > decided / 2 + np.sqrt(decided):  # two standard errors above a coin
+            warnings.warn(
+                f"The reference contradicts {against} of the {decided} preferences on which it is not tied, more than "
+                "half: STARC measures the distance to a reference of the opposite sign. Check which sign it has.",
+                UserWarning,
+                stacklevel=3,
+            )
+    return data
+
+
+def with_votes(data):
+    """The data with a row for each vote: weights that are multiples of the least one are numbers of votes."""
+    weights = data.get("sample_weight")
+    if weights is None or np.ptp(weights) == 0:
+        return data
+    votes = np.asarray(weights) / np.min(weights)
+    if not np.allclose(votes, votes.round()):
+        raise ValueError("Found data.sample_weight that are no numbers of votes. Expected multiples of the least one.")
+    votes, n_rows = votes.round().astype(int), len(weights)
+    arrays = {
+        name: np.repeat(values, votes, axis=0)
+        for name, values in {"source_index": np.arange(n_rows), **data}.items()
+        if isinstance(values, np.ndarray) and len(values) == n_rows
+    }
+    return {**data, **arrays}
+
+
+def warn_of_unseen_texts(X, texts):
+    """Warn of outputs without any feature, and of pairs of two texts that have the same features."""
+    if hasattr(X, "tocsr"):
+        return
+    remedy = (
+        "Reasons can be texts that are cut (max_length), words of one letter, or a language without spaces between "
+        "words that is read by words: choose other features."
+    )
+    blank = int((~np.any(X != 0, axis=-1)).sum())
+    if blank > MAX_UNSEEN * texts.size:
+        warnings.warn(f"{blank} of {texts.size} training outputs have no features. {remedy}", UserWarning, stacklevel=3)
+    if texts.ndim == 2:
+        same = int((np.all(X[:, 0] == X[:, 1], axis=-1) & (texts[:, 0] != texts[:, 1])).sum())
+        if same > MAX_UNSEEN * len(texts):
+            found = f"{same} of {len(texts)} training pairs have the same features on both sides, though their texts"
+            warnings.warn(f"{found} differ: they teach nothing. {remedy}", UserWarning, stacklevel=3)
