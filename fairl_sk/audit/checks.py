@@ -1,10 +1,9 @@
 """What an audit checks before it measures: votes, a reference that says something, features that see the texts."""
 
-import warnings
-
 import numpy as np
 
 from ..pairs import preference_sign
+from ..warn import warn_user
 
 MAX_UNSEEN = 0.01  # share of outputs or pairs that the features may not tell apart without a warning
 
@@ -15,22 +14,18 @@ def with_useful_reference(data):
     if rewards is None:
         return data
     if np.ptp(rewards) == 0:
-        warnings.warn(
+        warn_user(
             f"The reference is {rewards.flat[0]:g} for all {rewards.size} outputs and says nothing about them, so "
             "STARC is left out. Check the column or the model that it comes from.",
-            UserWarning,
-            stacklevel=3,
         )
         data.reference_reward = data.reference = None
     elif rewards.ndim == 2:
         margins = preference_sign(data.target, len(data.target)) * (rewards[:, 0] - rewards[:, 1])
         against, decided = int((margins < 0).sum()), int((margins != 0).sum())
         if against > decided / 2 + np.sqrt(decided):  # two standard errors above a coin
-            warnings.warn(
+            warn_user(
                 f"The reference contradicts {against} of the {decided} preferences on which it is not tied, more than "
                 "half: STARC measures the distance to a reference of the opposite sign. Check which sign it has.",
-                UserWarning,
-                stacklevel=3,
             )
     return data
 
@@ -62,9 +57,9 @@ def warn_of_unseen_texts(X, texts):
     )
     blank = int((~np.any(X != 0, axis=-1)).sum())
     if blank > MAX_UNSEEN * texts.size:
-        warnings.warn(f"{blank} of {texts.size} training outputs have no features. {remedy}", UserWarning, stacklevel=3)
+        warn_user(f"{blank} of {texts.size} training outputs have no features. {remedy}")
     if texts.ndim == 2:
         same = int((np.all(X[:, 0] == X[:, 1], axis=-1) & (texts[:, 0] != texts[:, 1])).sum())
         if same > MAX_UNSEEN * len(texts):
             found = f"{same} of {len(texts)} training pairs have the same features on both sides, though their texts"
-            warnings.warn(f"{found} differ: they teach nothing. {remedy}", UserWarning, stacklevel=3)
+            warn_user(f"{found} differ: they teach nothing. {remedy}")

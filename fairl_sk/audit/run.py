@@ -21,6 +21,7 @@ from ..diagnosis import LaplaceReward, ambiguity
 from ..features import TextFeatures, TransformerEmbedder
 from ..features.loading import has_minilm
 from ..pairs import preference_sign, stack_outputs
+from ..warn import warn_user
 from .alignment import measure_alignment
 from .checks import warn_of_unseen_texts, with_useful_reference, with_votes
 from .choice import fit_distilled, fit_tuned, ratio_rewards, recommend
@@ -179,12 +180,10 @@ def _with_known_rewards(data):
     """The data with complete reference rewards or None, and labels that follow from them unless it has its own."""
     rewards, labels = data.get("reference_reward"), data.get("output_labels")
     if rewards is not None and not np.isfinite(rewards).all():
-        warnings.warn(
+        warn_user(
             f"reference_reward is missing or not finite for {np.sum(~np.isfinite(rewards))} of {np.size(rewards)} "
             "outputs, so STARC and the labels that follow from it are left out. Fill those values, drop their rows, or "
             "give a reference.",
-            UserWarning,
-            stacklevel=3,
         )
         rewards = None
     if labels is None and rewards is not None:
@@ -208,11 +207,9 @@ def _complete_implicit_rewards(data):
         raise ValueError(f"Got implicit_rewards of shape {values.shape}. Expected one an output, {data.data.shape}.")
     if np.isfinite(values).all():
         return values
-    warnings.warn(
+    warn_user(
         f"implicit_rewards are missing or not finite for {np.sum(~np.isfinite(values))} of {values.size} outputs, so "
         "rewards that are learned from them are left out. Fill those values, or drop their rows.",
-        UserWarning,
-        stacklevel=3,
     )
     return None
 
