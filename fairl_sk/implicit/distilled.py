@@ -137,8 +137,8 @@ class DistilledReward(ClassifierMixin, BaseEstimator):
         features, learner = self.pipeline_[:-1].transform(X), self.pipeline_[-1]
         outputs = features.reshape(-1, features.shape[-1]).astype(np.float64)
         groups = np.repeat(np.arange(len(values)) if groups is None else groups, values.size // len(values))
-        signals = np.stack([distilled.ravel() - learner.intercept_, (values - distilled).ravel()], axis=1)
-        signals[:, 1] += learner.intercept_
+        linear = outputs @ learner.coef_
+        signals = np.stack([linear, values.ravel() - linear], axis=1)
         counted = weight > 0
         given = outputs[counted], signals[counted], labels[counted], weight[counted], groups[counted]
         coef, (of_reward, of_residual), intercept = fit_to_labels(*given, learner.cv)
