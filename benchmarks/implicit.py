@@ -39,13 +39,13 @@ from fairl_sk import DistilledIRL, FailureAwareIRLCV, MaxEntropyIRLCV, MaxMargin
 from fairl_sk.datasets import load_preferences
 from fairl_sk.generate import generate_preference_pairs
 from fairl_sk.implicit import DistilledReward, OwnStates
+from fairl_sk.implicit.distilled import SHARE
 from fairl_sk.learning.distilled import fit_to_labels
 from fairl_sk.learning.offset import separating_threshold
 from fairl_sk.metrics import output_f1_score, pair_accuracy, pair_log_loss_scorer, starc_distance
 from fairl_sk.pairs import stack_outputs
 from fairl_sk.rewards import ImplicitReward
 
-SHARE = 0.25  # of the residual
 ALPHAS = [1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1]
 LABELS = (50, 100, 300, 1000)
 MEASURES = ["pair accuracy", "F1", "best F1", "AUC", "STARC"]
