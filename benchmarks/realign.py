@@ -6,10 +6,12 @@
    ground-truth reward is the classifier of toxicity_reference.py, trained on all these texts and their labels.
 2. aligned: the base model is aligned with the ground-truth reward by TRL's RLOO or GRPO.
 3. pairs: base and aligned model complete the same prompts, 20 tokens each.
-4. rewards: each learner recovers a reward from the pairs, its L2 strength by cross-validation on pairs. Only the two
-   that say so get the ground truth's labels. The null is fitted on shuffled preferences.
+4. rewards: each learner recovers a reward from the pairs, its L2 strength by cross-validation on pairs. Features are
+   MiniLM alone, joined with n-grams, or states of the aligned model. Only the learner of labels gets the ground truth's
+   labels. The distilled ones learn from both models' log-probabilities. The null is fitted on shuffled preferences.
 5. arms: the base model is aligned with each reward, several seeds each. Each reward is scaled by its standard deviation
-   over the same completions of the base model, so that beta weighs the same.
+   over the same completions of the base model, so that beta weighs the same. A pipeline on MiniLM goes to TRL as the
+   folder that it is exported to, the others as a RewardFunction.
 6. The table, over completions of prompts that no stage has seen, and curves.
 
 Prompts are the first words of texts that the base model has not seen. Every stage keeps what it has finished in the
@@ -25,43 +27,67 @@ import re
 import shutil
 import time
 import warnings
-from collections import Counter
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import joblib
 import numpy as np
+import pandas as pd
 import skops.io
 import torch
+from realign_tables import RANDOM, TRUTH, format_scores, format_table, plot_curves, summarize
+from sklearn.base import BaseEstimator, clone
 from sklearn.model_selection import GridSearchCV, GroupKFold
 from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 from toxicity_reference import SIZES as REFERENCE_SIZES
 from toxicity_reference import train as train_reference
 
-from fairl_sk import FailureAwareIRL, MaxEntropyIRL, MaxMarginIRL, TransformerEmbedder
+from fairl_sk import (
+    DistilledIRL,
+    FailureAwareIRL,
+    MaxEntropyIRL,
+    MaxEntropyIRLCV,
+    MaxMarginIRL,
+    TextFeatures,
+    TransformerEmbedder,
+)
 from fairl_sk.datasets import load_preferences, make_detox_preferences
-from fairl_sk.export import RewardFunction
+from fairl_sk.export import RewardFunction, export_reward_model, load_reward_model
+from fairl_sk.export.folder import score_texts
 from fairl_sk.generate import generate_completions, generate_preference_pairs, pair_kinds
-from fairl_sk.metrics import bootstrap_interval, pair_accuracy_scorer
-from fairl_sk.pairs import stack_outputs
+from fairl_sk.implicit import OwnStates
+from fairl_sk.metrics import bootstrap_interval, pair_accuracy_scorer, pair_log_loss_scorer
+from fairl_sk.pairs import PairTransformer, stack_outputs
+from fairl_sk.rewards import ImplicitReward
 
-TRUTH, RANDOM = "ground truth", "shuffled preferences"
-LEARNERS = {
-    "MaxMarginIRL": MaxMarginIRL(),
-    "MaxEntropyIRL": MaxEntropyIRL(),
-    "FailureAwareIRL": FailureAwareIRL.paper(),
-    "FailureAwareIRL, outputs": FailureAwareIRL(pointwise_weight=1.0),
-    "FailureAwareIRL, labels": FailureAwareIRL.paper(failures="labels"),
-    "FailureAwareIRL, labelled outputs": FailureAwareIRL(
-        "max_margin", failures="confirmed", failure_weight=1.0, pointwise_weight=3.0
-    ),
-    RANDOM: MaxEntropyIRL(),
-}
-STANDARD = ("MaxMarginIRL", "MaxEntropyIRL")
-BY_LABELS = ("FailureAwareIRL, labels", "FailureAwareIRL, labelled outputs")
-COMPARED = ("FailureAwareIRL", "FailureAwareIRL, outputs", *BY_LABELS)
 ALPHAS = [1e-5, 1e-4, 1e-3, 1e-2]
-HACKED, NATURAL = 0.10, 0.02  # a word in more of an arm's completions, and in fewer of the base's, was exploited
+EXPORTED = "MiniLM"  # such a pipeline can be a folder, and goes to TRL as one
+
+
+class Candidate(NamedTuple):
+    """How a reward is learned."""
+
+    learner: BaseEstimator
+    features: str = "MiniLM"  # "joined": with n-grams; "own states": of the aligned model
+    labelled: bool = False  # whether it is told the ground truth's labels
+
+
+REWARDS = {
+    "MaxMarginIRL": Candidate(MaxMarginIRL()),
+    "MaxEntropyIRL": Candidate(MaxEntropyIRL()),
+    "FailureAwareIRL.paper()": Candidate(FailureAwareIRL.paper()),
+    "FailureAwareIRL, joined": Candidate(FailureAwareIRL(), "joined"),
+    "FailureAwareIRL, joined, labels": Candidate(
+        FailureAwareIRL(failures="confirmed", failure_weight=1.0, pointwise_weight=3.0, recurrence_correlation=0.0),
+        "joined",
+        labelled=True,
+    ),
+    "DistilledIRL, joined": Candidate(DistilledIRL(), "joined"),
+    "DistilledIRL, own states": Candidate(DistilledIRL(), "own states"),
+    RANDOM: Candidate(MaxEntropyIRL()),
+}
 
 
 @dataclass(frozen=True)
@@ -306,6 +332,21 @@ def as_reward_function(pipeline, outputs):
     return RewardFunction(pipeline, X=outputs, prompt_template="{output}", center=0.0, scale="std", clip="tanh")
 
 
+class FolderReward:
+    """The same reward from an exported folder."""
+
+    def __init__(self, folder, outputs):
+        self.model, self.tokenizer = load_reward_model(folder)
+        self.scale = self.scores(outputs).std()
+
+    def scores(self, texts):
+        """Rewards (n_texts,)."""
+        return score_texts(self.model, self.tokenizer, texts)
+
+    def __call__(self, completions, **_):
+        return np.tanh(self.scores(completions) / self.scale).tolist()
+
+
 def write_scale(study, plan, path):
     """Completions of the base model over which every reward is scaled."""
     prompts = study.read_json("texts.json")["align"]
@@ -320,8 +361,12 @@ def run_arm(folder, plan, name, seed, n_threads):
     quiet()
     study = Study(folder)
     texts, truth = study.read_json("texts.json"), load_reward(study.path("reference.skops"))
-    pipeline = truth if name == TRUTH else load_reward(study.path(f"rewards/{slug(name)}.skops"))
-    reward = as_reward_function(pipeline, study.read_json("scale.json"))
+    outputs, exported = study.read_json("scale.json"), study.path(f"rewards/{slug(name)}")
+    if exported.exists():
+        reward = FolderReward(exported, outputs)
+    else:
+        pipeline = truth if name == TRUTH else load_reward(study.path(f"rewards/{slug(name)}.skops"))
+        reward = as_reward_function(pipeline, outputs)
 
     def toxicity(completions, **_):
         return [float(value <= 0) for value in truth.decision_function(completions)]
@@ -403,48 +448,73 @@ def log_probabilities(model, tokenizer, prompts, completion_ids, batch=128):
     return sums
 
 
-def distinct_2(texts):
-    """Share of distinct pairs of neighbouring words."""
-    pairs = [pair for text in texts for pair in itertools.pairwise(text.split())]
-    return len(set(pairs)) / max(1, len(pairs))
-
-
-def exploited_words(texts, base_texts):
-    """Words in over 10 % of an arm's completions and in under 2 % of the base's: the mark of a hacked reward."""
-
-    def shares(some):
-        counts = Counter(word for text in some for word in set(re.findall(r"[a-z']+", text.lower())))
-        return {word: n / len(some) for word, n in counts.items()}
-
-    natural = shares(base_texts)
-    return {w: round(s, 3) for w, s in shares(texts).items() if s > HACKED and natural.get(w, 0.0) < NATURAL}
-
-
 def learn_rewards(study, plan):
     """Fit each learner on the pairs, save the pipelines, and measure them on held-out pairs."""
     pairs = load_preferences(study.path("pairs.jsonl"), random_state=0)
     truth = load_reward(study.path("reference.skops"))
     fold = np.unique(pairs.groups, return_inverse=True)[1] % 4  # whole prompts; a quarter of them measures
     train, test = np.flatnonzero(fold > 0), np.flatnonzero(fold == 0)
+    groups, target = pairs.groups[train], pairs.target[train]
     true_rewards = truth.decision_function(stack_outputs(pairs.data)).reshape(-1, 2)
     labels = (true_rewards > 0).astype(int)
-    embedder = TransformerEmbedder(plan.encoder, normalize=True, store=study.path("store"))
-    X = embedder.fit_transform(pairs.data)
+    implicit = implicit_rewards(study, pairs)[train]
+    made = {name: make_features(study, plan, name, pairs.data[train], target, groups) for name in FEATURES}
     scores = {}
-    for name, learner in LEARNERS.items():
-        y = pairs.target[train]
-        if name == RANDOM:
-            y = np.random.default_rng(0).permutation(y)
-        options = {"output_labels": labels[train]} if name in BY_LABELS else {}
-        learner.set_params(random_state=0)
-        search = GridSearchCV(learner, {"alpha": ALPHAS}, scoring=pair_accuracy_scorer, cv=GroupKFold(4))
-        search.fit(X[train], y, groups=pairs.groups[train], **options)
-        pipeline = make_pipeline(embedder, search.best_estimator_)
+    for name, candidate in REWARDS.items():
+        features, X = made[candidate.features]
+        y = np.random.default_rng(0).permutation(target) if name == RANDOM else target
+        told = {"output_labels": labels[train]} if candidate.labelled else {}
+        if isinstance(candidate.learner, DistilledIRL):
+            learner = clone(candidate.learner).fit(X, y, implicit_rewards=implicit, groups=groups)
+            alpha = learner.alpha_
+        else:
+            learner = clone(candidate.learner).set_params(random_state=0)
+            search = GridSearchCV(learner, {"alpha": ALPHAS}, scoring=pair_accuracy_scorer, cv=GroupKFold(4))
+            learner = search.fit(X, y, groups=groups, **told).best_estimator_
+            alpha = learner.alpha
+        pipeline = make_pipeline(features, learner)
         study.make(f"rewards/{slug(name)}.skops", lambda path, pipeline=pipeline: skops.io.dump(pipeline, path))
-        held_out = search.decision_function(stack_outputs(X[test])).reshape(-1, 2)
-        measures = reward_measures(held_out, pairs, test, labels[test], true_rewards[test])
-        scores[name] = search.best_params_ | measures
+        if candidate.features == EXPORTED:
+            export_folder(study, name, pipeline, pairs.data[train], y)
+        held_out = pipeline.decision_function(stack_outputs(pairs.data[test])).reshape(-1, 2)
+        scores[name] = {"alpha": alpha, **reward_measures(held_out, pairs, test, labels[test], true_rewards[test])}
     study.write_json("rewards/scores.json", scores)
+
+
+def implicit_rewards(study, pairs):
+    """Implicit rewards (n_pairs, 2) of the outputs, which were cut off, so that they have no end token."""
+    aligned, base = study.path(arm_folder(TRUTH, 0)), study.path("base")
+    sides = [pd.DataFrame({"prompt": pairs.prompt, "completion": pairs.data[:, side]}) for side in (0, 1)]
+    reward = ImplicitReward(aligned, base, end_token=False, store=study.path("logps"))
+    return np.stack([reward.decision_function(side) for side in sides], axis=1)
+
+
+FEATURES = ("MiniLM", "joined", "own states")
+
+
+def make_features(study, plan, name, texts, target, groups):
+    """A fitted transformer of texts, and what it makes of the pairs."""
+    embedder = TransformerEmbedder(plan.encoder, normalize=True, store=study.path("store"))
+    if name == "MiniLM":
+        return embedder, embedder.fit_transform(texts)
+    if name == "joined":
+        features = TextFeatures(embedder, random_state=0)
+        return features, features.fit_transform(texts)
+    aligned, found = str(study.path(arm_folder(TRUTH, 0))), []
+    for layer in range(plan.layers + 1):  # the layer whose states predict whole held-out prompts best
+        features = make_pipeline(OwnStates(aligned, layers=[layer], end_token=False), PairTransformer(StandardScaler()))
+        X = features.fit_transform(texts)
+        search = MaxEntropyIRLCV(alpha=STATES_ALPHAS, scoring=pair_log_loss_scorer, cv=GroupKFold(4), random_state=0)
+        found.append((search.fit(X, target, groups=groups).best_score_, features, X))
+    return max(found, key=lambda each: each[0])[1:]
+
+
+STATES_ALPHAS = [1e-3, 1e-2, 1e-1, 1.0]  # standardized states are longer than embeddings of length 1
+
+
+def export_folder(study, name, pipeline, texts, target):
+    """The pipeline as a Hugging Face model, which is compared with it on these texts."""
+    study.make(f"rewards/{slug(name)}", lambda path: export_reward_model(pipeline, path, texts, target))
 
 
 def reward_measures(rewards, pairs, rows, labels, true_rewards):
@@ -467,127 +537,6 @@ def gather(study, plan, names):
     """By arm: its runs, the seeds in order; the base model stands first, as an arm of its own."""
     runs = {name: [f"{arm_folder(name, seed)}/arm.json" for seed in range(plan.seeds)] for name in names}
     return {name: [study.read_json(file) for file in files] for name, files in {"base": ["base.json"], **runs}.items()}
-
-
-def resampled_rates(arms, n_resamples=2000):
-    """Toxicity rates (n_resamples + 1,) of each arm over the same draws of prompts and of seeds; the estimate first.
-
-    Runs of one seed saw the same prompts in the same order, hence arms share the drawn seeds as they share the prompts.
-    """
-    toxic = {  # (n_runs, n_prompts)
-        name: np.array([np.reshape(run["truth"], (-1, 2)) <= 0 for run in runs]).mean(axis=2)
-        for name, runs in arms.items()
-    }
-    n_seeds, n_prompts = max(map(len, arms.values())), toxic["base"].shape[1]
-    rng = np.random.default_rng(0)
-    prompts, seeds = (
-        np.concatenate([np.arange(n)[None], rng.integers(n, size=(n_resamples, n))]) for n in (n_prompts, n_seeds)
-    )
-    rates = {}
-    for name, rows in toxic.items():
-        runs = np.zeros((n_resamples + 1, 1), dtype=int) if len(rows) == 1 else seeds  # the base model has one
-        rates[name] = np.take_along_axis(rows[runs].mean(axis=1), prompts, axis=1).mean(axis=1)
-    return rates
-
-
-def interval(values):
-    """Estimate and 95 % interval of resampled values, the estimate first."""
-    finite = values[1:][np.isfinite(values[1:])]
-    low, high = np.quantile(finite, [0.025, 0.975]) if len(finite) else (np.nan, np.nan)
-    return [float(values[0]), float(low), float(high)]
-
-
-def summarize(arms):
-    """A row an arm, and what each learner wins back of each standard learner's gap."""
-    rates = resampled_rates(arms)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        shares = {name: (rates["base"] - rate) / (rates["base"] - rates[TRUTH]) for name, rate in rates.items()}
-        recovered = {
-            f"{learner} v {standard}": interval((rates[standard] - rates[learner]) / (rates[standard] - rates[TRUTH]))
-            for standard, learner in itertools.product(STANDARD, COMPARED)
-        }
-    rows = {}
-    for name, runs in arms.items():
-        numbers = {key: np.concatenate([run[key] for run in runs]) for key in NUMBERS}
-        texts, seconds = [run["completions"] for run in runs], sum(run.get("seconds", 0.0) for run in runs)
-        rows[name] = {
-            "toxicity": interval(rates[name]),
-            "toxicity by seed": [float(np.mean(np.array(run["truth"]) <= 0)) for run in runs],
-            "share of the cut": interval(shares[name]),
-            "ground-truth reward": float(numbers["truth"].mean()),
-            "KL": float((numbers["log_probability"] - numbers["log_probability_base"]).mean()),
-            "perplexity": float(np.exp(-numbers["log_probability_base"].sum() / numbers["n_tokens"].sum())),
-            "distinct-2": float(np.mean([distinct_2(some) for some in texts])),
-            "tokens": float(numbers["n_tokens"].mean()),
-            "words": float(numbers["n_words"].mean()),
-            "samples": sum(map(len, texts)),
-            "exploited words": [exploited_words(some, arms["base"][0]["completions"]) for some in texts],
-            "reward time": sum(run["reward_seconds"] for run in runs) / seconds if seconds else None,
-        }
-    return rows, recovered
-
-
-NUMBERS = ("truth", "n_tokens", "n_words", "log_probability_base", "log_probability")
-
-
-def as_table(header, rows):
-    """Lines of a Markdown table."""
-    return ["| " + " | ".join(cells) + " |" for cells in (header, ["---"] * len(header), *rows)]
-
-
-def format_table(rows, recovered, plan):
-    """The table, as text that is Markdown too."""
-    names = ["toxicity", "share of the cut", "by seed", "reward", "KL", "perplexity", "distinct-2", "words", "time"]
-    cells = []
-    for name, row in rows.items():
-        rate, low, high = row["toxicity"]
-        share = "-" if name == "base" else "{:.2f} [{:.2f}, {:.2f}]".format(*row["share of the cut"])
-        by_seed = ", ".join(f"{100 * value:.1f}" for value in row["toxicity by seed"])
-        numbers = "{ground-truth reward:+.2f} {KL:.2f} {perplexity:.0f} {distinct-2:.3f} {words:.1f}".format(**row)
-        seconds = "-" if row["reward time"] is None else f"{row['reward time']:.1%}"
-        rate = f"{rate:.1%} [{100 * low:.1f}, {100 * high:.1f}]"
-        cells.append([name, rate, share, by_seed, *numbers.split(), seconds])
-    hacked = "; ".join(f"{name}: {row['exploited words']}" for name, row in rows.items() if any(row["exploited words"]))
-    lines = [
-        *as_table(["re-aligned with", *names], cells),
-        f"\n{rows['base']['samples']} completions a run, {plan.n_tokens} tokens each; {plan.algorithm.upper()}, "
-        f"{plan.steps} steps of {plan.batch}, beta {plan.beta:g}; means of seeds, 95 % intervals.",
-        f"Words in over {HACKED:.0%} of a run's completions and under {NATURAL:.0%} of the base's: {hacked or 'none'}.",
-        "Share of what separates a standard learner from the ground truth that is won back (the paper: 0.6):",
-        *("{}: {:.2f} [{:.2f}, {:.2f}]".format(name, *share) for name, share in recovered.items()),
-    ]
-    return "\n".join(lines)
-
-
-def format_scores(scores):
-    """Held-out measures of the rewards."""
-    measures = ["pair accuracy", "label F1", "label AUC", "STARC"]
-    cells = []
-    for name, row in scores.items():
-        intervals = ("{:.3f} [{:.3f}, {:.3f}]".format(*row[measure]) for measure in measures)
-        cells.append([name, f"{row['alpha']:g}", *intervals])
-    return "\n".join(as_table(["reward", "alpha", *measures], cells))
-
-
-def plot_curves(arms, path):
-    """Toxicity, own reward and KL over the steps: the mean over seeds, and their range."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(11, 4.2), layout="constrained")
-    axes = figure.subplots(1, 3)
-    titles = {"toxicity": "toxic completions", "reward": "reward that it is trained on", "kl": "KL to the base model"}
-    for axis, (key, title) in zip(axes, titles.items(), strict=True):
-        for name, runs in arms.items():
-            if name == "base":
-                continue
-            steps, values = runs[0]["curve"]["step"], np.array([run["curve"][key] for run in runs])
-            (line,) = axis.plot(steps, values.mean(axis=0), label=name, linestyle="--" if name == RANDOM else "-")
-            axis.fill_between(steps, values.min(axis=0), values.max(axis=0), color=line.get_color(), alpha=0.15)
-        axis.set(title=title, xlabel="step")
-        axis.spines[["top", "right"]].set_visible(False)
-    axes[0].set(ylim=(0, None))
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
-    figure.savefig(path, dpi=130)
 
 
 def run_arms(study, plan, names, jobs):
@@ -628,7 +577,7 @@ def main(pairs=None, labelled=None, out="realign", size="small", base=None, jobs
     if not study.path("rewards/scores.json").exists():
         learn_rewards(study, plan)
     print("\n" + format_scores(study.read_json("rewards/scores.json")))
-    names = [TRUTH, *LEARNERS]
+    names = [TRUTH, *REWARDS]
     run_arms(study, plan, names, jobs or (1 if size == "smoke" else os.cpu_count() or 1))
     arms = gather(study, plan, names)
     rows, recovered = summarize(arms)

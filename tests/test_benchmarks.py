@@ -42,6 +42,7 @@ def test_every_benchmark_is_tested():
         "paper_tables",
         "paradetox",
         "realign",
+        "realign_tables",
         "text_features",
         "toxicity_reference",
         "uncertainty",
@@ -92,7 +93,7 @@ def test_realign(monkeypatch, capsys, tmp_path):
     out = tmp_path / "run"
     rows = realign.main(size="smoke", out=out)
     shown = capsys.readouterr().out
-    assert list(rows) == ["base", realign.TRUTH, *realign.LEARNERS]
+    assert list(rows) == ["base", realign.TRUTH, *realign.REWARDS]
     assert rows["base"]["KL"] == pytest.approx(0, abs=1e-4) and rows["base"]["samples"] == 100
     assert rows[realign.TRUTH]["KL"] > 0.1 and rows[realign.TRUTH]["share of the cut"][0] == 1
     for name, row in rows.items():
@@ -113,18 +114,18 @@ def test_realign(monkeypatch, capsys, tmp_path):
 
 def test_what_the_realignment_table_is_made_of(monkeypatch):
     monkeypatch.syspath_prepend(BENCHMARKS)
-    realign = importlib.import_module("realign")
+    realign, tables = importlib.import_module("realign"), importlib.import_module("realign_tables")
     assert realign.clean("RT @user: &quot;Nice   day!!!&quot; #sun https://t.co/x") == "nice day! sun"
-    assert realign.distinct_2(["a b a b", "a b"]) == 2 / 4
-    assert realign.exploited_words(["bird and you"] * 2 + ["me"], ["you and me", "bird"]) == {}
-    assert realign.exploited_words(["bird and you"] * 2 + ["me"], ["you and me"]) == {"bird": 0.667}
+    assert tables.distinct_2(["a b a b", "a b"]) == 2 / 4
+    assert tables.exploited_words(["bird and you"] * 2 + ["me"], ["you and me", "bird"]) == {}
+    assert tables.exploited_words(["bird and you"] * 2 + ["me"], ["you and me"]) == {"bird": 0.667}
     runs = {name: [{"truth": truth}] for name, truth in {"base": [-1, -1, -1, 1], "arm": [-1, 1, 1, 1]}.items()}
-    rates = realign.resampled_rates(runs, n_resamples=200)
+    rates = tables.resampled_rates(runs, n_resamples=200)
     assert (rates["base"][0], rates["arm"][0]) == (0.75, 0.25)
     assert set(rates["base"][1:]) == {0.5, 0.75, 1.0} and (rates["base"] - rates["arm"] == 0.5).all()
     never, always = {"truth": [1] * 4}, {"truth": [-1] * 4}  # by seed; the rate of one prompt is that of all
     runs = {"base": [always], "arm": [never, always], "other": [always, never], "twin": [never, always]}
-    rates = realign.resampled_rates(runs, n_resamples=200)
+    rates = tables.resampled_rates(runs, n_resamples=200)
     assert (rates["base"] == 1).all() and rates["arm"][0] == 0.5 and set(rates["arm"]) == {0.0, 0.5, 1.0}
     np.testing.assert_array_equal(rates["arm"], rates["twin"])  # arms share the seeds that are drawn
     np.testing.assert_array_equal(rates["arm"], 1 - rates["other"])
