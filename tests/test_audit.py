@@ -33,7 +33,7 @@ from fairl_sk import (
 )
 from fairl_sk.audit import audit, format_audit, load_pipeline, write_audit
 from fairl_sk.audit.choice import ALPHAS, choose
-from fairl_sk.audit.run import KINDS, MEASURES
+from fairl_sk.audit.measures import KINDS, MEASURES
 from fairl_sk.datasets import make_detox_preferences
 from fairl_sk.failures import MarginFailures
 from fairl_sk.metrics import BootstrapInterval, pair_log_loss_scorer, starc_distance
@@ -373,11 +373,11 @@ def test_undecided_pairs_and_uncertain_outputs_are_those_of_the_posterior(corpus
 
 
 def test_what_takes_too_long_is_left_out_and_said_to_be(corpus, monkeypatch):
-    monkeypatch.setattr("fairl_sk.audit.run.MAX_RANGE_PAIRS", 100)
+    monkeypatch.setattr("fairl_sk.audit.uncertainty.MAX_RANGE_PAIRS", 100)
     result = small_audit(corpus)
     assert all(row["low"] is None and row["std"] > 0 for row in result.uncertainty["outputs"])
     assert "none: ranges take long beyond 100 training pairs" in format_audit(result)
-    monkeypatch.setattr("fairl_sk.audit.run.MAX_POSTERIOR_FEATURES", 10)
+    monkeypatch.setattr("fairl_sk.audit.uncertainty.MAX_POSTERIOR_FEATURES", 10)
     assert "not computed, 48 features, and a posterior takes long beyond 10." in format_audit(small_audit(corpus))
 
 

@@ -36,7 +36,7 @@ def corpus():
 def place(tmp_path, monkeypatch, corpus):
     """An empty working folder with data files beside it, and an audit with few draws."""
     monkeypatch.setattr(fairl_sk.audit, "audit", functools.partial(audit, n_resamples=50, n_shuffles=2))
-    monkeypatch.setattr("fairl_sk.audit.run.make_detox_preferences", lambda n, random_state: corpus)
+    monkeypatch.setattr("fairl_sk.audit.data.make_detox_preferences", lambda n, random_state: corpus)
     work = tmp_path / "work"
     work.mkdir()
     monkeypatch.chdir(work)

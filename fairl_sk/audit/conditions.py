@@ -6,7 +6,7 @@ import re
 from typing import NamedTuple
 from xml.etree import ElementTree
 
-from .run import MEASURES
+from .measures import MEASURES
 
 _COMPARISONS = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
 _CONDITION = re.compile(r"\s*([^<>=]+?)\s*(<=|>=|<|>)\s*([-+.\deE]+)\s*")

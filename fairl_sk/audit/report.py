@@ -16,8 +16,8 @@ import skops.io
 from sklearn.base import BaseEstimator
 
 from ..plot import COLORS, HistoryDisplay, MarginDisplay
+from .measures import MEASURES
 from .models import step_number
-from .run import MEASURES
 
 RUN_PARAMETERS = {"store": None, "device": "cpu", "verbose": False}  # of this run, not of the reward: not saved
 

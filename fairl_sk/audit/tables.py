@@ -4,7 +4,8 @@ import textwrap
 
 from ..extras import install_command
 from ..features.loading import has_minilm
-from .run import MEASURES, UNDECIDED
+from .measures import MEASURES
+from .uncertainty import UNDECIDED
 
 NOTABLE = 0.05  # a null whose score surely differs from 1/2 by more than this may explain the preferences
 NOISE = 2.0  # a spread of less than so many times the noise says little

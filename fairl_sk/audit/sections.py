@@ -1,0 +1,63 @@
+"""The building blocks of a report: a section holds plain sentences, pictures and tables. `page` renders them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture of a section.
+
+    Attributes
+    ----------
+    name : str
+        Stem of a file's name, and the element's id in the page.
+    draw : callable
+        Without arguments; returns a new matplotlib Figure.
+    alt : str
+        What the picture shows, with its main figure, for readers who cannot see it.
+    """
+
+    name: str
+    draw: Callable[[], Any]
+    alt: str
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of a section.
+
+    Attributes
+    ----------
+    caption : str
+    columns : list of str
+    rows : list of list of str
+        Texts of the data are raw here: who renders the table escapes them.
+    of_texts : bool, default=False
+        Whether rows hold texts of the data. Such a table is left out of a report without texts.
+    """
+
+    caption: str
+    columns: list[str]
+    rows: list[list[str]]
+    of_texts: bool = False
+
+
+@dataclass(frozen=True)
+class Section:
+    """A section of a report. A function ``xxx_section(result) -> Section or None`` beside what it shows makes it.
+
+    Attributes
+    ----------
+    title : str
+    words : str
+        Plain sentences, read first. They hold no texts of the data.
+    pictures : list of Picture
+    tables : list of Table
+    """
+
+    title: str
+    words: str
+    pictures: list[Picture] = field(default_factory=list)
+    tables: list[Table] = field(default_factory=list)

@@ -1,0 +1,96 @@
+"""What the data do not determine: undecided held-out pairs, and the least known held-out outputs. `run` reads it."""
+
+import warnings
+
+import numpy as np
+import sklearn
+
+from ..diagnosis import LaplaceReward, ambiguity
+from ..pairs import stack_outputs
+from .measures import accuracy_of, shorten
+
+UNDECIDED = 2.0  # a margin within so many standard deviations of 0 may have either sign
+N_UNCERTAIN_OUTPUTS = 8
+MAX_POSTERIOR_FEATURES = 1024  # a posterior takes time as the square of the features
+MAX_RANGE_PAIRS = 20_000
+LIKELIHOOD_DROP = 1.92  # half the 95 % quantile of chi squared with one degree of freedom
+
+
+def measure_uncertainty(learner, X_train, y_train, X_test, held):
+    """Held-out pairs whose order is undecided, and the held-out outputs whose rewards are most uncertain."""
+    n_features = X_train.shape[-1]
+    if n_features > MAX_POSTERIOR_FEATURES:
+        return {"left_out": f"{n_features} features, and a posterior takes long beyond {MAX_POSTERIOR_FEATURES}"}
+    with warnings.catch_warnings(action="ignore"):  # the first fit has shown them
+        reward = LaplaceReward(sklearn.clone(learner).set_params(verbose=0, tol=1e-6)).fit(X_train, y_train)
+    outputs = stack_outputs(X_test) if X_test.ndim == 3 else X_test
+    center = X_train.mean(axis=tuple(range(X_train.ndim - 1)), dtype=np.float64)
+    rewards, std = reward.decision_function(outputs, return_std=True)
+    rewards = rewards - reward.decision_function(center[None])
+    unit = float(rewards.std())
+    if not unit > 0:
+        return {"left_out": "the reward is the same for all held-out outputs"}
+    texts = held.texts.ravel()
+    _, distinct = np.unique(texts.astype(str), return_index=True)
+    listed = distinct[np.argsort(-std[distinct], kind="stable")[:N_UNCERTAIN_OUTPUTS]]
+    low, high, ranges = _ranges(reward, X_train, y_train, outputs[listed], center)
+    return {
+        "left_out": None,
+        "alpha": reward.alpha_,
+        "pairs": _undecided(reward, X_test, held.sign) if X_test.ndim == 3 else None,
+        "outputs": [
+            {
+                **_place(row, held),
+                "output": shorten(texts[row]),
+                "reward": float(rewards[row]) / unit,
+                "std": float(std[row]) / unit,
+                "low": None if low is None else float(low[i]) / unit,
+                "high": None if high is None else float(high[i]) / unit,
+            }
+            for i, row in enumerate(listed)
+        ],
+        "ranges": ranges,
+    }
+
+
+def _undecided(reward, X_test, sign):
+    """The pairs whose margin may have either sign, and the accuracy on them and on the other pairs."""
+    margins, std = reward.decision_function(X_test, return_std=True)
+    undecided = np.abs(margins) <= UNDECIDED * std
+    return {
+        "undecided": int(undecided.sum()),
+        "share": float(undecided.mean()),
+        "undecided_accuracy": accuracy_of((margins * sign)[undecided]),
+        "decided_accuracy": accuracy_of((margins * sign)[~undecided]),
+    }
+
+
+def _ranges(reward, X_train, y_train, outputs, center):
+    """Lowest and highest reward of each output, relative to the mean training output; and what they mean."""
+    if X_train.ndim == 2:
+        return None, None, "none: only pairs limit a reward"
+    if len(X_train) > MAX_RANGE_PAIRS:
+        return None, None, f"none: ranges take long beyond {MAX_RANGE_PAIRS} training pairs"
+    # `ambiguity` subtracts the mean of the outputs; with their mirror images, it is the center.
+    mirrored = np.concatenate([outputs, 2 * center - outputs])
+    tolerance = LIKELIHOOD_DROP / (len(X_train) * np.log(2))
+    try:
+        found = ambiguity(reward.estimator_, X_train, y_train, outputs=mirrored, tolerance=tolerance)
+    except ValueError as error:
+        return None, None, f"none: {error}"
+    unit = np.std(mirrored @ reward.coef_)
+    return (
+        found.low * unit,
+        found.high * unit,
+        f"over all rewards of the same mean margin whose penalized log-likelihood is at most {LIKELIHOOD_DROP} lower, "
+        "in the directions of these outputs (fairl_sk.diagnosis.ambiguity)",
+    )
+
+
+def _place(row, held):
+    """The user's row of a held-out output and, in pairs, its side."""
+    if held.texts.ndim == 1:
+        return {"index": int(held.index[row])}
+    pair, side = divmod(int(row), 2)
+    preferred = (held.sign[pair] > 0) == (side == 0)
+    return {"index": int(held.index[pair]), "side": "preferred" if preferred else "other"}
