@@ -150,7 +150,7 @@ def bench_search(pairs, n_pairs, n_candidates, folder, repeats):
     vectors = embedder.transform(X)
 
     def search(steps, X):
-        pipeline = Pipeline([*steps, ("irl", FailureAwareIRL.paper(random_state=0))])
+        pipeline = Pipeline([*steps, ("irl", FailureAwareIRL(random_state=0))])
         grid = {"irl__alpha": np.logspace(-5, -1, n_candidates)}
         return GridSearchCV(pipeline, grid, cv=GroupKFold(5)).fit(X, y, groups=groups)
 

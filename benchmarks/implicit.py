@@ -50,6 +50,7 @@ ALPHAS = [1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1]
 LABELS = (50, 100, 300, 1000)
 MEASURES = ["pair accuracy", "F1", "best F1", "AUC", "STARC"]
 FEATURES = ("MiniLM", "joined", "own states")
+OF_SEVERAL = ("MiniLM", "joined")  # where several models are compared
 
 
 @dataclass(frozen=True)
@@ -396,9 +397,7 @@ def main(pairs=None, labelled=None, out="implicit", size="small", policies=None,
         for features in FEATURES[: n_features_of(plan, policy, step, several)]
     ]
     parallel(joblib.delayed(write_results)(out, plan, *task, files) for task in tasks)
-    parallel(
-        joblib.delayed(write_several)(out, plan, seeds, features) for seeds in several for features in FEATURES[:2]
-    )
+    parallel(joblib.delayed(write_several)(out, plan, seeds, name) for seeds in several for name in OF_SEVERAL)
     print_tables(study, plan, done)
     print(f"\n{(time.monotonic() - start) / 60:.1f} minutes; results in {study.folder}")
 

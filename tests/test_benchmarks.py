@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -50,14 +51,31 @@ def test_every_benchmark_is_tested():
     assert {path.stem for path in BENCHMARKS.glob("*.py")} == names
 
 
+@pytest.fixture(scope="module")
+def base_folder(tmp_path_factory):
+    """A run of realign.py that has made its base model, which the tests below go on with."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(BENCHMARKS)
+        realign = importlib.import_module("realign")
+    study, plan = realign.Study(tmp_path_factory.mktemp("realign")), realign.SIZES["smoke"]
+    realign.prepare_texts(study, plan, None, None)
+    study.make("base", lambda path: realign.train_base(study.read_json("texts.json")["train"], plan, path))
+    return study.folder
+
+
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # trl, of transformers
 @pytest.mark.filterwarnings("ignore:.*:sklearn.exceptions.ConvergenceWarning")
-def test_implicit(monkeypatch, capsys, tmp_path):
+def test_implicit(monkeypatch, capsys, tmp_path, base_folder):
     """All stages for RLOO, kept after 2 and 4 steps, and DPO; a second call has nothing to do."""
     monkeypatch.syspath_prepend(BENCHMARKS)
     implicit = importlib.import_module("implicit")
     monkeypatch.setattr(implicit, "FEATURES", ("joined", "own states"))
+    monkeypatch.setattr(implicit, "OF_SEVERAL", ("joined",))
     monkeypatch.setattr(implicit, "LABELS", (50,))
+    monkeypatch.setattr(implicit, "ALPHAS", [1e-3, 1e-1])
+    shutil.copytree(base_folder, tmp_path / "run")
+    texts = json.loads((tmp_path / "run/texts.json").read_text(encoding="utf-8"))
+    (tmp_path / "run/texts.json").write_text(json.dumps({**texts, "pairs": texts["pairs"][:100]}), encoding="utf-8")
     implicit.main(size="smoke", out=tmp_path / "run")
     shown = capsys.readouterr().out
     measured = {
@@ -67,7 +85,7 @@ def test_implicit(monkeypatch, capsys, tmp_path):
     }
     for (policy, step), kinds in measured.items():
         values, truths, figures = implicit.read_signals(tmp_path / f"run/signals/{policy}-{step}.npz")
-        assert values.shape == truths["words"].shape == truths["encoder"].shape == (160, 2)
+        assert values.shape == truths["words"].shape == truths["encoder"].shape == (100, 2)
         assert figures["spread"] == pytest.approx(values[:, 1][:40].std(), rel=1e-3)
         assert figures["spread"] > 2 * figures["null"] > 0 and figures["bfloat16"] > 0
         for features in kinds:
@@ -85,12 +103,15 @@ def test_implicit(monkeypatch, capsys, tmp_path):
 @pytest.mark.filterwarnings("ignore:Only .* pairs are T->NT:UserWarning")  # 160 of a model that has learned nothing yet
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # trl, of transformers
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")  # 120 pairs, almost no penalty
-def test_realign(monkeypatch, capsys, tmp_path):
+def test_realign(monkeypatch, capsys, tmp_path, base_folder):
     """The plumbing, that alignment raises the reward that it is given, and that a second call has nothing to do."""
     monkeypatch.syspath_prepend(BENCHMARKS)
     realign = importlib.import_module("realign")
     monkeypatch.setattr(realign, "ALPHAS", [1e-3])
-    out = tmp_path / "run"
+    labelled, distilled = "FailureAwareIRL, joined, labels", "DistilledIRL, own states"
+    some = ("MaxMarginIRL", "MaxEntropyIRL", labelled, distilled, realign.RANDOM)  # each way to make a reward
+    monkeypatch.setattr(realign, "REWARDS", {name: realign.REWARDS[name] for name in some})
+    out = shutil.copytree(base_folder, tmp_path / "run")
     rows = realign.main(size="smoke", out=out)
     shown = capsys.readouterr().out
     assert list(rows) == ["base", realign.TRUTH, *realign.REWARDS]
@@ -190,6 +211,7 @@ def test_bench_fit(monkeypatch, capsys, tmp_path):
 def test_bench_search(capsys, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(BENCHMARKS)
     module = importlib.import_module("bench_search")
+    monkeypatch.setattr(module, "peak_memory", lambda *search: 1.5)  # a new process, tested with bench_fit
     results = module.main(size="smoke", peer_share=0.5, picture=tmp_path / "a.png", out=tmp_path / "search.json")
     shown = capsys.readouterr().out
     grid = results["peers"][0]
@@ -198,7 +220,7 @@ def test_bench_search(capsys, tmp_path, monkeypatch):
     assert f"times faster than GridSearchCV: {grid['times faster']:.2f} (aim: at least 10)" in shown
     assert all(row["largest difference of a score"] <= 2e-3 and row["same choice"] for row in results["peers"])
     assert [row["candidates"] for row in results["candidates"]] == [3, 7]
-    assert results["shapes"][-1]["memory / input"] > 1
+    assert "peak memory, times the input: 1.50 (aim: at most 2): reached" in shown
     assert (tmp_path / "a.png").stat().st_size > 1000
     assert json.loads((tmp_path / "search.json").read_text(encoding="utf-8")) == results
     assert len(module.candidates_of(module.make_grid(60))) == 61
@@ -307,7 +329,8 @@ def test_paradetox(paradetox_file, capsys, monkeypatch):
 def test_text_features(monkeypatch, capsys, tmp_path):
     monkeypatch.syspath_prepend(BENCHMARKS)
     module = load("text_features")
-    some = ("MiniLM", "words", "all three with maximum")
+    monkeypatch.setattr(module, "ALPHAS", [1e-3, 1e-1])
+    some = ("MiniLM", "words", "MiniLM + words + characters")
     monkeypatch.setattr(module, "FEATURES", {name: module.FEATURES[name] for name in some})
     results = module.main(size="smoke", store=tmp_path / "store", out=tmp_path / "scores.json")
     shown = capsys.readouterr().out
