@@ -58,8 +58,9 @@ def estimate_weight(X, sign, sample_weight, numbers, sides, rows=slice(None)):
     if any(len(np.unique(sides[half == number])) < 2 for number in (0, 1)):
         return 0.0
     read = np.arange(len(X))[rows][pairs]
-    outputs = X[read[:, None], np.stack([first, 1 - first], axis=1)]
-    pairs = _Pairs(_in_few_directions(_standardized(outputs, weight), weight), flip, sides, weight)
+    outputs = _standardized(X[read[:, None], np.stack([first, 1 - first], axis=1)], weight)
+    outputs = _in_few_directions(outputs, weight)  # the others are freed
+    pairs = _Pairs(outputs, flip, sides, weight)
     parts = [pairs.of(half == number) for number in (0, 1)]
     rewards = [_preliminary_reward(part) for part in parts]
     moments = [_moments(part, theta) for part, theta in zip(parts, rewards[::-1], strict=True)]
