@@ -304,7 +304,7 @@ def test_messages_that_the_chat_template_refuses_are_named(chat):
 @pytest.mark.parametrize(
     ("X", "message"),
     [
-        (np.ones((3, 2)), "X holds no texts.*Features need no TransformerEmbedder"),
+        (np.ones((3, 2)), "X holds no texts.*Features need no transformer of texts"),
         ([["a", "b"], ["c", None]], "row 1, side 1.*NoneType"),
         ("a", r"texts of shape \(\)"),
         (np.empty((0, 2), dtype=str), "Found 0 rows"),

@@ -7,7 +7,7 @@ from sklearn.model_selection import GridSearchCV, StratifiedKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
-from fairl_sk import FailureAwareIRL, FailureAwareIRLCV
+from fairl_sk import ExponentialSchedule, FailureAwareIRL, FailureAwareIRLCV
 from fairl_sk.failures import (
     ConfirmedFailures,
     ImplicitFailures,
@@ -158,6 +158,14 @@ def test_a_round_shows_margins_rewards_and_progress(preferences, settings):
         assert high - low > 0 or state.index == 0  # preferred outputs are the first, and 0 parts them from the others
     for row, state in zip(learner.history_, states, strict=True):
         np.testing.assert_allclose(row["margin_q50"], np.median(state.margins), atol=1e-6)
+
+
+def test_failures_of_the_first_round_alone_are_learned_from(preferences):
+    schedule = ExponentialSchedule(10.0, decay=1e4)  # 0 after the first round
+    learner = FailureAwareIRL(failure_weight=schedule, failure_threshold=0.5, n_rounds=3)
+    fitted = learner.fit(preferences.data, preferences.target)
+    assert [row["n_sampled"] > 0 for row in fitted.history_] == [True, False, False]
+    assert np.linalg.norm(fitted.failure_coef_) > 0.01 * np.linalg.norm(fitted.base_coef_)
 
 
 def test_labels_are_shown_in_the_order_preferred_and_other(preferences):

@@ -118,6 +118,21 @@ def test_a_prompt_that_the_shared_messages_say_is_not_said_twice(before, prompt,
 
 
 @pytest.mark.parametrize(
+    ("prompt", "expected"),
+    [
+        ("Look out. Why?", "Look out. Why?"),
+        ("Look out.\nWhy? ", "Look out.\nWhy? "),
+        ("Sowhy?", "Sowhy?\n\nwhy?"),  # within a word
+        ("why? Look out.", "why? Look out.\n\nwhy?"),  # not its end
+    ],
+)
+def test_a_prompt_that_ends_with_the_shared_question_says_it(prompt, expected):
+    asked = user("why?" if "why?" in prompt else "Why?")
+    found, *outputs = split_prompt(prompt, [asked, assistant("So.")], [asked, assistant("No.")])
+    assert to_text(found) == expected and list(map(to_text, outputs)) == ["So.", "No."]
+
+
+@pytest.mark.parametrize(
     ("prompt", "n_taken"),
     [("How are you?", 1), (WHOLE, 3), ([user("How are you?")], 1), (SHARED, 3), ("How", 0), (None, 3), ("Yes.", 0)],
 )
@@ -142,6 +157,11 @@ def test_a_prompt_is_taken_off_the_conversation_that_begins_with_it(prompt, n_ta
             "Why?",
             ("\n\nHuman: Why?\n\nAssistant: So.", "\n\nHuman: Why?\n\nAssistant: No."),
             ("\n\nHuman: Why?\n\nAssistant: ", "So.", "No."),
+        ),
+        (
+            "Who?",  # said by neither
+            ("\n\nHuman: Why?\n\nAssistant: So.", "\n\nHuman: Why?\n\nAssistant: No."),
+            ("Who?", "\n\nHuman: Why?\n\nAssistant: So.", "\n\nHuman: Why?\n\nAssistant: No."),
         ),
     ],
 )

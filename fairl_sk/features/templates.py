@@ -22,6 +22,19 @@ def check_template(template):
         raise ValueError(f"Found prompt_template={template!r}. Expected the field {{output}} in it.")
 
 
+def require_texts(X, join=None):
+    """Texts (n_samples,) or (n_pairs, 2) as `read_texts` gives them; ValueError for features or no rows."""
+    texts = read_texts(X, join=join)
+    if texts is None:
+        raise ValueError(
+            "X holds no texts. Expected strings, an array (n_samples,) or (n_pairs, 2), or a table with columns "
+            "'chosen' and 'rejected', or 'completion'. Features need no transformer of texts."
+        )
+    if not len(texts):
+        raise ValueError(f"Found 0 rows (shape {texts.shape}) while a minimum of 1 is required.")
+    return texts
+
+
 def format_texts(X, template, source):
     """Texts (n_samples,) or (n_pairs, 2), and whether the chat template gave them their special tokens already.
 
@@ -32,15 +45,7 @@ def format_texts(X, template, source):
         join = partial(_fill_template, template)
     elif has_messages(X) and (tokenizer := load_tokenizer(*source[:3])).chat_template:
         join, is_chat = partial(_fill_chat_template, tokenizer), True
-    texts = read_texts(X, join=join)
-    if texts is None:
-        raise ValueError(
-            "X holds no texts. Expected strings, an array (n_samples,) or (n_pairs, 2), or a table with columns "
-            "'chosen' and 'rejected', or 'completion'. Features need no TransformerEmbedder."
-        )
-    if not len(texts):
-        raise ValueError(f"Found 0 rows (shape {texts.shape}) while a minimum of 1 is required.")
-    return texts, is_chat
+    return require_texts(X, join), is_chat
 
 
 def _fill_template(template, prompt, output):

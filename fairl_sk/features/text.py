@@ -12,10 +12,10 @@ from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import HasMethods, Interval  # the parameters' declared constraints
 from sklearn.utils.validation import check_is_fitted
 
-from ..pairs import read_texts
 from ..warn import warn_user
 from .encoder import TransformerEmbedder
 from .loading import MINILM
+from .templates import require_texts
 
 __all__ = ["TextFeatures"]
 
@@ -301,12 +301,5 @@ class TextFeatures(
 
 def _read_distinct(X):
     """Texts (n_samples,) or (n_pairs, 2), the distinct ones, and the number of each text among these."""
-    texts = read_texts(X)
-    if texts is None:
-        raise ValueError(
-            "X holds no texts. Expected strings, an array (n_samples,) or (n_pairs, 2), or a table with columns "
-            "'chosen' and 'rejected', or 'completion'."
-        )
-    if not texts.size:
-        raise ValueError(f"Found 0 rows (shape {texts.shape}) while a minimum of 1 is required.")
+    texts = require_texts(X)
     return texts, *np.unique(texts.ravel(), return_inverse=True)

@@ -7,8 +7,8 @@ import numpy as np
 
 from ..features.language import apply_chat_template
 from ..features.loading import MODEL_LOCK
+from ..features.templates import require_texts
 from ..messages import TextTable, as_messages, column_names, to_text
-from ..pairs import read_texts
 
 _SIDES = ("chosen", "rejected", "completion")
 
@@ -81,14 +81,7 @@ def _read_rows(X, prompt_column):
         rows.append((prompt, output))
         return ""
 
-    texts = read_texts(X, join=keep)
-    if texts is None:
-        raise ValueError(
-            "X holds no texts. Expected strings, an array (n_samples,) or (n_pairs, 2), or a table with columns "
-            "'chosen' and 'rejected', or 'completion'."
-        )
-    if not len(texts):
-        raise ValueError(f"Found 0 rows (shape {texts.shape}) while a minimum of 1 is required.")
+    texts = require_texts(X, keep)
     return rows or [(None, text) for text in texts.ravel()], texts.ndim == 2
 
 
