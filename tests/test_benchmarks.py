@@ -1,5 +1,6 @@
 """Each benchmark runs at its smallest size, and what it prints is what it measured."""
 
+import functools
 import importlib.util
 import json
 import re
@@ -73,6 +74,7 @@ def test_implicit(monkeypatch, capsys, tmp_path, base_folder):
     monkeypatch.setattr(implicit, "OF_SEVERAL", ("joined",))
     monkeypatch.setattr(implicit, "LABELS", (50,))
     monkeypatch.setattr(implicit, "ALPHAS", [1e-3, 1e-1])
+    monkeypatch.setattr(implicit, "TextFeatures", functools.partial(implicit.TextFeatures, n_components=20))
     shutil.copytree(base_folder, tmp_path / "run")
     texts = json.loads((tmp_path / "run/texts.json").read_text(encoding="utf-8"))
     (tmp_path / "run/texts.json").write_text(json.dumps({**texts, "pairs": texts["pairs"][:100]}), encoding="utf-8")
