@@ -2,9 +2,11 @@
 
 import os
 import re
+import shlex
 import shutil
 import sys
 import warnings
+import webbrowser
 from contextlib import contextmanager
 from functools import partial
 from types import SimpleNamespace
@@ -13,6 +15,7 @@ import click
 
 from . import __version__
 from .device import ran_out_of_memory
+from .escaping import visible
 from .extras import install_command
 
 NO_ENCODER = "none"  # as --encoder
@@ -50,7 +53,7 @@ def main(argv=None):
 
 
 def _fail(message, status=2):
-    print(f"fairl-sk: error: {' '.join(message.split())}", file=sys.stderr)
+    print(f"fairl-sk: error: {visible(' '.join(message.split()))}", file=sys.stderr)
     return status
 
 
@@ -71,7 +74,7 @@ def _warnings_as_lines():
     """Show each warning as one line, without the place in the source."""
 
     def show(message, category, filename, lineno, file=None, line=None):
-        print(f"fairl-sk: warning: {' '.join(str(message).split())}", file=file or sys.stderr)
+        print(f"fairl-sk: warning: {visible(' '.join(str(message).split()))}", file=file or sys.stderr)
 
     with warnings.catch_warnings():
         warnings.showwarning = show
@@ -80,7 +83,7 @@ def _warnings_as_lines():
 
 def _print(report):
     """Print a report whose results are written already, whatever the terminal can show and whoever reads."""
-    encoding = sys.stdout.encoding or "utf-8"
+    report, encoding = visible(report, keep="\n"), sys.stdout.encoding or "utf-8"
     try:
         print(report.encode(encoding, "backslashreplace").decode(encoding), flush=True)
     except OSError as error:
@@ -110,6 +113,10 @@ class Command(click.Command):
         for section, records in sections.items():
             with formatter.section(section):
                 formatter.write_dl(records)
+
+    def parse_args(self, ctx, args):
+        ctx.meta["arguments"] = list(args)
+        return super().parse_args(ctx, args)
 
     def invoke(self, ctx):
         given = {param.name: param.opts[0] for param in self.params if ctx.params[param.name] not in (None, ())}
@@ -149,6 +156,10 @@ def commands():
 @option("--force", is_flag=True, help="Replace the results of an earlier audit in DIR.")
 @option("--seed", type=click.IntRange(0), default=0, metavar="N", help="Random seed. [default: 0]")
 @option("--quiet", is_flag=True, help="Show no progress bars.")
+@option("--verbose", is_flag=True, help="Print the tables below the verdict.")
+@option("--open", "open_page", is_flag=True, help="Open the report in a browser.")
+@option("--no-texts", is_flag=True, help="Write no text of the data, and no n-gram pipelines: they hold its words.")
+@option("--mask", is_flag=True, help="Mask e-mail addresses, URLs, @names and long numbers in texts.")
 @option("--fail-if", metavar="CONDITION", multiple=True, help="Exit with status 1 if it holds; repeatable.")
 @option("--junit", metavar="FILE", needs="fail_if", help="Write the conditions' outcomes as JUnit XML.")
 @of_models("--base", needs=None, metavar="MODEL", help="The language model before its alignment.")
@@ -183,16 +194,17 @@ def commands():
     metavar="N",
     help="Number of features of words, and of characters. [default: 200]",
 )
-def audit(**options):
+@click.pass_context
+def audit(context, **options):
     """Fit, measure and save the reward that pairs of texts, or two models, express.
 
     PAIRS is a TSV, CSV, JSON Lines or Parquet file of preferences. Without it, the package writes its own pairs. Texts
     become features by an encoder, by their words and by their characters. Three learners are tuned, and measured on
-    held-out groups. Tables, pictures and the fitted pipelines are written.
+    held-out groups. A verdict is printed; a report (report.html), tables and the fitted pipelines are written.
 
     With --base, --aligned and --prompts, both models answer the prompts. The pairs are kept in DIR, so that a run with
-    the same --out goes on from them. The report begins with what the alignment learned. With several aligned models, it
-    shows that by step; the rest is about the last one.
+    the same --out goes on from them. The verdict says what the alignment learned. With several aligned models, the
+    tables show that by step; the rest is about the last one.
 
     A model is a folder, or the name of a model on the Hugging Face hub. A ground-truth reward is a classifier of texts:
     detoxify or detoxify:VARIANT, a checkpoint of it (FILE.ckpt), a scikit-learn pipeline (FILE.skops), or a model.
@@ -202,8 +214,8 @@ def audit(**options):
     """
     options = SimpleNamespace(**options)
     _check_models(options)
-    from .audit import audit, format_audit, write_audit
-    from .audit.conditions import audit_figures, check_conditions, parse_condition, write_junit
+    from .audit import audit, write_audit
+    from .audit.conditions import parse_condition
     from .audit.report import results_folder
 
     conditions = [parse_condition(text) for text in options.fail_if]
@@ -216,25 +228,48 @@ def audit(**options):
                 random_state=options.seed,
                 verbose=not options.quiet,
             )
-        report = format_audit(result, shutil.get_terminal_size().columns if sys.stdout.isatty() else None)
+        result.settings["command"] = shlex.join(["fairl-sk", "audit", *context.meta["arguments"]])
+        report = _report(result, options)
         try:
-            paths = write_audit(result, folder)
+            paths = write_audit(result, folder, texts=_texts(options))
         except OSError as error:
             _print(report)  # all that is left of the run
             raise OSError(
-                f"Cannot write the results to {folder}: {error.strerror or error}. The folder is as it was; the table "
-                "was printed. Make room or name another folder with --out, and run again."
+                f"Cannot write the results to {folder}: {error.strerror or error}. The folder is as it was; the "
+                "verdict was printed. Make room or name another folder with --out, and run again."
             ) from error
-    report += f"\n\nWritten to {folder}: {', '.join(path.name for path in paths)}"
+    report += f"\n\nWritten to {folder}: {', '.join(path.name for path in paths)}\nThe report: {folder / 'report.html'}"
     used = [path for path in paths if path.name == f"{result.choice['use']}.skops"]
     if used:
-        report += f"\nLoad it with fairl_sk.audit.load_pipeline({str(used[0])!r})"
-    if not conditions:
-        return report
+        report += f"\nLoad the reward with fairl_sk.audit.load_pipeline({str(used[0])!r})"
     status = _print(report)
+    if options.open_page and not webbrowser.open((folder / "report.html").resolve().as_uri()):
+        print("fairl-sk: warning: found no browser to open the report.", file=sys.stderr)
+    return _checked(result, conditions, options.junit, status) if conditions else status
+
+
+def _texts(options):
+    """How files and terminal show texts of the data."""
+    return "none" if options.no_texts else "masked" if options.mask else "shortened"
+
+
+def _report(result, options):
+    """The verdict and, if asked for, the tables, as wide as the terminal."""
+    from .audit import format_audit, format_verdict
+    from .audit.texts import with_texts
+
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    report = format_verdict(result, width)
+    return f"{report}\n\n{format_audit(with_texts(result, _texts(options)), width)}" if options.verbose else report
+
+
+def _checked(result, conditions, junit, status):
+    """The status after the conditions of --fail-if."""
+    from .audit.conditions import audit_figures, check_conditions, write_junit
+
     outcomes = check_conditions(conditions, audit_figures(result))
-    if options.junit is not None:
-        write_junit(options.junit, outcomes)
+    if junit is not None:
+        write_junit(junit, outcomes)
     for outcome in outcomes:
         if outcome.failed:
             status = _fail(outcome.message(), 1)

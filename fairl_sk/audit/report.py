@@ -15,9 +15,15 @@ import numpy as np
 import skops.io
 from sklearn.base import BaseEstimator
 
+from ..escaping import csv_cell
+from ..features import TransformerEmbedder
 from ..plot import COLORS, HistoryDisplay, MarginDisplay
+from .made import make_cards
 from .measures import MEASURES
 from .models import step_number
+from .page import render_page
+from .texts import with_texts
+from .verdict import verdict
 
 RUN_PARAMETERS = {"store": None, "device": "cpu", "verbose": False}  # of this run, not of the reward: not saved
 
@@ -80,8 +86,8 @@ def _is_of_pairs(path):
     return path.suffix == ".jsonl" and path.stem.partition("-")[0] == "pairs"
 
 
-def write_audit(result, folder):
-    """Write the tables, the pictures and the fitted pipelines of an audit: all of them, or none after an error.
+def write_audit(result, folder, *, texts="shortened"):
+    """Write the page, the tables, the pictures and the fitted pipelines of an audit: all, or none after an error.
 
     Parameters
     ----------
@@ -89,28 +95,41 @@ def write_audit(result, folder):
         From `audit`.
     folder : path
         From `results_folder`.
+    texts : {"shortened", "masked", "none"}, default="shortened"
+        Texts of the data in these files. "masked": without e-mail addresses, URLs, @names and long numbers. "none": row
+        numbers only, and no pipelines with n-grams, which hold words of the data.
 
     Returns
     -------
     paths : list of Path
-        ``table.json`` (everything, with the settings), ``table.csv``, ``failures.csv``, ``margins.png``,
-        ``history.png``, with several aligned models ``training.png``, and ``<learner>.skops`` for each learner, without
-        the store and the device of this run.
+        ``report.html`` (the page), ``table.json`` (everything, with the settings), ``table.csv``, ``failures.csv``,
+        ``margins.png``, ``history.png``, with several aligned models ``training.png``, ``model_card.md`` and
+        ``data_card.md`` for the Hugging Face hub, and ``<learner>.skops`` for each learner, without the store and the
+        device of this run.
     """
-    folder = Path(folder)
+    folder, page = Path(folder), render_page(result, texts=texts)
+    result = with_texts(result, texts)
     rows = {name: [_plain(row) for row in result[name]] for name in ("table", "kinds", "subtypes", "failures")}
-    document = {"alignment": _plain(result.alignment)} if result.alignment else {}
-    document |= {"choice": _plain(result.choice), **rows}
+    document = {"verdict": verdict(result)} | ({"alignment": _plain(result.alignment)} if result.alignment else {})
+    document |= {"choice": _plain(result.choice), **rows, "calibration": _plain(result.calibration)}
     document |= {"uncertainty": result.uncertainty, "settings": result.settings}
-    texts = ("output",) if result.settings["rows_are"] == "outputs" else ("preferred", "other")
+    columns = ("output",) if result.settings["rows_are"] == "outputs" else ("preferred", "other")
+    columns = () if texts == "none" else columns
     with tempfile.TemporaryDirectory(dir=folder, prefix=".writing-") as temporary:
         temporary = Path(temporary)
         with _open(temporary / "table.json") as file:
             json.dump(document, file, indent=2, ensure_ascii=False, allow_nan=False)
         _write_csv(temporary / "table.csv", [_flat(row) for row in rows["table"]])
-        _write_csv(temporary / "failures.csv", rows["failures"], ("index", "margin", *texts))
+        _write_csv(
+            temporary / "failures.csv", rows["failures"], ("index", "margin", *([] if texts == "none" else columns))
+        )
+        for name, text in {"report.html": page, **make_cards(result)}.items():
+            with _open(temporary / name) as file:
+                file.write(text)
         _draw(result, temporary)
         for name, pipeline in result.pipelines.items():
+            if texts == "none" and not isinstance(pipeline["features"], TransformerEmbedder):
+                continue
             saved = _without_run_parameters(pipeline)
             skops.io.dump(saved, temporary / f"{name}.skops", compression=zipfile.ZIP_DEFLATED)
         names = sorted(path.name for path in temporary.iterdir())
@@ -144,7 +163,7 @@ def _write_csv(path, rows, columns=None):
     with _open(path) as file:
         writer = csv.DictWriter(file, columns or list(rows[0]), lineterminator="\n")
         writer.writeheader()
-        writer.writerows(rows)
+        writer.writerows({name: csv_cell(value) for name, value in row.items()} for row in rows)
 
 
 def _open(path):

@@ -11,7 +11,7 @@ import scipy
 import sklearn
 import torch
 from sklearn.pipeline import Pipeline
-from sklearn.utils import Bunch, check_scalar
+from sklearn.utils import check_scalar
 
 from .. import __version__, metrics
 from ..features import TextFeatures, TransformerEmbedder
@@ -19,7 +19,7 @@ from ..features.loading import has_minilm
 from ..pairs import preference_sign
 from .alignment import measure_alignment
 from .checks import with_useful_reference
-from .choice import fit_distilled, fit_tuned, ratio_rewards, recommend
+from .choice import fit_distilled, fit_tuned, ratio_rewards, recommend, shown_reward
 from .data import (
     check_data,
     complete_implicit_rewards,
@@ -31,6 +31,7 @@ from .data import (
     with_known_rewards,
     with_reference,
 )
+from .how_good import measure_calibration
 from .measures import (
     accuracy_by_kind,
     auc_by_subtype,
@@ -40,6 +41,7 @@ from .measures import (
     score_table,
     shuffled_rewards,
 )
+from .page import AuditResult
 from .uncertainty import measure_uncertainty
 
 
@@ -88,14 +90,14 @@ def audit(
 
     Returns
     -------
-    result : Bunch
-        ``choice`` (which reward to ``use``: the simplest that is not clearly worse than the ``best``, by held-out pair
-        accuracy and AUC of outputs; with implicit rewards and a reference, by label AUC and STARC), ``alignment`` (of
-        `model_pairs`: what was learned, by step), ``table`` (a dict per reward, with a `BootstrapInterval` per
-        measure), ``kinds`` (accuracy per kind of pair), ``subtypes`` (AUC per sub-type of toxic output),
+    result : AuditResult
+        A Bunch, with ``to_html()`` for the report as a page. ``choice`` (which reward to ``use``: the simplest that is
+        not clearly worse than the ``best``, by held-out pair accuracy and AUC of outputs; with implicit rewards and a
+        reference, by label AUC and STARC), ``alignment`` (of `model_pairs`: what was learned, by step), ``table`` (a
+        dict per reward, with a `BootstrapInterval` per measure), ``calibration`` (of the probabilities of the reward
+        to use), ``kinds`` (accuracy per kind of pair), ``subtypes`` (AUC per sub-type of toxic output),
         ``uncertainty`` (undecided pairs and uncertain outputs), ``failures`` (the hardest rows), ``pipelines``
-        (fitted), ``margins`` (held out) and
-        ``settings``.
+        (fitted), ``margins`` (held out) and ``settings``.
 
     Raises
     ------
@@ -129,10 +131,12 @@ def audit(
     interval = partial(metrics.bootstrap_interval, n_resamples=n_resamples, random_state=random_state)
     shuffled = shuffled_rewards(learners["FailureAwareIRL"], X_train, y_train, X_test, random_state, n_shuffles)
     table = score_table(rewards, shuffled, held, partial(interval, groups=held.groups))
-    return Bunch(
-        choice=recommend(table, rewards, held, n_resamples, random_state),
+    choice = recommend(table, rewards, held, n_resamples, random_state)
+    return AuditResult(
+        choice=choice,
         alignment=_alignment(data, reference, train, X_train, X_test, partial(interval, groups=held.groups)),
         table=table,
+        calibration=measure_calibration(margins[shown_reward(choice)], held.groups, interval, random_state),
         kinds=accuracy_by_kind(held, margins),
         subtypes=auc_by_subtype(held, rewards, interval),
         uncertainty=measure_uncertainty(learners["MaxEntropyIRL"], X_train, y_train, X_test, held),

@@ -61,3 +61,27 @@ class Section:
     words: str
     pictures: list[Picture] = field(default_factory=list)
     tables: list[Table] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A warning that the verdict may name. A function ``xxx_findings(result) -> list of Finding`` makes it.
+
+    Attributes
+    ----------
+    doubt : float
+        Share of the held-out rows whose order it puts in doubt, from 0 to 1. The verdict names the largest.
+    sentence : str
+        What was found, with its main figure. No texts of the data.
+    remedy : str
+        What to do next, one sentence.
+    """
+
+    doubt: float
+    sentence: str
+    remedy: str
+
+
+def interval_text(interval):
+    """An interval as text: the estimate and, in brackets, its ends; a dash for None."""
+    return "-" if interval is None else f"{interval.estimate:.3f} [{interval.low:.3f}, {interval.high:.3f}]"

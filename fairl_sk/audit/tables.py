@@ -5,6 +5,7 @@ import textwrap
 from ..extras import install_command
 from ..features.loading import has_minilm
 from .measures import MEASURES
+from .sections import interval_text
 from .uncertainty import UNDECIDED
 
 NOTABLE = 0.05  # a null whose score surely differs from 1/2 by more than this may explain the preferences
@@ -54,7 +55,7 @@ def _alignment(result):
         compared = "within prompts" if found["within_prompts"] else "over all prompts"
         lines.append(
             f"The reference explains {share.estimate:.0%} of its variance [{share.low:.0%}, {share.high:.0%}] "
-            f"(correlation {_interval(correlation)}, {compared})."
+            f"(correlation {interval_text(correlation)}, {compared})."
         )
     else:
         lines.append("Whether that was meant, a reference tells: give one with --reference.")
@@ -72,9 +73,9 @@ def _steps(result):
         "spread": lambda row: f"{row['spread']:.2f}" if "spread" in row else "-",
         "times the noise": lambda row: f"{row['times_noise']:.1f}" if "times_noise" in row else "-",
         "KL": lambda row: f"{row['kl']:.2f} +- {row['kl_error']:.2f}" if "kl" in row else "-",
-        "reference explains": lambda row: _interval(row.get("reference_share")),
-        "desirable": lambda row: _interval(row.get("desirable")),
-        "distance": lambda row: _interval(row.get("distance")),
+        "reference explains": lambda row: interval_text(row.get("reference_share")),
+        "desirable": lambda row: interval_text(row.get("desirable")),
+        "distance": lambda row: interval_text(row.get("distance")),
     }
     rows = [["step", *columns]]
     rows += [[row["step"], *(column(row) for column in columns.values())] for row in found["steps"]]
@@ -112,7 +113,7 @@ def _choice(result):
     measures = [name for name in MEASURES if name in rows[0]]
     table = [["below the best by", *(name.replace("_", " ") for name in measures)]]
     for row in rows:
-        table.append([row["reward"], *("best" if row[name] is None else _interval(row[name]) for name in measures)])
+        table.append([row["reward"], *("best" if row[name] is None else interval_text(row[name]) for name in measures)])
     held_out, left_out = "held-out preferences", []
     if result.choice["by"] != "preferences":
         held_out = f"held-out outputs, by the reference: {FAVORS}"
@@ -168,7 +169,7 @@ def _scores(result):
     for row in result.table:
         if row["null"] and ["nulls"] not in [cells[:1] for cells in rows]:
             rows.append(["nulls", *[""] * len(names)])
-        rows.append([row["reward"], *(_interval(row[name]) for name in names)])
+        rows.append([row["reward"], *(interval_text(row[name]) for name in names)])
     of_outputs = {"pairs": "chosen vs. rejected", "outputs": "desirable vs. undesirable"}[settings["rows_are"]]
     notes = [f"Intervals: {settings['intervals']}.", f"output: {of_outputs}."]
     if "label_f1" in names:
@@ -214,7 +215,7 @@ def _kinds(result):
 def _subtypes(result):
     header = ["sub-type", "outputs", *result.pipelines]
     rows = [
-        [row["subtype"], f"{row['outputs']}", *(_interval(row[name]) for name in result.pipelines)]
+        [row["subtype"], f"{row['outputs']}", *(interval_text(row[name]) for name in result.pipelines)]
         for row in result.subtypes
     ]
     title = "AUC between non-toxic outputs and toxic outputs of one sub-type (held out):"
@@ -249,10 +250,6 @@ def _uncertainty(result):
         [["row", *names], *rows],
         f"Range (low to high): {found['ranges']}.",
     ]
-
-
-def _interval(interval):
-    return "-" if interval is None else f"{interval.estimate:.3f} [{interval.low:.3f}, {interval.high:.3f}]"
 
 
 def _number(value):

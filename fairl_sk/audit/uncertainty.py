@@ -7,7 +7,9 @@ import sklearn
 
 from ..diagnosis import LaplaceReward, ambiguity
 from ..pairs import stack_outputs
+from ..plot import COLORS
 from .measures import accuracy_of, shorten
+from .sections import Picture, Section, Table
 
 UNDECIDED = 2.0  # a margin within so many standard deviations of 0 may have either sign
 N_UNCERTAIN_OUTPUTS = 8
@@ -94,3 +96,57 @@ def _place(row, held):
     pair, side = divmod(int(row), 2)
     preferred = (held.sign[pair] > 0) == (side == 0)
     return {"index": int(held.index[pair]), "side": "preferred" if preferred else "other"}
+
+
+def open_section(result):
+    """The section on what the data do not determine."""
+    found, rows_are = result.uncertainty, result.settings["rows_are"]
+    title = f"What do the {rows_are} leave open?"
+    if found["left_out"] is not None:
+        return Section(title, f"Not computed: {found['left_out']}.")
+    words = [
+        f"Many rewards agree with the same {rows_are}. Standard deviations of MaxEntropyIRL's reward say how far "
+        f"(Laplace approximation, alpha {found['alpha']:.2g}, chosen by evidence)."
+    ]
+    if pairs := found["pairs"]:
+        accuracy = pairs["undecided_accuracy"], pairs["decided_accuracy"]
+        words.append(
+            f"{pairs['undecided']} held-out pairs ({pairs['share']:.1%}) are undecided: their margins are within "
+            f"{UNDECIDED:g} standard deviations of 0. Of these, {_percent(accuracy[0])} are in the right order; of the "
+            f"others, {_percent(accuracy[1])}."
+        )
+    words.append("The picture shows the held-out outputs whose rewards are least known.")
+    outputs = found["outputs"]
+    alt = (
+        f"The {len(outputs)} least known outputs, by row number: rewards with {UNDECIDED:g} standard deviations. "
+        f"The largest standard deviation is {outputs[0]['std']:.2f} of the spread of held-out rewards."
+    )
+    names = [name for name in ("side", "reward", "std", "low", "high", "output") if outputs[0].get(name) is not None]
+    rows = [
+        [f"{row['index']}", *(f"{row[name]:.2f}" if isinstance(row[name], float) else row[name] for name in names)]
+        for row in outputs
+    ]
+    caption = (
+        "Least known outputs. 0 is the mean training output, 1 the standard deviation of held-out rewards; low to "
+        f"high: {found['ranges']}."
+    )
+    picture = Picture("least-known", lambda: _draw_least_known(outputs), alt)
+    return Section(title, " ".join(words), [picture], [Table(caption, ["row", *names], rows, "output" in names)])
+
+
+def _percent(share):
+    return "-" if share is None else f"{share:.1%}"
+
+
+def _draw_least_known(outputs):
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4.8, 0.9 + 0.3 * len(outputs)), layout="constrained")
+    ax = figure.subplots()
+    for place, row in enumerate(outputs[::-1]):
+        reach = UNDECIDED * row["std"]
+        ax.plot([row["reward"] - reach, row["reward"] + reach], [place, place], lw=2, color=COLORS[0])
+        ax.plot(row["reward"], place, "o", color=COLORS[0])
+    ax.set_yticks(range(len(outputs)), [f"row {row['index']}" for row in outputs[::-1]])
+    ax.set_xlabel(f"reward, with {UNDECIDED:g} standard deviations")
+    return figure

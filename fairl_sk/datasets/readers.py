@@ -1,7 +1,9 @@
 """The reader of preference data: lines become records (files.py), records rows (layouts.py), and rows a Bunch."""
 
 import gc
+import hashlib
 import json
+import os
 import warnings
 from array import array
 from contextlib import contextmanager
@@ -192,6 +194,14 @@ def generation_settings(record):
     return settings if isinstance(settings, dict) and "generated_by" in settings else None
 
 
+def _checksum(source):
+    """The SHA-256 of a file; None of a table, or of a stream, which is read once."""
+    if not isinstance(source, (str, os.PathLike)) or not Path(source).is_file():
+        return None
+    with open(source, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def _load(source, options, named):
     table = read_table(source, options["encoding"], options["quoted"], options["limit"])
     format, table, parts = _find_layout(table, options["format"], named)
@@ -205,7 +215,7 @@ def _load(source, options, named):
         labels = _check_desirable(table.name, {row.label for row in rows} - {None}, desirable)
         rows = [row if row.label is None else row._replace(label=int(row.label in labels)) for row in rows]
     name = table.name if table.unit == "row" else Path(table.name).name
-    provenance = {"file": name, **json.loads(json.dumps(options, default=str))}
+    provenance = {"file": name, "sha256": _checksum(source), **json.loads(json.dumps(options, default=str))}
     settings = generation_settings({name: values[0] for name, values in table.columns.items()})
     if settings is not None and format == "preference":
         provenance["settings"] = settings

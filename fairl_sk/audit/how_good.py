@@ -1,0 +1,186 @@
+"""How good is the reward: scores beside nulls, calibration of its probabilities, margins. `run` and `page` read it."""
+
+import numpy as np
+from scipy.special import expit
+
+from .. import metrics
+from ..plot import COLORS, MarginDisplay
+from .choice import CHANCE, shown_reward
+from .sections import Picture, Section, Table, interval_text
+
+MAX_BINS = 10
+MIN_BIN_ROWS = 20
+MIN_BIN_GROUPS = 5  # fewer give no interval
+N_DRAWS = 200  # of a reward whose probabilities are right, for the error that chance alone gives
+TITLES = {
+    "pair_accuracy": "pairs in the right order",
+    "output_f1": "F1 of outputs",
+    "output_auc": "AUC of outputs",
+    "label_f1": "F1 by the known labels",
+    "label_auc": "AUC by the known labels",
+    "starc": "STARC distance to the reference (lower is better)",
+}
+
+
+def measure_calibration(margins, groups, interval, random_state=0):
+    """Compare the probability that a reward gives to its own order with the share of rows where that order is right.
+
+    The probability is the sigmoid of the size of the margin, without any recalibration: of a pair, the probability
+    that the output with the higher reward is the preferred one.
+
+    Parameters
+    ----------
+    margins : ndarray of shape (n_rows,)
+        R(preferred) - R(other) of held-out pairs; of outputs, rewards signed by the label.
+    groups : ndarray of shape (n_rows,)
+    interval : callable
+        `fairl_sk.metrics.bootstrap_interval` with the settings of the audit.
+    random_state : int, default=0
+        Seed of the draws of ``by_chance``.
+
+    Returns
+    -------
+    dict
+        ``bins`` of equal numbers of rows (``rows``, ``probability``, ``right``, and ``interval`` or None); ``error``,
+        the expected calibration error; ``by_chance``, its mean for a reward whose probabilities are right; and
+        ``overconfidence``, the mean probability less the share that is right.
+    """
+    probability, right = expit(np.abs(margins)), (margins > 0) + 0.5 * (margins == 0)
+    n_bins = int(np.clip(len(margins) // MIN_BIN_ROWS, 1, MAX_BINS))
+    bins = np.array_split(np.argsort(probability, kind="stable"), n_bins)
+    drawn = np.random.default_rng(random_state).random((N_DRAWS, len(margins))) < probability
+
+    def error(outcomes):
+        gaps = [len(rows) * np.abs((outcomes[..., rows] - probability[rows]).mean(axis=-1)) for rows in bins]
+        return np.sum(gaps, axis=0) / len(margins)
+
+    return {
+        "bins": [
+            {
+                "rows": len(rows),
+                "probability": float(probability[rows].mean()),
+                "right": float(right[rows].mean()),
+                "interval": interval(metrics.pair_accuracy, None, margins[rows], groups=groups[rows])
+                if len(np.unique(groups[rows])) >= MIN_BIN_GROUPS
+                else None,
+            }
+            for rows in bins
+        ],
+        "error": float(error(right)),
+        "by_chance": float(error(drawn).mean()),
+        "overconfidence": float(probability.mean() - right.mean()),
+    }
+
+
+def how_good_section(result):
+    """The section on scores, calibration and margins."""
+    name, rows_are = shown_reward(result.choice), result.settings["rows_are"]
+    measures = [measure for measure in TITLES if any(row[measure] for row in result.table)]
+    main = measures[0] if rows_are == "pairs" else "output_auc"
+    drawn = [main, *(measure for measure in ("starc",) if measure in measures)]
+    row = next(row for row in result.table if row["reward"] == name)
+    pictures = [
+        Picture(f"scores-{measure}", lambda measure=measure: _draw_scores(result.table, measure), _said(row, measure))
+        for measure in drawn
+    ]
+    found = result.calibration
+    error = f"{found['error']:.3f}, where chance alone gives {found['by_chance']:.3f}"
+    pictures += [
+        Picture(
+            "reliability",
+            lambda: _draw_reliability(found),
+            f"Reliability diagram of {name}: share in the right order by the probability it gives. Expected "
+            f"calibration error {error}.",
+        ),
+        Picture(
+            "margins",
+            lambda: _draw_margins(result.margins, rows_are),
+            f"Histograms of the held-out margins. {name} has {np.mean(result.margins[name] <= 0):.1%} at or below 0.",
+        ),
+    ]
+    words = (
+        f"{_said(row, main)} Gray squares are nulls, baselines that do not read the content: a reward should lie "
+        "clearly to the right of them. Lines are 95 % intervals over whole groups.\n"
+        "The second question is whether the reward knows how sure it may be. Its probability of an order is the "
+        f"sigmoid of the margin, without recalibration. {_confidence(name, found)}"
+    )
+    return Section("How good is the reward?", words, pictures, [_score_table(result, measures), _bin_table(found)])
+
+
+def _said(row, measure):
+    found = row[measure]
+    if measure == "pair_accuracy":
+        what = f"orders {found.estimate:.1%} of the held-out pairs as preferred [{found.low:.1%}, {found.high:.1%}]"
+    else:
+        what = f"has {TITLES[measure]} {found.estimate:.3f} [{found.low:.3f}, {found.high:.3f}] on held-out rows"
+    return f"{row['reward']} {what}."
+
+
+def _confidence(name, found):
+    error = f"expected calibration error {found['error']:.3f}, where chance alone gives {found['by_chance']:.3f}"
+    if found["error"] < 2 * found["by_chance"]:
+        return f"The probabilities of {name} are about right ({error})."
+    word = "high" if found["overconfidence"] > 0 else "low"
+    return f"The probabilities of {name} are too {word} ({error}): take its order, not its probabilities."
+
+
+def _score_table(result, measures):
+    rows = [
+        [row["reward"] + (" (null)" if row["null"] else ""), *(interval_text(row[measure]) for measure in measures)]
+        for row in result.table
+    ]
+    columns = ["reward", *(TITLES[measure] for measure in measures)]
+    return Table("Held-out scores with 95 % intervals", columns, rows)
+
+
+def _bin_table(found):
+    rows = [
+        [f"{row['rows']}", f"{row['probability']:.3f}", f"{row['right']:.3f}", interval_text(row["interval"])]
+        for row in found["bins"]
+    ]
+    return Table("Probability and share in the right order, by bin", ["rows", "probability", "right", "interval"], rows)
+
+
+def _figure(height):
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4.8, height), layout="constrained")
+    return figure, figure.subplots()
+
+
+def _draw_scores(table, measure):
+    """The rewards, and the nulls below them, as points with intervals."""
+    rows = [row for row in table[::-1] if row[measure] is not None]
+    figure, ax = _figure(0.9 + 0.3 * len(rows))
+    for place, row in enumerate(rows):
+        found, style = row[measure], {"color": "0.4", "marker": "s"} if row["null"] else {"color": COLORS[0]}
+        ax.plot([found.low, found.high], [place, place], lw=2, color=style["color"])
+        ax.plot(found.estimate, place, **{"marker": "o", **style})
+    ax.axhline(sum(row["null"] for row in rows) - 0.5, color="0.8", lw=1)
+    if measure != "starc" and not measure.endswith("f1"):
+        ax.axvline(CHANCE, color="0.6", lw=1, ls=":")
+    ax.set_yticks(range(len(rows)), [row["reward"] for row in rows])
+    ax.set_xlabel(TITLES[measure])
+    return figure
+
+
+def _draw_reliability(found):
+    figure, ax = _figure(3.4)
+    ax.plot([0.5, 1], [0.5, 1], color="0.6", lw=1, ls=":", label="probabilities that are right")
+    for row in found["bins"]:
+        if row["interval"] is not None:
+            ax.plot([row["probability"]] * 2, [row["interval"].low, row["interval"].high], color=COLORS[0], lw=1.5)
+    points = [(row["probability"], row["right"]) for row in found["bins"]]
+    ax.plot(*zip(*points, strict=True), "o", color=COLORS[0], label="held-out rows, in bins")
+    ax.set(xlabel="probability of the reward's own order", ylabel="share in the right order", xlim=(0.48, 1.02))
+    ax.legend(frameon=False, loc="best")
+    return figure
+
+
+def _draw_margins(margins, rows_are):
+    figure, ax = _figure(3.4)
+    MarginDisplay(margins).plot(ax=ax)
+    xlabel = "margin R(preferred) - R(other)" if rows_are == "pairs" else "reward, signed by the label"
+    ax.set(ylabel=rows_are, xlabel=f"{xlabel}, in standard deviations")
+    ax.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1))
+    return figure

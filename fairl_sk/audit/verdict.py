@@ -1,0 +1,211 @@
+"""The verdict of an audit: at most five sentences, made from its figures by the rules below. Page and terminal read it.
+
+1. *Which reward*: the recommended one (`choice`), or none if its score is not clearly above chance.
+2. *How good*: the share of held-out pairs that it orders as preferred (of outputs: the AUC) with its interval, and the
+   best null beside it.
+3. *Learning from failures*: how much better `FailureAwareIRL` is than `MaxEntropyIRL` on the same rows. It helped if
+   the interval of the difference is above 0, it hurt if it is below 0. With two models, *what was learned* instead:
+   the spread of the implicit reward against noise, and the share that the reference explains.
+4. *Biggest risk*: the finding that puts the order of most held-out rows in doubt, of all findings of the parts.
+5. *Next step*: the remedy of this finding; without a finding, to read the failures and use the reward.
+"""
+
+import textwrap
+
+from .choice import CHANCE, shown_reward
+from .sections import Finding
+from .tables import NOISE, NOTABLE, SHORTCUT_CLAIMS
+
+MAX_WIDTH = 0.1  # a wider interval of the main score is a finding
+MAX_UNDECIDED = 0.2  # a larger share of undecided pairs is a finding
+MAX_ERROR = 0.05  # a calibration error so far above that of chance is a finding
+
+
+def verdict(result):
+    """Say in five sentences what an audit found.
+
+    Parameters
+    ----------
+    result : Bunch
+        From `audit`.
+
+    Returns
+    -------
+    sentences : dict of str to str
+        Each sentence by the question that it answers.
+    """
+    findings = [finding for part in FINDINGS for finding in part(result)]
+    worst = max(findings, key=lambda finding: finding.doubt, default=None)
+    third = {"Learning from failures": _failures} if result.alignment is None else {"What was learned": _learned}
+    questions = {"Which reward": _which, "How good": _how_good, **third}
+    sentences = {question: answer(result) for question, answer in questions.items()}
+    if worst is None:
+        sentences["Biggest risk"] = "No check of this audit gave a warning."
+        sentences["Next step"] = (
+            "Read the hardest failures, then use the reward on new texts, or in TRL (fairl_sk.export)."
+        )
+    else:
+        sentences |= {"Biggest risk": worst.sentence, "Next step": worst.remedy}
+    return sentences
+
+
+def format_verdict(result, width=None):
+    """Format the verdict as text, a line for each sentence.
+
+    Parameters
+    ----------
+    result : Bunch
+        From `audit`.
+    width : int, default=None
+        Columns of the terminal. None: lines of any length.
+
+    Returns
+    -------
+    text : str
+    """
+    lines = [f"{question}: {sentence}" for question, sentence in verdict(result).items()]
+    return (
+        "\n".join(textwrap.fill(line, width, subsequent_indent="  ") for line in lines) if width else "\n".join(lines)
+    )
+
+
+def _which(result):
+    choice = result.choice
+    if choice["use"] is None:
+        return "Use none of these rewards: their held-out scores are not clearly above chance."
+    by = "held-out preferences" if choice["by"] == "preferences" else "the reference on held-out outputs"
+    clearly = next(row["clearly"] for row in choice["below_best"] if row["reward"] == choice["use"])
+    if clearly:
+        return f"Use {choice['use']}: by {by}, it is clearly below the best reward in the fewest measures."
+    return f"Use {choice['use']}: by {by}, no other reward is clearly better, and it is the simplest such reward."
+
+
+def _main_score(result):
+    """The measure that counts, the row of the shown reward, and that of the best null."""
+    measure = "pair_accuracy" if result.settings["rows_are"] == "pairs" else "output_auc"
+    name = shown_reward(result.choice)
+    nulls = [row for row in result.table if row["null"] and row[measure] is not None]
+    best = max(nulls, key=lambda row: row[measure].estimate)
+    return measure, next(row for row in result.table if row["reward"] == name), best
+
+
+def _how_good(result):
+    measure, row, null = _main_score(result)
+    found, of_null = row[measure], null[measure].estimate
+    if measure == "pair_accuracy":
+        return (
+            f"{row['reward']} orders {found.estimate:.1%} of {result.settings['test_rows']} held-out pairs as "
+            f"preferred [{found.low:.1%}, {found.high:.1%}]; the best null, '{null['reward']}', orders {of_null:.1%}."
+        )
+    return (
+        f"{row['reward']} tells desirable from other outputs with an AUC of {found.estimate:.3f} [{found.low:.3f}, "
+        f"{found.high:.3f}] on {result.settings['test_rows']} held-out outputs; the best null, '{null['reward']}', has "
+        f"{of_null:.3f}."
+    )
+
+
+def _failures(result):
+    measure, found = result.choice["failures"]["measure"], result.choice["failures"]["difference"]
+    word = "helped" if found.low > 0 else "hurt" if found.high < 0 else "made no clear difference"
+    if result.settings["tuning"]["chosen"].get("FailureAwareIRL", {}).get("failure_weight") == 0:
+        word = "was switched off by the search of parameters"
+    if measure == "pair_accuracy":
+        figures = f"{100 * found.estimate:+.1f} points [{100 * found.low:+.1f}, {100 * found.high:+.1f}]"
+    else:
+        figures = f"{found.estimate:+.3f} [{found.low:+.3f}, {found.high:+.3f}]"
+    name = "accuracy" if measure == "pair_accuracy" else "AUC"
+    return f"It {word} here: the {name} of FailureAwareIRL less that of MaxEntropyIRL is {figures}."
+
+
+def _learned(result):
+    last = result.alignment["steps"][-1]
+    spread = f"The implicit reward of the aligned model spreads by {last['times_noise']:.1f} times the noise"
+    share = last.get("reference_share")
+    if share is None:
+        return f"{spread}; whether that was meant, a reference tells."
+    return f"{spread}; the reference explains {share.estimate:.0%} of it [{share.low:.0%}, {share.high:.0%}]."
+
+
+# ------------------------------------------------------------------------------------------------------ findings
+
+
+def score_findings(result):
+    """Findings on the main score: a null that is as good, and an interval that is wide."""
+    measure, row, null = _main_score(result)
+    found, findings = row[measure], []
+    if found.low <= null[measure].estimate and found.low > CHANCE:
+        findings.append(
+            Finding(
+                1.0,
+                f"The null '{null['reward']}', which does not read the content, may be as good as {row['reward']}.",
+                "Compare on outputs that this null does not tell apart, or add pairs where it is wrong.",
+            )
+        )
+    elif found.low <= CHANCE:
+        remedy = "Check the labels and which side is the preferred one, then add pairs or better features."
+        findings.append(Finding(1.0, "The scores may be those of chance.", remedy))
+    if found.high - found.low > MAX_WIDTH:
+        findings.append(
+            Finding(
+                (found.high - found.low) / 2,
+                f"Only {found.n_groups} groups are held out, so the score is known to within "
+                f"{(found.high - found.low) / 2:.2f} only.",
+                "Add pairs of more prompts.",
+            )
+        )
+    return findings
+
+
+def null_findings(result):
+    """A finding for each null that surely orders more than half of the pairs, or tells the outputs apart."""
+    findings = []
+    for row in result.table:
+        if row["null"] and row["reward"] != "shuffled labels":
+            sure = [name for name in SHORTCUT_CLAIMS if row[name] and row[name].low > CHANCE + NOTABLE]
+            if sure:
+                score = row[sure[0]].estimate
+                findings.append(
+                    Finding(
+                        2 * score - 1,
+                        f"'{row['reward']}' alone {SHORTCUT_CLAIMS[sure[0]].format(score)}: the reward may have "
+                        "learned no more than that.",
+                        "Compare on outputs of equal length, or control for length.",
+                    )
+                )
+    return findings
+
+
+def undecided_findings(result):
+    """A finding if the sign of many held-out margins is open."""
+    pairs = result.uncertainty.get("pairs")
+    if not pairs or pairs["share"] <= MAX_UNDECIDED:
+        return []
+    wrong = 1 - pairs["undecided_accuracy"]
+    sentence = (
+        f"{pairs['share']:.0%} of the held-out pairs are undecided: the data do not fix which output has the higher "
+        f"reward, and {wrong:.0%} of them are in the wrong order."
+    )
+    return [Finding(2 * pairs["share"] * wrong, sentence, "Do not act on undecided pairs, or add pairs like them.")]
+
+
+def calibration_findings(result):
+    """A finding if the probabilities of the reward are wrong."""
+    found = result.calibration
+    above = found["error"] - found["by_chance"]
+    if above <= MAX_ERROR:
+        return []
+    word = "too sure" if found["overconfidence"] > 0 else "not sure enough"
+    sentence = f"The reward is {word}: its probabilities are off by {found['error']:.2f} on average."
+    return [Finding(above, sentence, "Use the order of the reward, not its probabilities, or recalibrate them.")]
+
+
+def noise_findings(result):
+    """A finding if what two models differ by is hardly more than noise."""
+    last = result.alignment["steps"][-1] if result.alignment else {"times_noise": NOISE}
+    if last["times_noise"] >= NOISE:
+        return []
+    sentence = "The implicit reward is hardly more than noise: no reward here says what the alignment taught."
+    return [Finding(1.0, sentence, "Check that the aligned model was trained, and longer than this.")]
+
+
+FINDINGS = (noise_findings, score_findings, null_findings, undecided_findings, calibration_findings)
