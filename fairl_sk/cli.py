@@ -115,6 +115,7 @@ class Command(click.Command):
                 formatter.write_dl(records)
 
     def parse_args(self, ctx, args):
+        """Keep the arguments, for the report, and parse them."""
         ctx.meta["arguments"] = list(args)
         return super().parse_args(ctx, args)
 

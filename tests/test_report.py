@@ -201,6 +201,13 @@ def test_the_verdict_of_two_models_says_what_was_learned(result):
     steps = [{"step": "base"}, {"step": "m", "times_noise": 5.2, "reference_share": around(0.4, 0.1)}]
     said = verdict(fair(result, alignment={"steps": steps}))
     assert said["What was learned"].endswith("5.2 times the noise; the reference explains 40% of it [30%, 50%].")
+    steps[1] |= {"spread": 2.0, "null_spread": 0.5, "null_low": 0.4, "null_high": 0.6, "kl": 1.0, "kl_error": 0.1}
+    steps[1]["reference_correlation"] = around(0.6)
+    words = [{"word": SECRET, "outputs": 20, "change": 1.0, "low": 0.5, "high": 1.5}]
+    known = {"outputs": 9, "n_draws": 8, "reference": True, "within_prompts": True, "end_token": True, "words_tried": 7}
+    two = fair(result, alignment={"steps": steps, "words": words, **known}, failures=[])
+    assert f'<td dir="auto">{SECRET}</td>' in two.to_html() and SECRET not in two.to_html(texts="none")
+    assert "What else the alignment changed: 1 words clearly, which are not shown" in two.to_html(texts="none")
     steps[1] |= {"times_noise": 1.1}
     assert "hardly more than noise" in verdict(fair(result, alignment={"steps": steps}))["Biggest risk"]
 

@@ -8,15 +8,22 @@ from ..escaping import visible
 from .how_good import how_good_section
 from .made import made_section, source_name
 from .svg import svg_of
+from .tables import alignment_section
 from .texts import with_texts
 from .uncertainty import open_section
 from .verdict import verdict
 
-SECTIONS = (how_good_section, open_section, made_section)
+SECTIONS = (alignment_section, how_good_section, open_section, made_section)
 
 
 class AuditResult(Bunch):
-    """What `audit` returns: a Bunch that a notebook shows as a page."""
+    """What `audit` returns: a Bunch that a notebook shows as a page.
+
+    Parameters
+    ----------
+    **kwargs : dict
+        The parts of the result, see `audit`.
+    """
 
     def to_html(self, *, texts="shortened"):
         """Make the report as one HTML page, without scripts and without network.

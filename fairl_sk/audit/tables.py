@@ -5,7 +5,7 @@ import textwrap
 from ..extras import install_command
 from ..features.loading import has_minilm
 from .measures import MEASURES
-from .sections import interval_text
+from .sections import Section, Table, interval_text
 from .uncertainty import UNDECIDED
 
 NOTABLE = 0.05  # a null whose score surely differs from 1/2 by more than this may explain the preferences
@@ -97,6 +97,8 @@ def _words(result):
     tried = f"of {found['words_tried']} words tried, by {what}, in nats"
     if not found["words"]:
         return [f"{title}: no word clearly ({tried})."]
+    if "word" not in found["words"][0]:  # a report without texts
+        return [f"{title}: {len(found['words'])} words clearly, which are not shown ({tried})."]
     rows = [["word", "outputs", "change"]]
     for row in found["words"]:
         rows.append([row["word"], f"{row['outputs']}", f"{row['change']:+.2f} [{row['low']:+.2f}, {row['high']:+.2f}]"])
@@ -105,6 +107,20 @@ def _words(result):
         "intervals for all of them together, noise included):",
         rows,
     ]
+
+
+def alignment_section(result):
+    """The section on what an aligned model learned; None where no two models were audited."""
+    if result.alignment is None:
+        return None
+    title, *lines = _alignment(result)[0].splitlines()
+    tables = []
+    for caption, *rows in filter(None, (_steps(result), _words(result))):
+        if rows:
+            tables.append(Table(caption.rstrip(":"), rows[0][0], rows[0][1:], of_texts="word" in rows[0][0]))
+        else:
+            lines.append(caption)
+    return Section(title, "\n".join(lines), tables=tables)
 
 
 def _choice(result):
