@@ -1,7 +1,11 @@
 """What the tests share: a quiet, offline, single-threaded machine and preferences whose reward is known."""
 
 import os
+import socket
 import sys
+import threading
+import time
+from contextlib import contextmanager
 
 os.environ.setdefault("SCIPY_ARRAY_API", "1")  # before scipy is imported: scikit-learn's array API check runs
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -53,6 +57,29 @@ def preferences():
 def detox():
     """400 pairs of mild texts with a known reward."""
     return make_detox_preferences(400, random_state=0)
+
+
+@pytest.fixture(scope="session")
+def running():
+    """A context manager: the address of a web application in a thread of this process."""
+    import uvicorn
+
+    @contextmanager
+    def run(app):
+        with socket.socket() as listening:
+            listening.bind(("127.0.0.1", 0))
+            server = uvicorn.Server(uvicorn.Config(app, access_log=False, log_level="error"))
+            thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+            thread.start()
+            try:
+                while not server.started:
+                    time.sleep(0.01)
+                yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+            finally:
+                server.should_exit = True
+                thread.join()
+
+    return run
 
 
 @pytest.fixture

@@ -33,6 +33,7 @@ def test_every_benchmark_is_tested():
         "bench_loop",
         "bench_read",
         "bench_search",
+        "bench_serve",
         "gpu",
         "identify",
         "implicit",
@@ -173,6 +174,12 @@ def test_realignment_by_grpo_without_a_penalty_from_a_given_base(monkeypatch, tm
     _, curve, timing = realign.align(tmp_path / "base", reward, truth, prompts, plan, 0, tmp_path / "run")
     assert curve["step"] == [1, 2] and np.isfinite(curve["reward"] + curve["toxicity"]).all()
     assert np.isnan(curve["kl"]).all() and 0 < timing["reward_seconds"] < timing["seconds"]
+
+
+def test_bench_serve(monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    figures = importlib.import_module("bench_serve").main(size="smoke", minutes=0.02, encoder=False)
+    assert figures["of them lost"] == figures["of them wrong"] == 0 and figures["requests under full load"] >= 4
 
 
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # trl, of transformers

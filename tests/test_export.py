@@ -34,6 +34,8 @@ from trl.trainer.utils import get_callable_name
 from fairl_sk import FailureAwareIRL, MaxEntropyIRL, MaxMarginIRL, PairTransformer, TransformerEmbedder
 from fairl_sk.export import RewardFunction, check_reward, export_reward_model, load_reward_model
 from fairl_sk.pairs import join_prompt
+from fairl_sk.serving import RemoteReward
+from fairl_sk.serving.app import make_app
 
 # Of 200 random pairs of few words some contradict each other, and some are cut to the same text.
 pytestmark = pytest.mark.filterwarnings("ignore:.*contradict another pair", "ignore:.*same features on both sides")
@@ -503,8 +505,10 @@ def test_a_pickled_callable_gives_the_same_rewards(bert, pairs):
 
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # TRL 1.16
 @pytest.mark.parametrize(("trainer", "config"), [(GRPOTrainer, GRPOConfig), (RLOOTrainer, RLOOConfig)])
-def test_trl_is_given_the_rewards_of_the_pipeline(trainer, config, neox, bert, tfidf, folders, pairs, tmp_path):
-    """By callables and by two folders at once, one of them with own code; in two steps of the smallest run."""
+def test_trl_is_given_the_rewards_of_the_pipeline(
+    trainer, config, neox, bert, tfidf, folders, pairs, tmp_path, running
+):
+    """By callables, a server and two folders at once, one of them with own code; in two steps of the smallest run."""
     native, own = (
         str(export_reward_model(fitted, tmp_path / name, pairs)) for fitted, name in ((neox, "native"), (bert, "own"))
     )
@@ -516,14 +520,15 @@ def test_trl_is_given_the_rewards_of_the_pipeline(trainer, config, neox, bert, t
     encoder_config = transformers.AutoConfig.from_pretrained(folders["gpt_neox"])
     # RLOO reads its reference model from the policy's folder
     transformers.AutoModelForCausalLM.from_config(encoder_config).save_pretrained(tmp_path / "policy")
-    run = trainer(
-        model=transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "policy"),
-        processing_class=transformers.AutoTokenizer.from_pretrained(folders["gpt_neox"]),
-        reward_funcs=[alone, behind, native, own],
-        args=config(output_dir=str(tmp_path / "run"), **settings),
-        train_dataset=datasets.Dataset.from_dict({"prompt": ["you are", "not a", "thank"], "column": [1, 2, 3]}),
-    )
-    run.train()
+    with running(make_app(alone)) as url:
+        run = trainer(
+            model=transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "policy"),
+            processing_class=transformers.AutoTokenizer.from_pretrained(folders["gpt_neox"]),
+            reward_funcs=[alone, behind, native, own, RemoteReward(url, name="remote")],
+            args=config(output_dir=str(tmp_path / "run"), **settings),
+            train_dataset=datasets.Dataset.from_dict({"prompt": ["you are", "not a", "thank"], "column": [1, 2, 3]}),
+        )
+        run.train()
     rewards, prompts, completions = run._logs["rewards"], list(run._logs["prompt"]), list(run._logs["completion"])
     assert len(completions) >= 4 and len(set(completions)) > 1
     texts = [prompt + completion for prompt, completion in zip(prompts, completions, strict=True)]
@@ -531,6 +536,7 @@ def test_trl_is_given_the_rewards_of_the_pipeline(trainer, config, neox, bert, t
     np.testing.assert_allclose(rewards["native"], rewards_of(neox, texts), atol=1e-4)
     np.testing.assert_allclose(rewards["own"], rewards_of(bert, texts), atol=1e-4)
     np.testing.assert_allclose(rewards["behind"], behind(prompts=prompts, completions=completions), atol=1e-5)
+    np.testing.assert_allclose(rewards["remote"], rewards["alone"], atol=1e-6)
     np.testing.assert_allclose(rewards["alone"], [math.nan if r is None else r for r in expected], atol=1e-5)
     assert {"rewards/alone/mean", "rewards/own/std"} <= set(run.state.log_history[0])
 
