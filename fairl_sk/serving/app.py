@@ -162,35 +162,52 @@ def make_app(
     )
     _answer_errors(app)
 
-    async def score(prompts, completions):
-        if len(completions) > max_texts:
+    scoring = _Scoring(batcher, monitor, max_texts, missing_reward)
+    _add_scoring(app, scoring)
+    _add_pages(app, batcher, monitor, info or {})
+    return app
+
+
+class _Scoring:
+    """Rewards of one request, after checks that the reward function does not make."""
+
+    def __init__(self, batcher, monitor, max_texts, missing_reward):
+        self.batcher, self.monitor = batcher, monitor
+        self.max_texts, self.missing_reward = max_texts, missing_reward
+
+    async def score(self, prompts, completions):
+        """A reward or None for each completion."""
+        if len(completions) > self.max_texts:
             found = f"Found {len(completions)} completions"
-            raise RefusedError(413, f"{found}. Expected at most {max_texts}: send several requests.")
+            raise RefusedError(413, f"{found}. Expected at most {self.max_texts}: send several requests.")
         if prompts is not None and len(prompts) != len(completions):
             found = f"Found {len(prompts)} prompts and {len(completions)} completions"
             raise RefusedError(422, f"{found}. Expected one prompt for each completion, repeated if need be.")
-        rewards = await batcher.score(prompts, completions)
-        monitor.observe_rewards(completions, rewards)
+        rewards = await self.batcher.score(prompts, completions)
+        self.monitor.observe_rewards(completions, rewards)
         return rewards
 
-    async def numbers(prompts, completions):
-        rewards = await score(prompts, completions)
-        if None in rewards and missing_reward is None:
-            row = rewards.index(None)
-            raise RefusedError(
-                422, f"Completion {row} has no reward: it is empty. Start the server with --missing-reward NUMBER."
-            )
-        return [missing_reward if value is None else value for value in rewards]
+    async def numbers(self, prompts, completions):
+        """A number for each completion."""
+        rewards = await self.score(prompts, completions)
+        if None in rewards and self.missing_reward is None:
+            found = f"Completion {rewards.index(None)} has no reward: it is empty"
+            raise RefusedError(422, f"{found}. Start the server with --missing-reward NUMBER.")
+        return [self.missing_reward if value is None else value for value in rewards]
+
+
+def _add_scoring(app, scoring):
+    """The addresses that give rewards, each in the form of some trainers."""
 
     @app.post("/reward")
     async def reward_of_completions(request: RewardRequest) -> Rewards:
         """Rewards of completions, in their order."""
-        return Rewards(rewards=await score(request.prompts, request.completions))
+        return Rewards(rewards=await scoring.score(request.prompts, request.completions))
 
     @app.post("/get_reward")
     async def reward_for_openrlhf(request: OpenRLHFRequest) -> OpenRLHFRewards:
         """The same for OpenRLHF: the completion is what follows the prompt in the query."""
-        rewards = await numbers(request.prompts, _completions_of(request))
+        rewards = await scoring.numbers(request.prompts, _completions_of(request))
         return OpenRLHFRewards(rewards=rewards, scores=rewards)
 
     @app.post("/predict")
@@ -201,9 +218,13 @@ def make_app(
         if request.truncate:
             raise RefusedError(422, "Found truncate=true. Expected false: the encoder decides about long texts.")
         if isinstance(request.inputs, str):
-            return [Score(score=(await numbers(None, [request.inputs]))[0])]
+            return [Score(score=(await scoring.numbers(None, [request.inputs]))[0])]
         texts = [text if isinstance(text, str) else text[0] for text in request.inputs]
-        return [[Score(score=value)] for value in await numbers(None, texts)]
+        return [[Score(score=value)] for value in await scoring.numbers(None, texts)]
+
+
+def _add_pages(app, batcher, monitor, info):
+    """What the server tells of itself."""
 
     @app.get("/health")
     async def health() -> dict[str, str]:
@@ -213,14 +234,12 @@ def make_app(
     @app.get("/info")
     async def tell_info() -> dict[str, Any]:
         """What the reward is: its file, checksum and scale."""
-        return {"completions_waiting": batcher.n_waiting, **(info or {})}
+        return {"completions_waiting": batcher.n_waiting, **info}
 
     @app.get("/metrics", response_class=Response)
     async def metrics() -> Response:
         """Figures for Prometheus."""
         return Response(monitor.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
-
-    return app
 
 
 def _completions_of(request):
