@@ -1,11 +1,13 @@
 """Time and memory of `load_preferences` on JSON Lines, beside pandas.read_json: ``python benchmarks/bench_read.py``.
 
-Each reader runs in a process of its own. Memory is the largest that the process held, less what it held before.
+Each reader runs in a process of its own, in one thread; its time is the processor's. Memory is the largest that the
+process held, less what it held before.
 """
 
 import argparse
 import json
 import os
+import random
 import resource
 import subprocess
 import sys
@@ -24,22 +26,22 @@ READERS = {
 
 def write(path, n_rows):
     """Write pairs of texts of 15 words, four for each prompt of 10 words."""
-    rng = np.random.default_rng(0)
-    words = np.array(WORDS)[rng.integers(len(WORDS), size=(n_rows, 40))]
+    draw = random.Random(0).choices
     with open(path, "w", encoding="utf-8") as file:
-        for n, row in enumerate(words):
-            prompt = f"{n // 4} {' '.join(words[n // 4, :10])}"
-            sides = {"chosen": f"{n} {' '.join(row[10:25])}", "rejected": f"{n} {' '.join(row[25:])}"}
-            file.write(json.dumps({"prompt": prompt, **sides}) + "\n")
+        for n in range(n_rows):
+            if n % 4 == 0:
+                prompt = f"{n // 4} {' '.join(draw(WORDS, k=10))}"
+            chosen, rejected = (f"{n} {' '.join(draw(WORDS, k=15))}" for _ in range(2))
+            file.write(json.dumps({"prompt": prompt, "chosen": chosen, "rejected": rejected}) + "\n")
 
 
 def read(name, path):
     """Read the file in this process; seconds and bytes."""
     names = {}
     exec(READERS[name], names)
-    before, started = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
+    before, started = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
     names["read"](path)
-    return time.perf_counter() - started, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
+    return time.process_time() - started, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
 
 
 def main():

@@ -80,9 +80,23 @@ def canonical_label(value):
 
 
 def _read_text(cell):
-    if cell.__class__ is str and cell[:1] not in "[{ \n":
+    if cell.__class__ is str and cell[:1].isalnum():  # surely no messages
         return cell
     return "" if cell is None else read_cell(cell)
+
+
+def read_column(cells):
+    """A column of texts, None as ""; None where a cell is anything else, or cannot be read."""
+    texts = []
+    try:
+        for cell in cells:
+            text = cell if cell.__class__ is str and cell[:1].isalnum() else _read_text(cell)
+            if text.__class__ is not str:
+                return None
+            texts.append(text)
+    except ValueError:
+        return None
+    return texts
 
 
 def _texts(options, prompt, *outputs):
@@ -111,7 +125,7 @@ def _read_paradetox(cells, options):
     """One row for each rewrite; a row without a use for a comment that nobody rewrote."""
     toxic = to_text(cells["toxic"] or "")
     rewrites = [to_text(rewrite) for rewrite in cells["neutral"] if rewrite is not None]
-    return [Row((rewrite, toxic)) for rewrite in filter(str.strip, rewrites)] or [Row((toxic,), lost="no rewrite")]
+    return [Row((rewrite, toxic)) for rewrite in filter(str.strip, rewrites)] or [Row((toxic, ""), lost="no rewrite")]
 
 
 def _read_preference(cells, options):
@@ -165,7 +179,7 @@ def _read_completions(cells, options):
         raise ValueError(f"found {len(completions)} completions and {len(scores)} scores. Expected one score for each.")
     rated = [_read_completion(*both) for both in zip(completions, scores, strict=True)]
     if len(rated) < 2:
-        return [Row(("",), lost="one completion")]
+        return [Row(("", ""), lost="one completion")]
     scores = [score for _, score in rated]
     pairs = list(combinations(range(len(rated)), 2))
     if options.completions == "best":

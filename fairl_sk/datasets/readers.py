@@ -16,19 +16,10 @@ import numpy as np
 from sklearn.utils import Bunch, check_random_state
 
 from ..messages import skipped_parts
+from ..prompts import split_texts
 from .files import collect, read_table
-from .layouts import LAYOUTS, LOGPS_COLUMNS, PROMPT_LIKE, Options, Row, canonical_label
-from .rows import draw_sides, group_rows, swap_sides
-
-_REASONS = (
-    "empty text",
-    "identical sides",
-    "duplicate",
-    "tie",
-    "no rewrite",
-    "no label",
-    "one completion",
-)
+from .layouts import LAYOUTS, LOGPS_COLUMNS, PROMPT_LIKE, Options, Row, canonical_label, read_column
+from .rows import draw_sides, drop_unusable, group_rows, judged_both_ways, swap_sides
 
 
 def load_preferences(
@@ -210,19 +201,25 @@ def _load(source, options, named):
         found = f"desirable is {desirable!r}, but {table.name} was read as pairs (format {format!r})"
         raise ValueError(f"{found}. Leave it out, or select other columns with text_column and label_column.")
     how = Options(options["completions"], options["ties"], options["tool_turns"], rng)
-    rows, sources = _read_rows(table, format, parts, how)
+    rows = _read_texts(table, format, parts) or _read_rows(table, format, parts, how)
     if format == "unpaired":
-        labels = _check_desirable(table.name, {row.label for row in rows} - {None}, desirable)
-        rows = [row if row.label is None else row._replace(label=int(row.label in labels)) for row in rows]
+        labels = _check_desirable(table.name, set(rows["label"]) - {None}, desirable)
+        rows["label"] = [None if label is None else int(label in labels) for label in rows["label"]]
     name = table.name if table.unit == "row" else Path(table.name).name
     provenance = {"file": name, "sha256": _checksum(source), **json.loads(json.dumps(options, default=str))}
     settings = generation_settings({name: values[0] for name, values in table.columns.items()})
     if settings is not None and format == "preference":
         provenance["settings"] = settings
     sampled = "settings" in provenance
-    unique, dropped = _drop_unusable(table, rows, sampled)
-    disagreeing = [] if sampled else _judged_both_ways(unique)
-    bunch = _bunch(unique, sources, dropped, disagreeing, format, rng, options["shuffle_sides"])
+    n_rows = len(rows["prompt"])
+    rows, votes, dropped = drop_unusable(rows, sampled)
+    if len(votes) < 2:
+        counts = ", ".join(f"{reason}: {count}" for reason, count in dropped.items() if count) or "none"
+        found = f"{table.name}: {len(votes)} usable rows are left of {n_rows} (dropped: {counts})"
+        raise ValueError(f"{found}, but expected at least 2. Check that the columns hold what their names say.")
+    disagreeing = [] if sampled else judged_both_ways(rows)
+    bunch = _bunch(rows, disagreeing, format, rng, options["shuffle_sides"])
+    bunch.update(sample_weight=votes, dropped=dropped, format=format)
     _warn_of_disagreement(bunch, table, disagreeing)
     bunch.unread = [column for column in table.columns if column not in _read_columns(parts)]
     bunch.provenance = provenance
@@ -274,7 +271,31 @@ def _read_columns(parts):
     return {name for part in parts.values() for name in ([part] if isinstance(part, str) else part)}
 
 
+def _read_texts(table, format, parts):
+    """The rows of a table of texts, as `_read_rows` gives them, by whole columns; None if a cell is anything else."""
+    outputs = {"preference": ("chosen", "rejected"), "unpaired": ("completion",)}.get(format)
+    if outputs is None or not parts.keys() <= {"prompt", "label", *outputs}:
+        return None
+    sides = []
+    for name in outputs:
+        sides.append(read_column(table.columns[parts[name]]))
+        if sides[-1] is None:
+            return None
+    prompt = read_column(table.columns[parts["prompt"]]) if "prompt" in parts else [""] * len(sides[0])
+    if prompt is None:
+        return None
+    for source, text in enumerate(sides[0]):
+        if not text:
+            _check_mixed(table, source, format)
+    split = zip(*map(split_texts, prompt, *sides), strict=True)
+    rows = dict(zip(("prompt", "text", "other"), map(list, split), strict=False), source=range(len(prompt)))
+    if "label" in parts:
+        rows["label"] = list(map(canonical_label, table.columns[parts["label"]]))
+    return rows
+
+
 def _read_rows(table, format, parts, options):
+    """The rows of all records by column: each output, what `Row` holds and any row has, and the record's number."""
     layout = LAYOUTS[format]
     names, values = ["names"], [repeat(parts)]
     for part, columns in parts.items():
@@ -296,7 +317,9 @@ def _read_rows(table, format, parts, options):
             _check_mixed(table, source, format)
         rows += found
         sources.extend([source] * len(found))
-    return rows, sources
+    columns = dict(zip(Row._fields, zip(*rows, strict=True), strict=True))
+    texts = zip(*columns.pop("texts"), strict=True)
+    return {**columns, **dict(zip(("text", "other"), texts, strict=False)), "source": sources}
 
 
 def _check_mixed(table, source, format):
@@ -330,55 +353,6 @@ def _check_desirable(path, found, desirable):
     return wanted
 
 
-def _drop_unusable(table, rows, sampled):
-    """The distinct rows by what they say, each with its number and votes, and how many were dropped for each reason.
-
-    Sampled rows are what two models happened to say: all of them count but those without a text.
-    """
-    dropped = dict.fromkeys(_REASONS, 0)
-    unique = {}
-    for number, row in enumerate(rows):
-        reason = row.lost or _unusable(row, sampled)
-        if reason:
-            dropped[reason] += 1
-            continue
-        key = number if sampled else (row.prompt, row.texts, row.label)
-        same = unique.setdefault(key, [row, number, 0.0])
-        if (same[0].strength, same[0].objectives) != (row.strength, row.objectives):
-            same = unique.setdefault((*key, row.strength, row.objectives), [row, number, 0.0])
-        same[2] += row.weight
-        dropped["duplicate"] += same[1] != number
-    if len(unique) < 2:
-        counts = ", ".join(f"{reason}: {count}" for reason, count in dropped.items() if count) or "none"
-        found = f"{table.name}: {len(unique)} usable rows are left of {len(rows)} (dropped: {counts})"
-        raise ValueError(f"{found}, but expected at least 2. Check that the columns hold what their names say.")
-    return unique, dropped
-
-
-def _unusable(row, sampled):
-    """Why the texts or the label of a row are of no use, or None."""
-    for text in row.texts:
-        if not text or text.isspace():
-            return "empty text"
-    if len(row.texts) == 1:
-        return "no label" if row.label is None else None
-    return "identical sides" if row.texts[0] == row.texts[1] and not sampled else None
-
-
-def _judged_both_ways(unique):
-    """Numbers of the distinct rows of which another one says the opposite; ties say nothing."""
-    found = []
-    if {row.texts[0] for row, _, _ in unique.values() if len(row.texts) == 2}.isdisjoint(
-        row.texts[-1] for row, _, _ in unique.values()
-    ) and next(iter(unique.values()))[0].label is None:
-        return found
-    for number, (row, _, _) in enumerate(unique.values()):
-        opposite = unique.get((row.prompt, row.texts[::-1], None if row.label is None else 1 - row.label))
-        if opposite is not None and row.weight == opposite[0].weight == 1:
-            found.append(number)
-    return found
-
-
 def _warn_of_disagreement(bunch, table, disagreeing):
     if disagreeing:
         votes, first = bunch.sample_weight[disagreeing].sum(), bunch.source_index[disagreeing[:4]]
@@ -388,25 +362,25 @@ def _warn_of_disagreement(bunch, table, disagreeing):
         warnings.warn(f"{table.name}: {found}. {kept}.", stacklevel=5)
 
 
-def _bunch(unique, sources, dropped, disagreeing, format, rng, shuffle_sides):
+def _bunch(rows, disagreeing, format, rng, shuffle_sides):
     """See the return value of `load_preferences`."""
-    rows, numbers, weights = zip(*unique.values(), strict=True)
-    columns = dict(zip(Row._fields, zip(*rows, strict=True), strict=True))
-    texts = np.empty((len(rows), len(rows[0].texts)), dtype=object)
-    for side, outputs in enumerate(zip(*columns["texts"], strict=True)):
+    n_rows = len(rows["prompt"])
+    sides = [rows[name] for name in ("text", "other") if name in rows]
+    texts = np.empty((n_rows, len(sides)), dtype=object)
+    for side, outputs in enumerate(sides):
         texts[:, side] = outputs
-    prompts = np.array(columns["prompt"], dtype=object)
-    same = np.full(len(rows), "", dtype=object)  # of rows that disagree: both outputs, in any order
-    same[disagreeing] = ["\0".join(sorted(rows[number].texts)) for number in disagreeing]
+    prompts = np.array(rows["prompt"], dtype=object)
+    same = np.full(n_rows, "", dtype=object)  # of rows that disagree: both outputs, in any order
+    same[disagreeing] = ["\0".join(sorted(outputs)) for outputs in texts[disagreeing]]
     if format == "unpaired":
-        target, swap = np.array(columns["label"], dtype=int), None
+        target, swap = np.array(rows["label"]), None
     else:
-        target = draw_sides(rng, len(rows), shuffle_sides)
+        target = draw_sides(rng, n_rows, shuffle_sides)
         swap = target == 0
 
     def column(name, dtype):
-        values = columns[name]
-        if values.count(None) == len(values):
+        values = rows.get(name, ())
+        if all(value is None for value in values):
             return None
         filled = np.full(np.shape(next(value for value in values if value is not None)), np.nan)
         values = [filled if value is None else value for value in values]
@@ -414,12 +388,9 @@ def _bunch(unique, sources, dropped, disagreeing, format, rng, shuffle_sides):
 
     log_probs = swap_sides(column("log_probs", float), swap)
     rewards = None if log_probs is None else log_probs[..., 0] - log_probs[..., 1]
-    objectives = np.array(columns["objectives"], dtype=float)
-    names = LAYOUTS[format].objectives
     return Bunch(
         data=texts[:, 0] if format == "unpaired" else swap_sides(texts, swap),
         target=target,
-        sample_weight=np.array(weights),
         prompt=prompts if any(prompts) else None,
         groups=group_rows(prompts, texts[:, -1], same),
         reference_reward=swap_sides(column("rewards", float), swap),
@@ -427,14 +398,18 @@ def _bunch(unique, sources, dropped, disagreeing, format, rng, shuffle_sides):
         log_probs=log_probs,
         implicit_rewards=None if rewards is None or np.isnan(rewards).all() else rewards,
         strength=column("strength", float),
-        targets={
-            name: np.where(target == 1, values, 1 - values) for name, values in zip(names, objectives.T, strict=False)
-        }
-        or None,
-        dropped=dropped,
-        source_index=np.array(sources)[list(numbers)],
-        format=format,
+        targets=_targets(rows, LAYOUTS[format].objectives, target),
+        source_index=np.array(rows["source"]),
     )
+
+
+def _targets(rows, names, target):
+    """The target by each of these objectives; None if there are none."""
+    chosen_wins = zip(*rows["objectives"], strict=True) if names else ()
+    targets = {
+        name: np.where(target == 1, wins, np.subtract(1, wins)) for name, wins in zip(names, chosen_wins, strict=False)
+    }
+    return targets or None
 
 
 def _describe(bunch, table):
