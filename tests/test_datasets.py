@@ -513,3 +513,41 @@ def test_prompts_from_every_kind_of_file(tmp_path):
 def test_files_without_prompts_are_refused(tmp_path, name, text, message):
     with pytest.raises(ValueError, match=message):
         load_prompts(write(tmp_path / name, text))
+
+
+SHIFTED = "chosen,rejected\nkind,rude,x\ngood,bad,y\n"
+CHANGED_BY_PANDAS = [  # name, text, what pandas makes of it, what is read or the error here
+    ("p.csv", "chosen,rejected\ngood\nkind,rude\n", [("good", ""), ("kind", "rude")], "line 2: found 1 fields"),
+    ("p.csv", SHIFTED, [("rude", "x"), ("bad", "y")], "line 2: found 3 fields, but expected 2 .chosen, rejected."),
+    ("p.csv", "chosen,chosen,rejected\na,b,c\nd,e,f\n", [("a", "c"), ("d", "f")], "line 1: column names occur twice"),
+    ("p.csv", 'chosen,rejected\n"a" b,c\nd,e\n', [("a b", "c"), ("d", "e")], "line 2: broken record"),
+    ("p.jsonl", '{"chosen": "a", "chosen": "b", "rejected": "c"}\n', [("b", "c")], "'chosen' occurs twice"),
+]
+
+
+@pytest.mark.parametrize(("name", "text", "by_pandas", "here"), CHANGED_BY_PANDAS)
+def test_what_pandas_changes_in_silence_is_refused(tmp_path, name, text, by_pandas, here):
+    path = write(tmp_path / name, text)
+    if name == "p.csv":
+        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    else:
+        table = pd.read_json(path, lines=True, dtype=False)
+    assert list(zip(table["chosen"], table["rejected"], strict=True)) == by_pandas
+    with pytest.raises(ValueError, match=here):
+        load_preferences(path)
+
+
+@pytest.mark.parametrize("name", ["p.csv", "p.jsonl"])
+def test_texts_that_read_as_something_else_stay_texts(tmp_path, name):
+    """pandas, told nothing of the columns, makes numbers of these."""
+    others = ["NA", "null", "1.0", "2024-01-01", "true", "1e5", "nan", "None"]
+    for text in ["007", *others]:
+        rows = [(text, "a"), (text, "b")]
+        if name == "p.csv":
+            path = write_table(tmp_path / name, ["chosen", "rejected"], rows)
+        else:
+            path = write_jsonl(tmp_path / name, [dict(zip(("chosen", "rejected"), row, strict=True)) for row in rows])
+        assert chosen_first(load_preferences(path)) == rows
+        if text == "007":
+            table = pd.read_csv(path) if name == "p.csv" else pd.read_json(path, lines=True)
+            assert table["chosen"].tolist() == [7, 7]

@@ -1,7 +1,7 @@
 """How records are written: in files .tsv, .csv, .jsonl and .json (also .gz) and .parquet, in tables, in lists of dicts.
 
-Python's csv and json read the files. pandas would fill lines that are too short, keep the last of two equal names, and
-turn texts such as "NA", "1.0" and "2024-01-01" into something else.
+Python's csv and json read the files, which pandas would change in silence: it fills short lines, shifts the columns of
+long ones, renames or keeps the last of two equal names, and turns texts such as "NA" and "007" into something else.
 """
 
 import csv
