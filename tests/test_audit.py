@@ -567,11 +567,9 @@ def test_outputs_without_features_and_pairs_that_look_alike_are_counted(detox):
     texts[::2] = ["A", "B"]  # words of one letter
     with pytest.warns(UserWarning) as caught:
         short_audit(detox, data=texts)
-    said = " ".join(str(warning.message) for warning in caught)
-    assert re.search("[0-9]+ of 600 training outputs have no features", said)
-    assert re.search(
-        "[0-9]+ of 300 training pairs have the same features on both sides, though their texts differ", said
-    )
+    said = {str(warning.message) for warning in caught}  # once, though three learners are fitted
+    for pattern in ("[0-9]+ of 600 training outputs have no features", "[0-9]+ of 300 pairs have the same features"):
+        assert len([text for text in said if re.search(pattern, text)]) == 1
 
 
 def test_votes_count_as_rows(detox):

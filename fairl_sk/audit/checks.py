@@ -5,7 +5,7 @@ import numpy as np
 from ..pairs import preference_sign
 from ..warn import warn_user
 
-MAX_UNSEEN = 0.01  # share of outputs or pairs that the features may not tell apart without a warning
+MAX_UNSEEN = 0.01  # share of outputs that may have no features without a warning
 
 
 def with_useful_reference(data):
@@ -48,18 +48,12 @@ def with_votes(data):
 
 
 def warn_of_unseen_texts(X, texts):
-    """Warn of outputs without any feature, and of pairs of two texts that have the same features."""
+    """Warn of outputs without any feature; a fit warns of pairs whose sides have the same features."""
     if hasattr(X, "tocsr"):
         return
-    remedy = (
-        "Reasons can be texts that are cut (max_length), words of one letter, or a language without spaces between "
-        "words that is read by words: choose other features."
-    )
     blank = int((~np.any(X != 0, axis=-1)).sum())
     if blank > MAX_UNSEEN * texts.size:
-        warn_user(f"{blank} of {texts.size} training outputs have no features. {remedy}")
-    if texts.ndim == 2:
-        same = int((np.all(X[:, 0] == X[:, 1], axis=-1) & (texts[:, 0] != texts[:, 1])).sum())
-        if same > MAX_UNSEEN * len(texts):
-            found = f"{same} of {len(texts)} training pairs have the same features on both sides, though their texts"
-            warn_user(f"{found} differ: they teach nothing. {remedy}")
+        warn_user(
+            f"{blank} of {texts.size} training outputs have no features. Reasons can be words of one letter, or a "
+            "language without spaces between words that is read by words: choose other features."
+        )

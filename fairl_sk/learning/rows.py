@@ -133,8 +133,9 @@ def warn_of_equal_sides(numbers, sample_weight):
     if equal.sum() > 0.01 * len(numbers):
         warn_user(
             f"{equal.sum()} of {len(numbers)} pairs have the same features on both sides, first row "
-            f"{np.flatnonzero(equal)[0]}: they teach nothing. Drop identical outputs; if their texts differ, the "
-            "features cannot tell them apart, such as after truncation."
+            f"{np.flatnonzero(equal)[0]}: they teach nothing. Drop identical outputs. If their texts differ, "
+            "choose other features: these cannot tell apart texts that are cut (max_length), words of one letter, or a "
+            "language without spaces that is read by words."
         )
 
 
