@@ -79,7 +79,7 @@ def _read_message(message, where):
         texts = [_part_text(part, where) for part in _parts(content, where)]
         content = reduce(_join, (text for text in texts if text is not None), "")
     others = {key: other for key, other in message.items() if other is not None and key not in ("from", "value")}
-    return {**others, "role": _ROLES.get(role.lower(), role), "content": content}
+    return {**others, "role": _ROLES.get(role.lower(), role.lower()), "content": content}
 
 
 def _parts(content, where):

@@ -1,7 +1,7 @@
 """Where the prompt of a row ends and its outputs begin: the readers of files, of tables and of TRL's calls ask here."""
 
 import re
-from itertools import takewhile
+from itertools import dropwhile, takewhile
 
 from .messages import as_messages, is_missing, read_messages, to_text
 
@@ -14,7 +14,7 @@ def split_prompt(prompt, *outputs):
 
     What two outputs begin with, as messages or turns of a transcript, belongs to the prompt; of one output without a
     prompt, all before the last answer. If the outputs begin with the prompt, it is taken off them. A system message
-    may stand in one of them only.
+    may stand in one of them only; it belongs to the prompt.
 
     Parameters
     ----------
@@ -36,12 +36,28 @@ def split_prompt(prompt, *outputs):
     outputs = [read_messages(output) for output in outputs]
     before = as_messages(prompt, "user")
     if len(outputs) == 2:
+        outputs = _with_equal_systems(*outputs)
         n_shared = count_shared(*map(_keys, outputs))
     else:
         n_shared = _count_asked(outputs[0]) if not before else _count_said(outputs[0], before)
     if not n_shared:
         return prompt, *outputs
     return _merge(before, outputs[0][:n_shared]), *(output[n_shared:] for output in outputs)
+
+
+def _with_equal_systems(chosen, rejected):
+    """Two conversations that go on alike behind different system messages, each with those of both."""
+    sides = (chosen, rejected)
+    turns = [list(dropwhile(_is_system, side)) for side in sides]
+    systems = [list(takewhile(_is_system, side)) for side in sides]
+    if _keys(systems[0]) == _keys(systems[1]) or not count_shared(*map(_keys, turns)):
+        return sides
+    both = [*systems[0], *(message for message in systems[1] if _is_new_system(message, systems[0]))]
+    return [[*both, *side] for side in turns]
+
+
+def _is_system(message):
+    return message["role"] == "system"
 
 
 def count_shared(chosen, rejected):
@@ -98,11 +114,11 @@ def _says(messages, prompt):
 
 
 def _turns(messages):
-    return [message for message in messages if message["role"] != "system"]
+    return [message for message in messages if not _is_system(message)]
 
 
 def _is_new_system(message, messages):
-    return message["role"] == "system" and message["content"] not in [other["content"] for other in messages]
+    return _is_system(message) and message["content"] not in [other["content"] for other in messages]
 
 
 def split_texts(prompt, *outputs):

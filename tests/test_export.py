@@ -442,6 +442,19 @@ def test_whole_conversations_carry_their_prompts(tfidf, pairs):
         assert (reward.prompt_template, reward.center) == ("join", pytest.approx(raw.mean()))
 
 
+def test_parts_of_messages_have_the_rewards_of_their_texts(tfidf, pairs):
+    """As models that see pictures get them; what is no text is skipped."""
+    reward = RewardFunction(tfidf, table(pairs), name="kind")
+    said = [{"role": "assistant", "content": [{"type": "text", "text": "thank you"}]}]
+    asked = {"type": "text", "text": "you are"}
+    plain = reward(prompts=["you are"], completions=["thank you"])
+    for parts in ([asked], [{"type": "image", "image": object()}, asked], [asked, {"type": "audio", "audio": b""}]):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            found = reward(prompts=[[{"role": "user", "content": parts}]], completions=[said])
+        assert found == plain
+
+
 def test_bad_input_of_the_callable_is_named(tfidf, pairs):
     for options, message in (
         ({"center": "median"}, "center='median'. Expected 'mean' or a finite number"),

@@ -10,6 +10,7 @@ import datasets
 import numpy as np
 import pandas as pd
 import polars
+import pyarrow
 import pytest
 from conftest import chosen_first
 from hypothesis import given, settings
@@ -322,7 +323,7 @@ def test_named_columns():
         ),
         (OTHERS, {"ties": "keep"}, "ties is 'keep', but expected 'drop' or 'half'"),
         (OTHERS, {"completions": "worst"}, "completions is 'worst', but expected 'all' or 'best'"),
-        ({"a": 1}, {}, "Found dict. Expected the path of a file, a table, or a list of dicts"),
+        ({"a": 1}, {}, r"Found dict with the keys \['a'\]. Expected the path of a file, .*: pass one of its values"),
         (3, {}, "Found int. Expected the path of a file"),
         ([*OTHERS, "text"], {}, "Found str 'text' in row 2. Expected a dict"),
         ([], {}, "the table is empty"),
@@ -336,7 +337,7 @@ def test_named_columns():
         (
             [*OTHERS, {"chosen": [{"role": "user", "content": [{"type": "text"}]}], "rejected": []}],
             {},
-            "part without text",
+            r"row 2: Found a part without text at .*Expected {'type': 'text', 'text': ...}",
         ),
         ([{"prompt": "p", "completions": "none"}] * 2, {}, "row 0: expected a list of completions"),
         ([{"prompt": "p", "completions": ["a", "b"], "scores": [1]}] * 2, {}, "found 2 completions and 1 scores"),
@@ -375,31 +376,85 @@ CELL = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="[\r\
 )
 
 
-@settings(max_examples=60, deadline=None)
-@given(rows=st.lists(st.tuples(CELL, CELL, CELL), min_size=2, max_size=6, unique=True), data=st.data())
-def test_what_was_read_and_written_again_is_read_as_the_same(rows, data):
-    """From a random layout to a Bunch, a file of its pairs, and a Bunch."""
-    name, records = data.draw(st.sampled_from([each for each in EXAMPLES if each[0] not in ("paradetox", "unpaired")]))
-    text = json.dumps(records[0])
-    made = []
-    for prompt, chosen, rejected in rows:
-        filled = text
-        for old, new in (("Is it far?", prompt), ("Five minutes.", f"{chosen} c"), ("Go away.", f"{rejected} r")):
-            escaped = json.dumps(new)[1:-1]
-            filled = filled.replace(old, json.dumps(escaped)[1:-1] if name == "arena-flags" else escaped)
-        made.append(json.loads(filled))
-    try:
-        first = load(made)
-    except ValueError as error:
-        assert "usable rows" in str(error)
-        return
-    assert len(first.data) + sum(first.dropped.values()) == len(made)
-    again = [
-        {"prompt": prompt, "chosen": pair[0], "rejected": pair[1]}
-        for prompt, pair, weight in zip(first.prompt, first.data, first.sample_weight, strict=True)
-        for _ in range(int(weight))
-    ]
+def filled(name, record, number, prompt, chosen, rejected):
+    """A record of an example of the guide with other texts; of single outputs, every second one is undesirable."""
+    text = json.dumps(record)
+    for old, new in (("Is it far?", prompt), ("Five minutes.", f"c {chosen}"), ("Go away.", f"r {rejected}")):
+        escaped = json.dumps(new)[1:-1]
+        text = text.replace(old, json.dumps(escaped)[1:-1] if name == "arena-flags" else escaped)
+    return {**json.loads(text), **({"label": number % 2 == 0} if name == "unpaired" else {})}
+
+
+def written(bunch):
+    """Records of a Bunch, one for each vote."""
+    prompts = [""] * len(bunch.data) if bunch.prompt is None else bunch.prompt
+    for prompt, texts, label, weight in zip(prompts, bunch.data, bunch.target, bunch.sample_weight, strict=True):
+        texts = {"completion": texts, "label": int(label)} if bunch.format == "unpaired" else texts
+        sides = texts if isinstance(texts, dict) else dict(zip(("chosen", "rejected"), texts, strict=True))
+        yield from [{"prompt": prompt, **sides}] * int(weight)
+
+
+@pytest.mark.parametrize("example", range(len(EXAMPLES)))
+@settings(max_examples=5, deadline=None)
+@given(rows=st.lists(st.tuples(CELL, CELL, CELL), min_size=2, max_size=6, unique=True), kind=st.sampled_from("jc"))
+def test_what_was_read_and_written_again_is_read_as_the_same(example, rows, kind):
+    """From a file of any layout to a Bunch, a file of its rows, and a Bunch."""
+    name, (record, _) = EXAMPLES[example]
+    made = [filled(name, record, number, *row) for number, row in enumerate(rows)]
     with tempfile.TemporaryDirectory() as folder:
-        second = load(SOURCES[data.draw(st.sampled_from(["jsonl", "csv"]))](again, Path(folder, "rows")))
+        path = Path(folder, "rows")
+        try:
+            first = load(SOURCES["jsonl"](made, path))
+        except ValueError as error:
+            assert "usable rows" in str(error)
+            return
+        assert first.format == name and len(first.data) + sum(first.dropped.values()) == len(made)
+        second = load(SOURCES["jsonl" if kind == "j" else "csv"](list(written(first)), path))
     for part in ("data", "prompt", "target", "groups", "sample_weight"):
-        assert first[part].tolist() == second[part].tolist()
+        assert np.array_equal(first[part], second[part])
+
+
+# ------------------------------------------------------------------------------------------- what people bring
+
+
+def test_tables_of_pyarrow_and_tables_not_computed_yet_are_read_and_splits_are_named():
+    table = pd.DataFrame(OTHERS)
+    expected = load(table).data.tolist()
+    for source in (
+        pyarrow.Table.from_pandas(table),
+        polars.DataFrame(OTHERS).lazy(),
+        datasets.Dataset.from_list(OTHERS).to_iterable_dataset(),
+        (record for record in OTHERS),
+    ):
+        assert load(source).data.tolist() == expected
+    splits = datasets.DatasetDict(train=datasets.Dataset.from_list(OTHERS))
+    with pytest.raises(ValueError, match=r"Found DatasetDict with the keys \['train'\].*pass one of its values"):
+        load_preferences(splits)
+
+
+def test_missing_prompts_of_every_type_of_column_are_none():
+    for kind in ("object", "string", "category", "string[pyarrow]"):
+        prompts = pd.Series([None, None, "", "Why?"]).astype(kind)
+        table = pd.DataFrame({"prompt": prompts, "chosen": list("abcd"), "rejected": list("efgh")})
+        assert load(table.set_index(pd.Index([3, 3, 0, 1]))).prompt.tolist() == ["", "", "", "Why?"]
+
+
+@pytest.mark.parametrize("source", ["list", "csv"])
+def test_parts_that_are_skipped_are_counted_in_cells_of_text_too(tmp_path, source):
+    talk = [user([{"type": "image"}, {"type": "text", "text": "Why?"}])]
+    records = [{"chosen": [*talk, assistant(c)], "rejected": [*talk, assistant("no")]} for c in "ab"]
+    with pytest.warns(UserWarning, match="skipped 4 parts of messages that are no text"):
+        bunch = load_preferences(SOURCES[source](records, tmp_path / "rows"))
+    assert "4 parts of messages that are no text were skipped" in bunch.DESCR
+
+
+def test_numbers_of_questions_are_no_prompts():
+    records = [{"question_id": n // 2, "chosen": f"a{n}", "rejected": "b"} for n in range(4)]
+    for source in (records, pd.DataFrame(records)):
+        assert load_preferences(source).unread == ["question_id"]  # a warning would be an error
+
+
+def test_a_list_with_one_completion_in_every_record_leaves_nothing():
+    records = [{"prompt": "p", "completions": [{"text": "a", "score": 1}]}] * 2
+    with pytest.raises(ValueError, match="0 usable rows are left of 2 .dropped: one completion: 2.*at least 2. Check"):
+        load_preferences(records)

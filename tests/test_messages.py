@@ -184,6 +184,25 @@ def test_no_form_of_the_prompt_is_doubled(talk, chosen, rejected, in_prompt, in_
             assert join_prompt(found, output).count("asked once") == 1
 
 
+@pytest.mark.parametrize("systems", [("chosen",), ("rejected",), ("chosen", "rejected")])
+@pytest.mark.parametrize("prompt", [None, "Why?", [user("Why?")]])
+def test_a_system_message_of_one_side_does_not_double_the_prompt(systems, prompt):
+    sides = {"chosen": [user("Why?"), assistant("So.")], "rejected": [user("Why?"), assistant("No.")]}
+    for name in systems:
+        sides[name] = [{"role": "system", "content": f"As {name}."}, *sides[name]]
+    found, *outputs = split_prompt(prompt, *sides.values())
+    assert to_text(found) == "\n\n".join([*(f"As {name}." for name in systems), "Why?"])
+    assert list(map(to_text, outputs)) == ["So.", "No."]
+
+
+@pytest.mark.parametrize("roles", [("user", "assistant"), ("User", "ASSISTANT"), ("human", "gpt"), ("Human", "GPT")])
+def test_names_of_roles_are_one_in_any_case(roles):
+    talk = [{"role": role, "content": text} for role, text in zip(roles, ("Why?", "So."), strict=True)]
+    assert [message["role"] for message in read_messages(talk)] == ["user", "assistant"]
+    prompt, *outputs = split_prompt(None, talk, [user("Why?"), assistant("No.")])
+    assert to_text(prompt) == "Why?" and list(map(to_text, outputs)) == ["So.", "No."]
+
+
 CALL = {"role": "assistant", "content": None, "tool_calls": [{"type": "function", "function": {"name": "clock"}}]}
 
 

@@ -146,7 +146,9 @@ def test_preference_sign():
 
 
 REVERSED = "left right, A B, a b, model_a model_b, first second, response_1 response_2, chosen rejected, better worse, "
-REVERSED = [pair.split() for pair in (REVERSED + "nontoxic toxic, safe unsafe, option-1 option-2").split(", ")]
+REVERSED += "nontoxic toxic, safe unsafe, option-1 option-2, response_0 response_1, A>B B>A, a_wins b_wins, "
+REVERSED += "prefer_left prefer_right, choice_1 choice_2, Candidate_A Candidate_B"
+REVERSED = [pair.split() for pair in REVERSED.split(", ")]
 
 
 @pytest.mark.parametrize("classes", [*REVERSED, [1, 2], [1.0, 2.0], ["1", "2"]])

@@ -96,7 +96,15 @@ def _read_file(path, encoding, quoted):
 
 
 def _read_memory(source):
-    """The records of a table (pandas, polars, ``datasets.Dataset``), or of a list of dicts."""
+    """The records of a table (pandas, polars, pyarrow, ``datasets.Dataset``), or of a list of dicts."""
+    if isinstance(source, Mapping):
+        found = f"Found {type(source).__name__} with the keys {list(source)}"
+        expected = "Expected the path of a file, a table, or a list of dicts"
+        raise ValueError(f"{found}. {expected}: pass one of its values, or pandas.DataFrame(it) if these are columns.")
+    if hasattr(source, "collect"):  # of polars, not computed yet
+        source = source.collect()
+    elif hasattr(source, "to_pylist"):
+        source = source.to_pylist()
     names = column_names(source)
     if names is not None:
         _check_names(names, "the table")
@@ -106,7 +114,7 @@ def _read_memory(source):
             ("row", row, dict(zip(names, values, strict=True))) for row, values in enumerate(zip(*columns, strict=True))
         )
         return
-    if isinstance(source, Mapping) or not hasattr(source, "__iter__"):
+    if not hasattr(source, "__iter__"):
         raise ValueError(f"Found {type(source).__name__}. Expected the path of a file, a table, or a list of dicts.")
     for row, record in enumerate(source):
         if not isinstance(record, Mapping):

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..labels import named_side
 from ..messages import read_cell, read_output, to_text
-from ..pairs import named_side
 from ..prompts import split_prompt, split_texts
 
 LOGPS_COLUMNS = ("chosen_logps", "rejected_logps", "ref_chosen_logps", "ref_rejected_logps")  # TRL's names

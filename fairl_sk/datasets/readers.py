@@ -9,13 +9,13 @@ from array import array
 from contextlib import contextmanager
 from difflib import get_close_matches
 from itertools import repeat
-from numbers import Integral
+from numbers import Integral, Real
 from pathlib import Path
 
 import numpy as np
 from sklearn.utils import Bunch, check_random_state
 
-from ..messages import skipped_parts
+from ..messages import read_cell, skipped_parts
 from ..prompts import split_texts
 from .files import collect, read_table
 from .layouts import LAYOUTS, LOGPS_COLUMNS, PROMPT_LIKE, Options, Row, canonical_label, read_column
@@ -416,13 +416,10 @@ def _describe(bunch, table):
     """Say what was read and what was not, in words; warn of what may be lost."""
     left_out = ", ".join(f"{count} {reason}" for reason, count in bunch.dropped.items() if count) or "nothing"
     unread = f"; columns not read: {', '.join(bunch.unread)}" if bunch.unread else ""
-    n_skipped = sum(
-        skipped_parts(value)
-        for name, values in table.columns.items()
-        if name not in bunch.unread
-        for value in values
-        if not isinstance(value, str)
-    )
+    read = (values for name, values in table.columns.items() if name not in bunch.unread)
+    # a part that is no text has a type, so that few texts need to be read again
+    cells = (value for values in read for value in values if not isinstance(value, str) or "type" in value)
+    n_skipped = sum(skipped_parts(read_cell(value)) for value in cells)
     skipped = f"; {n_skipped} parts of messages that are no text were skipped" if n_skipped else ""
     kind = "labeled outputs" if bunch.format == "unpaired" else "preference pairs"
     bunch.DESCR = f"{len(bunch.data)} {kind} in {bunch.groups.max() + 1} groups from {table.name} ({bunch.format}); "
@@ -442,4 +439,5 @@ def _describe(bunch, table):
 def _holds_texts(values):
     """Whether most of the values are texts of more than one word, or lists."""
     values = [value for value in values if value is not None]
-    return sum(not isinstance(value, str) or " " in value.strip() for value in values) > len(values) / 2
+    texts = (" " in value.strip() if isinstance(value, str) else not isinstance(value, Real) for value in values)
+    return sum(texts) > len(values) / 2

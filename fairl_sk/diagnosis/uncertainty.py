@@ -13,9 +13,10 @@ from sklearn.utils._param_validation import HasMethods, Interval, StrOptions  # 
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 
+from ..labels import distinct_labels, preference_sign
 from ..learning.estimators import MaxEntropyIRL
 from ..learning.rows import difference_scale, signed_differences
-from ..pairs import check_pairs, distinct_labels, preference_sign
+from ..pairs import check_pairs
 from .fitted import linear_weights, objective_of
 
 # The evidence chooses among priors whose training margins have a root mean square within these log-odds.

@@ -15,7 +15,8 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, colu
 
 from ..device import few_threads
 from ..failures import fit_detector
-from ..pairs import TIES_REMEDY, check_pairs, distinct_labels, preference_sign
+from ..labels import TIES_REMEDY, distinct_labels, preference_sign
+from ..pairs import check_pairs
 from ..warn import warn_user
 from .fitting import solve_base, train_failures, train_jointly
 from .net import rewards_of_heads
