@@ -15,7 +15,7 @@ from fairl_sk.plot import COLORS, HistoryDisplay, MarginDisplay
 
 HERE = Path(__file__).parent
 PACKAGE = Path(fairl_sk.__file__).parent
-BASICS = ("pairs", "labels", "prompts", "messages", "device", "extras", "warn", "escaping")  # all parts may import these
+BASICS = ("pairs", "labels", "prompts", "messages", "device", "extras", "warn", "escaping")  # imported by all
 ROOMS = {  # where a part of the package is drawn (x, y), and what it is
     "cli": (3.4, 6.9, "the command fairl-sk"),
     "audit": (6.6, 5.7, "fit, measure, report"),
