@@ -6,9 +6,11 @@ from .features.encoder import TransformerEmbedder
 from .features.text import TextFeatures
 from .learning.distilled import DistilledIRL
 from .learning.estimators import FailureAwareIRL, MaxEntropyIRL, MaxMarginIRL
+from .learning.objectives import MultiObjectiveIRL
 from .learning.offset import calibrate_offset
 from .learning.schedules import ConstantSchedule, CosineSchedule, ExponentialSchedule, LinearSchedule
 from .learning.search_estimators import FailureAwareIRLCV, MaxEntropyIRLCV, MaxMarginIRLCV
+from .learning.weighing import objective_weights
 from .pairs import PairTransformer, check_pairs, make_pairs
 
 __version__ = "0.1.0"
@@ -26,6 +28,7 @@ __all__ = [
     "MaxEntropyIRLCV",
     "MaxMarginIRL",
     "MaxMarginIRLCV",
+    "MultiObjectiveIRL",
     "PairTransformer",
     "TextFeatures",
     "TransformerEmbedder",
@@ -33,4 +36,5 @@ __all__ = [
     "check_pairs",
     "inspect_failures",
     "make_pairs",
+    "objective_weights",
 ]

@@ -1,4 +1,4 @@
-"""Synthetic preferences between feature vectors, with a known linear reward."""
+"""Synthetic preferences between feature vectors, with a known linear reward, or one for each of several objectives."""
 
 from numbers import Integral, Real
 
@@ -94,4 +94,113 @@ def make_preferences(
         DESCR=f"{n_pairs} synthetic preference pairs of {n_features} features, {n_prompts} prompts, {flipped.sum()} "
         f"preferences flipped (noise={noise}, temperature={temperature}). The true reward is data @ coef; target 1 "
         "means that the first output is preferred.",
+    )
+
+
+@validate_params(
+    {
+        "n_pairs": [Interval(Integral, 2, None, closed="left")],
+        "n_features": [Interval(Integral, 1, None, closed="left")],
+        "n_objectives": [Interval(Integral, 1, None, closed="left")],
+        "correlation": [Interval(Real, -1, 1, closed="both")],
+        "weights": ["array-like", None],
+        "judged": [Interval(Real, 0, 1, closed="right")],
+        "temperature": [Interval(Real, 0, None, closed="neither"), None],
+        "random_state": ["random_state"],
+    },
+    prefer_skip_nested_validation=True,
+)
+def make_multi_preferences(
+    n_pairs=1000,
+    n_features=20,
+    *,
+    n_objectives=3,
+    correlation=0.0,
+    weights=None,
+    judged=1.0,
+    temperature=None,
+    random_state=None,
+):
+    """Draw pairs of feature vectors with preferences by several objectives, each with a known linear reward.
+
+    Features are standard normal, and each reward has standard deviation 1. Two rewards conflict in a share of
+    ``arccos(correlation) / pi`` of the pairs.
+
+    Parameters
+    ----------
+    n_pairs, n_features, n_objectives : int, default=1000, 20, 3
+        Number of pairs, of features of one output (at least one for each objective), and of objectives.
+    correlation : float in [-1 / (n_objectives - 1), 1], default=0.0
+        Correlation of each two rewards. Negative: objectives that conflict in most pairs.
+    weights : array-like of shape (n_objectives,), default=None
+        What a unit of each reward adds to the overall reward. None: 1 for each.
+    judged : float in (0, 1], default=1.0
+        Share of the pairs that an objective judges, drawn for each objective.
+    temperature : float > 0, default=None
+        Bradley-Terry noise of all preferences, as in `make_preferences`. None: the greater reward always wins.
+    random_state : int, RandomState or None, default=None
+        Seed of everything that is drawn.
+
+    Returns
+    -------
+    Bunch
+        With the attributes
+
+        - data : ndarray of shape (n_pairs, 2, n_features)
+        - targets : ndarray of shape (n_pairs, n_objectives), 1 where an objective prefers the first output, else 0;
+          NaN where it does not judge
+        - target : ndarray of shape (n_pairs,), the overall preferences, of all pairs
+        - objective_names : list of str
+        - coef : ndarray of shape (n_objectives, n_features), of length 1 each: the rewards are ``data @ coef.T``
+        - objective_rewards : ndarray of shape (n_pairs, 2, n_objectives)
+        - weights : ndarray of shape (n_objectives,); the overall reward is ``objective_rewards @ weights``
+        - reference_reward : ndarray of shape (n_pairs, 2), the overall reward
+        - DESCR : str
+
+    Raises
+    ------
+    ValueError
+        If a parameter is out of its range.
+
+    Examples
+    --------
+    >>> from fairl_sk.datasets import make_multi_preferences
+    >>> pairs = make_multi_preferences(100, 5, n_objectives=2, correlation=0.7, random_state=0)
+    >>> pairs.targets.shape, round(float(pairs.coef[0] @ pairs.coef[1]), 3)
+    ((100, 2), 0.7)
+    """
+    lowest = -1 / max(n_objectives - 1, 1)
+    if n_objectives > n_features or correlation < lowest - 1e-12:
+        raise ValueError(
+            f"Found n_objectives={n_objectives}, n_features={n_features} and correlation={correlation}. Expected a "
+            f"feature for each objective or more, and a correlation of at least {lowest:.3g}: more rewards than two "
+            "cannot all contradict each other."
+        )
+    weights = np.ones(n_objectives) if weights is None else np.asarray(weights, dtype=float)
+    if weights.shape != (n_objectives,) or not np.isfinite(weights).all():
+        raise ValueError(f"Found weights={weights.tolist()}. Expected a number for each of {n_objectives} objectives.")
+    rng = check_random_state(random_state)
+    axes = np.linalg.qr(rng.standard_normal((n_features, n_objectives)))[0]
+    values, vectors = np.linalg.eigh(
+        np.full((n_objectives,) * 2, correlation) + (1 - correlation) * np.eye(n_objectives)
+    )
+    coef = vectors * np.sqrt(np.maximum(values, 0)) @ axes.T
+    data = rng.standard_normal((n_pairs, 2, n_features))
+    rewards = data @ coef.T
+    every = np.concatenate([rewards, (rewards @ weights)[..., None]], axis=2)
+    margins = every[:, 0] - every[:, 1]
+    doubt = 0.0 if temperature is None else temperature * rng.logistic(size=margins.shape)
+    preferred = (margins + doubt > 0).astype(float)
+    targets = np.where(rng.random_sample((n_pairs, n_objectives)) < judged, preferred[:, :-1], np.nan)
+    return Bunch(
+        data=data,
+        targets=targets,
+        target=preferred[:, -1].astype(int),
+        objective_names=[f"objective_{k}" for k in range(n_objectives)],
+        coef=coef,
+        objective_rewards=rewards,
+        weights=weights,
+        reference_reward=every[..., -1],
+        DESCR=f"{n_pairs} synthetic pairs of {n_features} features, with preferences by {n_objectives} objectives "
+        f"(correlation={correlation}, judged={judged}, temperature={temperature}). The true rewards are data @ coef.T.",
     )
