@@ -1,10 +1,11 @@
-"""Pictures in the manner of scikit-learn's displays: the margins of rewards, and the history of a fit."""
+"""Pictures in the manner of scikit-learn's displays: margins of rewards, the history of a fit, and trade-offs."""
 
 import numpy as np
 
-from .pairs import preference_sign
+from .metrics import pareto_front
+from .pairs import is_pairs, preference_sign, split_pairs
 
-__all__ = ["HistoryDisplay", "MarginDisplay"]
+__all__ = ["HistoryDisplay", "MarginDisplay", "ParetoDisplay"]
 
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00")  # Okabe and Ito: for color-blind readers and in gray
 LINES = ("-", "--", ":", "-.")
@@ -197,4 +198,88 @@ class HistoryDisplay:
         margins.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         for ax in self.axes_:
             ax.legend(frameon=False, fontsize="small", ncols=3, loc="lower left", bbox_to_anchor=(0, 1))
+        return self
+
+
+class ParetoDisplay:
+    """Two rewards of outputs as dots, their Pareto front as a line, and policies as marked points.
+
+    Parameters
+    ----------
+    rewards : array-like of shape (n_outputs, 2)
+        Rewards by two objectives, higher is better.
+    names : sequence of 2 str, default=("objective 0", "objective 1")
+        Names of the objectives, on the axes.
+    points : dict of str to array-like of shape (2,), default=None
+        Points to mark by name, such as what the policy of a weighted sum reaches (`fairl_sk.metrics.best_of_n`).
+
+    Attributes
+    ----------
+    ax_ : matplotlib Axes
+    figure_ : matplotlib Figure
+    front_ : ndarray of shape (n_front, 2)
+        The outputs on the front, by the first reward.
+
+    Examples
+    --------
+    >>> from fairl_sk.plot import ParetoDisplay
+    >>> display = ParetoDisplay([[1, 0], [0, 1], [0, 0]], ["helpful", "safe"], points={"equal": [0.5, 0.5]}).plot()
+    >>> display.front_.tolist()
+    [[0.0, 1.0], [1.0, 0.0]]
+    """
+
+    def __init__(self, rewards, names=("objective 0", "objective 1"), points=None):
+        self.rewards = rewards
+        self.names = names
+        self.points = points
+
+    @classmethod
+    def from_estimator(cls, estimator, X, *, objectives=(0, 1), points=None, ax=None):
+        """Draw the rewards of outputs by a fitted `MultiObjectiveIRL` or a Pipeline with it, in standard deviations.
+
+        Parameters
+        ----------
+        estimator : estimator
+            Its ``decision_function`` gives a reward for each objective.
+        X : pairs or outputs
+            Of pairs, both outputs are drawn.
+        objectives : (int, int), default=(0, 1)
+            Columns of the two objectives.
+        points : dict of str to array-like of shape (2,), default=None
+            See the class; in the same units.
+        ax : matplotlib Axes, default=None
+
+        Returns
+        -------
+        display : ParetoDisplay
+        """
+        rewards = estimator.decision_function(split_pairs(X) if is_pairs(X) else X)
+        model = estimator[-1] if hasattr(estimator, "steps") else estimator
+        columns = list(objectives)
+        names = [model.objective_names_[k] for k in columns]
+        return cls((rewards / model.scale_)[:, columns], names, points).plot(ax=ax)
+
+    def plot(self, *, ax=None):
+        """Draw outputs, front and points. See `from_estimator`. A ValueError says which numbers do not fit."""
+        import matplotlib.pyplot as plt
+
+        rewards = np.asarray(self.rewards, dtype=float)
+        points = {name: np.asarray(point, dtype=float) for name, point in (self.points or {}).items()}
+        wrong = [name for name, point in points.items() if point.shape != (2,) or not np.isfinite(point).all()]
+        if rewards.ndim != 2 or rewards.shape[1] != 2 or len(self.names) != 2 or wrong:
+            found = f"rewards of shape {rewards.shape}, {len(self.names)} names and the points {wrong}"
+            raise ValueError(f"Got {found}. Expected (n_outputs, 2), two names, and points of two finite numbers.")
+        front = rewards[pareto_front(rewards)]
+        self.front_ = front[np.argsort(front[:, 0], kind="stable")]
+        if ax is None:
+            _, ax = plt.subplots(figsize=(5.6, 4.2), layout="constrained")
+        self.ax_, self.figure_ = ax, ax.figure
+        ax.scatter(*rewards.T, s=9, color="0.6", linewidths=0, alpha=0.6, label="outputs")
+        ax.plot(*self.front_.T, color=COLORS[0], lw=1.4, marker=".", label="Pareto front")
+        for index, (name, point) in enumerate(points.items()):
+            ax.plot(
+                *point, ls="", marker="osD^v"[index % 5], color=COLORS[1 + index % 4], markeredgecolor="w", label=name
+            )
+        ax.set(xlabel=self.names[0], ylabel=self.names[1])
+        ax.legend(frameon=False, fontsize="small")
         return self

@@ -264,8 +264,9 @@ def test_strengths_and_several_objectives():
     for options in ({"shuffle_sides": False}, {"shuffle_sides": True}):
         bunch = load_preferences(records, **options)
         safer = [first == "b" for first, _ in bunch.data]  # the first is safer where it is b
-        np.testing.assert_array_equal(bunch.targets["safer"], [*safer[:2], np.nan])
-        np.testing.assert_array_equal(bunch.targets["better"], bunch.target)
+        assert bunch.objective_names == ["better", "safer"] and bunch.objective_scores is None
+        np.testing.assert_array_equal(bunch.targets[:, 1], [*safer[:2], np.nan])
+        np.testing.assert_array_equal(bunch.targets[:, 0], bunch.target)
         assert (bunch.output_labels == (bunch.data == "b")).all()
 
 

@@ -3,9 +3,13 @@
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
-from fairl_sk import FailureAwareIRL, MaxEntropyIRL, MaxMarginIRL
-from fairl_sk.plot import HistoryDisplay, MarginDisplay
+from fairl_sk import FailureAwareIRL, MaxEntropyIRL, MaxMarginIRL, MultiObjectiveIRL, PairTransformer
+from fairl_sk.datasets import make_multi_preferences
+from fairl_sk.pairs import stack_outputs
+from fairl_sk.plot import HistoryDisplay, MarginDisplay, ParetoDisplay
 
 
 def histograms(display):
@@ -141,3 +145,38 @@ def test_a_history_without_rounds_is_refused():
         HistoryDisplay([]).plot()
     with pytest.raises(AttributeError, match="history_"):
         HistoryDisplay.from_estimator(MaxMarginIRL())
+
+
+def test_the_front_and_the_points_are_drawn(rng):
+    rewards = rng.normal(size=(50, 2))
+    display = ParetoDisplay(rewards, ["helpful", "safe"], {"equal": [0.5, 0.4], "safe": [0, 1]}).plot()
+    dots, (front, *points) = display.ax_.collections[0], display.ax_.lines
+    np.testing.assert_allclose(dots.get_offsets(), rewards)
+    x, y = front.get_data()
+    assert (np.diff(x) > 0).all() and (np.diff(y) < 0).all() and x[-1] == rewards[:, 0].max()
+    np.testing.assert_allclose([point.get_xydata()[0] for point in points], [[0.5, 0.4], [0, 1]])
+    assert [display.ax_.get_xlabel(), display.ax_.get_ylabel()] == ["helpful", "safe"]
+    assert [text.get_text() for text in display.ax_.get_legend().texts] == ["outputs", "Pareto front", "equal", "safe"]
+
+
+def test_the_rewards_of_an_estimator_are_drawn_in_standard_deviations():
+    data = make_multi_preferences(60, 4, random_state=0)
+    model = make_pipeline(PairTransformer(StandardScaler()), MultiObjectiveIRL(share=False))
+    model.fit(data.data, data.targets)
+    display = ParetoDisplay.from_estimator(model, data.data, objectives=(2, 0))
+    expected = (model.decision_function(stack_outputs(data.data)) / model[-1].scale_)[:, [2, 0]]
+    np.testing.assert_allclose(display.rewards, expected)
+    assert display.ax_.get_xlabel() == "objective_2"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (([[1, 2, 3]],), r"rewards of shape \(1, 3\)"),
+        (([[1, 2]], ["a"]), "1 names"),
+        (([[1, 2]], ["a", "b"], {"equal": [1]}), "the points .'equal'."),
+    ],
+)
+def test_pareto_displays_that_do_not_fit(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        ParetoDisplay(*arguments).plot()

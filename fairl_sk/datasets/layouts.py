@@ -33,7 +33,8 @@ class Row(NamedTuple):
     log_probs: Any = None  # of chosen and rejected, by the aligned and by the base model
     strength: float | None = None
     weight: float = 1.0
-    objectives: tuple = ()  # of each objective, whether the chosen output wins: 1, 0 or NaN
+    objectives: tuple = ()  # of each objective, whether the chosen output wins: 1, 0, 0.5 (a tie) or NaN
+    objective_scores: tuple = ()  # of each objective, the scores (chosen, rejected)
     lost: str = ""  # why the row is of no use, if it is not
 
 
@@ -44,6 +45,7 @@ class Options(NamedTuple):
     ties: str = "drop"
     tool_turns: bool = False
     rng: Any = None
+    objectives: tuple = ()
 
 
 # ---------------------------------------------------------------------------------------------------- cells
@@ -138,11 +140,22 @@ def _read_preference(cells, options):
     if rewards and len(ranked) > 1:
         raise ValueError(f"found {len(ranked)} rejected outputs and one reward of them. Expected one of each.")
     strength = to_number(cells["strength"], "margin") if "strength" in cells else None
+    scores = _numbers(cells, "objective scores") or []
+    if scores and len(ranked) > 1:
+        raise ValueError(f"found {len(ranked)} rejected outputs and one score of them by an objective. Expected one.")
     rows = []
     for other in ranked:
         prompt, *texts = _texts(options, cells.get("prompt"), cells["chosen"], other)
-        rows.append(Row(tuple(texts), prompt, None, rewards, labels, _log_probs(cells), strength))
+        row = Row(tuple(texts), prompt, None, rewards, labels, _log_probs(cells), strength)
+        rows.append(_scored(row, zip(scores[::2], scores[1::2], strict=True)))
     return rows
+
+
+def _scored(row, scores):
+    """The row with scores (chosen, rejected) by each objective, and which side they prefer."""
+    scores = tuple(scores)
+    wins = tuple((1 + np.sign(chosen - rejected)) / 2 for chosen, rejected in scores)
+    return row._replace(objectives=wins, objective_scores=scores)
 
 
 def _numbers(cells, part, expected=()):
@@ -193,6 +206,8 @@ def _read_completions(cells, options):
         first, second = pair if not scores[pair[0]] < scores[pair[1]] else pair[::-1]
         prompt, *texts = _texts(options, cells["prompt"], rated[first][0], rated[second][0])
         row = Row(tuple(texts), prompt, rewards=[scores[first], scores[second]])
+        sides = [completions[first], completions[second]]
+        row = _scored(row, ([_objective_score(side, name) for side in sides] for name in options.objectives))
         if np.isnan([scores[first], scores[second]]).any():
             row = row._replace(lost="no label")
         rows += _tied(row, options) if scores[first] == scores[second] else [row]
@@ -216,6 +231,16 @@ def _literal(text):
         return json.loads(text)
     except ValueError:
         return literal_eval(text)
+
+
+def _objective_score(completion, name):
+    """Score of a completion by an objective: a number beside its text, or UltraFeedback's rating."""
+    found = completion if isinstance(completion, Mapping) else {}
+    annotation = (found.get("annotations") or {}).get(name)
+    if name not in found and not isinstance(annotation, Mapping):
+        raise ValueError(f"a completion has no score {name!r}. Expected it beside its text, or in its annotations.")
+    value = found[name] if name in found else annotation.get("Rating")
+    return np.nan if value == "N/A" else to_number(value, name)
 
 
 def _read_completion(completion, score):
@@ -288,7 +313,9 @@ def _read_judged(how):
                 strength = to_number(cells["strength"], "the strength")
             others = [JUDGEMENTS[how](value, names) for _, value in cells.get("objectives", ())]
             row = Row(tuple(texts), prompt, output_labels=labels, strength=strength)
-            row = row._replace(objectives=tuple((1 + np.sign(other)) / 2 for other in (judged, *others) if others))
+            if others and not options.objectives:  # the layout's own: the overall judgement is one of them
+                others = [judged, *others]
+            row = row._replace(objectives=tuple((1 + np.sign(other)) / 2 for other in others))
             if np.isnan(judged):
                 rows.append(row._replace(lost="no label"))
             elif not judged:
@@ -326,7 +353,8 @@ def _turned(row):
     """The row with its sides exchanged."""
     turned = {name: getattr(row, name) for name in ("texts", "rewards", "output_labels")}
     turned = {name: None if value is None else type(value)(value[::-1]) for name, value in turned.items()}
-    return row._replace(**turned, objectives=tuple(1 - value for value in row.objectives))
+    scores = tuple(scores[::-1] for scores in row.objective_scores)
+    return row._replace(**turned, objectives=tuple(1 - value for value in row.objectives), objective_scores=scores)
 
 
 def _tied(row, options):
@@ -391,6 +419,34 @@ class Layout(NamedTuple):
             elif part in self.needs:
                 return None
         return parts
+
+
+def objective_parts(name, columns, objectives):
+    """Parts with the columns of named objectives, in a layout that has some: judgements, or scores of both sides."""
+    layout = LAYOUTS[name]
+    if "judgement" in layout.needs:
+        missing = next((objective for objective in objectives if objective not in columns), None)
+        found = {"objectives": tuple(objectives)}
+        expected = "a column that says which output is better, as the overall judgement does"
+    elif "chosen" in layout.needs:
+        sides = [_score_columns(objective, columns) for objective in objectives]
+        missing = next((name for name, pair in zip(objectives, sides, strict=True) if pair is None), None)
+        found = {"objective scores": tuple(column for pair in sides if pair for column in pair)}
+        expected = "scores of both outputs in columns such as chosen_NAME and rejected_NAME"
+    elif "completions" in layout.needs:
+        return {}  # the scores stand in the completions
+    else:
+        raise ValueError(f"objectives are {list(objectives)}, but the layout {name!r} has none. Leave them out.")
+    if missing is not None:
+        raise ValueError(f"objective {missing!r} is not in the columns {list(columns)}. Expected {expected}.")
+    return found
+
+
+def _score_columns(objective, columns):
+    """The two columns with the scores of the chosen and the rejected output; None if they are not there."""
+    patterns = ("chosen_{}", "rejected_{}"), ("chosen-{}", "rejected-{}"), ("{}_chosen", "{}_rejected")
+    pairs = (tuple(pattern.format(objective) for pattern in pair) for pair in patterns)
+    return next((pair for pair in pairs if set(pair) <= set(columns)), None)
 
 
 def _find_columns(patterns, columns):

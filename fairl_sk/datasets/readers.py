@@ -18,7 +18,7 @@ from sklearn.utils import Bunch, check_random_state
 from ..messages import read_cell, skipped_parts
 from ..prompts import split_texts
 from .files import collect, read_table
-from .layouts import LAYOUTS, LOGPS_COLUMNS, PROMPT_LIKE, Options, Row, canonical_label, read_column
+from .layouts import LAYOUTS, LOGPS_COLUMNS, PROMPT_LIKE, Options, Row, canonical_label, objective_parts, read_column
 from .rows import draw_sides, drop_unusable, group_rows, judged_both_ways, swap_sides
 
 
@@ -32,6 +32,7 @@ def load_preferences(
     text_column=None,
     label_column=None,
     logps_columns=None,
+    objectives=None,
     desirable=None,
     completions="all",
     ties="drop",
@@ -61,6 +62,9 @@ def load_preferences(
     logps_columns : sequence of 4 str, default=None
         Columns of log-probabilities of the chosen and the rejected output by the aligned model, then by the base model.
         None: TRL's names, "chosen_logps", "rejected_logps", "ref_chosen_logps" and "ref_rejected_logps", if there.
+    objectives : sequence of str, default=None
+        Several objectives: columns with judgements, names of scores (chosen_NAME and rejected_NAME), or scores in a
+        list of completions. None: those of the layout (PKU-SafeRLHF), if it has any.
     desirable : value or list of values, default=None
         The labels of desirable outputs in an unpaired file, such as ``2`` or ``["neither", "fine"]``. None takes the
         greater of two numbers or booleans.
@@ -98,8 +102,10 @@ def load_preferences(
           model; None unless both have columns
         - strength : ndarray of shape (n_pairs,), how clearly one side is preferred, as the file says: TRL's margin,
           HelpSteer's strength, SHP's score ratio. No estimator reads it; it may serve as a weight. None without it
-        - targets : dict of str to ndarray of shape (n_pairs,), `target` by each of several objectives, NaN where
-          not judged; None for one objective
+        - targets : ndarray of shape (n_pairs, n_objectives), `target` by each of several objectives, 0.5 for a tie, NaN
+          where not judged; None for one objective
+        - objective_names : list of str, of the columns of `targets`; None for one objective
+        - objective_scores : ndarray of shape (n_pairs, 2, n_objectives), where objectives have scores; None without
         - dropped : dict of str to int, the number of rows left out, by reason
         - unread : list of str, the columns that were not read
         - source_index : ndarray of shape (n_pairs,), the record of the file a row comes from, from 0
@@ -155,6 +161,9 @@ def _named_columns(options):
     parameters = {part: f"{part}_column" for part in ("prompt", "chosen", "rejected", "label")}
     parameters["completion"] = "text_column"
     named = {part: options[name] for part, name in parameters.items() if options[name] is not None}
+    names = options["objectives"]
+    if names is not None and (isinstance(names, str) or not names or len(set(names)) < len(names)):
+        raise ValueError(f"objectives is {names!r}, but expected a list of names, each once.")
     if options["logps_columns"] is not None:
         named.update(_check_logps(options["logps_columns"]))
     for part, column in named.items():
@@ -200,7 +209,10 @@ def _load(source, options, named):
     if desirable is not None and format != "unpaired":
         found = f"desirable is {desirable!r}, but {table.name} was read as pairs (format {format!r})"
         raise ValueError(f"{found}. Leave it out, or select other columns with text_column and label_column.")
-    how = Options(options["completions"], options["ties"], options["tool_turns"], rng)
+    objectives = tuple(options["objectives"] or ())
+    if objectives:
+        parts = {**parts, **objective_parts(format, table.columns, objectives)}
+    how = Options(options["completions"], options["ties"], options["tool_turns"], rng, objectives)
     rows = _read_texts(table, format, parts) or _read_rows(table, format, parts, how)
     if format == "unpaired":
         labels = _check_desirable(table.name, set(rows["label"]) - {None}, desirable)
@@ -220,6 +232,7 @@ def _load(source, options, named):
     disagreeing = [] if sampled else judged_both_ways(rows)
     bunch = _bunch(rows, disagreeing, format, rng, options["shuffle_sides"])
     bunch.update(sample_weight=votes, dropped=dropped, format=format)
+    bunch.objective_names = None if bunch.targets is None else list(objectives or LAYOUTS[format].objectives)
     _warn_of_disagreement(bunch, table, disagreeing)
     bunch.unread = [column for column in table.columns if column not in _read_columns(parts)]
     bunch.provenance = provenance
@@ -386,6 +399,10 @@ def _bunch(rows, disagreeing, format, rng, shuffle_sides):
         values = [filled if value is None else value for value in values]
         return np.array(values, dtype=dtype)
 
+    wins, scores = (
+        np.array(rows[name], dtype=float) if any(rows.get(name, ())) else None
+        for name in ("objectives", "objective_scores")
+    )
     log_probs = swap_sides(column("log_probs", float), swap)
     rewards = None if log_probs is None else log_probs[..., 0] - log_probs[..., 1]
     return Bunch(
@@ -398,18 +415,10 @@ def _bunch(rows, disagreeing, format, rng, shuffle_sides):
         log_probs=log_probs,
         implicit_rewards=None if rewards is None or np.isnan(rewards).all() else rewards,
         strength=column("strength", float),
-        targets=_targets(rows, LAYOUTS[format].objectives, target),
+        targets=None if wins is None else np.where(target[:, None] == 1, wins, 1 - wins),
+        objective_scores=None if scores is None else swap_sides(scores.transpose(0, 2, 1), swap),
         source_index=np.array(rows["source"]),
     )
-
-
-def _targets(rows, names, target):
-    """The target by each of these objectives; None if there are none."""
-    chosen_wins = zip(*rows["objectives"], strict=True) if names else ()
-    targets = {
-        name: np.where(target == 1, wins, np.subtract(1, wins)) for name, wins in zip(names, chosen_wins, strict=False)
-    }
-    return targets or None
 
 
 def _describe(bunch, table):

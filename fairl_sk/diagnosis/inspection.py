@@ -15,6 +15,8 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 
 from ..failures import find_failures, make_detector
 from ..learning.estimators import FailureAwareIRL
+from ..learning.judgements import read_judgements
+from ..learning.objectives import MultiObjectiveIRL
 from ..learning.rows import difference_scale, labels_of_pairs, number_outputs, signed_differences
 from ..pairs import check_pairs, preference_sign, read_texts
 from .fitted import check_number, split_pipeline
@@ -48,8 +50,9 @@ def inspect_failures(
         Anything with ``decision_function`` of pairs. The steps of a Pipeline transform ``X``.
     X : array-like of shape (n_pairs, 2, n_features), or texts for a Pipeline that reads them
         Pairs, as a rule those of the fit.
-    y : array-like of shape (n_pairs,), default=None
-        Two classes, the larger meaning "the first is preferred"; None: the first everywhere.
+    y : array-like of shape (n_pairs,) or (n_pairs, n_objectives), default=None
+        Two classes, the larger meaning "the first is preferred"; None: the first everywhere. For a
+        `MultiObjectiveIRL` the judgements of all objectives, as in its fit.
     texts : array-like of shape (n_pairs, 2) or table, default=None
         Texts to show, in the order of ``X``. None: those of ``X``, if it holds texts.
     k : int >= 1, default=20
@@ -77,6 +80,11 @@ def inspect_failures(
         - ``reason``: "suspected noise" if the preference was flipped with a probability above 0.75, "error" if the
           held-out rewards support it with a probability above 0.75, else "ambiguity"; "none" if the pair does not fail;
         - ``trajectory``: margins before each round's step, shape (n_rounds,); None without rounds.
+
+        For a `MultiObjectiveIRL`, one row is a pair and an objective that judged it. ``objective`` is its name, and
+        ``margin`` is in standard deviations. ``conflict`` has the names of the objectives that decide the pair the
+        other way, by their judgement or else their reward. Failures come first, then *conflicts*: pairs with this
+        ``reason`` do not fail, but objectives decide against each other. There is no trajectory.
 
     Raises
     ------
@@ -122,31 +130,71 @@ def inspect_failures(
     if texts is not None and texts.shape != (len(X), 2):
         raise ValueError(f"Found texts of shape {texts.shape} for {len(X)} pairs. Expected two a pair, (n_pairs, 2).")
     k = check_number("k", k, kind=Integral)
+    weight = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
+    if isinstance(estimator, MultiObjectiveIRL):
+        if output_labels is not None or implicit_rewards is not None:
+            raise ValueError("Found output_labels or implicit_rewards with several objectives. Expected neither.")
+        return pandas.DataFrame(_inspect_objectives(estimator, X, y, texts, weight, groups)).head(k)
     sign = preference_sign(y, len(X), classes=None if y is None else getattr(estimator, "classes_", None))
     margins = sign * np.asarray(estimator.decision_function(X), dtype=np.float64)
     rows = np.argsort(margins, kind="stable")[:k]
-    table = {"pair": rows}
-    if texts is not None:
-        table["preferred"] = np.where(sign > 0, texts[:, 0], texts[:, 1])[rows]
-        table["other"] = np.where(sign > 0, texts[:, 1], texts[:, 0])[rows]
-    weight = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
-    support, noise = _support_and_noise(_held_out_margins(X, sign, weight, groups), weight)
-    failing = margins <= 0
-    kinds = [failing & (noise > _CONFIDENCE), failing & (support > _CONFIDENCE), failing]
-    table["margin"] = margins[rows]
+    noise, reasons = _find_reasons(margins, X, sign, weight, groups)
+    table = {"pair": rows, **_oriented_texts(texts, sign, rows), "margin": margins[rows]}
     if implicit_rewards is not None:
         values = np.asarray(implicit_rewards, dtype=np.float64)
         if values.shape != (len(X), 2):
             raise ValueError(f"Found implicit_rewards of shape {values.shape} for {len(X)} pairs. Expected two a pair.")
         table["implicit_margin"] = (sign * (values[:, 0] - values[:, 1]))[rows]
-    table["noise_probability"] = noise[rows]
-    table["reason"] = np.select(kinds, ["suspected noise", "error", "ambiguity"], "none")[rows]
+    table |= {"noise_probability": noise[rows], "reason": reasons[rows]}
     learner = getattr(estimator, "best_estimator_", estimator)
     recorded = [None] * len(rows)
     if trajectory and isinstance(learner, FailureAwareIRL):
         known = labels_of_pairs(None, implicit_rewards) if output_labels is None else output_labels
         recorded = list(_margins_of_rounds(learner, X, y, rows, sample_weight, known))
     return pandas.DataFrame({**table, "trajectory": pandas.Series(recorded, dtype=object)})
+
+
+def _oriented_texts(texts, sign, rows):
+    """Columns of the preferred and the other texts of some rows; none without texts."""
+    if texts is None:
+        return {}
+    preferred, other = np.where(sign > 0, texts.T, texts.T[::-1])
+    return {"preferred": preferred[rows], "other": other[rows]}
+
+
+def _find_reasons(margins, X, sign, weight, groups):
+    """Probability that each preference was flipped, and why the pair fails, both (n_pairs,)."""
+    support, noise = _support_and_noise(_held_out_margins(X, sign, weight, groups), weight)
+    failing = margins <= 0
+    kinds = [failing & (noise > _CONFIDENCE), failing & (support > _CONFIDENCE), failing]
+    return noise, np.select(kinds, ["suspected noise", "error", "ambiguity"], "none")
+
+
+def _inspect_objectives(estimator, X, y, texts, weight, groups):
+    """Columns of the table for several objectives: failures first, then conflicts, then the other judged pairs."""
+    judged = read_judgements(y, len(X), estimator.objective_names_, classes=estimator.classes_)
+    margins, conflicts = estimator.decision_function(X) / estimator.scale_, estimator.conflicts(X, y)
+    names, tables = np.array(judged.names, dtype=object), []
+    for k, name in enumerate(names):
+        rows = np.flatnonzero(~np.isnan(judged.signs[:, k]))
+        if not len(rows):
+            continue
+        sign = judged.signs[rows, k]
+        signed = sign * margins[rows, k]
+        given = None if groups is None else np.asarray(groups)[rows]
+        noise, reasons = _find_reasons(signed, X[rows], sign, weight[rows], given)
+        against = [", ".join(names[conflicts[row, k]]) for row in rows]
+        shown = {} if texts is None else _oriented_texts(texts[rows], sign, slice(None))
+        columns = {"pair": rows, "objective": np.full(len(rows), name, dtype=object), **shown, "margin": signed}
+        columns |= {"noise_probability": noise, "conflict": np.array(against, dtype=object), "reason": reasons}
+        tables.append(columns)
+    if not tables:
+        raise ValueError("Found no judgement in y. Expected pairs that at least one objective judged.")
+    table = {name: np.concatenate([columns[name] for columns in tables]) for name in tables[0]}
+    clash = (table["reason"] == "none") & (table["conflict"] != "")
+    table["reason"] = np.where(clash, "conflict", table["reason"])
+    order = np.lexsort([table["margin"], (table["reason"] == "none") * 2 + clash])
+    return {name: values[order] for name, values in table.items()}
 
 
 def _held_out_margins(X, sign, weight, groups):

@@ -331,10 +331,11 @@ class MultiObjectiveIRL(BaseEstimator):
 
     def _held_out_margins(self, X, judged, weight, groups):
         """Margins (n_rows, n_objectives) of each row by learners of the other folds."""
-        groups = np.arange(len(X)) if groups is None else np.asarray(groups)
-        if groups.shape != (len(X),):
-            raise ValueError(f"Found groups of shape {groups.shape} for {len(X)} rows. Expected one a row.")
-        folds = GroupKFold(self.cv) if isinstance(self.cv, Integral) else check_cv(self.cv)
+        if groups is not None and np.shape(groups) != (len(X),):
+            raise ValueError(f"Found groups of shape {np.shape(groups)} for {len(X)} rows. Expected one a row.")
+        folds = check_cv(self.cv)
+        if isinstance(self.cv, Integral):
+            folds, groups = GroupKFold(self.cv), np.arange(len(X)) if groups is None else groups
         folds = list(folds.split(X, groups=groups))
         held_out = np.sort(np.concatenate([test for _, test in folds]))
         if not np.array_equal(held_out, np.arange(len(X))):

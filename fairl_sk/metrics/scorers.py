@@ -3,8 +3,11 @@
 Scorers of `sklearn.metrics.make_scorer` need y. These work without y too, and they score the outputs of pairs.
 """
 
+import warnings
+
 import numpy as np
 from sklearn.base import BaseEstimator
+from sklearn.exceptions import UndefinedMetricWarning
 from sklearn.utils.metadata_routing import UNUSED
 
 from ..pairs import is_pairs, preference_sign, read_texts, split_pairs, stack_outputs
@@ -62,6 +65,34 @@ class PairScorer(_Scorer):
             name = self.metric.__name__
             raise ValueError(f"Got single outputs, but {name} needs pairs. Score pairs, or use an output scorer.")
         return self.sign * self.metric(_read_labels(estimator, y), _decide(estimator, X), sample_weight=sample_weight)
+
+
+class ObjectiveScorer(_Scorer):
+    """Scorer of the margins of one of several objectives. Takes `sample_weight` as metadata."""
+
+    def __init__(self, objective, metric, sign=1):
+        self.objective = objective
+        self.metric = metric
+        self.sign = sign
+
+    def score(self, estimator, X, y, *, sample_weight=None):
+        """Score of a fitted estimator by one objective, over the rows that it judged; NaN without any."""
+        margins, judged = _decide(estimator, X), np.asarray(y, dtype=np.float64)
+        if margins.ndim != 2 or judged.shape != margins.shape or self.objective >= margins.shape[1]:
+            raise ValueError(
+                f"Got margins of shape {margins.shape} and y of shape {judged.shape} for objective {self.objective}. "
+                "Expected both to be (n_rows, n_objectives): score a MultiObjectiveIRL, and give "
+                "objective_scorers the names of all its objectives, in their order."
+            )
+        judged = judged[:, self.objective]
+        rows = np.flatnonzero(np.isin(judged, estimator.classes_))
+        if not len(rows):
+            message = f"Objective {self.objective} was judged in none of these rows; its score is NaN. Use fewer folds."
+            warnings.warn(message, UndefinedMetricWarning, stacklevel=2)
+            return np.nan
+        weight = None if sample_weight is None else np.asarray(sample_weight)[rows]
+        labels = np.where(judged[rows] == estimator.classes_[1], 1, 0)
+        return self.sign * self.metric(labels, margins[rows, self.objective], sample_weight=weight)
 
 
 class OutputScorer(_Scorer):
@@ -146,3 +177,43 @@ def make_starc_scorer(reference=None, *, groups=None, norm=2):
         found = f"Got a reference of type {type(reference).__name__}, but expected a callable or None"
         raise ValueError(f"{found}. Pass an array of rewards as routed metadata reference_reward.")
     return StarcScorer(reference, groups, norm)
+
+
+def objective_scorers(names, metric=pair_accuracy, *, greater_is_better=True):
+    """Scorers of a `MultiObjectiveIRL`, one an objective, for ``scoring=`` of `cross_validate` and `GridSearchCV`.
+
+    Parameters
+    ----------
+    names : sequence of str
+        Names of the objectives, in the order of y's columns.
+    metric : callable, default=pair_accuracy
+        Metric of preferences and margins, ``metric(y_true, margins, sample_weight=...)``. It sees the rows that the
+        objective judged, without ties.
+    greater_is_better : bool, default=True
+        False: the scorers give minus the metric, as for `pair_log_loss`.
+
+    Returns
+    -------
+    scorers : dict of str to callable
+        ``scorer(estimator, X, y)`` by name.
+
+    Raises
+    ------
+    ValueError
+        If a name is given twice.
+
+    Examples
+    --------
+    >>> from sklearn.model_selection import cross_validate
+    >>> from fairl_sk import MultiObjectiveIRL
+    >>> from fairl_sk.datasets import make_multi_preferences
+    >>> from fairl_sk.metrics import objective_scorers
+    >>> data = make_multi_preferences(200, 5, n_objectives=2, random_state=0)
+    >>> scoring = objective_scorers(["helpful", "safe"])
+    >>> sorted(cross_validate(MultiObjectiveIRL(), data.data, data.targets, scoring=scoring, cv=3))[2:]
+    ['test_helpful', 'test_safe']
+    """
+    names = list(names)
+    if isinstance(names, str) or len(set(names)) < len(names) or not names:
+        raise ValueError(f"Got the names {names}, but expected one or more, each once. Rename an objective.")
+    return {name: ObjectiveScorer(k, metric, 1 if greater_is_better else -1) for k, name in enumerate(names)}
