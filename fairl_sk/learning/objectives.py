@@ -18,7 +18,7 @@ from .weighing import NO_PENALTY, fit_logistic, weigh_margins
 
 __all__ = ["MultiObjectiveIRL"]
 
-_SHRINKAGE = 0.01  # penalty on what a reward takes from other objectives, beside the mean log loss of its pairs
+_PENALTY = 3.0  # on the squares of what a reward takes from other objectives, beside the summed log loss of its pairs
 
 
 class MultiObjectiveIRL(BaseEstimator):
@@ -379,4 +379,5 @@ def _stack(margins, sign, weight, k):
     signed, weight = margins[rows] * sign[rows, None], weight[rows]
     center = np.zeros(margins.shape[1])
     center[k] = fit_logistic(signed[:, [k]], weight, NO_PENALTY, np.zeros(1))[0]
-    return fit_logistic(signed, weight, _SHRINKAGE, center)
+    n_effective = weight.sum() ** 2 / np.square(weight).sum()
+    return fit_logistic(signed, weight, _PENALTY / n_effective, center)
