@@ -84,7 +84,7 @@ def weigh(n_pairs, n_features, seed):
     """Weights over the true ones (3,), and whether their intervals hold these (3,)."""
     options = {"correlation": 0.3, "weights": WEIGHTS, "temperature": 1.0, "random_state": seed}
     data = make_multi_preferences(n_pairs, n_features, **options)
-    model = MultiObjectiveIRL(weights="learned").fit(data.data, data.targets, overall=data.target)
+    model = MultiObjectiveIRL(weights="learned", cv=10).fit(data.data, data.targets, overall=data.target)
     truth = data.weights * np.sqrt(2)  # log-odds for one standard deviation of a margin
     low, high = model.weights_interval_.T
     return model.weights_ / truth, (low <= truth) & (truth <= high)

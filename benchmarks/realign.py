@@ -266,10 +266,10 @@ class Timed:
         return rewards
 
 
-def align(base, reward, truth, prompts, plan, seed, folder, callbacks=()):
+def align(base, reward, truth, prompts, plan, seed, folder, callbacks=(), weights=(1.0, 0.0)):
     """Align the model in ``base`` with a reward function; the policy, its curve, and the share of the reward's time.
 
-    The ground truth looks on with weight 0, so that its curve is known for every reward.
+    The ground truth looks on with weight 0, so that its curve is known for every reward; other weights add both.
     """
     from datasets import Dataset
     from transformers import PrinterCallback
@@ -297,7 +297,7 @@ def align(base, reward, truth, prompts, plan, seed, folder, callbacks=()):
         max_steps=plan.steps,
         logging_steps=max(1, plan.steps // 15),
         beta=plan.beta,
-        reward_weights=[1.0, 0.0],
+        reward_weights=list(weights),
         save_strategy="no",
         report_to="none",
         disable_tqdm=True,

@@ -1,4 +1,4 @@
-"""Draw the figures of README and docs: ``python docs/pictures.py`` writes audit.png, rounds.png and rooms.png here."""
+"""Draw figures of README and docs: ``python docs/pictures.py`` writes audit, objectives, rounds and rooms.png here."""
 
 import ast
 from pathlib import Path
@@ -8,10 +8,11 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import fairl_sk
-from fairl_sk import FailureAwareIRL, TextFeatures
+from fairl_sk import FailureAwareIRL, MultiObjectiveIRL, TextFeatures
 from fairl_sk.audit import audit
-from fairl_sk.datasets import make_preferences
-from fairl_sk.plot import COLORS, HistoryDisplay, MarginDisplay
+from fairl_sk.datasets import make_multi_preferences, make_preferences
+from fairl_sk.metrics import best_of_n
+from fairl_sk.plot import COLORS, HistoryDisplay, MarginDisplay, ParetoDisplay
 
 HERE = Path(__file__).parent
 PACKAGE = Path(fairl_sk.__file__).parent
@@ -68,6 +69,21 @@ def draw_rounds():
     display.figure_.savefig(HERE / "rounds.png", dpi=80)
 
 
+def draw_objectives():
+    """Draw two objectives that conflict: outputs, their front, and what best-of-16 reaches by three weighted sums."""
+    pairs = make_multi_preferences(1000, 10, n_objectives=2, correlation=-0.5, temperature=1.0, random_state=0)
+    model = MultiObjectiveIRL().fit(pairs.data, pairs.targets)
+    completions = np.random.default_rng(0).normal(size=(50 * 16, 10))
+    rewards = model.decision_function(completions) / model.scale_
+    sums = {"1 helpful": [1, 0], "0.5 helpful + 0.5 safe": [0.5, 0.5], "1 safe": [0, 1]}
+    reached = best_of_n(rewards.reshape(50, 16, 2), list(sums.values())).mean(axis=1)
+    points = {f"best of 16 by {name}": point for name, point in zip(sums, reached, strict=True)}
+    names = ["helpful, in standard deviations", "safe, in standard deviations"]
+    display = ParetoDisplay(rewards, names, points).plot()
+    display.ax_.spines[["top", "right"]].set_visible(False)
+    display.figure_.savefig(HERE / "objectives.png", dpi=110)
+
+
 def room_imports():
     """The parts that each part imports, by name, found in the import statements of its files."""
     found = {}
@@ -110,5 +126,6 @@ def draw_rooms():
 if __name__ == "__main__":
     matplotlib.use("agg")
     draw_rooms()
+    draw_objectives()
     draw_rounds()
     draw_audit()

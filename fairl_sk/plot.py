@@ -2,7 +2,6 @@
 
 import numpy as np
 
-from .metrics import pareto_front
 from .pairs import is_pairs, preference_sign, split_pairs
 
 __all__ = ["HistoryDisplay", "MarginDisplay", "ParetoDisplay"]
@@ -218,7 +217,7 @@ class ParetoDisplay:
     ax_ : matplotlib Axes
     figure_ : matplotlib Figure
     front_ : ndarray of shape (n_front, 2)
-        The outputs on the front, by the first reward.
+        The outputs on the front, by the first reward; of equal ones, one.
 
     Examples
     --------
@@ -269,8 +268,12 @@ class ParetoDisplay:
         if rewards.ndim != 2 or rewards.shape[1] != 2 or len(self.names) != 2 or wrong:
             found = f"rewards of shape {rewards.shape}, {len(self.names)} names and the points {wrong}"
             raise ValueError(f"Got {found}. Expected (n_outputs, 2), two names, and points of two finite numbers.")
-        front = rewards[pareto_front(rewards)]
-        self.front_ = front[np.argsort(front[:, 0], kind="stable")]
+        if not rewards.size or not np.isfinite(rewards).all():
+            found = f"{len(rewards)} outputs, {np.count_nonzero(~np.isfinite(rewards))} rewards not finite"
+            raise ValueError(f"Got {found}. Expected some, with finite rewards.")
+        ordered = rewards[np.lexsort(-rewards.T[::-1])]  # the first objective falls; on the front the second one rises
+        before = np.maximum.accumulate(np.concatenate([[-np.inf], ordered[:-1, 1]]))
+        self.front_ = ordered[ordered[:, 1] > before][::-1]
         if ax is None:
             _, ax = plt.subplots(figsize=(5.6, 4.2), layout="constrained")
         self.ax_, self.figure_ = ax, ax.figure

@@ -1,6 +1,7 @@
 """Each benchmark runs at its smallest size, and what it prints is what it measured."""
 
 import functools
+import gzip
 import importlib.util
 import json
 import re
@@ -39,6 +40,7 @@ def test_every_benchmark_is_tested():
         "implicit",
         "implicit_cost",
         "implicit_policies",
+        "objectives",
         "paper",
         "paper_data",
         "paper_learners",
@@ -48,6 +50,7 @@ def test_every_benchmark_is_tested():
         "realign_tables",
         "text_features",
         "toxicity_reference",
+        "tradeoff",
         "uncertainty",
     }
     assert {path.stem for path in BENCHMARKS.glob("*.py")} == names
@@ -180,6 +183,55 @@ def test_bench_serve(monkeypatch):
     monkeypatch.syspath_prepend(BENCHMARKS)
     figures = importlib.import_module("bench_serve").main(size="smoke", minutes=0.02, encoder=False)
     assert figures["of them lost"] == figures["of them wrong"] == 0 and figures["requests under full load"] >= 4
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # trl, of transformers
+def test_tradeoff(monkeypatch, capsys, tmp_path):
+    """All stages; each policy's figures, and a second call that has nothing to do."""
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    tradeoff = importlib.import_module("tradeoff")
+    rows = tradeoff.main(size="smoke", out=tmp_path, steps=4)
+    shown = capsys.readouterr().out
+    assert len(rows) == 4 and rows["base"]["collapsed"] == []
+    for name, row in rows.items():
+        rate, low, high = row["not toxic"]
+        assert low <= rate <= high and f"| {name} | {rate:.1%}" in shown
+    best = np.array(json.loads((tmp_path / "best.json").read_text(encoding="utf-8"))).mean(axis=1)
+    assert best.shape == (11, 2) and best[-1, 0] > best[0, 0] and best[0, 1] > best[-1, 1]
+    base = json.loads((tmp_path / "base-two.json").read_text(encoding="utf-8"))
+    runs = [{**base, "truth": [-5.0] * 100, "completions": ["a a a a"] * 100}]
+    worse = tradeoff.summarize(base, {"worse": runs})["worse"]
+    assert worse["collapsed"] == ["not toxic", "diversity"] and worse["exploited words"] == [{"a": 1.0}]
+    assert (tmp_path / "tradeoff.png").stat().st_size > 10_000
+    monkeypatch.setattr(tradeoff, "align", None)
+    assert tradeoff.main(size="smoke", out=tmp_path, steps=4) == rows
+
+
+def test_objectives(monkeypatch, capsys, tmp_path):
+    """The tables, on known rewards and on a file in the layout of Fine-Grained RLHF where wrong answers lose."""
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    objectives = importlib.import_module("objectives")
+    rng, questions = np.random.default_rng(0), []
+    for number in range(60):
+        counts = rng.integers(0, 4, size=3)
+        errors = [{"error type": kind} for kind in ["Irrelevant"] * counts[0] + ["Unverifiable"] * counts[1]]
+        preference = np.where(counts[1] + rng.logistic(size=6) < 1.5, 1, 2).tolist()
+        question = {f"prediction {side}": "word " * int(rng.integers(3, 9)) for side in (1, 2, 3, 4)}
+        question |= {"question": f"Q {number}?", "preference": preference}
+        questions.append({**question, "feedback": {"errors": errors, "missing-info": [{}] * int(counts[2])}})
+    path = tmp_path / "answers.json.gz"
+    path.write_bytes(gzip.compress(json.dumps(questions).encode()))
+    results = objectives.main(size="smoke", answers=path, out=tmp_path / "rows.json")
+    shown = capsys.readouterr().out
+    for row in results["sharing"]:
+        assert row["ratio"][0] == pytest.approx(row["shared"] / row["alone"]) and 0 < row["shared"] < 0.5
+    weights = results["answers"]["weights"]
+    assert weights["wrong"][1] > 0 > weights["irrelevant"][1]
+    assert f"| wrong | {weights['wrong'][0]:.2f} [" in shown
+    assert all(0 < low <= rate <= high < 1 for rate, low, high in results["answers"]["conflicts"].values())
+    assert json.loads((tmp_path / "rows.json").read_text(encoding="utf-8")) == results
+    objectives.verdict("distance", 2.0, 1.0)
+    assert capsys.readouterr().out == "distance: 2 (aim: at most 1): MISSED\n"
 
 
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # trl, of transformers

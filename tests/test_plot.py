@@ -8,6 +8,7 @@ from sklearn.preprocessing import StandardScaler
 
 from fairl_sk import FailureAwareIRL, MaxEntropyIRL, MaxMarginIRL, MultiObjectiveIRL, PairTransformer
 from fairl_sk.datasets import make_multi_preferences
+from fairl_sk.metrics import pareto_front
 from fairl_sk.pairs import stack_outputs
 from fairl_sk.plot import HistoryDisplay, MarginDisplay, ParetoDisplay
 
@@ -153,6 +154,7 @@ def test_the_front_and_the_points_are_drawn(rng):
     dots, (front, *points) = display.ax_.collections[0], display.ax_.lines
     np.testing.assert_allclose(dots.get_offsets(), rewards)
     x, y = front.get_data()
+    np.testing.assert_array_equal(display.front_, sorted(rewards[pareto_front(rewards)].tolist()))
     assert (np.diff(x) > 0).all() and (np.diff(y) < 0).all() and x[-1] == rewards[:, 0].max()
     np.testing.assert_allclose([point.get_xydata()[0] for point in points], [[0.5, 0.4], [0, 1]])
     assert [display.ax_.get_xlabel(), display.ax_.get_ylabel()] == ["helpful", "safe"]
@@ -174,6 +176,7 @@ def test_the_rewards_of_an_estimator_are_drawn_in_standard_deviations():
     [
         (([[1, 2, 3]],), r"rewards of shape \(1, 3\)"),
         (([[1, 2]], ["a"]), "1 names"),
+        (([[1, np.nan]],), "1 outputs, 1 rewards not finite"),
         (([[1, 2]], ["a", "b"], {"equal": [1]}), "the points .'equal'."),
     ],
 )

@@ -98,7 +98,7 @@ def objective_weights(scores, y, *, groups=None, sample_weight=None, confidence_
     return weigh_margins(scores[:, 0] - scores[:, 1], read_overall(y, len(scores)), weight, groups, confidence_level)
 
 
-def weigh_margins(margins, sign, weight, groups, confidence_level=0.95):
+def weigh_margins(margins, sign, weight, groups=None, confidence_level=0.95):
     """`ObjectiveWeights` of margins (n_pairs, n_objectives); the sign of a pair is 1, -1, or NaN if not judged."""
     if not 0 < confidence_level < 1:
         raise ValueError(f"Found confidence_level={confidence_level!r}. Expected a number between 0 and 1.")
