@@ -131,7 +131,7 @@ def weigh_answers(errors, words, preferences):
 
 
 def conflict_rates(errors):
-    """Of each two kinds: the share of pairs of first answers where one has fewer errors of each, and an interval."""
+    """Of each two kinds: of the pairs of first answers that differ in both, the share that conflict; with intervals."""
     rates = {}
     for a, b in itertools.combinations(range(len(KINDS)), 2):
 
@@ -159,7 +159,7 @@ def measure_answers(path):
         odds = f"{np.exp(-weight / found.scale[k]):.2f}" if k < len(KINDS) else "-"
         print(f"| {name} | {weight:.2f} [{low:.2f}, {high:.2f}] | {odds} |")
     row["conflicts"] = conflict_rates(errors)
-    print("\n| kinds | pairs of first answers on which they decide against each other |\n| --- | --- |")
+    print("\n| kinds | share of the pairs of first answers where both decide, on which they conflict |\n| --- | --- |")
     for name, (rate, low, high) in row["conflicts"].items():
         print(f"| {name} | {rate:.1%} [{100 * low:.1f}, {100 * high:.1f}] |")
     return row
