@@ -186,25 +186,26 @@ def test_bench_serve(monkeypatch):
 
 
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # trl, of transformers
-def test_tradeoff(monkeypatch, capsys, tmp_path):
+def test_tradeoff(monkeypatch, capsys, tmp_path, base_folder):
     """All stages; each policy's figures, and a second call that has nothing to do."""
     monkeypatch.syspath_prepend(BENCHMARKS)
     tradeoff = importlib.import_module("tradeoff")
-    rows = tradeoff.main(size="smoke", out=tmp_path, steps=4)
+    out = shutil.copytree(base_folder, tmp_path / "run")
+    rows = tradeoff.main(size="smoke", out=out, steps=2)
     shown = capsys.readouterr().out
     assert len(rows) == 4 and rows["base"]["collapsed"] == []
     for name, row in rows.items():
         rate, low, high = row["not toxic"]
         assert low <= rate <= high and f"| {name} | {rate:.1%}" in shown
-    best = np.array(json.loads((tmp_path / "best.json").read_text(encoding="utf-8"))).mean(axis=1)
+    best = np.array(json.loads((out / "best.json").read_text(encoding="utf-8"))).mean(axis=1)
     assert best.shape == (11, 2) and best[-1, 0] > best[0, 0] and best[0, 1] > best[-1, 1]
-    base = json.loads((tmp_path / "base-two.json").read_text(encoding="utf-8"))
-    runs = [{**base, "truth": [-5.0] * 100, "completions": ["a a a a"] * 100}]
+    base = json.loads((out / "base-two.json").read_text(encoding="utf-8"))
+    runs = [{**base, "truth": [-5.0] * 100, "completions": ["zzz zzz zzz"] * 100}]
     worse = tradeoff.summarize(base, {"worse": runs})["worse"]
-    assert worse["collapsed"] == ["not toxic", "diversity"] and worse["exploited words"] == [{"a": 1.0}]
-    assert (tmp_path / "tradeoff.png").stat().st_size > 10_000
+    assert worse["collapsed"] == ["not toxic", "diversity"] and worse["exploited words"] == [{"zzz": 1.0}]
+    assert (out / "tradeoff.png").stat().st_size > 10_000
     monkeypatch.setattr(tradeoff, "align", None)
-    assert tradeoff.main(size="smoke", out=tmp_path, steps=4) == rows
+    assert tradeoff.main(size="smoke", out=out, steps=2) == rows
 
 
 def test_objectives(monkeypatch, capsys, tmp_path):
