@@ -36,7 +36,7 @@ SETTINGS = [  # of sharing: pairs, features, temperature, correlation, share of 
     (200, 10, 1.0, 0.0, 0.2),
 ]
 SIZES = {  # seeds and settings of sharing, seeds of weights, pairs and features of weights
-    "smoke": (2, [(300, 20, 1.0, 0.7, 0.3), (300, 20, 1.0, 0.7, 1.0)], 2, [(300, 5)]),
+    "smoke": (2, [(200, 8, 1.0, 0.7, 0.5), (200, 8, 1.0, 0.7, 1.0)], 1, [(200, 4)]),
     "small": (20, SETTINGS, 100, [(3000, 20), (1000, 20)]),
 }
 LEARNERS = {"MaxEntropyIRL": MaxEntropyIRL(), "MaxEntropyIRLCV": MaxEntropyIRLCV(alpha=[1e-3, 1e-2, 1e-1])}
