@@ -33,7 +33,10 @@ from fairl_sk import (
 )
 from fairl_sk.audit import audit, format_audit, load_pipeline, write_audit
 from fairl_sk.audit.choice import ALPHAS, choose
+from fairl_sk.audit.label_errors import label_errors_section
 from fairl_sk.audit.measures import KINDS, MEASURES
+from fairl_sk.audit.shortcuts import shortcuts_section
+from fairl_sk.audit.subgroups import subgroups_section
 from fairl_sk.datasets import make_detox_preferences
 from fairl_sk.failures import MarginFailures
 from fairl_sk.metrics import BootstrapInterval, pair_log_loss_scorer, starc_distance
@@ -42,7 +45,8 @@ from fairl_sk.pairs import stack_outputs
 LEARNERS = ["MaxEntropyIRL", "MaxMarginIRL", "FailureAwareIRL"]  # the simplest first
 NULLS = ["all desirable", "longer output", "shorter output", "prompt only", "shuffled labels"]
 FILES = [*(f"{name}.skops" for name in sorted(LEARNERS)), "data_card.md", "failures.csv", "history.png"]
-FILES += ["margins.png", "model_card.md", "report.html", "table.csv", "table.json"]
+FILES += ["margins.png", "model_card.md", "report.html", "review.csv", "table.csv", "table.json"]
+REASONS = {"error of the reward", "probably mislabeled", "contradicted by the labels", "contradicted by a copy"}
 ROW = {"reward", "clearly"}  # in each row of the choice, beside its measures
 N_GRAMS = TextFeatures(encoder=None, n_components=24, random_state=0)
 small_audit = functools.partial(audit, features=N_GRAMS, n_resamples=50, n_shuffles=3)
@@ -130,8 +134,34 @@ def test_the_same_seed_gives_the_same_result(corpus, result):
     assert (again.table, again.failures, again.uncertainty) == (result.table, result.failures, result.uncertainty)
 
 
+def test_sections_say_what_explains_the_preferences_and_where_the_reward_fails(corpus, result):
+    """The corpus's preferences are about rude words, and pairs NT->T contradict them."""
+    by_name = {row["property"]: row for row in result.shortcuts["properties"]}
+    assert by_name["share of negative words"]["direction"] == -1
+    assert by_name["share of negative words"]["accuracy"].estimate > 0.6
+    assert set(result.shortcuts["constant"]) > {"share of digits", "share of emoji"}
+    assert {row["reason"] for row in result.failures} <= {"ambiguous", *REASONS}
+    assert all(row["decided_by"] for row in result.failures)
+    for make in (shortcuts_section, subgroups_section, label_errors_section):
+        section = make(result)
+        assert section.title and not any(text in section.words for text in corpus.data.ravel())
+        for picture in section.pictures:
+            assert picture.alt and picture.draw().axes
+        for table in section.tables:
+            assert all(
+                len(row) == len(table.columns) and all(isinstance(cell, str) for cell in row) for row in table.rows
+            )
+
+
+def test_bad_properties_are_refused_before_the_fits(corpus):
+    with pytest.raises(ValueError, match="Expected a function of texts"):
+        small_audit(corpus, properties={"x": 1})
+
+
 def test_outputs_have_no_pair_measures(unpaired, tmp_path):
     result = small_audit(unpaired)
+    assert "single outputs" in shortcuts_section(result).words and not shortcuts_section(result).pictures
+    assert "hardest outputs" in subgroups_section(result).words and label_errors_section(result).words
     assert [row["reward"] for row in result.table] == LEARNERS + [null for null in NULLS if null != "prompt only"]
     assert {row[name] for row in result.table for name in ("pair_accuracy", "label_f1", "starc")} == {None}
     auc = estimates(result.table, "output_auc")
@@ -150,7 +180,7 @@ def test_outputs_have_no_pair_measures(unpaired, tmp_path):
     assert not any(words in text for words in ("pair accuracy", "chosen vs", "undecided"))
     assert "only pairs limit a reward" in text
     write_audit(result, tmp_path)
-    assert (tmp_path / "failures.csv").read_text().startswith("index,margin,output\n")
+    assert (tmp_path / "failures.csv").read_text().startswith("index,margin,reason,output,decided_by\n")
 
 
 @pytest.mark.parametrize(

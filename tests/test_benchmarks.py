@@ -30,6 +30,7 @@ def load(name):
 
 def test_every_benchmark_is_tested():
     names = {
+        "audit_truths",
         "bench_encoder",
         "bench_fit",
         "bench_loop",
@@ -67,6 +68,16 @@ def base_folder(tmp_path_factory):
     realign.prepare_texts(study, plan, None, None)
     study.make("base", lambda path: realign.train_base(study.read_json("texts.json")["train"], plan, path))
     return study.folder
+
+
+def test_audit_truths(monkeypatch, capsys):
+    """Truths are found in small corpora. A subgroup of 8 % has too few rows in them."""
+    audit_truths = load("audit_truths")
+    monkeypatch.setattr(audit_truths, "TRUTHS", ("nothing", "length", "flipped labels"))
+    table = audit_truths.summarize(audit_truths.main("smoke")).set_index("planted")
+    assert table["found"].tolist() == [1, 1, 1]
+    assert table.loc["nothing", ["properties named", "subgroups named", "label errors claimed"]].tolist() == [0, 0, 0]
+    assert "planted" in capsys.readouterr().out
 
 
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # trl, of transformers

@@ -24,7 +24,7 @@ from fairl_sk.datasets import make_detox_preferences
 from fairl_sk.features.store import EmbeddingStore
 
 FILES = ["FailureAwareIRL.skops", "MaxEntropyIRL.skops", "MaxMarginIRL.skops", "data_card.md", "failures.csv"]
-FILES += ["history.png", "margins.png", "model_card.md", "report.html", "table.csv", "table.json"]
+FILES += ["history.png", "margins.png", "model_card.md", "report.html", "review.csv", "table.csv", "table.json"]
 
 
 @pytest.fixture(scope="module")

@@ -130,8 +130,19 @@ def auc_by_subtype(held, rewards, interval):
     return table
 
 
-def hardest_rows(margins, held):
-    """The rows with the lowest margins among those at or below 0."""
+def hardest_rows(margins, held, reasons, decided_by):
+    """The rows with the lowest margins among those at or below 0.
+
+    Parameters
+    ----------
+    margins : ndarray of shape (n_rows,)
+    held : Bunch
+        From `held_out_rows`.
+    reasons : ndarray of shape (n_rows,) of str
+        Why each row is in the wrong order.
+    decided_by : callable
+        Row number -> the parts of the reward that decided, in words.
+    """
     order = np.argsort(margins, kind="stable")[:N_FAILURES]
     rows = []
     for row in order[margins[order] <= 0]:
@@ -139,7 +150,8 @@ def hardest_rows(margins, held):
         if held.texts.ndim == 2:
             texts = dict(zip(("preferred", "other"), held.texts[row][:: int(held.sign[row])], strict=True))
         shortened = {name: shorten(text) for name, text in texts.items()}
-        rows.append({"index": int(held.index[row]), "margin": float(margins[row]), **shortened})
+        why = {"reason": str(reasons[row]), "decided_by": decided_by(row)}
+        rows.append({"index": int(held.index[row]), "margin": float(margins[row]), **shortened, **why})
     return rows
 
 

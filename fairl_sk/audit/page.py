@@ -6,14 +6,25 @@ from sklearn.utils import Bunch
 
 from ..escaping import visible
 from .how_good import how_good_section
+from .label_errors import label_errors_section
 from .made import made_section, source_name
+from .shortcuts import shortcuts_section
+from .subgroups import subgroups_section
 from .svg import svg_of
 from .tables import alignment_section
 from .texts import with_texts
 from .uncertainty import open_section
 from .verdict import verdict
 
-SECTIONS = (alignment_section, how_good_section, open_section, made_section)
+SECTIONS = (
+    alignment_section,
+    how_good_section,
+    shortcuts_section,
+    subgroups_section,
+    label_errors_section,
+    open_section,
+    made_section,
+)
 
 
 class AuditResult(Bunch):

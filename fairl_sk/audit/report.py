@@ -18,6 +18,7 @@ from sklearn.base import BaseEstimator
 from ..escaping import csv_cell
 from ..features import TransformerEmbedder
 from ..plot import COLORS, HistoryDisplay, MarginDisplay
+from .label_errors import review_columns
 from .made import make_cards
 from .measures import MEASURES
 from .models import step_number
@@ -103,26 +104,27 @@ def write_audit(result, folder, *, texts="shortened"):
     -------
     paths : list of Path
         ``report.html`` (the page), ``table.json`` (everything, with the settings), ``table.csv``, ``failures.csv``,
-        ``margins.png``, ``history.png``, with several aligned models ``training.png``, ``model_card.md`` and
+        ``review.csv`` (probable label errors, which `load_preferences` reads when filled in), ``margins.png``, ``history.png``, with several aligned models ``training.png``, ``model_card.md`` and
         ``data_card.md`` for the Hugging Face hub, and ``<learner>.skops`` for each learner, without the store and the
         device of this run.
     """
     folder, page = Path(folder), render_page(result, texts=texts)
     result = with_texts(result, texts)
     rows = {name: [_plain(row) for row in result[name]] for name in ("table", "kinds", "subtypes", "failures")}
-    document = {"verdict": verdict(result)} | ({"alignment": _plain(result.alignment)} if result.alignment else {})
-    document |= {"choice": _plain(result.choice), **rows, "calibration": _plain(result.calibration)}
-    document |= {"uncertainty": result.uncertainty, "settings": result.settings}
+    document = {"verdict": verdict(result)} | ({"alignment": result.alignment} if result.alignment else {})
+    document |= {"choice": result.choice, **rows, "calibration": result.calibration}
+    errors = {name: value for name, value in result.label_errors.items() if name != "review"}
+    document |= {"shortcuts": result.shortcuts, "subgroups": result.subgroups, "label_errors": errors}
+    document = _plain(document) | {"uncertainty": result.uncertainty, "settings": result.settings}
     columns = ("output",) if result.settings["rows_are"] == "outputs" else ("preferred", "other")
-    columns = () if texts == "none" else columns
+    columns = () if texts == "none" else (*columns, "decided_by")
     with tempfile.TemporaryDirectory(dir=folder, prefix=".writing-") as temporary:
         temporary = Path(temporary)
         with _open(temporary / "table.json") as file:
             json.dump(document, file, indent=2, ensure_ascii=False, allow_nan=False)
         _write_csv(temporary / "table.csv", [_flat(row) for row in rows["table"]])
-        _write_csv(
-            temporary / "failures.csv", rows["failures"], ("index", "margin", *([] if texts == "none" else columns))
-        )
+        _write_csv(temporary / "failures.csv", rows["failures"], ("index", "margin", "reason", *columns))
+        _write_csv(temporary / "review.csv", result.label_errors["review"], review_columns(result, texts))
         for name, text in {"report.html": page, **make_cards(result)}.items():
             with _open(temporary / name) as file:
                 file.write(text)

@@ -20,6 +20,7 @@ from ..pairs import preference_sign
 from .alignment import measure_alignment
 from .checks import with_useful_reference
 from .choice import fit_distilled, fit_tuned, ratio_rewards, recommend, shown_reward
+from .contributions import Contributions, decided_by
 from .data import (
     check_data,
     complete_implicit_rewards,
@@ -31,6 +32,7 @@ from .data import (
     with_known_rewards,
     with_reference,
 )
+from .explain import AuditedReward, AuditedRows, explain
 from .how_good import measure_calibration
 from .measures import (
     accuracy_by_kind,
@@ -42,6 +44,7 @@ from .measures import (
     shuffled_rewards,
 )
 from .page import AuditResult
+from .properties import known_properties
 from .uncertainty import measure_uncertainty
 
 
@@ -54,6 +57,7 @@ def audit(
     test_size=0.25,
     n_resamples=1000,
     n_shuffles=20,
+    properties=None,
     random_state=0,
     verbose=0,
 ):
@@ -83,6 +87,9 @@ def audit(
         Number of bootstrap draws of groups for the intervals.
     n_shuffles : int >= 1, default=20
         Number of fits on shuffled labels, for the null of that name.
+    properties : dict of str to callable, default=None
+        Properties of texts that may explain the preferences, beside those of `fairl_sk.audit.PROPERTIES`: texts (n,) ->
+        numbers (n,). None as a value leaves one of these out.
     random_state : int >= 0, default=0
         Seed of the split, the features, the fits and the intervals.
     verbose : int or bool, default=0
@@ -96,8 +103,9 @@ def audit(
         reference, by label AUC and STARC), ``alignment`` (of `model_pairs`: what was learned, by step), ``table`` (a
         dict per reward, with a `BootstrapInterval` per measure), ``calibration`` (of the probabilities of the reward
         to use), ``kinds`` (accuracy per kind of pair), ``subtypes`` (AUC per sub-type of toxic output),
-        ``uncertainty`` (undecided pairs and uncertain outputs), ``failures`` (the hardest rows), ``pipelines``
-        (fitted), ``margins`` (held out) and ``settings``.
+        ``uncertainty`` (undecided pairs and uncertain outputs), ``failures`` (the hardest rows, why they are, and what
+        decided), ``shortcuts``, ``subgroups`` and ``label_errors`` (see `fairl_sk.audit.explain.explain`),
+        ``pipelines`` (fitted), ``margins`` (held out) and ``settings``.
 
     Raises
     ------
@@ -114,6 +122,7 @@ def audit(
     check_scalar(n_components, "n_components", Integral, min_val=1)
     check_scalar(n_shuffles, "n_shuffles", Integral, min_val=1)
     check_scalar(random_state, "random_state", Integral, min_val=0)
+    properties = known_properties(properties)
     data = _prepared(data, reference, random_state)
     train, test = split_groups(data, test_size, random_state)
     held = held_out_rows(data, test)
@@ -132,6 +141,9 @@ def audit(
     shuffled = shuffled_rewards(learners["FailureAwareIRL"], X_train, y_train, X_test, random_state, n_shuffles)
     table = score_table(rewards, shuffled, held, partial(interval, groups=held.groups))
     choice = recommend(table, rewards, held, n_resamples, random_state)
+    pipelines = {name: Pipeline([("features", features), ("irl", learner)]) for name, learner in learners.items()}
+    rows = AuditedRows(data, train, test, X_train, X_test)
+    settings = {"properties": properties, "n_resamples": n_resamples, "random_state": random_state}
     return AuditResult(
         choice=choice,
         alignment=_alignment(data, reference, train, X_train, X_test, partial(interval, groups=held.groups)),
@@ -140,8 +152,8 @@ def audit(
         kinds=accuracy_by_kind(held, margins),
         subtypes=auc_by_subtype(held, rewards, interval),
         uncertainty=measure_uncertainty(learners["MaxEntropyIRL"], X_train, y_train, X_test, held),
-        failures=hardest_rows(margins["FailureAwareIRL"], held),
-        pipelines={name: Pipeline([("features", features), ("irl", learner)]) for name, learner in learners.items()},
+        **_explained(rows, held, choice, pipelines, margins, **settings),
+        pipelines=pipelines,
         margins=margins,
         settings={
             **_settings(data, train, test, features, learners, random_state),
@@ -159,6 +171,17 @@ def _prepared(data, reference, random_state):
     data = with_useful_reference(with_known_rewards(data) if reference is None else with_reference(data, reference))
     data.implicit_rewards = complete_implicit_rewards(data)
     return data
+
+
+def _explained(rows, held, choice, pipelines, margins, **settings):
+    """What explains the recommended reward, or the one that it follows if it reads no texts; and the hardest rows."""
+    names = (shown_reward(choice), "DistilledIRL", "FailureAwareIRL")
+    name = next(name for name in names if name in pipelines)
+    reward = AuditedReward(name, pipelines[name], margins[name], pipelines["MaxEntropyIRL"][-1])
+    found, reasons = explain(rows, reward, **settings)
+    features, learner = pipelines["FailureAwareIRL"]
+    why = partial(decided_by, Contributions(features, learner.coef_), held, rows.X_test)
+    return found | {"failures": hardest_rows(margins["FailureAwareIRL"], held, reasons, why)}
 
 
 def _rows(values, rows):

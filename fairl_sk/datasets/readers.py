@@ -17,6 +17,7 @@ from sklearn.utils import Bunch, check_random_state
 
 from ..messages import read_cell, skipped_parts
 from ..prompts import split_texts
+from .corrections import correct_rows
 from .files import collect, read_table
 from .layouts import LAYOUTS, LOGPS_COLUMNS, PROMPT_LIKE, Options, Row, canonical_label, objective_parts, read_column
 from .rows import draw_sides, drop_unusable, group_rows, judged_both_ways, swap_sides
@@ -42,6 +43,7 @@ def load_preferences(
     random_state=0,
     encoding="utf-8",
     limit=None,
+    corrections=None,
 ):
     """Read preference pairs, or labeled outputs, from a file or a table.
 
@@ -83,6 +85,8 @@ def load_preferences(
         Encoding of a text file.
     limit : int, default=None
         Read this many records at most, from the start of the file.
+    corrections : path, default=None
+        The ``review.csv`` of an audit of this file, in which ``corrected`` is filled in: rows then count as it says.
 
     Returns
     -------
@@ -217,6 +221,8 @@ def _load(source, options, named):
     if format == "unpaired":
         labels = _check_desirable(table.name, set(rows["label"]) - {None}, desirable)
         rows["label"] = [None if label is None else int(label in labels) for label in rows["label"]]
+    if options["corrections"] is not None:
+        rows = correct_rows(rows, options["corrections"], options["ties"])
     name = table.name if table.unit == "row" else Path(table.name).name
     provenance = {"file": name, "sha256": _checksum(source), **json.loads(json.dumps(options, default=str))}
     settings = generation_settings({name: values[0] for name, values in table.columns.items()})

@@ -11,6 +11,8 @@ import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from .corrections import REASON
+
 _REASONS = (
     "empty text",
     "identical sides",
@@ -19,6 +21,7 @@ _REASONS = (
     "no rewrite",
     "no label",
     "one completion",
+    REASON,
 )
 _DISTINCT = ("prompt", "text", "other", "label", "strength", "objectives")  # rows that differ in one are distinct
 

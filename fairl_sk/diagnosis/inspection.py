@@ -2,6 +2,7 @@
 
 import warnings
 from numbers import Integral
+from typing import NamedTuple
 
 import numpy as np
 from scipy.optimize import minimize
@@ -21,7 +22,7 @@ from ..learning.rows import difference_scale, labels_of_pairs, number_outputs, s
 from ..pairs import check_pairs, preference_sign, read_texts
 from .fitted import check_number, split_pipeline
 
-_CONFIDENCE = 0.75
+CONFIDENCE = 0.75  # a probability above it says that a preference was flipped, or is right
 _N_FOLDS = 5
 _ALPHA = 1e-3  # L2 strength of the held-out rewards, for differences of root mean squared length 1
 
@@ -164,10 +165,10 @@ def _oriented_texts(texts, sign, rows):
 
 def _find_reasons(margins, X, sign, weight, groups):
     """Probability that each preference was flipped, and why the pair fails, both (n_pairs,)."""
-    support, noise = _support_and_noise(_held_out_margins(X, sign, weight, groups), weight)
+    fitted = fit_noise(_held_out_margins(X, sign, weight, groups), weight)
     failing = margins <= 0
-    kinds = [failing & (noise > _CONFIDENCE), failing & (support > _CONFIDENCE), failing]
-    return noise, np.select(kinds, ["suspected noise", "error", "ambiguity"], "none")
+    kinds = [failing & (fitted.noise > CONFIDENCE), failing & (fitted.support > CONFIDENCE), failing]
+    return fitted.noise, np.select(kinds, ["suspected noise", "error", "ambiguity"], "none")
 
 
 def _inspect_objectives(estimator, X, y, texts, weight, groups):
@@ -222,18 +223,54 @@ def _held_out_margins(X, sign, weight, groups):
     return margins[: len(X)]
 
 
-def _support_and_noise(margins, weight):
-    """Probabilities that the preferred output is better and that the preference was flipped, both (n_pairs,)."""
+class NoiseFit(NamedTuple):
+    """What held-out margins tell of flipped preferences.
+
+    Attributes
+    ----------
+    support, noise : ndarray of shape (n_pairs,)
+        Probability that the preferred output is better, and that the preference was flipped.
+    rate : float
+        Share of flipped preferences that fits best.
+    gain : float
+        Log-likelihood, in nats, that this rate gains over a rate of 0.
+    """
+
+    support: np.ndarray
+    noise: np.ndarray
+    rate: float
+    gain: float
+
+
+def fit_noise(margins, sample_weight=None):
+    """Fit the scale of held-out margins and the rate of flipped preferences (see the notes of `inspect_failures`).
+
+    Parameters
+    ----------
+    margins : ndarray of shape (n_pairs,)
+        R(preferred) - R(other) by a reward that was fitted to other pairs.
+    sample_weight : ndarray of shape (n_pairs,), default=None
+
+    Returns
+    -------
+    NoiseFit
+    """
+    weight = np.ones(len(margins)) if sample_weight is None else sample_weight
 
     def loss(point):
         seen = point[1] + (1 - 2 * point[1]) * expit(np.exp(point[0]) * margins)
         return -np.average(np.log(np.maximum(seen, 1e-12)), weights=weight)
 
-    starts, bounds = [(0.5, 0.05), (0.5, 0.4)], [(-5.0, 5.0), (0.0, 0.49)]
-    scale, rate = min((minimize(loss, start, bounds=bounds) for start in starts), key=lambda found: found.fun).x
+    def least(highest, *starts):
+        bounds = [(-5.0, 5.0), (0.0, highest)]
+        return min((minimize(loss, start, bounds=bounds) for start in starts), key=lambda found: found.fun)
+
+    found, without = least(0.49, (0.5, 0.05), (0.5, 0.4)), least(0.0, (0.5, 0.0))
+    scale, rate = found.x
     support = expit(np.exp(scale) * margins)
     flipped = rate * (1 - support)
-    return support, flipped / np.maximum(flipped + (1 - rate) * support, 1e-300)
+    noise = flipped / np.maximum(flipped + (1 - rate) * support, 1e-300)
+    return NoiseFit(support, noise, float(rate), float((without.fun - found.fun) * len(margins)))
 
 
 def _linked_pairs(X):
