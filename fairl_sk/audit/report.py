@@ -104,9 +104,9 @@ def write_audit(result, folder, *, texts="shortened"):
     -------
     paths : list of Path
         ``report.html`` (the page), ``table.json`` (everything, with the settings), ``table.csv``, ``failures.csv``,
-        ``review.csv`` (probable label errors, which `load_preferences` reads when filled in), ``margins.png``, ``history.png``, with several aligned models ``training.png``, ``model_card.md`` and
-        ``data_card.md`` for the Hugging Face hub, and ``<learner>.skops`` for each learner, without the store and the
-        device of this run.
+        ``review.csv`` (probable label errors, which `load_preferences` reads when filled in), ``margins.png``,
+        ``history.png``, with several aligned models ``training.png``, ``model_card.md`` and ``data_card.md`` for the
+        Hugging Face hub, and ``<learner>.skops`` for each learner, without the store and the device of this run.
     """
     folder, page = Path(folder), render_page(result, texts=texts)
     result = with_texts(result, texts)

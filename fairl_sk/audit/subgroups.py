@@ -28,7 +28,7 @@ SAME = 0.7  # candidates that share this part of their union are one
 MAX_VALUES = 20  # a column with more values is cut into quarters, or left out if it holds words
 MAX_WORDS = 300
 N_CLUSTERS = 8
-HOLDS, SOME_WORD = " holds ", "a certain word"  # in names of subgroups
+HOLDS, IS, SOME_WORD = " holds ", " is ", "a certain word"  # in names of subgroups
 MAX_CLUSTERED = 5_000  # training rows that find the clusters
 RULE = (
     "Candidates are found on the training rows, by rewards of the other folds, and tested on the held-out rows. A "
@@ -57,8 +57,9 @@ def find_subgroups(slices, credit, train, test, groups, *, n_resamples=1000, ran
     -------
     found : dict
         ``tried`` (number of candidates that are large enough), and ``tested``, a list of dict, the surest first:
-        ``subgroup`` (name; the word in it is in ``word``), ``rows`` (held out), ``share``, ``accuracy`` (`BootstrapInterval`), ``elsewhere`` (accuracy
-        of the other rows), ``p``, ``p_corrected`` and ``named``.
+        ``subgroup`` (its name, see `name_of`) and ``word`` (the word of the data in it), ``rows`` (held out),
+        ``share``, ``accuracy`` (`BootstrapInterval`), ``elsewhere`` (accuracy of the other rows), ``p``,
+        ``p_corrected`` and ``named``.
     """
     chosen, tried = _choose(slices, credit, train, groups)
     tested = []
@@ -93,8 +94,11 @@ def find_subgroups(slices, credit, train, test, groups, *, n_resamples=1000, ran
 
 def _name_parts(name):
     """The name of a subgroup, apart from the word of the data in it, which a report without texts leaves out."""
-    what, holds, word = name.partition(HOLDS)
-    return {"subgroup": f"{what}{HOLDS}{SOME_WORD}", "word": word} if holds else {"subgroup": name}
+    for verb in (HOLDS, IS):
+        what, found, word = name.partition(verb)
+        if found:
+            return {"subgroup": f"{what}{verb}{SOME_WORD}", "word": word}
+    return {"subgroup": name}
 
 
 def _choose(slices, credit, train, groups):
@@ -142,7 +146,7 @@ def value_slices(columns, train):
         elif len(distinct) <= MAX_VALUES:
             for value in distinct:
                 mask = values.astype(distinct.dtype) == value
-                slices[f"{name} is {value}"] = mask if mask.ndim == 1 else mask.any(axis=1)
+                slices[f"{name}{IS}{value}"] = mask if mask.ndim == 1 else mask.any(axis=1)
     return slices
 
 
