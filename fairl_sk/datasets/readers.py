@@ -120,7 +120,8 @@ def load_preferences(
     FileNotFoundError, ImportError
         If there is no such file; if a .parquet file is read without pyarrow.
     ValueError
-        If a parameter is wrong, the file is broken, in another encoding or layout, or has fewer than two usable rows.
+        If a parameter is wrong, the file is broken, in another encoding or layout, or has fewer than two usable rows;
+        if corrections hold an unknown value, or belong to another file.
 
     Warns
     -----
