@@ -5,15 +5,26 @@ import html
 from sklearn.utils import Bunch
 
 from ..escaping import visible
+from .compare import compare_section
 from .how_good import how_good_section
+from .learning_curve import learning_curve_section
 from .made import made_section, source_name
+from .novelty import novelty_section
 from .svg import svg_of
 from .tables import alignment_section
 from .texts import with_texts
 from .uncertainty import open_section
 from .verdict import verdict
 
-SECTIONS = (alignment_section, how_good_section, open_section, made_section)
+SECTIONS = (
+    alignment_section,
+    how_good_section,
+    open_section,
+    learning_curve_section,
+    novelty_section,
+    compare_section,
+    made_section,
+)
 
 
 class AuditResult(Bunch):

@@ -112,6 +112,7 @@ def write_audit(result, folder, *, texts="shortened"):
     rows = {name: [_plain(row) for row in result[name]] for name in ("table", "kinds", "subtypes", "failures")}
     document = {"verdict": verdict(result)} | ({"alignment": _plain(result.alignment)} if result.alignment else {})
     document |= {"choice": _plain(result.choice), **rows, "calibration": _plain(result.calibration)}
+    document |= {name: _plain(result[name]) for name in ("novelty", "learning_curve", "compared")}
     document |= {"uncertainty": result.uncertainty, "settings": result.settings}
     columns = ("output",) if result.settings["rows_are"] == "outputs" else ("preferred", "other")
     columns = () if texts == "none" else columns
@@ -139,11 +140,11 @@ def write_audit(result, folder, *, texts="shortened"):
 
 
 def _plain(value):
-    """Intervals as dicts, and None for numbers that are not finite: JSON has no NaN."""
+    """Intervals as dicts, no arrays, and None for numbers that are not finite: JSON has no NaN."""
     if hasattr(value, "_asdict"):
         value = value._asdict()
     if isinstance(value, dict):
-        return {name: _plain(part) for name, part in value.items()}
+        return {name: _plain(part) for name, part in value.items() if not isinstance(part, np.ndarray)}
     if isinstance(value, list):
         return [_plain(part) for part in value]
     return None if isinstance(value, float) and not np.isfinite(value) else value
