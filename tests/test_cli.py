@@ -103,6 +103,20 @@ def test_pairs_from_a_file_replace_results_with_force_only(place, capsys):
     assert Path("o", "notes.txt").read_text() == "mine"
 
 
+def test_other_rewards_and_a_deployment(place, capsys):
+    Path("lengths_of_a_test.py").write_text("def longest(texts):\n    return [len(text) for text in texts]\n")
+    others = ["--compare", "longest=lengths_of_a_test:longest"]
+    others += ["--deploy", "../outputs.csv", "--deploy-column", "tweet"]
+    assert run("../pairs.jsonl", "--limit", 150, "--out", "o", *others) == 0
+    assert f"fairl-sk: imported lengths_of_a_test from {Path.cwd()}" in capsys.readouterr().err
+    found = document("o")
+    assert found["compared"][0]["reward"] == "longest" and found["compared"][0]["difference"]["n_groups"] > 1
+    assert found["novelty"]["deploy"]["outside"]["estimate"] < 0.3  # 100 texts of the same kind
+    assert found["learning_curve"]["points"][0]["rows"] == found["settings"]["train_rows"]
+    assert found["settings"]["compared"] == {"longest": "lengths_of_a_test.longest"}
+    assert found["settings"]["deployed"] == {"file": "outputs.csv", "column": "tweet"}
+
+
 def test_outputs_from_a_file(place, capsys):
     columns = ["--text-column", "tweet", "--label-column", "class", "--out", "o"]
     assert "which of them are desirable" in refused(capsys, "../outputs.csv", *columns)
@@ -247,6 +261,12 @@ BAD_OPTIONS = {
     "no such device": ([*DOG, "--device", "tpu9"], "Found device='tpu9'. Expected 'cpu', 'cuda'"),
     "no pipeline": (["--reference", "gone.skops"], "There is no file gone.skops"),
     "no model": (["--encoder", "no/model"], "Cannot load the model 'no/model'"),
+    "no equals sign": (["--compare", "mine"], "Found --compare mine. Expected NAME=MODEL"),
+    "a name twice": (["--compare", "a=json:dumps", "--compare", "a=b"], "Found --compare a= twice."),
+    "no compared model": (["--compare", "mine=gone.skops"], "--compare mine=gone.skops: There is no file gone.skops"),
+    "no deployment": (["--deploy", "gone.txt"], "--deploy gone.txt: "),
+    "column of nothing": (["--deploy-column", "x"], "Found --deploy-column without --deploy. Expected both."),
+    "no pairs to deploy": (["--deploy", "../outputs.csv"], "name their column by --deploy-column"),
     "no features": ([*NONE, "--components", 0], "Found --components 0 without an encoder: no features are left."),
     "store of nothing": ([*NONE, "--store", "s"], "Found --store without an encoder. Expected --encoder MODEL too."),
     "pooling of nothing": ([*NONE, "--pooling", "cls"], "Found --pooling without an encoder."),

@@ -99,6 +99,10 @@ def audit_figures(result):
         figures["words"] = float(len(found["words"]))
     if pairs := result.uncertainty.get("pairs"):
         figures["undecided_share"] = pairs["share"]
+    for row in result.compared:
+        figures |= _flat(row, f"{row['reward']}/".replace(" ", "_"))
+    figures |= _flat({name: result.learning_curve.get(name) for name in ("twice", "gain")}, "")
+    figures |= _flat(result.novelty.get("deploy") or {}, "deploy/")
     return {name: float(value) for name, value in figures.items() if math.isfinite(value)}
 
 

@@ -94,8 +94,16 @@ def with_reference(data, reference):
         )
     known = with_known_rewards({**data, "reference_reward": rewards.reshape(data.data.shape), "output_labels": None})
     known.of_subtype = of_subtype or known.of_subtype
-    known.reference = reference.describe() if hasattr(reference, "describe") else repr(reference)
+    known.reference = describe_reward(reference)
     return known
+
+
+def describe_reward(reward):
+    """What a reward is, for the record: its own description, the name of a function, or its repr on one line."""
+    if hasattr(reward, "describe"):
+        return reward.describe()
+    named = hasattr(reward, "__qualname__")
+    return f"{reward.__module__}.{reward.__qualname__}" if named else on_one_line(reward)
 
 
 def split_groups(data, test_size, random_state):
@@ -124,6 +132,7 @@ def held_out_rows(data, test):
         sign=preference_sign(data.target, len(data.target))[test],
         groups=data.groups[test],
         index=data.get("source_index", np.arange(len(data.data)))[test],
+        prompts=None if data.get("prompt") is None else np.asarray(data.prompt, dtype=object)[test],
         labels=None if data.output_labels is None else data.output_labels[test],
         reference_reward=None if data.reference_reward is None else data.reference_reward[test],
         of_subtype={name: of_it[test] for name, of_it in data.of_subtype.items()},

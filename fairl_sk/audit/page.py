@@ -5,9 +5,12 @@ import html
 from sklearn.utils import Bunch
 
 from ..escaping import visible
+from .compare import compare_section
 from .how_good import how_good_section
 from .label_errors import label_errors_section
+from .learning_curve import learning_curve_section
 from .made import made_section, source_name
+from .novelty import novelty_section
 from .shortcuts import shortcuts_section
 from .subgroups import subgroups_section
 from .svg import svg_of
@@ -23,6 +26,9 @@ SECTIONS = (
     subgroups_section,
     label_errors_section,
     open_section,
+    learning_curve_section,
+    novelty_section,
+    compare_section,
     made_section,
 )
 

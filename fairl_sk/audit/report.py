@@ -115,6 +115,7 @@ def write_audit(result, folder, *, texts="shortened"):
     document |= {"choice": result.choice, **rows, "calibration": result.calibration}
     errors = {name: value for name, value in result.label_errors.items() if name != "review"}
     document |= {"shortcuts": result.shortcuts, "subgroups": result.subgroups, "label_errors": errors}
+    document |= {name: result[name] for name in ("novelty", "learning_curve", "compared")}
     document = _plain(document) | {"uncertainty": result.uncertainty, "settings": result.settings}
     columns = ("output",) if result.settings["rows_are"] == "outputs" else ("preferred", "other")
     columns = () if texts == "none" else (*columns, "decided_by")
@@ -141,11 +142,11 @@ def write_audit(result, folder, *, texts="shortened"):
 
 
 def _plain(value):
-    """Intervals as dicts, and None for numbers that are not finite: JSON has no NaN."""
+    """Intervals as dicts, no arrays, and None for numbers that are not finite: JSON has no NaN."""
     if hasattr(value, "_asdict"):
         value = value._asdict()
     if isinstance(value, dict):
-        return {name: _plain(part) for name, part in value.items()}
+        return {name: _plain(part) for name, part in value.items() if not isinstance(part, np.ndarray)}
     if isinstance(value, list):
         return [_plain(part) for part in value]
     return None if isinstance(value, float) and not np.isfinite(value) else value

@@ -11,13 +11,14 @@ import scipy
 import sklearn
 import torch
 from sklearn.pipeline import Pipeline
-from sklearn.utils import check_scalar
+from sklearn.utils import Bunch, check_scalar
 
 from .. import __version__, metrics
 from ..features import TextFeatures, TransformerEmbedder
 from ..features.loading import has_minilm
 from ..pairs import preference_sign
 from .alignment import measure_alignment
+from .beyond import measure_beyond, read_beyond
 from .checks import with_useful_reference
 from .choice import fit_distilled, fit_tuned, ratio_rewards, recommend, shown_reward
 from .contributions import Contributions, decided_by
@@ -45,13 +46,15 @@ from .measures import (
 )
 from .page import AuditResult
 from .properties import known_properties
-from .uncertainty import measure_uncertainty
+from .uncertainty import fit_posterior, measure_uncertainty
 
 
 def audit(
     data=None,
     *,
     reference=None,
+    compare=None,
+    deploy=None,
     features=None,
     n_components=200,
     test_size=0.25,
@@ -76,6 +79,11 @@ def audit(
     reference : callable, default=None
         Ground-truth reward, such as one of `fairl_sk.rewards`: texts (n,) -> rewards (n,), positive if desirable.
         Its methods ``describe`` and ``subtypes`` are used if it has them. None: ``data.reference_reward``, if any.
+    compare : dict of str to callable or estimator, default=None
+        Other rewards by name, which are measured on the held-out rows beside the recovered one: texts (n,) -> rewards
+        (n,), a reward function of TRL (``prompts=``, ``completions=``), or a fitted estimator over texts.
+    deploy : Bunch, or array-like of str of shape (n_texts,) or (n_pairs, 2), default=None
+        Texts or pairs on which the reward will be used. How far they are from the training texts is measured.
     features : transformer, default=None
         From texts to features: `TextFeatures`, `TransformerEmbedder`, or a `PairTransformer` around any transformer of
         texts. None: `TextFeatures` of words and characters, joined with MiniLM if the extra ``text`` is installed.
@@ -104,8 +112,9 @@ def audit(
         dict per reward, with a `BootstrapInterval` per measure), ``calibration`` (of the probabilities of the reward
         to use), ``kinds`` (accuracy per kind of pair), ``subtypes`` (AUC per sub-type of toxic output),
         ``uncertainty`` (undecided pairs and uncertain outputs), ``failures`` (the hardest rows, why they are, and what
-        decided), ``shortcuts``, ``subgroups`` and ``label_errors`` (see `fairl_sk.audit.explain.explain`),
-        ``pipelines`` (fitted), ``margins`` (held out) and ``settings``.
+        decided), ``shortcuts``, ``subgroups`` and ``label_errors`` (see `fairl_sk.audit.explain.explain`), ``novelty``,
+        ``learning_curve`` and ``compared`` (see `fairl_sk.audit.beyond.measure_beyond`), ``pipelines`` (fitted),
+        ``margins`` (held out) and ``settings``.
 
     Raises
     ------
@@ -126,24 +135,27 @@ def audit(
     data = _prepared(data, reference, random_state)
     train, test = split_groups(data, test_size, random_state)
     held = held_out_rows(data, test)
+    beyond = read_beyond(deploy, compare, held, random_state)
     if features is None:
-        encoder = TransformerEmbedder(normalize=True, verbose=bool(verbose)) if has_minilm() else None
-        features = TextFeatures(encoder, n_components=n_components, random_state=random_state)
+        features = _default_features(n_components, random_state, verbose)
     features, X_train = fit_features(features, data.data[train])
-    X_test, y_train = features.transform(held.texts), data.target[train]
+    held.X = X_test = features.transform(held.texts)
+    trained = Bunch(texts=data.data[train], X=X_train, y=data.target[train], groups=data.groups[train])
 
     learners, tuning = fit_tuned(
-        X_train, y_train, data.groups[train], random_state, verbose, _rows(data.implicit_rewards, train)
+        X_train, trained.y, trained.groups, random_state, verbose, _rows(data.implicit_rewards, train)
     )
     rewards = _held_out_rewards(learners, X_train, X_test, data, train, test)
     margins = {name: margins_of(values, held.sign) for name, values in rewards.items()}
-    interval = partial(metrics.bootstrap_interval, n_resamples=n_resamples, random_state=random_state)
-    shuffled = shuffled_rewards(learners["FailureAwareIRL"], X_train, y_train, X_test, random_state, n_shuffles)
+    draws = {"n_resamples": n_resamples, "random_state": random_state}
+    interval = partial(metrics.bootstrap_interval, **draws)
+    shuffled = shuffled_rewards(learners["FailureAwareIRL"], X_train, trained.y, X_test, random_state, n_shuffles)
     table = score_table(rewards, shuffled, held, partial(interval, groups=held.groups))
     choice = recommend(table, rewards, held, n_resamples, random_state)
     pipelines = {name: Pipeline([("features", features), ("irl", learner)]) for name, learner in learners.items()}
     rows = AuditedRows(data, train, test, X_train, X_test)
-    settings = {"properties": properties, "n_resamples": n_resamples, "random_state": random_state}
+    posterior = fit_posterior(learners["MaxEntropyIRL"], X_train, trained.y)
+    name = _recovered(choice, pipelines)
     return AuditResult(
         choice=choice,
         alignment=_alignment(data, reference, train, X_train, X_test, partial(interval, groups=held.groups)),
@@ -151,18 +163,33 @@ def audit(
         calibration=measure_calibration(margins[shown_reward(choice)], held.groups, interval, random_state),
         kinds=accuracy_by_kind(held, margins),
         subtypes=auc_by_subtype(held, rewards, interval),
-        uncertainty=measure_uncertainty(learners["MaxEntropyIRL"], X_train, y_train, X_test, held),
-        **_explained(rows, held, choice, pipelines, margins, **settings),
+        uncertainty=measure_uncertainty(posterior, X_train, trained.y, X_test, held),
+        **_explained(rows, held, name, pipelines, margins, properties=properties, **draws),
+        **measure_beyond(beyond, trained, held, pipelines[name], posterior, **draws),
         pipelines=pipelines,
         margins=margins,
         settings={
             **_settings(data, train, test, features, learners, random_state),
-            "tuning": tuning,
-            "intervals": f"95 %, bootstrap of {n_resamples} draws of groups; of shuffled labels, the 95 % range of "
-            f"{n_shuffles} shuffles",
+            **beyond.settings | {"tuning": tuning},
+            "intervals": _on_intervals(n_resamples, n_shuffles),
             "seconds": round(time.perf_counter() - started, 2),
         },
     )
+
+
+def _default_features(n_components, random_state, verbose):
+    encoder = TransformerEmbedder(normalize=True, verbose=bool(verbose)) if has_minilm() else None
+    return TextFeatures(encoder, n_components=n_components, random_state=random_state)
+
+
+def _recovered(choice, pipelines):
+    """The name of the reward to use, if it is one of texts; else of the one that it follows, or of the last."""
+    return next(name for name in (shown_reward(choice), "DistilledIRL", "FailureAwareIRL") if name in pipelines)
+
+
+def _on_intervals(n_resamples, n_shuffles):
+    draws = f"95 %, bootstrap of {n_resamples} draws of groups"
+    return f"{draws}; of shuffled labels, the 95 % range of {n_shuffles} shuffles"
 
 
 def _prepared(data, reference, random_state):
@@ -173,10 +200,8 @@ def _prepared(data, reference, random_state):
     return data
 
 
-def _explained(rows, held, choice, pipelines, margins, **settings):
-    """What explains the recommended reward, or the one that it follows if it reads no texts; and the hardest rows."""
-    names = (shown_reward(choice), "DistilledIRL", "FailureAwareIRL")
-    name = next(name for name in names if name in pipelines)
+def _explained(rows, held, name, pipelines, margins, **settings):
+    """What explains the reward of that name, and the hardest rows."""
     reward = AuditedReward(name, pipelines[name], margins[name], pipelines["MaxEntropyIRL"][-1])
     found, reasons = explain(rows, reward, **settings)
     features, learner = pipelines["FailureAwareIRL"]

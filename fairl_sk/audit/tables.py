@@ -4,7 +4,10 @@ import textwrap
 
 from ..extras import install_command
 from ..features.loading import has_minilm
+from .compare import compare_section
+from .learning_curve import learning_curve_section
 from .measures import MEASURES
+from .novelty import novelty_section
 from .sections import Section, Table, interval_text
 from .uncertainty import UNDECIDED
 
@@ -31,7 +34,7 @@ def format_audit(result, width=None):
     -------
     text : str
     """
-    sections = (_alignment, _steps, _words, _choice, _overview, _scores, _kinds, _subtypes, _uncertainty)
+    sections = (_alignment, _steps, _words, _choice, _overview, _scores, _kinds, _subtypes, _uncertainty, _beyond)
     blocks = [block for section in sections for block in section(result)]
     return "\n\n".join(_table(b, width) if isinstance(b, list) else _paragraph(b, width) for b in blocks)
 
@@ -290,3 +293,9 @@ def _table(rows, width):
         for row in (*rows, [""] * len(widths))
     ]
     return "\n".join("  ".join(cells).rstrip() for cells in lines).rstrip()
+
+
+def _beyond(result):
+    """What the report says beyond the held-out rows, in words."""
+    made = (learning_curve_section(result), novelty_section(result), compare_section(result))
+    return [f"{section.title}\n{section.words}" for section in made if section is not None]

@@ -18,13 +18,19 @@ MAX_RANGE_PAIRS = 20_000
 LIKELIHOOD_DROP = 1.92  # half the 95 % quantile of chi squared with one degree of freedom
 
 
-def measure_uncertainty(learner, X_train, y_train, X_test, held):
-    """Held-out pairs whose order is undecided, and the held-out outputs whose rewards are most uncertain."""
-    n_features = X_train.shape[-1]
-    if n_features > MAX_POSTERIOR_FEATURES:
-        return {"left_out": f"{n_features} features, and a posterior takes long beyond {MAX_POSTERIOR_FEATURES}"}
+def fit_posterior(learner, X, y):
+    """The posterior of a reward fitted to training rows; None if it has so many features that it takes long."""
+    if X.shape[-1] > MAX_POSTERIOR_FEATURES:
+        return None
     with warnings.catch_warnings(action="ignore"):  # the first fit has shown them
-        reward = LaplaceReward(sklearn.clone(learner).set_params(verbose=0, tol=1e-6)).fit(X_train, y_train)
+        return LaplaceReward(sklearn.clone(learner).set_params(verbose=0, tol=1e-6)).fit(X, y)
+
+
+def measure_uncertainty(reward, X_train, y_train, X_test, held):
+    """Held-out pairs whose order is undecided, and the held-out outputs whose rewards are most uncertain."""
+    if reward is None:
+        found = f"{X_train.shape[-1]} features, and a posterior takes long beyond {MAX_POSTERIOR_FEATURES}"
+        return {"left_out": found}
     outputs = stack_outputs(X_test) if X_test.ndim == 3 else X_test
     center = X_train.mean(axis=tuple(range(X_train.ndim - 1)), dtype=np.float64)
     rewards, std = reward.decision_function(outputs, return_std=True)
@@ -33,7 +39,7 @@ def measure_uncertainty(learner, X_train, y_train, X_test, held):
     if not unit > 0:
         return {"left_out": "the reward is the same for all held-out outputs"}
     texts = held.texts.ravel()
-    _, distinct = np.unique(texts.astype(str), return_index=True)
+    _, distinct = np.unique(texts, return_index=True)
     listed = distinct[np.argsort(-std[distinct], kind="stable")[:N_UNCERTAIN_OUTPUTS]]
     low, high, ranges = _ranges(reward, X_train, y_train, outputs[listed], center)
     return {

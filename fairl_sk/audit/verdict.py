@@ -13,6 +13,8 @@
 import textwrap
 
 from .choice import CHANCE, shown_reward
+from .compare import compare_findings
+from .novelty import novelty_findings
 from .sections import Finding
 from .tables import NOISE, NOTABLE, SHORTCUT_CLAIMS
 
@@ -208,4 +210,12 @@ def noise_findings(result):
     return [Finding(1.0, sentence, "Check that the aligned model was trained, and longer than this.")]
 
 
-FINDINGS = (noise_findings, score_findings, null_findings, undecided_findings, calibration_findings)
+FINDINGS = (
+    noise_findings,
+    score_findings,
+    null_findings,
+    undecided_findings,
+    calibration_findings,
+    novelty_findings,
+    compare_findings,
+)

@@ -1,9 +1,9 @@
-"""`load_prompts`: the prompts in a file of texts or of records, for whoever lets language models answer them."""
+"""`load_prompts`, `load_texts`: the prompts, or the texts, in a file of texts or of records."""
 
 from ..messages import to_text
 from .files import check_path, open_text, read_table
 
-__all__ = ["load_prompts"]
+__all__ = ["load_prompts", "load_texts"]
 
 
 def load_prompts(path, *, column="prompt", quoted=True, encoding="utf-8", limit=None):
@@ -38,19 +38,53 @@ def load_prompts(path, *, column="prompt", quoted=True, encoding="utf-8", limit=
     >>> load_prompts("prompts.txt")
     ['Is it far?', 'How do I get there?']
     """
+    return _read(path, column, "prompt", quoted, encoding, limit)
+
+
+def load_texts(path, *, column="text", quoted=True, encoding="utf-8", limit=None):
+    """Read texts from a file, in their order; texts that recur are kept.
+
+    Parameters
+    ----------
+    path, quoted, encoding, limit
+        See `load_prompts`.
+    column : str, default="text"
+        The column of texts: texts, or lists of messages.
+
+    Returns
+    -------
+    texts : list of str
+
+    Raises
+    ------
+    FileNotFoundError, ImportError, ValueError
+        See `load_prompts`.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from fairl_sk.datasets import load_texts
+    >>> _ = Path("texts.txt").write_text("It is far.\\nTurn left.\\n")
+    >>> load_texts("texts.txt")
+    ['It is far.', 'Turn left.']
+    """
+    return [to_text(text) for text in _read(path, column, "text", quoted, encoding, limit)]
+
+
+def _read(path, column, what, quoted, encoding, limit):
     path = check_path(path)
     if path.name.lower().removesuffix(".gz").endswith(".txt"):
         with open_text(path, encoding, newline=None) as lines:
-            prompts = [line.rstrip("\n") for line in lines if line.strip()][:limit]
-        if not prompts:
-            raise ValueError(f"{path} holds no prompts. Expected one a line.")
-        return prompts
+            texts = [line.rstrip("\n") for line in lines if line.strip()][:limit]
+        if not texts:
+            raise ValueError(f"{path} holds no {what}s. Expected one a line.")
+        return texts
     table = read_table(path, encoding, quoted, limit)
     if column not in table.columns:
-        expected = f"a column {column!r}, or a file .txt with a prompt a line"
+        expected = f"a column {column!r}, or a file .txt with a {what} a line"
         raise ValueError(f"{path}: found the columns {list(table.columns)}. Expected {expected}.")
-    prompts = table.columns[column]
-    for row, prompt in enumerate(prompts):
-        if prompt is None or not to_text(prompt, where=table.place(row)).strip():
-            raise ValueError(f"{table.place(row)}: the prompt is empty. Drop such records.")
-    return prompts
+    texts = table.columns[column]
+    for row, text in enumerate(texts):
+        if text is None or not to_text(text, where=table.place(row)).strip():
+            raise ValueError(f"{table.place(row)}: the {what} is empty. Drop such records.")
+    return texts

@@ -333,6 +333,29 @@ def load_reward_model(folder):
         return model, transformers.AutoTokenizer.from_pretrained(folder, config=model.config)
 
 
+def folder_function(folder):
+    """The reward function that TRL makes of a folder of `export_reward_model`.
+
+    Parameters
+    ----------
+    folder : path
+
+    Returns
+    -------
+    reward : callable
+        ``reward(prompts=, completions=)`` -> list of float. Texts are joined with nothing between them, messages by the
+        chat template.
+    """
+    model, tokenizer = load_reward_model(folder)
+
+    def as_text(prompt, completion):
+        if isinstance(prompt, str):
+            return prompt + completion
+        return tokenizer.apply_chat_template([*prompt, *completion], tokenize=False)
+
+    return lambda prompts, completions, **_: list(score_texts(model, tokenizer, map(as_text, prompts, completions)))
+
+
 def _card(name, pipeline, record, encoder):
     """The model card, in Markdown."""
     steps = [type(step).__name__ for step in flat_steps(pipeline)]

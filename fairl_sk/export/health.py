@@ -9,7 +9,7 @@ from sklearn.utils import Bunch
 
 from ..messages import to_text
 from ..warn import warn_user
-from .folder import load_reward_model, score_texts
+from .folder import folder_function
 
 # The least and the most that is expected of each measure, and what to do about another value.
 _MEASURES = {
@@ -81,7 +81,7 @@ def check_reward(reward, prompts, completions, *, beta=0.05, **columns):
     >>> check_reward(loud, ["Hello."] * 4, completions, beta=None).warnings
     []
     """
-    reward = reward if callable(reward) else _folder_function(reward)
+    reward = reward if callable(reward) else folder_function(reward)
     prompts, completions = list(prompts), list(completions)
     lengths = {"prompts": len(prompts), "completions": len(completions)} | {k: len(v) for k, v in columns.items()}
     if len(set(lengths.values())) > 1:
@@ -132,18 +132,6 @@ def _judge(measures):
     for message in messages:
         warn_user(message)
     return Bunch(table=table, warnings=messages)
-
-
-def _folder_function(folder):
-    """The reward function that TRL makes of an exported folder."""
-    model, tokenizer = load_reward_model(folder)
-
-    def as_text(prompt, completion):
-        if isinstance(prompt, str):
-            return prompt + completion
-        return tokenizer.apply_chat_template([*prompt, *completion], tokenize=False)
-
-    return lambda prompts, completions, **_: list(score_texts(model, tokenizer, map(as_text, prompts, completions)))
 
 
 def _group_rows(prompts):
