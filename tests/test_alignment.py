@@ -114,6 +114,17 @@ def test_the_pairs_are_of_the_last_step_with_its_implicit_rewards(place, pairs):
     assert models.kl[-1, 0] > 3 * models.kl[-1, 1]
 
 
+def test_the_base_model_is_asked_once_for_all_steps(place, prompts, monkeypatch, tmp_path):
+    answer, asked = LanguageModel.answer, []
+    monkeypatch.setattr(LanguageModel, "answer", lambda self, *a: asked.append(self.role) or answer(self, *a))
+    model_pairs(place / "base", place / "run", prompts[:20], folder=tmp_path, **SIZE)
+    assert asked == ["base", "aligned", "aligned"]
+    sides = [
+        [json.loads(line)["rejected"] for line in path.read_text().splitlines()] for path in tmp_path.glob("pairs*")
+    ]
+    assert len(sides) == 2 and sides[0] == sides[1]
+
+
 class Table(dict):
     columns = property(list)
 

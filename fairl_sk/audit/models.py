@@ -128,11 +128,12 @@ def model_pairs(
     tokenizer = common_tokenizer([base_model(scored, base, "float32", device), *scored], None)
     with TemporaryDirectory() as temporary:
         folder, store = Path(temporary if folder is None else folder), temporary if store is None else store
-        made, tables = [], []
+        made, tables, first = [], [], None
         for name, model in zip(names, models, strict=True):
             path = folder / ("pairs.jsonl" if len(models) == 1 else f"pairs-{name}.jsonl")
             options = {"n_completions": n_completions, "max_new_tokens": max_new_tokens, "random_state": random_state}
             options |= {"path": path, "device": device, "verbose": verbose, **generation}
+            options["base_outputs"], first = first, first or path
             try:
                 made.append(generate_preference_pairs(base, model, prompts, **options))
             except ValueError as error:
