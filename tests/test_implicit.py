@@ -182,6 +182,10 @@ def test_shares_of_tokens_sum_to_the_reward(reward, options, n_models):
     reward = clone(reward).set_params(**options, aligned=aligned).fit(TABLE)
     sums = [sum(share for _, share in row) for row in reward.token_rewards(TABLE)]
     np.testing.assert_allclose(sums, reward.output_rewards(TABLE).ravel(), atol=1e-5)
+    nulls = reward.null_token_rewards(TABLE, 2, random_state=3)
+    assert [each.shape[2] for each in nulls] == list(map(len, reward.token_rewards(TABLE)))
+    sums = np.stack([each.sum(axis=2) for each in nulls], axis=2).reshape(2, n_models, 4, 2)
+    np.testing.assert_allclose(sums, reward.null(TABLE, 2, random_state=3).null_rewards, atol=1e-5)
 
 
 def test_several_models_are_scaled_and_averaged(reward):
