@@ -3,7 +3,7 @@
 import numpy as np
 
 from ..warn import warn_user
-from .changes import changed_tokens, changed_words
+from .changes import changed_tokens, changed_words, token_effects
 
 N_ERRORS = 2  # a KL divergence so many standard errors, and half the spread, below 0 is not its estimate's error
 
@@ -72,16 +72,13 @@ def measure_alignment(data, reference, interval):
 
 
 def _tokens(models, truth):
-    """`changed_tokens` of what the reference leaves of their shares: of outputs, and of outputs with the token."""
+    """`changed_tokens` of what the reference leaves of their shares."""
     found = models.tokens
     known = np.empty((0, len(found.rows)))
     if truth is not None:
-        reference, number = truth[found.rows], np.unique(found.tokens, return_inverse=True)[1]
-        known = np.stack([reference, (np.bincount(number, reference) / np.bincount(number))[number]])
-    shares, nulls, known = (
-        values - values.mean(axis=-1, keepdims=True) for values in (found.shares, found.nulls, known)
-    )
-    rest, rest_nulls = (_residual(values, known) for values in (shares, nulls))
+        known = token_effects(found.tokens, found.rows, truth)[None]
+    shares, nulls, known = (part - part.mean(axis=-1, keepdims=True) for part in (found.shares, found.nulls, known))
+    rest, rest_nulls = (_residual(part, known) for part in (shares, nulls))
     return changed_tokens(found.tokens, rest, rest_nulls, models.prompts[found.rows])
 
 

@@ -3,12 +3,14 @@
 import numpy as np
 from scipy import sparse, stats
 from sklearn.feature_extraction.text import CountVectorizer
+from sklearn.linear_model import RidgeCV
 
 N_LISTED = 10  # of those raised, and of those lowered
 MAX_TRIED = 2000  # the most frequent ones
 MIN_PROMPTS = 10  # with a word, and with outputs that do not hold it
 LEVEL = 0.05
 _CHUNK = 100  # words at a time
+_ALPHAS = np.logspace(-1, 3, 9)
 
 
 def changed_words(texts, rewards, nulls, prompts):
@@ -72,6 +74,26 @@ def changed_tokens(tokens, shares, nulls, prompts):
     clear, n_tried = _clear_changes(held, shares, nulls, prompts)
     names = names[frequent]
     return [{"token": str(names[token]), "occurrences": count, **change} for token, count, change in clear], n_tried
+
+
+def token_effects(tokens, outputs, rewards):
+    """What each token adds to the rewards of outputs: ridge regression on the counts of tokens.
+
+    Parameters
+    ----------
+    tokens, outputs : ndarray of shape (n_occurrences,)
+        The tokens, and the number of the output of each.
+    rewards : ndarray
+        Reward of each output, by its number.
+
+    Returns
+    -------
+    effects : ndarray of shape (n_occurrences,)
+    """
+    number = np.unique(tokens, return_inverse=True)[1]
+    which, row = np.unique(outputs, return_inverse=True)
+    counts = sparse.csr_matrix((np.ones(len(tokens)), (row, number)))
+    return RidgeCV(alphas=_ALPHAS).fit(counts, rewards[which]).coef_[number]
 
 
 def _clear_changes(held, rewards, nulls, prompts):
