@@ -125,7 +125,9 @@ def make_signals(study, plan, policy, step, truths):
             "undesirable, aligned": float((truth[:, 0] <= 0).mean()),
             "KL": float(kl.aligned[0]),
             "spread": float(null.spread[0]),
-            "null": float(np.max(null.null_spread)),  # of five draws
+            "null": float(np.mean(null.null_spread)),  # of five draws
+            "null, low": float(np.min(null.null_spread)),
+            "null, high": float(np.max(null.null_spread)),
             "bfloat16": rounded,
             "correlation": float(np.corrcoef(values[:, 1], truth[:, 1])[0, 1]),
             "null correlation": float(
@@ -344,7 +346,8 @@ def print_tables(study, plan, done):
 
 def row_of_alignment(study, policy, step):
     figures = read_signals(study.path(f"signals/{policy.name}-{step}.npz"))[2]
-    return {"policy": policy.name, "step": step} | figures | {"times the null": figures["spread"] / figures["null"]}
+    times = {f"times {name}": figures["spread"] / figures[name] for name in ("null", "null, low", "null, high")}
+    return {"policy": policy.name, "step": step} | figures | times
 
 
 def groups_of_seeds(plan, policies):

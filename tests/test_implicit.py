@@ -232,7 +232,7 @@ def test_a_longer_vocabulary_of_the_same_tokenizer_changes_nothing(reward):
 
 @pytest.mark.parametrize("kind", ["gpt_neox", "llama"])
 def test_chunks_of_positions_and_whole_logits_agree(kind, monkeypatch, tokenizer):
-    """As for large vocabularies, and as for a model with a step behind its head."""
+    """As for large vocabularies, and as for a model with a step behind its head: no more logits than said."""
     base, aligned = pair(kind)
     reward = ImplicitReward(aligned, base, tokenizer=tokenizer)
     expected = reward.output_rewards(TABLE)
@@ -243,9 +243,13 @@ def test_chunks_of_positions_and_whole_logits_agree(kind, monkeypatch, tokenizer
         model.get_output_embeddings().register_forward_hook(lambda *given: positions.append(given[2].shape))
     np.testing.assert_allclose(reward.output_rewards(TABLE), expected, atol=1e-5)
     assert all(len(shape) == 3 or shape[0] <= 2 for shape in positions)  # others: the check of the model
+    monkeypatch.setattr("fairl_sk.implicit.scoring._BATCH", 24 * len(SPECIAL + WORDS))
+    shapes = []
     for model in (base, aligned):
         model.register_forward_hook(_double_logits)
+        model.register_forward_hook(lambda *given: shapes.append(given[2].logits.shape[:2]))
     doubled = reward.output_rewards(TABLE)
+    assert max(rows for rows, _ in shapes) > 1 and all(rows * tokens <= 24 for rows, tokens in shapes)
     assert not np.allclose(doubled, expected, atol=0.1)
     for model in (base, aligned):
         model.get_output_embeddings().weight.data *= 2
