@@ -41,7 +41,7 @@ from fairl_sk.generate import generate_preference_pairs
 from fairl_sk.implicit import DistilledReward, OwnStates
 from fairl_sk.implicit.distilled import SHARE
 from fairl_sk.learning.distilled import fit_to_labels
-from fairl_sk.learning.offset import separating_threshold
+from fairl_sk.learning.offset import two_groups_threshold
 from fairl_sk.metrics import output_f1_score, pair_accuracy, pair_log_loss_scorer, starc_distance
 from fairl_sk.pairs import stack_outputs
 from fairl_sk.rewards import ImplicitReward
@@ -125,7 +125,9 @@ def make_signals(study, plan, policy, step, truths):
             "undesirable, aligned": float((truth[:, 0] <= 0).mean()),
             "KL": float(kl.aligned[0]),
             "spread": float(null.spread[0]),
-            "null": float(np.max(null.null_spread)),  # of five draws
+            "null": float(np.mean(null.null_spread)),  # of five draws
+            "null, low": float(np.min(null.null_spread)),
+            "null, high": float(np.max(null.null_spread)),
             "bfloat16": rounded,
             "correlation": float(np.corrcoef(values[:, 1], truth[:, 1])[0, 1]),
             "null correlation": float(
@@ -227,8 +229,7 @@ def rewards_of_learners(sample, plan):
     found["with the residual"] = [d + SHARE * (v - d) for d, v in zip(found["distilled"], implicit, strict=True)]
     for name in ("distilled", "implicit reward", "with the residual"):
         train, test = found[name]
-        preferred = np.broadcast_to([True, False], train.shape)
-        found[name] = train, test - separating_threshold(train.ravel(), preferred.ravel(), np.ones(train.size))
+        found[name] = train, test - two_groups_threshold(train.ravel(), np.ones(train.size))
     held_out = {name: test for name, (_, test) in found.items()}
     others = {
         name: {key: rewards(learners[name], texts) for key, texts in sample.others.items()}
@@ -344,7 +345,8 @@ def print_tables(study, plan, done):
 
 def row_of_alignment(study, policy, step):
     figures = read_signals(study.path(f"signals/{policy.name}-{step}.npz"))[2]
-    return {"policy": policy.name, "step": step} | figures | {"times the null": figures["spread"] / figures["null"]}
+    times = {f"times {name}": figures["spread"] / figures[name] for name in ("null", "null, low", "null, high")}
+    return {"policy": policy.name, "step": step} | figures | times
 
 
 def groups_of_seeds(plan, policies):

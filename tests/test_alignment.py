@@ -20,7 +20,8 @@ from tiny_models import WORDS, make_model, make_tokenizer
 import fairl_sk.audit
 from fairl_sk import TextFeatures
 from fairl_sk.audit import audit, format_audit, model_pairs
-from fairl_sk.audit.alignment import changed_words, measure_alignment
+from fairl_sk.audit.alignment import measure_alignment
+from fairl_sk.audit.changes import changed_tokens, changed_words
 from fairl_sk.audit.conditions import audit_figures, check_conditions, parse_condition
 from fairl_sk.audit.models import find_checkpoints
 from fairl_sk.cli import main
@@ -92,9 +93,10 @@ def result(pairs, reference):
     return audited(pairs, reference=reference)
 
 
-def words_of(found):
-    changes = {row["word"]: row["change"] for row in found["words"]}
-    return {word for word in changes if changes[word] > 0}, {word for word in changes if changes[word] < 0}
+def found_of(found, unit="word"):
+    """Words or tokens that were raised, and those that were lowered."""
+    changes = {row[unit]: row["change"] for row in found[f"{unit}s"]}
+    return {name for name in changes if changes[name] > 0}, {name for name in changes if changes[name] < 0}
 
 
 # ------------------------------------------------------------------------------------------------- the pairs
@@ -112,6 +114,17 @@ def test_the_pairs_are_of_the_last_step_with_its_implicit_rewards(place, pairs):
     chosen = pairs.implicit_rewards[np.arange(200), 1 - pairs.target]
     assert models.kl[-1, 0] == pytest.approx(chosen.mean(), abs=1e-4)
     assert models.kl[-1, 0] > 3 * models.kl[-1, 1]
+
+
+def test_the_base_model_is_asked_once_for_all_steps(place, prompts, monkeypatch, tmp_path):
+    answer, asked = LanguageModel.answer, []
+    monkeypatch.setattr(LanguageModel, "answer", lambda self, *a: asked.append(self.role) or answer(self, *a))
+    model_pairs(place / "base", place / "run", prompts[:20], folder=tmp_path, **SIZE)
+    assert asked == ["base", "aligned", "aligned"]
+    sides = [
+        [json.loads(line)["rejected"] for line in path.read_text().splitlines()] for path in tmp_path.glob("pairs*")
+    ]
+    assert len(sides) == 2 and sides[0] == sides[1]
 
 
 class Table(dict):
@@ -149,20 +162,24 @@ def test_the_report_finds_what_was_planted(result, pairs):
     assert late["reference_share"].estimate == pytest.approx(late["reference_correlation"].estimate ** 2)
     assert early["distance"].estimate > late["distance"].estimate == 0
     alone = measure_alignment(Bunch(**{**pairs, "reference_reward": None}), None, INTERVAL)
-    raised, lowered = words_of(alone)
-    assert raised == set(RAISED) and lowered == set(LOWERED)
-    raised, lowered = words_of(result.alignment)  # what the reference leaves
-    assert raised and raised <= set(RAISED) and not lowered & set(LOWERED)
+    for unit in ("word", "token"):
+        assert found_of(alone, unit) == (set(RAISED), set(LOWERED))
+        raised, lowered = found_of(result.alignment, unit)  # what the reference leaves
+        assert raised and raised <= set(RAISED) and not lowered & set(LOWERED)
+    text = format_audit(result)
+    assert "What else the alignment changed: the share of a token" in text and "'kind'" in text
 
 
 def test_of_noise_nothing_is_claimed(place, prompts):
     found = model_pairs(place / "base", place / "noise", prompts, **SIZE)
     found["reference_reward"] = None
     alignment = measure_alignment(found, None, INTERVAL)
-    assert alignment["words"] == [] and alignment["words_tried"] > 10
+    assert alignment["words"] == alignment["tokens"] == []
+    assert alignment["words_tried"] > 10 and alignment["tokens_tried"] > 10
     assert 0.3 < alignment["steps"][-1]["times_noise"] < 2
     text = format_audit(audited(found))
-    assert "hardly more than noise" in text and "no word clearly" in text and "By step" not in text
+    assert "hardly more than noise" in text and "no word clearly" in text and "no token clearly" in text
+    assert "By step" not in text
 
 
 @pytest.mark.parametrize("effect", [0.0, 3.0])
@@ -181,6 +198,20 @@ def test_intervals_of_words_hold_for_all_words_at_once(effect):
         assert n_tried >= 30
     assert covered == (40 if effect else 0) or (not effect and covered <= 5)
     assert claims <= (40 if effect else 5)
+
+
+def test_the_share_of_a_raised_token_is_told_from_the_rest_of_its_output():
+    """Outputs that end early, which the reward raises, have the end token; none of their words was raised."""
+    rng = np.random.default_rng(0)
+    tokens, prompts, shares = [], [], []
+    for prompt in range(60):
+        words = [f" w{word}" for word in rng.integers(8, size=6)] + ["<end>"] * (prompt % 2)
+        tokens, prompts = tokens + words, prompts + [prompt] * len(words)
+        shares += [1.0 * (word == "<end>") for word in words]
+    noise = rng.normal(size=(6, len(tokens))) / 5
+    found, n_tried = changed_tokens(np.array(tokens, dtype=object), shares + noise[0], noise[1:], np.array(prompts))
+    assert n_tried == 9 and [row["token"] for row in found if row["change"] > 0] == ["<end>"]
+    assert found[-1]["occurrences"] == 30 and found[-1]["low"] < 1 < found[-1]["high"]
 
 
 def test_exchanged_models_are_told(pairs, reference):
@@ -239,7 +270,8 @@ def test_figures_have_flat_names(result):
     )
     assert figures["kl"] == figures["step-10/kl"] > figures["step-2/kl"]
     assert figures["pair_accuracy"] == figures[f"{result.choice['use']}/pair_accuracy"]
-    assert figures["words"] == len(result.alignment["words"]) and "longer_output/pair_accuracy" in figures
+    assert figures["words"] == len(result.alignment["words"]) and figures["tokens"] == len(result.alignment["tokens"])
+    assert "longer_output/pair_accuracy" in figures
     limits = [f"kl{comparison}{figures['kl'] + more}" for comparison in ("<", "<=", ">", ">=") for more in (-1, 1)]
     outcomes = check_conditions([parse_condition(text) for text in limits], figures)
     assert [outcome.failed for outcome in outcomes] == [False, True, False, True, True, False, True, False]

@@ -348,9 +348,12 @@ def test_bench_encoder(capsys, tmp_path):
 
 def test_implicit_cost(capsys):
     result = load("implicit_cost").main(size="smoke", vocabulary=600)
-    best = {side: min(seconds) for side, seconds in result["seconds"].items()}
-    assert result["ratio"] == best["reward"] / best["plain"] and result["outputs"] == 40
-    assert f"two plain passes: {result['ratio']:.2f}" in capsys.readouterr().out
+    ratios = [
+        reward / plain for reward, plain in zip(*(result["seconds"][k] for k in ("reward", "plain")), strict=True)
+    ]
+    assert result["ratio"] == pytest.approx(np.median(ratios)) and result["outputs"] == 40
+    shown = f"two plain passes: {result['ratio']:.2f} ({min(ratios):.2f} to {max(ratios):.2f} over 2 turns"
+    assert shown in capsys.readouterr().out
 
 
 def test_bench_read(capsys, monkeypatch):

@@ -309,6 +309,28 @@ def test_a_file_of_other_settings_is_not_continued(models, tokenizer, pairs, pat
         assert path.read_bytes() == data
 
 
+@pytest.mark.parametrize("chat", [False, True])
+def test_what_the_base_model_said_is_not_made_again(models, pairs, path, tmp_path, monkeypatch, chat):
+    """Of three batches, the other file holds two."""
+    options = {"prompts": CHATS * 3, "tokenizer": make_tokenizer(chat_template=CHAT)} if chat else {}
+    whole, other = pairs(batch_size=2, path=path, **options), make_model(seed=2)
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:8]))
+    given = {"prompts": PROMPTS, "tokenizer": make_tokenizer(), **SHORT, **options, "batch_size": 2}
+    expected, asked = generate_preference_pairs(models[0], other, **given), []
+    for model in (models[0], other):
+        real = model.generate
+        monkeypatch.setattr(
+            model, "generate", lambda *a, real=real, model=model, **k: asked.append(model) or real(*a, **k)
+        )
+    found = generate_preference_pairs(models[0], other, **given, base_outputs=path, path=tmp_path / "other.jsonl")
+    assert_same(found, expected)
+    assert asked == [other, other, models[0], other] and not np.array_equal(found.data, whole.data)
+    with pytest.raises(ValueError, match="seed=0, but this call has seed=1"):
+        generate_preference_pairs(models[0], other, **given, base_outputs=path, random_state=1)
+    with pytest.raises(FileNotFoundError, match="no pairs in base_outputs=.*none.jsonl"):
+        generate_preference_pairs(models[0], other, **given, base_outputs=tmp_path / "none.jsonl")
+
+
 def test_a_foreign_or_damaged_file_is_left_alone(pairs, path):
     for text in ('{"prompt": "a", "chosen": "b", "rejected": "c"}\n', '{"settings": 3}\n', "3\n", "notes"):
         path.write_text(text)

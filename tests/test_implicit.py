@@ -182,6 +182,10 @@ def test_shares_of_tokens_sum_to_the_reward(reward, options, n_models):
     reward = clone(reward).set_params(**options, aligned=aligned).fit(TABLE)
     sums = [sum(share for _, share in row) for row in reward.token_rewards(TABLE)]
     np.testing.assert_allclose(sums, reward.output_rewards(TABLE).ravel(), atol=1e-5)
+    nulls = reward.null_token_rewards(TABLE, 2, random_state=3)
+    assert [each.shape[2] for each in nulls] == list(map(len, reward.token_rewards(TABLE)))
+    sums = np.stack([each.sum(axis=2) for each in nulls], axis=2).reshape(2, n_models, 4, 2)
+    np.testing.assert_allclose(sums, reward.null(TABLE, 2, random_state=3).null_rewards, atol=1e-5)
 
 
 def test_several_models_are_scaled_and_averaged(reward):
@@ -228,7 +232,7 @@ def test_a_longer_vocabulary_of_the_same_tokenizer_changes_nothing(reward):
 
 @pytest.mark.parametrize("kind", ["gpt_neox", "llama"])
 def test_chunks_of_positions_and_whole_logits_agree(kind, monkeypatch, tokenizer):
-    """As for large vocabularies, and as for a model with a step behind its head."""
+    """As for large vocabularies, and as for a model with a step behind its head: no more logits than said."""
     base, aligned = pair(kind)
     reward = ImplicitReward(aligned, base, tokenizer=tokenizer)
     expected = reward.output_rewards(TABLE)
@@ -239,9 +243,13 @@ def test_chunks_of_positions_and_whole_logits_agree(kind, monkeypatch, tokenizer
         model.get_output_embeddings().register_forward_hook(lambda *given: positions.append(given[2].shape))
     np.testing.assert_allclose(reward.output_rewards(TABLE), expected, atol=1e-5)
     assert all(len(shape) == 3 or shape[0] <= 2 for shape in positions)  # others: the check of the model
+    monkeypatch.setattr("fairl_sk.implicit.scoring._BATCH", 24 * len(SPECIAL + WORDS))
+    shapes = []
     for model in (base, aligned):
         model.register_forward_hook(_double_logits)
+        model.register_forward_hook(lambda *given: shapes.append(given[2].logits.shape[:2]))
     doubled = reward.output_rewards(TABLE)
+    assert max(rows for rows, _ in shapes) > 1 and all(rows * tokens <= 24 for rows, tokens in shapes)
     assert not np.allclose(doubled, expected, atol=0.1)
     for model in (base, aligned):
         model.get_output_embeddings().weight.data *= 2

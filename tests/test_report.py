@@ -204,10 +204,13 @@ def test_the_verdict_of_two_models_says_what_was_learned(result):
     steps[1] |= {"spread": 2.0, "null_spread": 0.5, "null_low": 0.4, "null_high": 0.6, "kl": 1.0, "kl_error": 0.1}
     steps[1]["reference_correlation"] = around(0.6)
     words = [{"word": SECRET, "outputs": 20, "change": 1.0, "low": 0.5, "high": 1.5}]
-    known = {"outputs": 9, "n_draws": 8, "reference": True, "within_prompts": True, "end_token": True, "words_tried": 7}
-    two = fair(result, alignment={"steps": steps, "words": words, **known}, failures=[])
+    tokens = [{"token": SECRET, "occurrences": 20, "change": 1.0, "low": 0.5, "high": 1.5}]
+    known = {"outputs": 9, "n_draws": 8, "reference": True, "within_prompts": True, "end_token": True}
+    known |= {"words_tried": 7, "tokens_tried": 8, "token_outputs": 9, "words": words, "tokens": tokens}
+    two = fair(result, alignment={"steps": steps, **known}, failures=[])
     assert f'<td dir="auto">{SECRET}</td>' in two.to_html() and SECRET not in two.to_html(texts="none")
-    assert "What else the alignment changed: 1 words clearly, which are not shown" in two.to_html(texts="none")
+    for unit in ("words", "tokens"):
+        assert f"What else the alignment changed: 1 {unit} clearly, which are not shown" in two.to_html(texts="none")
     steps[1] |= {"times_noise": 1.1}
     assert "hardly more than noise" in verdict(fair(result, alignment={"steps": steps}))["Biggest risk"]
 

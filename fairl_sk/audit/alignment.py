@@ -1,16 +1,10 @@
 """Is what was learned what was meant: the implicit reward beside its null and a reference, by step. `run` reads it."""
 
 import numpy as np
-from scipy import sparse, stats
-from sklearn.feature_extraction.text import CountVectorizer
 
 from ..warn import warn_user
+from .changes import changed_tokens, changed_words, token_effects
 
-N_WORDS = 10  # listed, of those raised and of those lowered
-MAX_WORDS = 2000  # the most frequent ones are tried
-MIN_PROMPTS = 10  # with outputs that hold a word, and with outputs that do not
-LEVEL = 0.05
-_CHUNK = 100  # words at a time
 N_ERRORS = 2  # a KL divergence so many standard errors, and half the spread, below 0 is not its estimate's error
 
 
@@ -29,8 +23,9 @@ def measure_alignment(data, reference, interval):
     Returns
     -------
     dict
-        ``steps``, a dict for the base model and for each aligned model, and ``words``, a dict for each word that
-        alignment clearly raised or lowered, beside what the length of outputs and the reference, if any, explain.
+        ``steps``, a dict for the base model and for each aligned model, and ``words`` and ``tokens``, a dict for each
+        one that alignment clearly raised or lowered, beside what the reference, if any, explains, and of words also the
+        length of outputs.
 
     Warns
     -----
@@ -58,7 +53,8 @@ def measure_alignment(data, reference, interval):
     lengths = _centered(np.array([len(text.split()) for text in texts], dtype=float), prompts)
     known = lengths[None] if centered is None else np.stack([lengths, centered])
     rest, rest_nulls = (_residual(each, known) for each in (values[-1], nulls[:, -1]))
-    words, n_tried = changed_words(texts, rest, rest_nulls, models.prompts)
+    words, words_tried = changed_words(texts, rest, rest_nulls, models.prompts)
+    tokens, tokens_tried = _tokens(models, truth)
     return {
         "outputs": len(rows),
         "prompts": int(models.prompts.max() + 1),
@@ -68,8 +64,22 @@ def measure_alignment(data, reference, interval):
         "reference": centered is not None,
         "steps": steps,
         "words": words,
-        "words_tried": n_tried,
+        "words_tried": words_tried,
+        "tokens": tokens,
+        "tokens_tried": tokens_tried,
+        "token_outputs": len(np.unique(models.tokens.rows)),
     }
+
+
+def _tokens(models, truth):
+    """`changed_tokens` of what the reference leaves of their shares."""
+    found = models.tokens
+    known = np.empty((0, len(found.rows)))
+    if truth is not None:
+        known = token_effects(found.tokens, found.rows, truth)[None]
+    shares, nulls, known = (part - part.mean(axis=-1, keepdims=True) for part in (found.shares, found.nulls, known))
+    rest, rest_nulls = (_residual(part, known) for part in (shares, nulls))
+    return changed_tokens(found.tokens, rest, rest_nulls, models.prompts[found.rows])
 
 
 def _centered(values, prompts):
@@ -131,73 +141,3 @@ def _warn_if_exchanged(data, last):
     if correlation is not None and correlation.high < 0:
         found = f"The implicit reward falls where the reference rises (correlation {correlation.estimate:.2f})"
         warn_user(f"{found}: the models may be exchanged, or the sign of the reference. {remedy}")
-
-
-def changed_words(texts, rewards, nulls, prompts):
-    """Words whose outputs have clearly higher, or lower, rewards than outputs without them.
-
-    The interval of this difference holds for all words that are tried at once (Bonferroni), over prompts and over
-    random changes of the weights: the variance of the null is added.
-
-    Parameters
-    ----------
-    texts : ndarray of shape (n_outputs,)
-    rewards : ndarray of shape (n_outputs,)
-        Implicit rewards, or what a reference leaves of them.
-    nulls : ndarray of shape (n_draws, n_outputs)
-        The same of each draw of the null.
-    prompts : ndarray of shape (n_outputs,)
-        Number of each output's prompt.
-
-    Returns
-    -------
-    words : list of dict
-        ``word``, ``outputs`` (how many hold it), ``change`` (the difference, in nats), ``low`` and ``high``, sorted by
-        ``change``: at most `N_WORDS` that were lowered and as many that were raised.
-    n_tried : int
-        Number of words that enough prompts have.
-    """
-    vectorizer = CountVectorizer(binary=True, token_pattern=r"\w[\w'’]*", max_features=MAX_WORDS)
-    try:
-        held = vectorizer.fit_transform(texts).astype(float)
-    except ValueError:  # no word at all
-        return [], 0
-    by_prompt = sparse.csr_matrix((np.ones(len(texts)), (prompts, np.arange(len(texts)))))
-    n_with = np.asarray(((by_prompt @ held) > 0).sum(axis=0)).ravel()
-    n_prompts = np.minimum(n_with, by_prompt.shape[0] - n_with)
-    tried = np.flatnonzero(n_prompts >= MIN_PROMPTS)
-    if not len(tried):
-        return [], 0
-    held = held.tocsc()[:, tried]
-    change, error = _differences(held, rewards, by_prompt)
-    of_null = np.array([_differences(held, null, by_prompt)[0] for null in nulls])
-    by_chance = np.maximum((of_null**2).mean(axis=0), (of_null**2).mean())
-    quantile = stats.t.ppf(1 - LEVEL / 2 / len(tried), n_prompts[tried] - 1)
-    width = quantile * np.sqrt(error**2 + by_chance)
-    clear = np.flatnonzero(np.abs(change) > width)
-    clear = clear[np.argsort(change[clear], kind="stable")]
-    lowered, raised = clear[change[clear] < 0][:N_WORDS], clear[change[clear] > 0][-N_WORDS:]
-    names = vectorizer.get_feature_names_out()[tried]
-    words = [
-        {
-            "word": str(names[word]),
-            "outputs": int(held[:, [word]].sum()),
-            "change": float(change[word]),
-            "low": float(change[word] - width[word]),
-            "high": float(change[word] + width[word]),
-        }
-        for word in (*lowered, *raised)
-    ]
-    return words, len(tried)
-
-
-def _differences(held, rewards, by_prompt):
-    """Mean reward of outputs with each word less that of outputs without it, and its standard error over prompts."""
-    parts = []
-    for first in range(0, held.shape[1], _CHUNK):
-        has = held[:, first : first + _CHUNK].toarray()
-        n_with, n_without = has.sum(axis=0), (1 - has).sum(axis=0)
-        mean_with, mean_without = rewards @ has / n_with, rewards @ (1 - has) / n_without
-        away = np.where(has, (rewards[:, None] - mean_with) / n_with, (mean_without - rewards[:, None]) / n_without)
-        parts.append([mean_with - mean_without, np.sqrt(np.square(by_prompt @ away).sum(axis=0))])
-    return np.concatenate(parts, axis=1)

@@ -17,6 +17,7 @@ _REMEDIES = {
     "kl": "Stop the training earlier, or raise its KL penalty; where KL is too small, train longer.",
     "desirable": "See the failures, and train longer or on a better reward.",
     "words": "See what else the alignment changed.",
+    "tokens": "See what else the alignment changed.",
 }
 _OTHERWISE = "See the tables of this audit."
 
@@ -96,7 +97,7 @@ def audit_figures(result):
         for step in found["steps"]:
             figures |= _flat(step, f"{step['step']}/")
         figures |= _flat(found["steps"][-1], "")
-        figures["words"] = float(len(found["words"]))
+        figures |= {unit: float(len(found[unit])) for unit in ("words", "tokens")}
     if pairs := result.uncertainty.get("pairs"):
         figures["undecided_share"] = pairs["share"]
     for row in result.compared:

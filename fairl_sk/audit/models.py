@@ -14,6 +14,7 @@ from ..implicit.models import aligned_models, base_model, common_tokenizer
 from ..messages import TextTable
 
 _STEP = re.compile(r"(?:checkpoint|step)-(\d+)")
+N_TOKEN_OUTPUTS = 1000  # of the base model, whose tokens are scored one by one
 _FILES = ("config.json", "adapter_config.json")  # one of them makes a folder a model
 
 
@@ -111,6 +112,8 @@ def model_pairs(
           and its standard error
         - base_kl : ndarray of shape (n_models, 2), the same of the base model from each aligned one
         - outputs : list of ndarray, the texts of each aligned model
+        - tokens : Bunch, of a sample of the base model's outputs: ``tokens`` (n_tokens,), ``rows`` (their pairs), and
+          their ``shares`` in the rewards by the last model and in its ``nulls``, (n_tokens,) and (n_draws, n_tokens)
         - prompts : ndarray of shape (n_pairs,), equal numbers for equal prompts
         - end_token : bool, whether the end token counted
 
@@ -128,11 +131,12 @@ def model_pairs(
     tokenizer = common_tokenizer([base_model(scored, base, "float32", device), *scored], None)
     with TemporaryDirectory() as temporary:
         folder, store = Path(temporary if folder is None else folder), temporary if store is None else store
-        made, tables = [], []
+        made, tables, first = [], [], None
         for name, model in zip(names, models, strict=True):
             path = folder / ("pairs.jsonl" if len(models) == 1 else f"pairs-{name}.jsonl")
             options = {"n_completions": n_completions, "max_new_tokens": max_new_tokens, "random_state": random_state}
             options |= {"path": path, "device": device, "verbose": verbose, **generation}
+            options["base_outputs"], first = first, first or path
             try:
                 made.append(generate_preference_pairs(base, model, prompts, **options))
             except ValueError as error:
@@ -146,6 +150,7 @@ def model_pairs(
         rewards = reward.model_rewards(table)
         outputs = TextTable(prompt=table["prompt"], completion=table["rejected"])
         null_rewards = reward.null(outputs, n_draws, random_state).null_rewards
+        tokens = _token_shares(ImplicitReward(models[-1], base, **options), outputs, n_draws, random_state)
         kl = [ImplicitReward(one, base, **options).kl(own) for one, own in zip(models, tables, strict=True)]
     pairs = made[-1]
     rewards = np.where(pairs.target[:, None] == 1, rewards, rewards[..., ::-1])  # in the order of the shuffled sides
@@ -155,11 +160,27 @@ def model_pairs(
         null_rewards=null_rewards,
         kl=np.array([[each.aligned[0], each.aligned_error[0]] for each in kl]),
         base_kl=np.array([[each.base[0], each.base_error[0]] for each in kl]),
+        tokens=tokens,
         outputs=[own.data[np.arange(len(own.data)), 1 - own.target] for own in made],
         prompts=np.unique([json.dumps(prompt) for prompt in table["prompt"]], return_inverse=True)[1],
         end_token=end_token,
     )
     return Bunch(**{**pairs, "implicit_rewards": rewards[-1]}, models=found)
+
+
+def _token_shares(reward, outputs, n_draws, random_state):
+    """The tokens of a sample of outputs, and their shares in rewards and nulls."""
+    n_outputs = len(outputs["prompt"])
+    rows = np.sort(np.random.default_rng(random_state).permutation(n_outputs)[:N_TOKEN_OUTPUTS])
+    sample = TextTable({name: [outputs[name][row] for row in rows] for name in outputs.columns})
+    found, nulls = reward.token_rewards(sample), reward.null_token_rewards(sample, n_draws, random_state)
+    tokens, shares = zip(*(each for output in found for each in output), strict=True)
+    return Bunch(
+        tokens=np.array(tokens, dtype=object),
+        rows=np.repeat(rows, list(map(len, found))),
+        shares=np.array(shares),
+        nulls=np.concatenate(nulls, axis=-1)[:, 0],
+    )
 
 
 def _names(models):

@@ -158,7 +158,7 @@ def audit(
     name = _recovered(choice, pipelines)
     return AuditResult(
         choice=choice,
-        alignment=_alignment(data, reference, train, X_train, X_test, partial(interval, groups=held.groups)),
+        alignment=_alignment(data, reference, train, X_train, X_test, rewards, partial(interval, groups=held.groups)),
         table=table,
         calibration=measure_calibration(margins[shown_reward(choice)], held.groups, interval, random_state),
         kinds=accuracy_by_kind(held, margins),
@@ -223,16 +223,17 @@ def _held_out_rewards(learners, X_train, X_test, data, train, test):
     return rewards
 
 
-def _alignment(data, reference, train, X_train, X_test, interval):
+def _alignment(data, reference, train, X_train, X_test, rewards, interval):
     """What `measure_alignment` finds of two models, and how far each step's distilled reward is from the last one's."""
     models = data.get("models")
     if models is None:
         return None
     found = measure_alignment(data, reference, interval)
     known = X_train, data.target[train], data.groups[train]
-    learned = [rewards_of(fit_distilled(*known, values[train]), X_test) for values in models.implicit_rewards]
-    for step, values in zip(found["steps"][1:], learned, strict=True):
-        step["distance"] = interval(metrics.starc_distance, values, learned[-1])
+    earlier = [rewards_of(fit_distilled(*known, values[train]), X_test) for values in models.implicit_rewards[:-1]]
+    last = rewards["DistilledIRL"]
+    for step, values in zip(found["steps"][1:], [*earlier, last], strict=True):
+        step["distance"] = interval(metrics.starc_distance, values, last)
     return found
 
 

@@ -90,26 +90,37 @@ def _steps(result):
 
 
 def _words(result):
-    """What else the alignment changed, word by word."""
+    """What else the alignment changed, word by word and token by token."""
     found = result.alignment
     if found is None:
         return []
-    title, what = "What the alignment changed", "the implicit reward"
+    title, rest = "What the alignment changed", "the implicit reward"
     if found["reference"]:
-        title, what = "What else the alignment changed", "what the reference leaves of the implicit reward"
-    tried = f"of {found['words_tried']} words tried, by {what}, in nats"
-    if not found["words"]:
-        return [f"{title}: no word clearly ({tried})."]
-    if "word" not in found["words"][0]:  # a report without texts
-        return [f"{title}: {len(found['words'])} words clearly, which are not shown ({tried})."]
-    rows = [["word", "outputs", "change"]]
-    for row in found["words"]:
-        rows.append([row["word"], f"{row['outputs']}", f"{row['change']:+.2f} [{row['low']:+.2f}, {row['high']:+.2f}]"])
-    return [
-        f"{title}: the base model's outputs with a word less those without it, at equal length ({tried}; 95 % "
-        "intervals for all of them together, noise included):",
-        rows,
-    ]
+        title, rest = "What else the alignment changed", "what the reference leaves of the implicit reward"
+    what = {
+        "word": ("the base model's outputs with a word less those without it, at equal length", ""),
+        "token": ("the share of a token less that of other tokens", f" in {found['token_outputs']} of these outputs"),
+    }
+    blocks = []
+    for unit, (difference, where) in what.items():
+        tried, changed = f"of {found[f'{unit}s_tried']} {unit}s tried{where}, by {rest}, in nats", found[f"{unit}s"]
+        if changed and unit not in changed[0]:  # a report without texts
+            blocks.append(f"{title}: {len(changed)} {unit}s clearly, which are not shown ({tried}).")
+        elif changed:
+            intervals = "95 % intervals for all of them together, noise included"
+            blocks += [f"{title}: {difference} ({tried}; {intervals}):", _changes(changed, unit)]
+        else:
+            blocks.append(f"{title}: no {unit} clearly ({tried}).")
+    return blocks
+
+
+def _changes(found, unit):
+    """A table of words or of tokens; these begin with spaces, which quotes show."""
+    rows = [[unit, {"word": "outputs", "token": "occurrences"}[unit], "change"]]
+    for row in found:
+        name = row[unit] if unit == "word" else repr(row[unit])
+        rows.append([name, f"{row[rows[0][1]]}", f"{row['change']:+.2f} [{row['low']:+.2f}, {row['high']:+.2f}]"])
+    return rows
 
 
 def alignment_section(result):
@@ -117,12 +128,12 @@ def alignment_section(result):
     if result.alignment is None:
         return None
     title, *lines = _alignment(result)[0].splitlines()
-    tables = []
-    for caption, *rows in filter(None, (_steps(result), _words(result))):
-        if rows:
-            tables.append(Table(caption.rstrip(":"), rows[0][0], rows[0][1:], of_texts="word" in rows[0][0]))
-        else:
-            lines.append(caption)
+    tables, blocks = [], [*_steps(result), *_words(result)]
+    for block, after in zip(blocks, [*blocks[1:], ""], strict=True):
+        if isinstance(after, list):
+            tables.append(Table(block.rstrip(":"), after[0], after[1:], of_texts=after[0][0] in ("word", "token")))
+        elif isinstance(block, str):
+            lines.append(block)
     return Section(title, "\n".join(lines), tables=tables)
 
 

@@ -4,7 +4,7 @@ import re
 
 TEXTS = ("shortened", "masked", "none")  # how a report shows texts of the data
 # Of rows, wherever they are strings:
-TEXT_FIELDS = ("output", "preferred", "other", "prompt", "text", "word", "decided_by")
+TEXT_FIELDS = ("output", "preferred", "other", "prompt", "text", "word", "token", "decided_by")
 _CUT = re.compile(r"[\d\s().+-]*\S*[.]{3}$")  # the last, perhaps cut, word of a shortened text, with digits before it
 _MASKS = (
     (re.compile(r"\b(?:https?|ftp)://\S+|\bwww[.]\S+", re.I), "[URL]"),

@@ -39,6 +39,7 @@ def generate_preference_pairs(
     dtype="float32",
     device="cpu",
     path=None,
+    base_outputs=None,
     reference=None,
     random_state=0,
     verbose=False,
@@ -63,6 +64,9 @@ def generate_preference_pairs(
     path : str or path-like, default=None
         JSON Lines file to write: a pair a line in TRL's preference format, the settings in the first. A file of the
         same settings is continued from its finished prompts.
+    base_outputs : str or path-like, default=None
+        Such a file of another aligned model, with the same base, prompts and settings: the base model's outputs are
+        read from it, and not made again.
     reference : callable, (n_outputs,) texts -> (n_outputs,) rewards, default=None
         Counts the kinds of pairs; see `pair_kinds`.
     random_state : int or None, default=0
@@ -103,9 +107,11 @@ def generate_preference_pairs(
         file = _PairFile(Path(folder) / "pairs.jsonl" if path is None else path, n_completions)
         if random_state is None and file.records:
             seed = file.records[0]["settings"]["seed"]
-        file.continue_with(_settings(models, prompts, seed, generation, batch_size))
+        settings = _settings(models, prompts, seed, generation, batch_size)
+        file.continue_with(settings)
+        known = [] if base_outputs is None else _base_outputs(base_outputs, n_completions, settings)
         if file.n_prompts < len(prompts.ids):
-            _generate(models, prompts, file, batch_size, verbose)
+            _generate(models, prompts, file, known, batch_size, verbose)
         n_identical = _check_identical(file.records)
         pairs = load_preferences(file.path)
     kinds = None if reference is None else pair_kinds(pairs.data, reference, pairs.target)
@@ -141,8 +147,17 @@ def _settings(models, prompts, seed, generation, batch_size):
     return json.loads(json.dumps(settings))
 
 
-def _generate(models, prompts, file, batch_size, verbose):
-    """Ask both models all prompts that the file lacks, a batch at a time."""
+def _base_outputs(path, n_completions, settings):
+    """What the base model said in another file of the same settings, but for the aligned model."""
+    file = _PairFile(path, n_completions)
+    if file.settings is None:
+        raise FileNotFoundError(f"There are no pairs in base_outputs={str(path)!r}. Expected a file of pairs, or None.")
+    file.check_settings({name: value for name, value in settings.items() if not name.startswith("aligned")})
+    return [to_text(record["rejected"]) for record in file.records]
+
+
+def _generate(models, prompts, file, known, batch_size, verbose):
+    """Ask both models all prompts that the file lacks, a batch at a time; not the base model what is ``known``."""
     seed, generation, n_prompts = file.settings["seed"], file.settings["generation"], len(prompts.ids)
     for model in models:
         model.load(prompts.tokenizer, prompts.ids, generation["max_new_tokens"])
@@ -152,7 +167,10 @@ def _generate(models, prompts, file, batch_size, verbose):
     with progress_bar(n_each * n_prompts, n_each * file.n_prompts, verbose) as bar:
         for first in range(file.n_prompts, n_prompts, batch_size):
             ids = prompts.ids[first : first + batch_size]
-            rejected, chosen = (model.decode(model.answer(ids, first, generation, seed)) for model in models)
+            rejected = known[first * file.n_completions :][: len(ids) * file.n_completions]
+            asked = models if len(rejected) < len(ids) * file.n_completions else models[1:]
+            *said, chosen = (model.decode(model.answer(ids, first, generation, seed)) for model in asked)
+            rejected = said[0] if said else rejected
             places = [(first + row, n) for row in range(len(ids)) for n in range(file.n_completions)]
             file.append([_record(prompts, *each) for each in zip(places, chosen, rejected, strict=True)])
             bar.update(n_each * len(ids))
@@ -211,6 +229,13 @@ class _PairFile:
         """Refuse a file of other settings; take off what was cut short."""
         if self.settings is None:
             self.settings = settings
+        self.check_settings(settings)
+        if self.path.exists() and self.path.stat().st_size > self._size:
+            warn(f"The last lines of {self.path} were cut short: they are dropped and made again.")
+            os.truncate(self.path, self._size)
+
+    def check_settings(self, settings):
+        """Refuse other settings than those of the file."""
         for name in settings:
             if name not in _MAY_DIFFER and self.settings.get(name) != settings[name]:
                 found = f"{self.path} holds pairs that were made with {name}={self.settings.get(name)!r}"
@@ -218,9 +243,6 @@ class _PairFile:
                     "Call with the former, give the models in the same way (folder or loaded), or choose another path"
                 )
                 raise ValueError(f"{found}, but this call has {name}={settings[name]!r}. {advice}.")
-        if self.path.exists() and self.path.stat().st_size > self._size:
-            warn(f"The last lines of {self.path} were cut short: they are dropped and made again.")
-            os.truncate(self.path, self._size)
 
     def append(self, records):
         """Write pairs behind those of the file."""

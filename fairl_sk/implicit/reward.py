@@ -14,7 +14,7 @@ from ..warn import warn_user
 from .base import LanguageModelTransformer
 from .models import aligned_models, base_model
 from .nulls import ExactModel, NoisyModel
-from .scoring import run_model, score
+from .scoring import score, token_log_probs
 
 __all__ = ["ImplicitReward"]
 
@@ -241,17 +241,36 @@ class ImplicitReward(LanguageModelTransformer):
         models = self._models()
         weights = self._weights(models)
         outputs, settings, tokenizer = self._read(X, models.all, self.prompt_column)
-        base = _by_token(models.base, outputs, settings)
-        shares = [np.zeros(len(values)) for values in base]
-        for weight, aligned in zip(weights, models.aligned, strict=True):
-            for share, one, other in zip(shares, _by_token(aligned, outputs, settings), base, strict=True):
-                each = self.beta * weight * (one - other)
-                share += each / len(each) if self.reduction == "mean" else each
+        shares = self._token_shares(models.base, models.aligned, outputs, settings)
         found = []
         for ids, start, share in zip(outputs.ids, outputs.starts, shares, strict=True):
             tokens = [tokenizer.decode([token]) for token in ids[start:]]
-            found.append(list(zip(tokens, share.tolist(), strict=True)))
+            found.append(list(zip(tokens, (weights @ share).tolist(), strict=True)))
         return [found[index] for index in outputs.inverse]
+
+    def null_token_rewards(self, X, n_draws=5, random_state=0):
+        """Shares of an output's tokens in its null rewards. See `null`, also for parameters and errors.
+
+        Returns
+        -------
+        shares : list of length n_outputs, of ndarray of shape (n_draws, n_models, n_tokens)
+            The shares of an output sum to its null rewards. Outputs and tokens are those of `token_rewards`.
+        """
+        models = self._models()
+        outputs, settings, _ = self._read(X, models.all, self.prompt_column)
+        noisy = _noisy_models(models, n_draws, random_state)
+        shares = self._token_shares(models.base, [model for draw in noisy for model in draw], outputs, settings)
+        shares = [share.reshape(n_draws, -1, share.shape[-1]) for share in shares]
+        return [shares[index] for index in outputs.inverse]
+
+    def _token_shares(self, base, models, outputs, settings):
+        """Shares (n_models, n_tokens) of the tokens of each distinct output in the rewards by models."""
+        below = token_log_probs(base, outputs, settings)
+        shares = [np.zeros((len(models), len(values))) for values in below]
+        for number, model in enumerate(models):
+            for share, one, other in zip(shares, token_log_probs(model, outputs, settings), below, strict=True):
+                share[number] = self.beta * (one - other) / (len(one) if self.reduction == "mean" else 1)
+        return shares
 
     def null(self, X, n_draws=5, random_state=0):
         """Null rewards: the base model with noise on its weights, against the base model.
@@ -284,8 +303,7 @@ class ImplicitReward(LanguageModelTransformer):
         outputs, settings, _ = self._read(X, models.all, self.prompt_column)
         base = score(models.base, outputs, settings)
         rewards = []
-        for draw in range(n_draws):
-            moved = [NoisyModel(models.base, aligned, (random_state, draw)) for aligned in models.aligned]
+        for moved in _noisy_models(models, n_draws, random_state):
             rewards.append([outputs.shape(self._rewards(score(each, outputs, settings), base)) for each in moved])
         rewards = np.array(rewards)
         null_spread = rewards.reshape(*rewards.shape[:2], -1).std(axis=2)
@@ -435,10 +453,7 @@ class ImplicitReward(LanguageModelTransformer):
         return {"reward": type(self).__name__, **about, **settings}
 
 
-def _by_token(model, outputs, settings):
-    """Log-probabilities of the tokens of each distinct output."""
-    found: list = [None] * len(outputs.ids)
-    for rows, log_probs, _ in run_model(model, outputs, settings):
-        for row, values in zip(rows, log_probs, strict=True):
-            found[row] = values.astype(np.float64)
-    return found
+def _noisy_models(models, n_draws, random_state):
+    """By draw, a base model with noise for each aligned model."""
+    seeds = [(random_state, draw) for draw in range(n_draws)]
+    return [[NoisyModel(models.base, aligned, seed) for aligned in models.aligned] for seed in seeds]

@@ -69,6 +69,25 @@ def score(model, outputs, settings, layers=()):
     return Values(table[:, 0], table[:, 1], states)
 
 
+def token_log_probs(model, outputs, settings):
+    """Log-probabilities of the tokens of each distinct output; the model runs, since the store keeps only their sums.
+
+    Parameters
+    ----------
+    model, outputs, settings
+        See `score`.
+
+    Returns
+    -------
+    log_probs : list of ndarray of shape (n_tokens,)
+    """
+    found: list = [None] * len(outputs.ids)
+    for rows, log_probs, _ in run_model(model, outputs, settings):
+        for row, values in zip(rows, log_probs, strict=True):
+            found[row] = values.astype(np.float64)
+    return found
+
+
 class _Shelf:
     """What the store holds of a model: a table for log-probabilities, one for each layer."""
 
