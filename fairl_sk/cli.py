@@ -1,4 +1,4 @@
-"""The command line: ``fairl-sk audit`` and ``fairl-sk store``. `main` runs it."""
+"""The command line: ``fairl-sk audit``, ``fairl-sk suggest`` and ``fairl-sk store``. `main` runs it."""
 
 import os
 import re
@@ -14,6 +14,7 @@ from types import SimpleNamespace
 import click
 
 from . import __version__
+from .cli_suggest import suggest
 from .device import ran_out_of_memory
 from .escaping import visible
 from .extras import install_command
@@ -149,6 +150,9 @@ of_features = partial(option, section="Features")
 @click.version_option(__version__, message="fairl-sk %(version)s")
 def commands():
     """Recover the reward behind preference pairs."""
+
+
+commands.add_command(suggest)
 
 
 @commands.command(cls=Command)

@@ -12,6 +12,7 @@ import numpy as np
 from ..messages import read_cell, read_output, to_text
 from ..pairs import named_side
 from ..prompts import split_prompt, split_texts
+from .files import unescape_formula
 
 LOGPS_COLUMNS = ("chosen_logps", "rejected_logps", "ref_chosen_logps", "ref_rejected_logps")  # TRL's names
 # Columns that often hold the prompt. They are not read unless they are named: some hold something else.
@@ -259,6 +260,9 @@ def _read_judged(how):
 
     def read(cells, options):
         names = [cells["names"][side] for side in ("first", "second")]
+        if canonical_label(cells.get("escaped")) == 1:
+            escaped = [part for part in ("prompt", "first", "second") if cells.get(part) is not None]
+            cells = {**cells, **{part: unescape_formula(cells[part]) for part in escaped}}
         votes = cells["judgement"]
         if isinstance(votes, str) and votes[:1] in ("[", "{"):  # in a cell of a CSV file
             votes = _literal(votes)
@@ -321,6 +325,21 @@ def _tied(row, options):
         return [row._replace(lost="tie")]
     row = row._replace(weight=0.5)
     return [row, _turned(row)]
+
+
+# ------------------------------------------------------------------------------------- pairs without judgment
+
+
+def _read_candidate(cells, options):
+    """The prompt and two outputs that nobody judged, as texts."""
+    return [_texts(options, cells.get("prompt"), cells["first"], cells["second"])]
+
+
+def _read_candidates(cells, options):
+    """The same of each two completions of a list."""
+    completions = [] if cells["completions"] is None else _parsed(cells["completions"])
+    outputs = [_read_completion(completion, None)[0] for completion in completions]
+    return [_texts(options, cells.get("prompt"), *pair) for pair in combinations(outputs, 2)]
 
 
 # ----------------------------------------------------------------------------------------- annotation tools
@@ -391,6 +410,7 @@ def _find_columns(patterns, columns):
 _ANSWER = r"(?:response|answer|text|output|completion|generation|option|candidate|summary)[ _-]?"
 _SIDES = {"first": (_ANSWER + "(?:a|1|left)",), "second": (_ANSWER + "(?:b|2|right)",)}
 _PROMPT = {"prompt": ("prompt", "instruction", "question", "query", "input", "context")}
+_JUDGED = {**_PROMPT, "escaped": ("escaped",)}  # as write_candidates writes
 _REWARDS = (
     ("chosen_reward", "rejected_reward"),
     ("score_chosen", "score_rejected"),
@@ -487,7 +507,7 @@ LAYOUTS = {
     "label-studio": Layout(
         "data and annotations, or two answers (answer1, answer2; text1, text2; ...) and comparison (left, right)",
         {**_SIDES, "judgement": ("comparison", "pairwise", "pw", "preference", "winner", "choice", "better", "label")},
-        _PROMPT,
+        _JUDGED,
         _read_judged("words"),
         ("data", "annotations"),
         _flatten_label_studio,
@@ -495,9 +515,30 @@ LAYOUTS = {
     "argilla": Layout(
         "two answers (response1, response2; ...) and the responses to a question (preference.responses)",
         {**_SIDES, "judgement": (r".+\.responses",)},
-        _PROMPT,
+        _JUDGED,
         _read_judged("words"),
         ("fields", "responses"),
         _flatten_argilla,
+    ),
+}
+
+CANDIDATES = {  # pairs that nobody judged; of a column of outputs, those of one prompt make pairs
+    "completions": Layout(
+        "prompt and completions (or responses, answers, generations), a list",
+        {"completions": ("completions", "generations", "responses", "answers")},
+        _PROMPT,
+        _read_candidates,
+    ),
+    "pairs": Layout(
+        "two outputs (response1, response2; answer_a, answer_b; chosen, rejected; ...), optionally prompt",
+        {"first": (*_SIDES["first"], "chosen"), "second": (*_SIDES["second"], "rejected")},
+        _PROMPT,
+        _read_candidate,
+    ),
+    "outputs": Layout(
+        "prompt and completion (or response, answer, output), one output a row",
+        {"prompt": _PROMPT["prompt"], "first": ("completion", "response", "answer", "output", "generation")},
+        {},
+        _read_candidate,
     ),
 }
