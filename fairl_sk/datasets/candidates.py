@@ -80,10 +80,7 @@ def load_candidates(source, *, prompt_column=None, quoted=True, encoding="utf-8"
                 dropped[reason] += 1
             else:
                 rows[key] = (prompt, texts, sources)
-        if len(rows) > MAX_PAIRS:
-            raise ValueError(
-                f"{table.name} makes more than {MAX_PAIRS} pairs. Expected fewer: pass limit, or split it."
-            )
+        _check_number(table, len(rows))
     if not rows:
         raise ValueError(
             f"{table.name} holds no pair of two different outputs (left out: {dropped}). Expected at least 1."
@@ -117,9 +114,16 @@ def _cells(table, name, parts):
     of_prompt = {}
     for row, cells in enumerate(records):
         of_prompt.setdefault(json.dumps(cells["prompt"], default=str), []).append(row)
+    _check_number(table, sum(len(rows) * (len(rows) - 1) // 2 for rows in of_prompt.values()))
     for rows in of_prompt.values():
         for pair in combinations(rows, 2):
             yield table.place(pair[1]), pair, {**records[pair[0]], "second": records[pair[1]]["first"]}
+
+
+def _check_number(table, n_pairs):
+    if n_pairs > MAX_PAIRS:
+        found = f"{table.name} makes more than {MAX_PAIRS} pairs"
+        raise ValueError(f"{found}. Expected at most so many: pass limit, or split it.")
 
 
 def write_candidates(path, candidates, rows, scores=None, *, random_state=0):
@@ -163,7 +167,8 @@ def write_candidates(path, candidates, rows, scores=None, *, random_state=0):
         if path.suffix == ".jsonl":
             file.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
             return
-        writer = csv.DictWriter(file, [*records[0], "escaped"], lineterminator="\n")
+        columns = [*records[0], "escaped"]
+        writer = csv.DictWriter(file, columns, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
         writer.writeheader()
         for record in records:
             texts = {name: escape_formula(record[name]) for name in ("prompt", "response1", "response2")}

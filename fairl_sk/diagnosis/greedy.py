@@ -4,6 +4,7 @@ import numpy as np
 from scipy.special import expit, ndtr
 
 _PRESELECTED = 10_000  # candidates that the choice by the posterior looks at, at least
+_COPY = 0.99  # correlation of the log-odds of two pairs, of which one is enough
 _TARGETS = 10_000  # pairs that the information is about, at most
 
 
@@ -43,13 +44,16 @@ def choose_by_posterior(mean, factor, n, effort, strategy, rng):
         best, others = np.split(order, [looked_at // 2])
         rows = np.sort(np.concatenate([best, rng.choice(others, looked_at - len(best), replace=False)]))
         state.keep(rows)
-    chosen, scores = [], []
+    chosen, scores, copies = [], [], np.zeros(len(rows), dtype=bool)
     for _ in range(n):
         values = state.scores() / effort[rows]
-        values[chosen] = -np.inf
-        chosen.append(int(np.argmax(values)))
-        scores.append(values[chosen[-1]])
-        state.judge(chosen[-1])
+        last = np.where(copies, values - 2 * values.max() - 1, values)  # copies come behind all others
+        last[chosen] = -np.inf
+        row = int(np.argmax(last))
+        scores.append(values[row])
+        chosen.append(row)
+        copies |= state.copies_of(row)
+        state.judge(row)
     return rows[chosen], np.array(scores)
 
 
@@ -61,6 +65,7 @@ class _Posterior:
         self.variance = np.einsum("ij,ij->i", factor, factor).astype(np.float64)
         p = expit(np.clip(self.mean, -30, 30))
         self.noise = 1 / (p * (1 - p))
+        self.length = np.sqrt(self.variance)
         self.shrink = np.eye(factor.shape[1], dtype=np.float32)  # covariance = factor @ shrink @ factor.T
         weight = 1 / (self.variance + self.noise)[targets, None]
         aims = factor[targets] * np.sqrt(weight).astype(np.float32)
@@ -76,7 +81,12 @@ class _Posterior:
     def keep(self, rows):
         """Forget all other pairs, but not that the information is about them too."""
         self.mean, self.factor = self.mean[rows], self.factor[rows]
-        self.variance, self.noise, self.gain = self.variance[rows], self.noise[rows], self.gain[rows]
+        self.variance, self.length = self.variance[rows], self.length[rows]
+        self.noise, self.gain = self.noise[rows], self.gain[rows]
+
+    def copies_of(self, row):
+        """Pairs that tell the same as this one: their log-odds are almost proportional."""
+        return np.abs(self.factor @ self.factor[row]) > _COPY * self.length * self.length[row]
 
     def judge(self, row):
         """The covariances after a judgment of this pair."""
