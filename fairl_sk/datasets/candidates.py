@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 from sklearn.utils import Bunch, check_random_state
 
-from .files import escape_formula, read_table
+from ..escaping import csv_cell
+from .files import read_table
 from .layouts import CANDIDATES, Options
 
 __all__ = ["load_candidates", "write_candidates"]
@@ -171,6 +172,6 @@ def write_candidates(path, candidates, rows, scores=None, *, random_state=0):
         writer = csv.DictWriter(file, columns, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
         writer.writeheader()
         for record in records:
-            texts = {name: escape_formula(record[name]) for name in ("prompt", "response1", "response2")}
+            texts = {name: csv_cell(record[name]) for name in ("prompt", "response1", "response2")}
             escaped = int(any(texts[name] != record[name] for name in texts))
             writer.writerow({**record, **texts, "escaped": escaped})

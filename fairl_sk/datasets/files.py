@@ -7,7 +7,6 @@ turn texts such as "NA", "1.0" and "2024-01-01" into something else.
 import csv
 import gzip
 import json
-import re
 import zlib
 from array import array
 from collections.abc import Mapping
@@ -22,18 +21,6 @@ from ..messages import column_names, is_missing
 _DELIMITERS = {".tsv": "\t", ".csv": ","}
 _SUFFIXES = ".tsv, .csv, .jsonl, .json (each also with .gz) and .parquet"
 _JSON_REMEDY = "Expected one JSON object a line, or one list of objects. Repair or delete it."
-
-_FORMULA = re.compile(r"'*[=+\-@\t\r]")  # a cell that begins so is a formula to a spreadsheet, or is escaped
-
-
-def escape_formula(text):
-    """A text that no spreadsheet takes for a formula: behind an apostrophe if it begins like one."""
-    return f"'{text}" if _FORMULA.match(text) else text
-
-
-def unescape_formula(text):
-    """The text that `escape_formula` was given."""
-    return text[1:] if text[:1] == "'" and _FORMULA.match(text) else text
 
 
 class Table(NamedTuple):

@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..escaping import from_csv_cell
 from ..messages import read_cell, read_output, to_text
 from ..pairs import named_side
 from ..prompts import split_prompt, split_texts
-from .files import unescape_formula
 
 LOGPS_COLUMNS = ("chosen_logps", "rejected_logps", "ref_chosen_logps", "ref_rejected_logps")  # TRL's names
 # Columns that often hold the prompt. They are not read unless they are named: some hold something else.
@@ -262,7 +262,7 @@ def _read_judged(how):
         names = [cells["names"][side] for side in ("first", "second")]
         if canonical_label(cells.get("escaped")) == 1:
             escaped = [part for part in ("prompt", "first", "second") if cells.get(part) is not None]
-            cells = {**cells, **{part: unescape_formula(cells[part]) for part in escaped}}
+            cells = {**cells, **{part: from_csv_cell(cells[part]) for part in escaped}}
         votes = cells["judgement"]
         if isinstance(votes, str) and votes[:1] in ("[", "{"):  # in a cell of a CSV file
             votes = _literal(votes)
