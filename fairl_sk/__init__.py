@@ -1,6 +1,7 @@
 """Failure-aware inverse RL as scikit-learn estimators: recover, measure and export the reward behind preferences."""
 
 from .diagnosis.inspection import inspect_failures
+from .diagnosis.suggestion import suggest_pairs
 from .diagnosis.uncertainty import LaplaceReward
 from .features.encoder import TransformerEmbedder
 from .features.text import TextFeatures
@@ -37,4 +38,5 @@ __all__ = [
     "inspect_failures",
     "make_pairs",
     "objective_weights",
+    "suggest_pairs",
 ]

@@ -1,4 +1,4 @@
-"""The command line: ``fairl-sk audit`` and ``fairl-sk store``; `cli_serve` has two more. `main` runs it."""
+"""The command line: ``fairl-sk audit`` and ``store``; `cli_serve` and `cli_suggest` have others. `main` runs it."""
 
 import os
 import re
@@ -15,6 +15,7 @@ import click
 
 from . import __version__
 from .cli_serve import check, serve
+from .cli_suggest import suggest
 from .device import ran_out_of_memory
 from .escaping import visible
 from .extras import install_command
@@ -155,6 +156,7 @@ def commands():
 
 commands.add_command(serve)
 commands.add_command(check)
+commands.add_command(suggest)
 
 
 @commands.command(cls=Command)

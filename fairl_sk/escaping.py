@@ -31,6 +31,8 @@ def visible(text, keep=""):
 def csv_cell(value):
     """A cell of a CSV file that no spreadsheet takes for a formula: a text that begins like one gets a quote before.
 
+    So does a text that begins like the result, so that `from_csv_cell` gives each text again.
+
     Parameters
     ----------
     value : object
@@ -40,4 +42,22 @@ def csv_cell(value):
     -------
     value : object
     """
-    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value
+    return f"'{value}" if isinstance(value, str) and _is_formula(value) else value
+
+
+def from_csv_cell(text):
+    """The text that `csv_cell` was given.
+
+    Parameters
+    ----------
+    text : str
+
+    Returns
+    -------
+    text : str
+    """
+    return text[1:] if text.startswith("'") and _is_formula(text) else text
+
+
+def _is_formula(text):
+    return text.lstrip("'").startswith(FORMULA)

@@ -30,6 +30,7 @@ def load(name):
 
 def test_every_benchmark_is_tested():
     names = {
+        "active",
         "audit_beyond",
         "audit_truths",
         "bench_encoder",
@@ -313,6 +314,35 @@ def test_gpu(capsys, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(SystemExit, match="no CUDA device"):
         gpu.main(size="smoke")
+
+
+def test_active(monkeypatch, capsys, tmp_path):
+    """Figures that are printed are those returned; a second call measures nothing again."""
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    active = importlib.import_module("active")
+    rows = active.main(size="smoke", folder=tmp_path / "run", picture=tmp_path / "curves.png")
+    shown = capsys.readouterr().out
+    assert [(row["flipped"], row["strategy"]) for row in rows] == [
+        (flipped, strategy) for flipped in active.FLIPPED for strategy in active.STRATEGIES[1:]
+    ]
+    for row in rows:
+        assert row["needed, interval"][0] <= row["needed"] <= row["needed, interval"][1] and row["needed"] >= 20
+        assert f"{row['random, first']:.3f} to {row['random, last']:.3f}" in shown
+        assert row["loss, interval"][0] <= row["loss"] <= row["loss, interval"][1]
+    assert (tmp_path / "curves.png").stat().st_size > 10_000
+    monkeypatch.setattr(active, "learning_curve", None)
+    assert active.main(size="smoke", folder=tmp_path / "run") == rows
+
+
+def test_pairs_needed(monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    needed = importlib.import_module("active").pairs_needed
+    assert [needed(np.array([0.5, 0.6, 0.8]), target, [10, 20, 40]) for target in (0.4, 0.6, 0.7, 0.9)] == [
+        10,
+        20,
+        pytest.approx(30),
+        np.inf,
+    ]
 
 
 def test_uncertainty(capsys, tmp_path):

@@ -22,7 +22,7 @@ from fairl_sk.audit.how_good import measure_calibration
 from fairl_sk.audit.texts import mask
 from fairl_sk.cli import main
 from fairl_sk.datasets import make_detox_preferences
-from fairl_sk.escaping import FORMULA, csv_cell, visible
+from fairl_sk.escaping import FORMULA, csv_cell, from_csv_cell, visible
 from fairl_sk.metrics import BootstrapInterval, bootstrap_interval
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
@@ -75,6 +75,11 @@ def test_visible_texts_have_no_control_characters_and_lose_nothing(text):
 def test_no_cell_is_a_formula(first, rest):
     assert csv_cell(first + rest) == f"'{first}{rest}"
     assert csv_cell(-1.5) == -1.5 and csv_cell("1") == "1"
+
+
+@given(st.text(alphabet="'=-@\t\ra1"))
+def test_cells_give_their_texts_again(text):
+    assert from_csv_cell(csv_cell(text)) == text and not csv_cell(text).startswith(FORMULA)
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..escaping import from_csv_cell
 from ..labels import named_side
 from ..messages import read_cell, read_output, to_text
 from ..prompts import split_prompt, split_texts
@@ -298,6 +299,9 @@ def _read_judged(how):
 
     def read(cells, options):
         names = [cells["names"][side] for side in ("first", "second")]
+        if canonical_label(cells.get("escaped")) == 1:
+            escaped = [part for part in ("prompt", "first", "second") if cells.get(part) is not None]
+            cells = {**cells, **{part: from_csv_cell(cells[part]) for part in escaped}}
         votes = cells["judgement"]
         if isinstance(votes, str) and votes[:1] in ("[", "{"):  # in a cell of a CSV file
             votes = _literal(votes)
@@ -363,6 +367,21 @@ def _tied(row, options):
         return [row._replace(lost="tie")]
     row = row._replace(weight=0.5)
     return [row, _turned(row)]
+
+
+# ------------------------------------------------------------------------------------- pairs without judgment
+
+
+def _read_candidate(cells, options):
+    """The prompt and two outputs that nobody judged, as texts."""
+    return [_texts(options, cells.get("prompt"), cells["first"], cells["second"])]
+
+
+def _read_candidates(cells, options):
+    """The same of each two completions of a list."""
+    completions = [] if cells["completions"] is None else _parsed(cells["completions"])
+    outputs = [_read_completion(completion, None)[0] for completion in completions]
+    return [_texts(options, cells.get("prompt"), *pair) for pair in combinations(outputs, 2)]
 
 
 # ----------------------------------------------------------------------------------------- annotation tools
@@ -461,6 +480,7 @@ def _find_columns(patterns, columns):
 _ANSWER = r"(?:response|answer|text|output|completion|generation|option|candidate|summary)[ _-]?"
 _SIDES = {"first": (_ANSWER + "(?:a|1|left)",), "second": (_ANSWER + "(?:b|2|right)",)}
 _PROMPT = {"prompt": ("prompt", "instruction", "question", "query", "input", "context")}
+_JUDGED = {**_PROMPT, "escaped": ("escaped",)}  # as write_candidates writes
 _REWARDS = (
     ("chosen_reward", "rejected_reward"),
     ("score_chosen", "score_rejected"),
@@ -557,7 +577,7 @@ LAYOUTS = {
     "label-studio": Layout(
         "data and annotations, or two answers (answer1, answer2; text1, text2; ...) and comparison (left, right)",
         {**_SIDES, "judgement": ("comparison", "pairwise", "pw", "preference", "winner", "choice", "better", "label")},
-        _PROMPT,
+        _JUDGED,
         _read_judged("words"),
         ("data", "annotations"),
         _flatten_label_studio,
@@ -565,9 +585,30 @@ LAYOUTS = {
     "argilla": Layout(
         "two answers (response1, response2; ...) and the responses to a question (preference.responses)",
         {**_SIDES, "judgement": (r".+\.responses",)},
-        _PROMPT,
+        _JUDGED,
         _read_judged("words"),
         ("fields", "responses"),
         _flatten_argilla,
+    ),
+}
+
+CANDIDATES = {  # pairs that nobody judged; of a column of outputs, those of one prompt make pairs
+    "completions": Layout(
+        "prompt and completions (or responses, answers, generations), a list",
+        {"completions": ("completions", "generations", "responses", "answers")},
+        _PROMPT,
+        _read_candidates,
+    ),
+    "pairs": Layout(
+        "two outputs (response1, response2; answer_a, answer_b; chosen, rejected; ...), optionally prompt",
+        {"first": (*_SIDES["first"], "chosen"), "second": (*_SIDES["second"], "rejected")},
+        _PROMPT,
+        _read_candidate,
+    ),
+    "outputs": Layout(
+        "prompt and completion (or response, answer, output), one output a row",
+        {"prompt": _PROMPT["prompt"], "first": ("completion", "response", "answer", "output", "generation")},
+        {},
+        _read_candidate,
     ),
 }

@@ -3,6 +3,17 @@
 from .ambiguity import Ambiguity, ambiguity
 from .feasible import Ball, FeasibleRewards, Slack
 from .inspection import inspect_failures
+from .suggestion import Suggestions, suggest_pairs
 from .uncertainty import LaplaceReward
 
-__all__ = ["Ambiguity", "Ball", "FeasibleRewards", "LaplaceReward", "Slack", "ambiguity", "inspect_failures"]
+__all__ = [
+    "Ambiguity",
+    "Ball",
+    "FeasibleRewards",
+    "LaplaceReward",
+    "Slack",
+    "Suggestions",
+    "ambiguity",
+    "inspect_failures",
+    "suggest_pairs",
+]
