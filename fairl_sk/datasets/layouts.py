@@ -3,7 +3,7 @@
 import json
 import re
 from ast import literal_eval
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from itertools import combinations
 from typing import Any, NamedTuple
 
@@ -11,8 +11,8 @@ import numpy as np
 
 from ..escaping import from_csv_cell
 from ..labels import named_side
-from ..messages import read_cell, read_output, to_text
-from ..prompts import split_prompt, split_texts
+from ..messages import read_cell, to_text
+from .cells import canonical_label, is_list, texts_of_cells, to_log_prob, to_number
 
 LOGPS_COLUMNS = ("chosen_logps", "rejected_logps", "ref_chosen_logps", "ref_rejected_logps")  # TRL's names
 # Columns that often hold the prompt. They are not read unless they are named: some hold something else.
@@ -49,78 +49,6 @@ class Options(NamedTuple):
     objectives: tuple = ()
 
 
-# ---------------------------------------------------------------------------------------------------- cells
-
-
-def to_number(value, name, expected=()):
-    """The number in a cell; NaN if it is empty."""
-    value = canonical_label(value)
-    if isinstance(value, str) or (expected and value not in expected):
-        wanted = " or ".join(map(str, expected)) or "a number or nothing"
-        raise ValueError(f"{name} is {value!r}, but expected {wanted}.")
-    return np.nan if value is None else value
-
-
-def _to_log_prob(value, name):
-    value = to_number(value, name)
-    if value > 0 or value == -np.inf:
-        raise ValueError(
-            f"{name} is {value!r}, but expected a log-probability of the output: a finite number, at most 0."
-        )
-    return value
-
-
-def canonical_label(value):
-    """A number for what reads as number or boolean, None for nothing, else the text: "2", 2, 2.0 are one label."""
-    text = "" if value is None else str(value).strip()
-    if text.lower() in ("true", "false"):
-        return int(text.lower() == "true")
-    try:
-        number = float(text)
-    except ValueError:
-        return text or None
-    return None if np.isnan(number) else int(number) if number.is_integer() else number
-
-
-def _read_text(cell):
-    if cell.__class__ is str and cell[:1].isalnum():  # surely no messages
-        return cell
-    return "" if cell is None else read_cell(cell)
-
-
-def read_column(cells):
-    """A column of texts, None as ""; None where a cell is anything else, or cannot be read."""
-    texts = []
-    try:
-        for cell in cells:
-            text = cell if cell.__class__ is str and cell[:1].isalnum() else _read_text(cell)
-            if text.__class__ is not str:
-                return None
-            texts.append(text)
-    except ValueError:
-        return None
-    return texts
-
-
-def _texts(options, prompt, *outputs):
-    """Texts of a prompt and of its outputs; None is ""."""
-    cells = [_read_text(cell) for cell in (prompt, *outputs)]
-    if set(map(type, cells)) == {str}:
-        return cells if "" in cells[1:] else split_texts(*cells)
-    texts = [to_text(cell) for cell in cells]  # also checks them
-    if not all(texts[1:]):
-        return texts
-    if len({isinstance(cell, str) for cell in cells[1:]}) > 1:
-        found = "one side is a text, the other a list of messages, but expected both to be alike"
-        raise ValueError(f"{found}. Convert one of them, or delete the record.")
-    prompt, *outputs = split_prompt(*cells)
-    return [to_text(prompt), *(to_text(read_output(output, tool_turns=options.tool_turns)) for output in outputs)]
-
-
-def _is_list(value):
-    return not isinstance(value, (str, Mapping)) and isinstance(value, Iterable)
-
-
 # ---------------------------------------------------------------------------------------------- pairs, outputs
 
 
@@ -135,7 +63,7 @@ def _read_preference(cells, options):
     """One row, or one for each of a list of rejected outputs."""
     rejected = read_cell(cells["rejected"])
     ranked = [rejected]
-    if _is_list(rejected) and len(rejected) and not isinstance(next(iter(rejected)), Mapping):
+    if is_list(rejected) and len(rejected) and not isinstance(next(iter(rejected)), Mapping):
         ranked = list(rejected)
     rewards, labels = _numbers(cells, "rewards"), _numbers(cells, "labels", expected=(0, 1))
     if rewards and len(ranked) > 1:
@@ -146,7 +74,7 @@ def _read_preference(cells, options):
         raise ValueError(f"found {len(ranked)} rejected outputs and one score of them by an objective. Expected one.")
     rows = []
     for other in ranked:
-        prompt, *texts = _texts(options, cells.get("prompt"), cells["chosen"], other)
+        prompt, *texts = texts_of_cells(options, cells.get("prompt"), cells["chosen"], other)
         row = Row(tuple(texts), prompt, None, rewards, labels, _log_probs(cells), strength)
         rows.append(_scored(row, zip(scores[::2], scores[1::2], strict=True)))
     return rows
@@ -169,12 +97,12 @@ def _log_probs(cells):
     if LOGPS_COLUMNS[0] not in cells and LOGPS_COLUMNS[2] not in cells:
         return None
     sides = [names if cells.keys() >= set(names) else None for names in (LOGPS_COLUMNS[:2], LOGPS_COLUMNS[2:])]
-    values = [[np.nan] * 2 if names is None else [_to_log_prob(cells[name], name) for name in names] for names in sides]
+    values = [[np.nan] * 2 if names is None else [to_log_prob(cells[name], name) for name in names] for names in sides]
     return list(zip(*values, strict=True))
 
 
 def _read_unpaired(cells, options):
-    prompt, text = _texts(options, cells.get("prompt"), cells["completion"])
+    prompt, text = texts_of_cells(options, cells.get("prompt"), cells["completion"])
     return [Row((text,), prompt, label=canonical_label(cells["label"]))]
 
 
@@ -205,7 +133,7 @@ def _read_completions(cells, options):
     rows = []
     for pair in pairs:
         first, second = pair if not scores[pair[0]] < scores[pair[1]] else pair[::-1]
-        prompt, *texts = _texts(options, cells["prompt"], rated[first][0], rated[second][0])
+        prompt, *texts = texts_of_cells(options, cells["prompt"], rated[first][0], rated[second][0])
         row = Row(tuple(texts), prompt, rewards=[scores[first], scores[second]])
         sides = [completions[first], completions[second]]
         row = _scored(row, ([_objective_score(side, name) for side in sides] for name in options.objectives))
@@ -222,7 +150,7 @@ def _parsed(value):
             value = read_cell(value) if not value.lstrip().startswith("[") else _literal(value)
         except (ValueError, SyntaxError):
             value = None
-    if not _is_list(value):
+    if not is_list(value):
         raise ValueError("expected a list of completions (and of scores), as JSON or in a column of lists.")
     return list(value)
 
@@ -266,7 +194,7 @@ def _judged_by_words(value, names):
     """1 for the first, -1 for the second, 0 for a tie, NaN for no judgement; a side may go by its column's name."""
     if isinstance(value, Mapping):
         value = next((value[key] for key in ("selected", "choices", "value") if key in value), None)
-    if _is_list(value):
+    if is_list(value):
         value = _first_ranked(list(value))
     text = "" if value is None else str(value).strip()
     if not text:
@@ -305,12 +233,12 @@ def _read_judged(how):
         votes = cells["judgement"]
         if isinstance(votes, str) and votes[:1] in ("[", "{"):  # in a cell of a CSV file
             votes = _literal(votes)
-        votes = votes if how == "words" and _is_list(votes) else [votes]
+        votes = votes if how == "words" and is_list(votes) else [votes]
         sides = (cells["first"], cells["second"])
         rows = []
         for vote in votes or [None]:
             judged = JUDGEMENTS[how](vote, names)
-            prompt, *texts = _texts(options, cells.get("prompt"), *sides)
+            prompt, *texts = texts_of_cells(options, cells.get("prompt"), *sides)
             labels = _numbers(cells, "labels", expected=(0, 1, None))
             strength = abs(judged) if how == "second is positive" else None
             if "strength" in cells:
@@ -348,7 +276,7 @@ def _joined(value):
             value = _literal(value)
         except (ValueError, SyntaxError):
             return value
-    if _is_list(value) and all(isinstance(text, str) or text is None for text in value):
+    if is_list(value) and all(isinstance(text, str) or text is None for text in value):
         return to_text([{"role": "user", "content": text} for text in value])
     return value
 
@@ -374,14 +302,14 @@ def _tied(row, options):
 
 def _read_candidate(cells, options):
     """The prompt and two outputs that nobody judged, as texts."""
-    return [_texts(options, cells.get("prompt"), cells["first"], cells["second"])]
+    return [texts_of_cells(options, cells.get("prompt"), cells["first"], cells["second"])]
 
 
 def _read_candidates(cells, options):
     """The same of each two completions of a list."""
     completions = [] if cells["completions"] is None else _parsed(cells["completions"])
     outputs = [_read_completion(completion, None)[0] for completion in completions]
-    return [_texts(options, cells.get("prompt"), *pair) for pair in combinations(outputs, 2)]
+    return [texts_of_cells(options, cells.get("prompt"), *pair) for pair in combinations(outputs, 2)]
 
 
 # ----------------------------------------------------------------------------------------- annotation tools

@@ -17,9 +17,10 @@ from sklearn.utils import Bunch, check_random_state
 
 from ..messages import read_cell, skipped_parts
 from ..prompts import split_texts
+from .cells import canonical_label, read_column
 from .corrections import correct_rows
 from .files import collect, read_table
-from .layouts import LAYOUTS, LOGPS_COLUMNS, PROMPT_LIKE, Options, Row, canonical_label, objective_parts, read_column
+from .layouts import LAYOUTS, LOGPS_COLUMNS, PROMPT_LIKE, Options, Row, objective_parts
 from .rows import draw_sides, drop_unusable, group_rows, judged_both_ways, swap_sides
 
 
