@@ -6,6 +6,7 @@ import io
 import json
 import re
 import sys
+import warnings
 import zipfile
 
 import numpy as np
@@ -32,6 +33,7 @@ from fairl_sk import (
     TransformerEmbedder,
 )
 from fairl_sk.audit import audit, format_audit, load_pipeline, write_audit
+from fairl_sk.audit.checks import with_useful_reference
 from fairl_sk.audit.choice import ALPHAS, choose
 from fairl_sk.audit.label_errors import label_errors_section
 from fairl_sk.audit.measures import KINDS, MEASURES
@@ -590,6 +592,36 @@ def test_a_reference_that_says_nothing_is_left_out_and_one_of_the_other_sign_is_
         assert all(row["starc"] is None for row in result.table)
     with pytest.warns(UserWarning, match="The reference contradicts [0-9]+ of the [0-9]+ preferences"):
         short_audit(detox, reference_reward=-detox.reference_reward, output_labels=None)
+
+
+@pytest.mark.parametrize("share", [0.4, 0.6])
+def test_a_reference_is_named_if_it_contradicts_more_than_half(detox, share):
+    data = Bunch(**{**detox, "output_labels": None, "reference_reward": detox.reference_reward.copy()})
+    agreed = np.diff(data.reference_reward)[:, 0] * np.where(data.target == 1, -1, 1) > 0
+    flipped = agreed & (np.arange(len(agreed)) < share * len(agreed))
+    data.reference_reward[flipped] = data.reference_reward[flipped, ::-1]
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        checked = with_useful_reference(data)
+    margins = np.diff(checked.reference_reward)[:, 0] * np.where(data.target == 1, -1, 1)
+    is_opposite = (margins < 0).sum() > (margins > 0).sum() + 2 * np.sqrt((margins != 0).sum())
+    named = any("The reference contradicts" in str(warning.message) for warning in caught)
+    assert named == is_opposite == (share > 0.5)
+
+
+@pytest.mark.parametrize("shape", [(30,), (30, 2)])
+@pytest.mark.parametrize("value", [0.0, -2.5, 1e9])
+def test_a_constant_reference_is_removed_for_outputs_and_for_pairs(shape, value):
+    data = Bunch(target=np.arange(30) % 2, reference_reward=np.full(shape, value), reference=None)
+    with pytest.warns(UserWarning, match=r"The reference is .* for all \d+ outputs and says nothing.*Check the column"):
+        assert with_useful_reference(data).reference_reward is None
+
+
+def test_a_reference_that_ties_some_pairs_is_kept():
+    rewards = np.zeros((30, 2))
+    rewards[::2, 0] = 1
+    data = Bunch(target=np.ones(30), reference_reward=rewards, reference="scores")
+    assert with_useful_reference(data).reference_reward is rewards  # a warning would be an error
 
 
 def test_outputs_without_features_and_pairs_that_look_alike_are_counted(detox):

@@ -111,6 +111,16 @@ def test_conversations_outside_a_table_are_refused():
     assert not is_pairs(pd.DataFrame({"completion": [[one, two]]}))
 
 
+@pytest.mark.parametrize("record", [{"chosen": "a", "rejected": "b"}, {"prompt": "p", "completion": "a"}])
+def test_a_list_of_records_names_the_call_that_makes_a_table(record):
+    for call in (is_pairs, read_texts, PairTransformer(TfidfVectorizer()).fit):
+        with pytest.raises(
+            ValueError, match=r"records with the keys .* pass pandas.DataFrame\(records\), or read them"
+        ):
+            call([record, record])
+    assert is_pairs(pd.DataFrame([record])) == ("chosen" in record)
+
+
 def test_numbers_in_a_column_of_texts_are_refused():
     for table in ({"chosen": [0.5, 1.5], "rejected": [1.0, 2.0]}, {"completion": [0.5, None], "age": [3.0, 4.0]}):
         for call in (is_pairs, check_pairs, PairTransformer().fit):

@@ -170,6 +170,22 @@ def test_few_texts_and_texts_without_letters(texts, weights, hashing):
     assert all(0 < size <= len(texts) for size in features.n_components_.values())
 
 
+SCRIPTS = {
+    "Chinese": "你好吗我很谢走开蠢人的是今天",
+    "Japanese": "ありがとうございますばかねえ",
+    "Thai": "สวัสดีขอบคุณโง่มาก",
+    "Burmese": "မင်္ဂလာပါကျေးဇူး",
+    "Khmer": "សួស្តីអរគុណ",
+}
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_outputs_in_a_script_without_spaces_have_features_that_tell_them_apart(script, rng):
+    texts = ["".join(rng.choice(list(SCRIPTS[script]), 15)) for _ in range(60)]  # no text, hence no word, occurs twice
+    values = TextFeatures(encoder=None, n_components=20, random_state=0).fit_transform(np.array(texts, dtype=object))
+    assert values.any(axis=1).all() and len(np.unique(values.round(6), axis=0)) == len(set(texts))
+
+
 def test_fewer_features_than_asked_are_told():
     with pytest.warns(UserWarning, match="block of words has 2 features, not n_components=5.* 2 of its n-grams"):
         features = small(word_ngrams=(1, 1), characters_weight=0).fit(["one", "two", "one two"])
