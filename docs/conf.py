@@ -18,6 +18,7 @@ author = "The fairl_sk developers"
 version = release = fairl_sk.__version__
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.autosummary", "numpydoc", "sphinx_design"]
+extensions += ["sphinx_gallery.gen_gallery"]
 exclude_patterns = ["_build", "_templates"]
 templates_path = ["_templates"]
 
@@ -44,6 +45,16 @@ autosummary_context = {
     ],
 }
 
+# Examples run when the pages are built (-D plot_gallery=0: they are shown only); tests/test_examples.py runs them, too.
+sphinx_gallery_conf = {
+    "examples_dirs": "../examples",
+    "gallery_dirs": "examples",
+    "filename_pattern": r"\.py$",
+    "download_all_examples": False,
+    "show_signature": False,
+    "within_subsection_order": "FileNameSortKey",
+}
+
 html_theme = "pydata_sphinx_theme"
 html_title = f"fairl_sk {release}"
 html_show_sourcelink = False
@@ -63,6 +74,7 @@ html_context = {
     ],
 }
 html_sidebars = {page.stem: [] for page in Path(__file__).parent.glob("*.md")}
+html_sidebars |= {"examples/*": []}
 html_sidebars |= {"api": ["api_tasks.html"], "generated/*": ["api_tasks.html"]}
 html_theme_options = {
     "header_links_before_dropdown": 6,

@@ -218,14 +218,17 @@ def test_equations_that_the_code_cites_exist():
 
 def test_the_pages_build_without_warnings_and_equations_have_their_numbers(tmp_path):
     """From a copy, so that nothing is written into the checkout; formulas need no network."""
-    shutil.copytree(DOCS, tmp_path / "docs", ignore=shutil.ignore_patterns("_build", "generated"))
+    shutil.copytree(DOCS, tmp_path / "docs", ignore=shutil.ignore_patterns("_build", "generated", "examples"))
     shutil.copy(ROOT / "CHANGELOG.md", tmp_path)
+    shutil.copytree(ROOT / "examples", tmp_path / "examples")
     command = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-b", "html", "docs", "html"]
+    command += ["-D", "plot_gallery=0"]  # tests/test_examples.py runs the examples
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     env = {**os.environ, "PYTHONPATH": path}
     result = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=600)
     assert result.returncode == 0, result.stdout + result.stderr
     pages = [*(page.stem for page in DOCS.glob("*.md")), *(f"generated/{name}" for name in listed_names())]
+    pages += [f"examples/{script.stem}" for script in (ROOT / "examples").glob("*.py")]
     assert not [page for page in pages if not (tmp_path / "html" / f"{page}.html").is_file()]
     html = (tmp_path / "html" / "theory.html").read_text(encoding="utf-8")
     shown = re.findall(r'id="equation-eq-(\d+)">\s*<span class="eqno">\((\d+)\)', html)

@@ -146,6 +146,10 @@ def around(estimate, half=0.02):
     return BootstrapInterval(estimate, estimate - half, estimate + half, half / 2, 50, 20)
 
 
+PROPERTY = {"property": "length", "direction": 1, "accuracy": around(0.7), "named": True}
+SUBGROUP = {"subgroup": "length at most 3", "share": 0.2, "accuracy": around(0.5), "elsewhere": 0.8, "named": True}
+
+
 def fair(result, reward=0.8, null=0.5, gain=0.0, **parts):
     """An audit without any finding, changed where a test says so."""
     table = [
@@ -157,13 +161,16 @@ def fair(result, reward=0.8, null=0.5, gain=0.0, **parts):
     settings = {**result.settings, "tuning": {"how": "", "chosen": {}}}
     calibration = {**result.calibration, "error": 0.0, "by_chance": 0.0}
     clean = {"uncertainty": {"left_out": "made"}, "table": table, "choice": choice, "settings": settings}
+    clean["shortcuts"] = {**result.shortcuts, "properties": []}
+    clean["subgroups"] = {**result.subgroups, "tested": []}
+    clean["label_errors"] = {**result.label_errors, "clear": False}
     return changed(result, **{**clean, "calibration": calibration, **parts})
 
 
 def test_a_verdict_without_findings(result):
     said = verdict(fair(result))
     assert len(said) == 5
-    assert said["Which reward"].startswith("Use MaxEntropyIRL: ")
+    assert said["Which reward"].startswith("Use MaxEntropyIRL. ")
     assert said["How good"].startswith("MaxEntropyIRL orders 80.0% of 60 held-out pairs as preferred [78.0%, 82.0%]")
     assert "'all desirable', orders 50.0%" in said["How good"]
     assert said["Biggest risk"] == "No check of this audit gave a warning."
@@ -186,6 +193,13 @@ def test_the_verdict_on_learning_from_failures_follows_the_interval(result, gain
             {"uncertainty": {"left_out": None, "pairs": {"share": 0.4, "undecided_accuracy": 0.6}}},
             "40% of the held-out pairs are undecided",
         ),
+        (
+            {"uncertainty": {"left_out": None, "pairs": {"share": 1.0, "undecided_accuracy": 0.4}}, "reward": 0.51},
+            "may be those of chance",  # nothing puts more than all pairs in doubt
+        ),
+        ({"shortcuts": {"properties": [PROPERTY]}}, "with the greater length is the preferred one in 70%"),
+        ({"subgroups": {"tested": [SUBGROUP]}}, "Length at most 3: 20% of the pairs, of which it has 50% right"),
+        ({"label_errors": {"left_out": None, "clear": True, "rate": 0.1}}, "About 10% of the labels are wrong"),
         ({"calibration": {"error": 0.2, "by_chance": 0.02, "overconfidence": 0.2}}, "too sure"),
         ({"calibration": {"error": 0.2, "by_chance": 0.02, "overconfidence": -0.2}}, "not sure enough"),
     ],

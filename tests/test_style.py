@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-FILES = [path for folder in ("fairl_sk", "benchmarks", "tests") for path in sorted((ROOT / folder).rglob("*.py"))]
+FOLDERS = ("fairl_sk", "benchmarks", "examples", "tests")
+FILES = [path for folder in FOLDERS for path in sorted((ROOT / folder).rglob("*.py"))]
 TEXTS = {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in FILES}
 TREES = {name: ast.parse(text) for name, text in TEXTS.items()}
 MODULES = [name for name in TREES if name.startswith("fairl_sk/")]

@@ -101,8 +101,8 @@ def how_good_section(result):
     words = (
         f"{_said(row, main)} Gray squares are nulls, baselines that do not read the content: a reward should lie "
         "clearly to the right of them. Lines are 95 % intervals over whole groups.\n"
-        "The second question is whether the reward knows how sure it may be. Its probability of an order is the "
-        f"sigmoid of the margin, without recalibration. {_confidence(name, found)}"
+        "Are its probabilities right, too? The probability of an order is the sigmoid of the margin, the difference of "
+        f"two rewards. {_confidence(name, found)}"
     )
     return Section("How good is the reward?", words, pictures, [_score_table(result, measures), _bin_table(found)])
 

@@ -13,7 +13,7 @@ from ..datasets.corrections import OF_OUTPUTS, OF_PAIRS, text_checksum
 from ..diagnosis.inspection import CONFIDENCE, fit_noise
 from .measures import shorten
 from .properties import split_words
-from .sections import Section, Table
+from .sections import Finding, Section, Table
 
 N_FOLDS = 5
 LEAST_NOISE = 0.5  # probability of a flip from which on a row is listed
@@ -208,7 +208,10 @@ def label_errors_section(result):
     if found["clear"]:
         words = f"About {found['rate']:.0%} of the labels are wrong, as far as rewards of the other rows tell."
     else:
-        words = "No label errors stand out: what rewards of the other rows contradict is as rare as without errors."
+        words = (
+            "No label errors stand out: rewards of the other rows contradict no more labels than if all labels were "
+            "right."
+        )
     if found["review"]:
         words += (
             f" {len(found['review'])} {rows_are} are listed in review.csv: fill in its column `corrected` "
@@ -225,6 +228,15 @@ def label_errors_section(result):
         of_texts=True,
     )
     return Section(title, f"{words} {RULE}", tables=[table] if found["review"] else [])
+
+
+def label_errors_findings(result):
+    """A finding if labels are surely wrong."""
+    found = result.label_errors
+    if found["left_out"] or not found["clear"]:
+        return []
+    sentence = f"About {found['rate']:.0%} of the labels are wrong, as far as rewards of the other rows tell."
+    return [Finding(found["rate"], sentence, "Review the rows of review.csv, fill in `corrected`, and audit again.")]
 
 
 def _values(rows_are):

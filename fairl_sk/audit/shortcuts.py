@@ -11,7 +11,7 @@ from scipy import stats
 from ..metrics import bootstrap_interval, pair_accuracy
 from ..plot import COLORS
 from .properties import PROPERTIES
-from .sections import Picture, Section, Table
+from .sections import Finding, Picture, Section, Table
 from .significance import group_p_value, holm
 
 LEVEL = 0.01  # of the corrected p-values
@@ -173,6 +173,19 @@ def shortcuts_section(result):
     return Section(title, " ".join([*words, RULE]), pictures, [_property_table(rows), _edit_table(found["edits"])])
 
 
+def shortcuts_findings(result):
+    """A finding for each named property: the reward may have learned it."""
+    return [
+        Finding(
+            2 * row["accuracy"].estimate - 1,
+            f"{_said(row)[:-1]}: the reward may have learned no more than that.",
+            "If that is not what the preferences are about, add pairs in which this property is equal or opposed.",
+        )
+        for row in result.shortcuts["properties"]
+        if row["named"]
+    ]
+
+
 def phrase(row):
     """Which output a property prefers, such as "the output with the greater length in words"."""
     return f"the output with the {'greater' if row['direction'] > 0 else 'smaller'} {row['property']}"
@@ -194,7 +207,9 @@ def _nothing_said(rows):
 def _followed(row):
     text = f"{row['property'].capitalize()} explains {_percent(row['r2'])} of the margins"
     if row["opposed_pairs"]:
-        text += f"; where it is opposed to the preference, the reward orders {row['opposed_accuracy']:.0%} of the pairs"
+        text += (
+            f"; where it is opposed to the preference, the reward has {row['opposed_accuracy']:.0%} of the pairs right"
+        )
     if row["favored_pairs"]:
         text += f"; where it goes with the preference, {row['favored_accuracy']:.0%}"
     return f"{text}."

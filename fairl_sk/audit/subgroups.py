@@ -15,7 +15,7 @@ from sklearn.tree import DecisionTreeClassifier
 
 from ..metrics import bootstrap_interval, pair_accuracy
 from ..plot import COLORS
-from .sections import Picture, Section, Table
+from .sections import Finding, Picture, Section, Table
 from .significance import holm, lower_p_value
 
 LEVEL = 0.01  # of the corrected p-values
@@ -269,6 +269,19 @@ def subgroups_section(result):
     return Section(
         "Where does it fail?", " ".join([*words, RULE]), pictures, [_table(found["tested"]), _hardest_table(result)]
     )
+
+
+def subgroups_findings(result):
+    """A finding for each subgroup in which the reward is surely less often right."""
+    return [
+        Finding(
+            row["share"] * (row["elsewhere"] - row["accuracy"].estimate),
+            f"The reward fails in a subgroup. {_named(result.settings['rows_are'], row)}.",
+            "Read rows of this subgroup: correct their labels, add more of them, or do not use the reward there.",
+        )
+        for row in result.subgroups["tested"]
+        if row["named"]
+    ]
 
 
 def _named(rows_are, row):

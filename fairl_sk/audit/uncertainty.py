@@ -111,8 +111,8 @@ def open_section(result):
     if found["left_out"] is not None:
         return Section(title, f"Not computed: {found['left_out']}.")
     words = [
-        f"Many rewards agree with the same {rows_are}. Standard deviations of MaxEntropyIRL's reward say how far "
-        f"(Laplace approximation, alpha {found['alpha']:.2g}, chosen by evidence)."
+        f"Many rewards agree with the same {rows_are}. How far they differ is the standard deviation of "
+        f"MaxEntropyIRL's reward (Laplace approximation, alpha {found['alpha']:.2g}, chosen by evidence)."
     ]
     if pairs := found["pairs"]:
         accuracy = pairs["undecided_accuracy"], pairs["decided_accuracy"]

@@ -14,8 +14,11 @@ import textwrap
 
 from .choice import CHANCE, shown_reward
 from .compare import compare_findings
+from .label_errors import label_errors_findings
 from .novelty import novelty_findings
 from .sections import Finding
+from .shortcuts import shortcuts_findings
+from .subgroups import subgroups_findings
 from .tables import NOISE, NOTABLE, SHORTCUT_CLAIMS
 
 MAX_WIDTH = 0.1  # a wider interval of the main score is a finding
@@ -79,7 +82,7 @@ def _which(result):
     clearly = next(row["clearly"] for row in choice["below_best"] if row["reward"] == choice["use"])
     if clearly:
         return f"Use {choice['use']}: by {by}, it is clearly below the best reward in the fewest measures."
-    return f"Use {choice['use']}: by {by}, no other reward is clearly better, and it is the simplest such reward."
+    return f"Use {choice['use']}. It is the simplest reward, and no other one is clearly better by {by}."
 
 
 def _main_score(result):
@@ -97,12 +100,13 @@ def _how_good(result):
     if measure == "pair_accuracy":
         return (
             f"{row['reward']} orders {found.estimate:.1%} of {result.settings['test_rows']} held-out pairs as "
-            f"preferred [{found.low:.1%}, {found.high:.1%}]; the best null, '{null['reward']}', orders {of_null:.1%}."
+            f"preferred [{found.low:.1%}, {found.high:.1%}]. The best null (a baseline that does not read the "
+            f"content), '{null['reward']}', orders {of_null:.1%}."
         )
     return (
         f"{row['reward']} tells desirable from other outputs with an AUC of {found.estimate:.3f} [{found.low:.3f}, "
-        f"{found.high:.3f}] on {result.settings['test_rows']} held-out outputs; the best null, '{null['reward']}', has "
-        f"{of_null:.3f}."
+        f"{found.high:.3f}] on {result.settings['test_rows']} held-out outputs. The best null (a baseline that does "
+        f"not read the content), '{null['reward']}', has {of_null:.3f}."
     )
 
 
@@ -185,9 +189,10 @@ def undecided_findings(result):
     wrong = 1 - pairs["undecided_accuracy"]
     sentence = (
         f"{pairs['share']:.0%} of the held-out pairs are undecided: the data do not fix which output has the higher "
-        f"reward, and {wrong:.0%} of them are in the wrong order."
+        f"reward. Of these pairs, {wrong:.0%} are in the wrong order."
     )
-    return [Finding(2 * pairs["share"] * wrong, sentence, "Do not act on undecided pairs, or add pairs like them.")]
+    remedy = "Add pairs like the undecided ones. Where two rewards are this close, do not rely on their order."
+    return [Finding(min(1.0, 2 * pairs["share"] * wrong), sentence, remedy)]
 
 
 def calibration_findings(result):
@@ -214,6 +219,9 @@ FINDINGS = (
     noise_findings,
     score_findings,
     null_findings,
+    shortcuts_findings,
+    subgroups_findings,
+    label_errors_findings,
     undecided_findings,
     calibration_findings,
     novelty_findings,
