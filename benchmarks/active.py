@@ -27,11 +27,12 @@ from fairl_sk import LaplaceReward, PairTransformer, TransformerEmbedder, sugges
 from fairl_sk.datasets import make_detox_preferences
 
 SIZES = {
-    "smoke": {"seeds": 2, "corpus": 120, "n_test": 30, "rounds": (20, 40, 60), "timed": 2000},
+    "smoke": {"seeds": 2, "corpus": 80, "n_test": 20, "n_features": 8, "rounds": (20, 30, 40), "timed": 600},
     "small": {
         "seeds": 10,
         "corpus": 6000,
         "n_test": 1000,
+        "n_features": 384,
         "rounds": (100, 200, 300, 400, 600, 800, 1000),
         "timed": 100_000,
     },
@@ -70,7 +71,7 @@ def prepare(folder, plan, pairs=None, answers=None, random_state=0):
             texts, target, groups = read()
             np.savez(path, X=embed.fit_transform(texts).astype(np.float32), y=target, groups=groups)
         with np.load(path) as arrays:
-            corpora[name] = (arrays["X"], arrays["y"], arrays["groups"])
+            corpora[name] = (arrays["X"][..., : plan["n_features"]], arrays["y"], arrays["groups"])
     return corpora
 
 
