@@ -7,6 +7,7 @@ import numpy as np
 from sklearn.utils import Bunch, check_random_state
 
 from .. import metrics
+from ..learning.distilled import DistilledIRL
 from .compare import MAX_COMPARED, check_compared, compare_rewards, score_outputs, some_rows
 from .data import describe_reward
 from .learning_curve import measure_learning_curve
@@ -76,7 +77,7 @@ def measure_beyond(beyond, train, held, pipeline, posterior, *, n_resamples, ran
     ----------
     beyond : Beyond
     train : Bunch
-        Training rows: ``texts``, ``X``, ``y`` and ``groups``.
+        Training rows: ``texts``, ``X``, ``y``, ``groups`` and ``implicit_rewards`` (or None).
     held : Bunch
         Held-out rows, with ``X``.
     pipeline : Pipeline
@@ -105,8 +106,9 @@ def measure_beyond(beyond, train, held, pipeline, posterior, *, n_resamples, ran
         rewards=recovered,
         std=None if posterior is None else _std(posterior, held.X),
     )
+    told = {"implicit_rewards": train.implicit_rewards} if isinstance(learner, DistilledIRL) else {}
     curve = measure_learning_curve(
-        learner, train.X, train.y, train.groups, held.X, held.y, held.groups, random_state=random_state
+        learner, train.X, train.y, train.groups, held.X, held.y, held.groups, random_state=random_state, known=told
     )
     return {
         "novelty": measure_novelty(train.texts, known, interval, beyond.deployed, score, random_state),

@@ -24,7 +24,7 @@ N_DRAWS = 500
 NOTABLE = 0.01  # a gain that is worth words
 
 
-def measure_learning_curve(learner, X, y, groups, X_test, y_test, test_groups, random_state=0):
+def measure_learning_curve(learner, X, y, groups, X_test, y_test, test_groups, random_state=0, known=None):
     """Score fits on parts of the training groups, and extrapolate to twice the training rows.
 
     Parameters
@@ -39,6 +39,8 @@ def measure_learning_curve(learner, X, y, groups, X_test, y_test, test_groups, r
         The same of held-out rows.
     random_state : int, default=0
         Of the parts and the draws.
+    known : dict of str to ndarray, default=None
+        What the learner's ``fit`` is told of each row besides, such as ``implicit_rewards``.
 
     Returns
     -------
@@ -59,7 +61,8 @@ def measure_learning_curve(learner, X, y, groups, X_test, y_test, test_groups, r
     fits = [learner]
     with warnings.catch_warnings(action="ignore"):  # the first fit has shown them
         for part in parts:
-            fits.append(sklearn.clone(learner).fit(X[part], y[part]))
+            told = {name: values[part] for name, values in (known or {}).items()}
+            fits.append(sklearn.clone(learner).fit(X[part], y[part], **told))
     weighted = weighted_pair_accuracy if X.ndim == 3 else weighted_output_auc
     metrics = [weighted(y_test, fitted.decision_function(X_test)) for fitted in fits]
     scores = np.array([metric() for metric in metrics])

@@ -128,9 +128,7 @@ def audit(
         base and the aligned model of `model_pairs` may be exchanged.
     """
     started = time.perf_counter()
-    check_scalar(n_components, "n_components", Integral, min_val=1)
-    check_scalar(n_shuffles, "n_shuffles", Integral, min_val=1)
-    check_scalar(random_state, "random_state", Integral, min_val=0)
+    _check_numbers(n_components, n_shuffles, random_state)
     properties = known_properties(properties)
     data = _prepared(data, reference, random_state)
     train, test = split_groups(data, test_size, random_state)
@@ -140,11 +138,9 @@ def audit(
         features = _default_features(n_components, random_state, verbose)
     features, X_train = fit_features(features, data.data[train])
     held.X = X_test = features.transform(held.texts)
-    trained = Bunch(texts=data.data[train], X=X_train, y=data.target[train], groups=data.groups[train])
-
-    learners, tuning = fit_tuned(
-        X_train, trained.y, trained.groups, random_state, verbose, _rows(data.implicit_rewards, train)
-    )
+    trained = _training_rows(data, train, X_train)
+    known = trained.y, trained.groups, random_state, verbose, trained.implicit_rewards
+    learners, tuning = fit_tuned(X_train, *known)
     rewards = _held_out_rewards(learners, X_train, X_test, data, train, test)
     margins = {name: margins_of(values, held.sign) for name, values in rewards.items()}
     draws = {"n_resamples": n_resamples, "random_state": random_state}
@@ -175,6 +171,17 @@ def audit(
             "seconds": round(time.perf_counter() - started, 2),
         },
     )
+
+
+def _check_numbers(n_components, n_shuffles, random_state):
+    check_scalar(n_components, "n_components", Integral, min_val=1)
+    check_scalar(n_shuffles, "n_shuffles", Integral, min_val=1)
+    check_scalar(random_state, "random_state", Integral, min_val=0)
+
+
+def _training_rows(data, train, X_train):
+    known = {name: _rows(data[name], train) for name in ("groups", "implicit_rewards")}
+    return Bunch(texts=data.data[train], X=X_train, y=data.target[train], **known)
 
 
 def _default_features(n_components, random_state, verbose):
