@@ -41,7 +41,7 @@ from fairl_sk.generate import generate_preference_pairs
 from fairl_sk.implicit import DistilledReward, OwnStates
 from fairl_sk.implicit.distilled import SHARE
 from fairl_sk.learning.distilled import fit_to_labels
-from fairl_sk.learning.offset import two_groups_threshold
+from fairl_sk.learning.offset import separating_threshold
 from fairl_sk.metrics import output_f1_score, pair_accuracy, pair_log_loss_scorer, starc_distance
 from fairl_sk.pairs import stack_outputs
 from fairl_sk.rewards import ImplicitReward
@@ -229,7 +229,8 @@ def rewards_of_learners(sample, plan):
     found["with the residual"] = [d + SHARE * (v - d) for d, v in zip(found["distilled"], implicit, strict=True)]
     for name in ("distilled", "implicit reward", "with the residual"):
         train, test = found[name]
-        found[name] = train, test - two_groups_threshold(train.ravel(), np.ones(train.size))
+        preferred = np.broadcast_to([True, False], train.shape)
+        found[name] = train, test - separating_threshold(train.ravel(), preferred.ravel(), np.ones(train.size))
     held_out = {name: test for name, (_, test) in found.items()}
     others = {
         name: {key: rewards(learners[name], texts) for key, texts in sample.others.items()}

@@ -8,7 +8,7 @@ from .. import metrics
 from ..implicit.distilled import SHARE
 from ..learning.distilled import DistilledIRL
 from ..learning.estimators import FailureAwareIRL, MaxEntropyIRL, MaxMarginIRL
-from ..learning.offset import separating_threshold, two_groups_threshold
+from ..learning.offset import separating_threshold
 from ..learning.search_estimators import FailureAwareIRLCV, MaxEntropyIRLCV, MaxMarginIRLCV
 
 ALPHAS = (1e-2, 1e-3, 1e-4)
@@ -95,7 +95,7 @@ def ratio_rewards(train, distilled_train, sign, test, distilled_test):
     train, distilled_train : ndarray of shape (n_pairs, 2) or (n_outputs,)
         Implicit and distilled rewards of training outputs: they set where 0 is.
     sign : ndarray of shape (n_pairs,) or (n_outputs,)
-        Of outputs: 1 where the training output is desirable, else -1. Of pairs it is not read.
+        1 where the first training output is preferred (the output is desirable), else -1.
     test, distilled_test : ndarray
         The same of held-out outputs.
 
@@ -104,13 +104,11 @@ def ratio_rewards(train, distilled_train, sign, test, distilled_test):
     rewards : dict of str to ndarray
         Held-out rewards, of `RATIO_REWARDS`.
     """
-    weight, found = np.ones(train.size), {}
+    positive = np.stack([sign, -sign], axis=1) > 0 if train.ndim == 2 else sign > 0
+    found = {}
     for name, share in RATIO_REWARDS.items():
         known, held = ((1 - share) * d + share * v for d, v in ((distilled_train, train), (distilled_test, test)))
-        paired = known.ndim == 2
-        found[name] = held - (
-            two_groups_threshold(known.ravel(), weight) if paired else separating_threshold(known, sign > 0, weight)
-        )
+        found[name] = held - separating_threshold(known.ravel(), positive.ravel(), np.ones(known.size))
     return found
 
 

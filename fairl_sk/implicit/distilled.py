@@ -10,7 +10,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from ..features.text import TextFeatures
 from ..learning.distilled import DistilledIRL, check_output_labels, fit_to_labels
-from ..learning.offset import separating_threshold, two_groups_threshold
+from ..learning.offset import separating_threshold
 from ..pairs import preference_sign
 
 __all__ = ["SHARE", "DistilledReward"]
@@ -51,7 +51,7 @@ class DistilledReward(ClassifierMixin, BaseEstimator):
     weights_ : tuple of two floats
         Factors of the reward of ``pipeline_`` and of the implicit reward.
     intercept_ : float
-        Offset added to their sum. See `DistilledIRL`.
+        Offset added to their sum, so that 0 separates preferred outputs from others best.
     classes_ : ndarray of shape (2,)
         The two classes.
 
@@ -89,7 +89,7 @@ class DistilledReward(ClassifierMixin, BaseEstimator):
         X : array-like of str of shape (n_samples,) or (n_pairs, 2), or table
             See `ImplicitReward.decision_function`.
         y : array-like of shape (n_pairs,) or (n_samples,), default=None
-            Of outputs it sets the offset; of pairs it names the classes. See `DistilledIRL.fit`.
+            Only sets the offset. See `DistilledIRL.fit`.
         sample_weight, groups : array-like of shape (n_pairs,) or (n_samples,), default=None
             See `DistilledIRL.fit`.
         output_labels : array-like of shape (n_pairs, 2) or (n_samples,), default=None
@@ -125,12 +125,10 @@ class DistilledReward(ClassifierMixin, BaseEstimator):
             return self
         self.share_ = float(self.share)
         self.weights_, self.intercept_ = (1 - self.share_, self.share_), 0.0
-        if output_labels is None:
-            rewards = self._join(distilled, values).ravel()
-            if values.ndim == 2 or y is None:
-                self.intercept_ = -two_groups_threshold(rewards, weight)
-            else:
-                self.intercept_ = -separating_threshold(rewards, preference_sign(y, len(values)) > 0, weight)
+        if output_labels is None and (values.ndim == 2 or y is not None):
+            sign = preference_sign(y, len(values))
+            positive = np.stack([sign, -sign], axis=1) > 0 if values.ndim == 2 else sign > 0
+            self.intercept_ = -separating_threshold(self._join(distilled, values).ravel(), positive.ravel(), weight)
         return self
 
     def _fit_to_labels(self, X, distilled, values, output_labels, weight, groups):

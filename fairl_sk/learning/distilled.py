@@ -10,7 +10,7 @@ from sklearn.utils._param_validation import Interval  # the parameters' declared
 from sklearn.utils.validation import _check_sample_weight
 
 from ..pairs import check_pairs
-from .offset import separating_threshold, two_groups_threshold
+from .offset import separating_threshold
 from .preference import POSITIVE, PreferenceIRL
 
 __all__ = ["DistilledIRL", "check_output_labels", "fit_to_labels"]
@@ -31,7 +31,7 @@ class DistilledIRL(PreferenceIRL):
     .. math:: \frac{1}{\sum_j w_j} \sum_j w_j (R(o_j) - v_j)^2 + \alpha s^2 \|\theta\|^2
 
     over linear rewards R, with s the root mean squared length of the centered features and :math:`w_j` the sample
-    weights. Preferences are not read.
+    weights. Preferences only set the offset.
 
     Labels of some outputs can correct this reward D. A logistic regression on D and the features then gives the
     log-odds that an output is desirable, :math:`a D(o) + \delta^\top \phi(o) + b`. The penalty is on :math:`\delta`
@@ -51,8 +51,8 @@ class DistilledIRL(PreferenceIRL):
     coef_ : ndarray of shape (n_features,)
         Weights of the reward.
     intercept_ : float
-        Of outputs with ``y``: 0 separates desirable outputs from others best, by balanced accuracy. With labels: by the
-        logistic regression. Else 0 separates two groups of outputs, those of a mixture of two normal distributions.
+        Of pairs: 0 separates preferred outputs from others best, by balanced accuracy. Of outputs with ``y``: desirable
+        from others; without: rewards have the mean of the implicit rewards. With labels: by the logistic regression.
     alpha_ : float
         The chosen strength.
     classes_ : ndarray of shape (2,)
@@ -142,11 +142,10 @@ class DistilledIRL(PreferenceIRL):
         counted = weight > 0
         outputs, values, groups = outputs[counted], values.ravel()[counted], np.repeat(groups, per_row)[counted]
         self._regress(outputs, values, weight[counted], groups)
-        rewards = outputs @ self.coef_
-        if sign is None or per_row == 2:
-            self.intercept_ = -two_groups_threshold(rewards, weight[counted])
-        else:
-            self.intercept_ = -separating_threshold(rewards, sign[counted] > 0, weight[counted])
+        if sign is not None:
+            positive = np.stack([sign, -sign], axis=1).ravel() > 0 if per_row == 2 else sign > 0
+            rewards = outputs @ self.coef_
+            self.intercept_ = -separating_threshold(rewards, positive[counted], weight[counted])
         if labels is not None:
             distilled = (outputs @ self.coef_)[:, None]
             given = labels.ravel()[counted], weight[counted], groups, self.cv
@@ -165,7 +164,7 @@ class DistilledIRL(PreferenceIRL):
         folds = list(GroupKFold(self.cv).split(outputs, groups=groups))
         ridge = RidgeCV(alphas=np.asarray(self.alphas, dtype=np.float64) * scale, cv=folds)
         ridge.fit(outputs, values, sample_weight=weight)
-        self.coef_ = ridge.coef_
+        self.coef_, self.intercept_ = ridge.coef_, float(ridge.intercept_)
         self.alpha_ = float(ridge.alpha_ / scale)
 
 

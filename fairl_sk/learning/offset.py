@@ -4,15 +4,12 @@ from copy import deepcopy
 
 import numpy as np
 from sklearn.linear_model import LogisticRegression
-from sklearn.mixture import GaussianMixture
 from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 
 from ..pairs import is_pairs, preference_sign
 
-__all__ = ["calibrate_offset", "output_offset", "separating_threshold", "two_groups_threshold"]
-
-_N_QUANTILES = 2000  # of the rewards, which stand for them, since the mixture reads no weights
+__all__ = ["calibrate_offset", "output_offset", "separating_threshold"]
 
 
 def separating_threshold(rewards, positive, weight):
@@ -38,30 +35,6 @@ def separating_threshold(rewards, positive, weight):
     best = np.flatnonzero(below <= below.min() + 1e-12)
     place = places[best[(len(best) - 1) // 2]]
     return float((np.float64(rewards[place]) + rewards[place + 1]) / 2)
-
-
-def two_groups_threshold(rewards, weight):
-    """Threshold between two groups of outputs: where a mixture of two normal distributions makes both equally likely.
-
-    It lies between the means of the two. It needs no label and no preference. A constant reward is its own threshold.
-
-    Examples
-    --------
-    >>> rng = np.random.default_rng(0)
-    >>> rewards = np.concatenate([rng.normal(-2, 1, 200), rng.normal(2, 1, 800)])
-    >>> -0.6 < two_groups_threshold(rewards, np.ones(1000)) < 0
-    True
-    """
-    order = np.argsort(rewards)
-    ranks = (np.cumsum(weight[order]) - 1e-9 * weight.sum()) / weight.sum()
-    values = rewards[order[np.searchsorted(ranks, (np.arange(_N_QUANTILES) + 0.5) / _N_QUANTILES)]]
-    center, scale = values.mean(), values.std()
-    if not scale > 0:
-        return float(center)
-    groups = GaussianMixture(2, max_iter=1000, random_state=0).fit((values[:, None] - center) / scale)
-    between = np.linspace(*np.sort(groups.means_.ravel()), 2001)
-    place = np.argmin(np.abs(groups.predict_proba(between[:, None])[:, 0] - 0.5))
-    return float(center + scale * between[place])
 
 
 def output_offset(problem, rewards):
