@@ -320,6 +320,8 @@ def test_active(monkeypatch, capsys, tmp_path):
     """Figures that are printed are those returned; a second call measures nothing again."""
     monkeypatch.syspath_prepend(BENCHMARKS)
     active = importlib.import_module("active")
+    monkeypatch.setattr(active, "STRATEGIES", ("random", "information"))
+    monkeypatch.setattr(active, "N_DRAWS", 50)
     rows = active.main(size="smoke", folder=tmp_path / "run", picture=tmp_path / "curves.png")
     shown = capsys.readouterr().out
     assert [(row["flipped"], row["strategy"]) for row in rows] == [
