@@ -5,6 +5,7 @@ from scipy.special import expit, ndtr
 
 _PRESELECTED = 10_000  # candidates that the choice by the posterior looks at, at least
 _COPY = 0.99  # correlation of the log-odds of two pairs, of which one is enough
+_CENTERS = 64  # judged pairs whose distances are computed at once
 _TARGETS = 10_000  # pairs that the information is about, at most
 
 
@@ -122,18 +123,20 @@ def choose_by_distance(differences, judged, n, effort):
     squares = np.einsum("ij,ij->i", differences, differences)
     nearest = squares.copy()
 
-    def approach(center):
+    def approach(centers):
         """Either order of the outputs of a pair counts: d and -d are one."""
-        distances = squares + center @ center - 2 * np.abs(differences @ center)
-        np.minimum(nearest, np.maximum(distances, 0), out=nearest)
+        distances = np.abs(differences @ centers.T)
+        distances *= -2
+        distances += np.einsum("ij,ij->i", centers, centers)
+        np.minimum(nearest, np.maximum(squares + distances.min(axis=1), 0), out=nearest)
 
-    for center in judged:
-        approach(center)
+    for start in range(0, len(judged), _CENTERS):
+        approach(judged[start : start + _CENTERS])
     chosen, scores = [], []
     for _ in range(n):
         values = np.sqrt(nearest) / effort
         values[chosen] = -np.inf
         chosen.append(int(np.argmax(values)))
         scores.append(values[chosen[-1]])
-        approach(differences[chosen[-1]])
+        approach(differences[chosen[-1:]])
     return np.array(chosen), np.array(scores, dtype=np.float64)
