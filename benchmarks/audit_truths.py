@@ -139,10 +139,10 @@ def _is_found(row):
     }[row["truth"]]
 
 
-def main(size="full"):
-    """Run all truths and print the table."""
+def main(size="full", first_seed=100):
+    """Run all truths and print the table. Seeds 0 to 19 served to choose the rules, so they are not reported."""
     plan = dict(SIZES[size])
-    seeds = range(plan.pop("seeds"))
+    seeds = range(first_seed, first_seed + plan.pop("seeds"))
     rows = [run(truth, seed, **plan) for truth in TRUTHS for seed in seeds]
     print(summarize(rows).round(3).to_string(index=False))
     for row in rows:
@@ -154,4 +154,5 @@ def main(size="full"):
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--size", choices=SIZES, default="full")
-    sys.exit(not main(parser.parse_args().size))
+    parser.add_argument("--first-seed", type=int, default=100, help="of as many as the size has")
+    sys.exit(not main(**vars(parser.parse_args())))

@@ -159,18 +159,19 @@ def shortcuts_section(result):
         return Section(title, found["left_out"])
     rows = found["properties"]
     named = [row for row in rows if row["named"]]
-    words = [*map(_said, named)] or [_nothing_said(rows)]
+    paragraphs = [" ".join(map(_said, named)) or _nothing_said(rows)]
     if named:
-        words.append(f"How far {found['reward']} follows:")
-        words += [_followed(row) for row in named]
-        words.append("Whether a property is a shortcut, or what the preferences are about, only you can say.")
+        question = "Whether a property is a shortcut, or what the preferences are about, only you can say."
+        paragraphs.append(f"{' '.join(_followed(row, found['reward']) for row in named)} {question}")
+    edited = [_edited(row) for row in found["edits"] if row["flipped"] >= LEAST_EFFECT]
     if found["constant"]:
-        words.append(f"Equal in both outputs of each pair: {', '.join(found['constant'])}.")
-    words += [_edited(row) for row in found["edits"] if row["flipped"] >= LEAST_EFFECT]
+        edited.append(f"Equal in both outputs of each pair: {', '.join(found['constant'])}.")
+    paragraphs += [" ".join(edited)] if edited else []
     highest = f"at most {rows[0]['accuracy'].estimate:.0%}, by {rows[0]['property']}" if rows else "none was tried"
     alt = f"Share of {found['pairs']} held-out pairs that each of {len(rows)} properties orders alone: {highest}."
     pictures = [Picture("shortcuts", lambda: _draw_properties(rows), alt)] if rows else []
-    return Section(title, " ".join([*words, RULE]), pictures, [_property_table(rows), _edit_table(found["edits"])])
+    tables = [_property_table(rows), _edit_table(found["edits"])]
+    return Section(title, "\n".join([*paragraphs, RULE]), pictures, tables)
 
 
 def shortcuts_findings(result):
@@ -204,14 +205,10 @@ def _nothing_said(rows):
     )
 
 
-def _followed(row):
-    text = f"{row['property'].capitalize()} explains {_percent(row['r2'])} of the margins"
+def _followed(row, reward):
+    text = f"{row['property'].capitalize()} explains {_percent(row['r2'])} of the margins of {reward}"
     if row["opposed_pairs"]:
-        text += (
-            f"; where it is opposed to the preference, the reward has {row['opposed_accuracy']:.0%} of the pairs right"
-        )
-    if row["favored_pairs"]:
-        text += f"; where it goes with the preference, {row['favored_accuracy']:.0%}"
+        text += f", which has {row['opposed_accuracy']:.0%} of the pairs right where it is opposed to the preference"
     return f"{text}."
 
 

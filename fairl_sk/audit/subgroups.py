@@ -267,7 +267,7 @@ def subgroups_section(result):
         alt += f"{lowest['accuracy'].estimate:.0%}, and {lowest['elsewhere']:.0%} elsewhere."
         pictures = [Picture("subgroups", lambda: _draw_subgroups(found["tested"]), alt)]
     return Section(
-        "Where does it fail?", " ".join([*words, RULE]), pictures, [_table(found["tested"]), _hardest_table(result)]
+        "Where does it fail?", f"{' '.join(words)}\n{RULE}", pictures, [_table(found["tested"]), _hardest_table(result)]
     )
 
 
