@@ -10,6 +10,7 @@ from functools import partial
 import numpy as np
 import torch
 from scipy.optimize import minimize
+from threadpoolctl import threadpool_limits
 
 from .losses import hinge_loss, logistic_loss
 
@@ -79,7 +80,8 @@ class _Problem:
         scale = np.sqrt(4 * self.alpha * tol * self.loss_at_zero) if self.alpha else tol * self._norm_at(0 * start)
         options = {"maxiter": max(max_iter, 1), "maxfun": 2 * max_iter + 20, "ftol": 0.0, "maxcor": 20}
         options["gtol"] = scale / np.sqrt(len(start))
-        result = minimize(self, start, jac=True, method="L-BFGS-B", options=options)
+        with threadpool_limits(1, user_api="blas"):  # SciPy's threads, which wait for work, would hold up torch's
+            result = minimize(self, start, jac=True, method="L-BFGS-B", options=options)
         return result.x, result.nit
 
     def gradient_gap(self, theta):
