@@ -23,15 +23,24 @@ def column_names(X):
     return None if names is None or callable(names) else [str(name) for name in names]
 
 
+def column_values(X, name):
+    """The values of a table's column; those of pyarrow as Python's."""
+    column = X[name]
+    return column.to_pylist() if hasattr(column, "to_pylist") else column
+
+
 class TextTable(dict):
     """Columns by name, which this package's readers take for a table."""
 
     columns = property(list)
+    is_split = False  # whether it is known where the prompts end
 
     @classmethod
     def of(cls, rows):
-        """A table of rows (prompt or None, output)."""
-        return cls(prompt=[prompt or "" for prompt, _ in rows], completion=[output for _, output in rows])
+        """A table of rows (prompt or None, output), which stay as they are."""
+        table = cls(prompt=[prompt or "" for prompt, _ in rows], completion=[output for _, output in rows])
+        table.is_split = True
+        return table
 
 
 def is_missing(value):
@@ -157,7 +166,9 @@ def as_messages(value, role):
 def has_messages(X):
     """Whether a table holds conversations in one of the columns that are read as texts."""
     names = {"prompt", "chosen", "rejected", "completion"} & set(column_names(X) or [])
-    return any(not isinstance(value, str) and not is_missing(value) for name in names for value in X[name])
+    return any(
+        not isinstance(value, str) and not is_missing(value) for name in names for value in column_values(X, name)
+    )
 
 
 def read_output(value, *, tool_turns=False):

@@ -29,6 +29,7 @@ from .messages import (
     TextTable,
     check_texts,
     column_names,
+    column_values,
     is_missing,
     join_prompt,
     join_prompts,
@@ -105,11 +106,12 @@ def table_rows(X, sides, has_prompts):
     """Rows (prompt, output, ...) of a table, each a text or messages, that say the prompt once; see `split_prompt`."""
     columns = [_text_column(X, side) for side in sides]
     prompts = _text_column(X, "prompt") if has_prompts else [""] * len(columns[0])
-    return [split_prompt(*row) for row in zip(prompts, *columns, strict=True)]
+    rows = zip(prompts, *columns, strict=True)
+    return list(rows) if isinstance(X, TextTable) and X.is_split else [split_prompt(*row) for row in rows]
 
 
 def _text_column(X, name):
-    values = [read_cell(value) for value in X[name]]
+    values = [read_cell(value) for value in column_values(X, name)]
     for row, value in enumerate(values):
         if isinstance(value, str) or (name == "prompt" and is_missing(value)):
             continue
@@ -315,7 +317,7 @@ def split_pairs(X):
     rows = table_rows(X, ("chosen", "rejected"), "prompt" in names)
     outputs = TextTable.of([(prompt, output) for prompt, *outputs in rows for output in outputs])
     others = set(names) - {"chosen", "rejected", "prompt", "completion"}
-    outputs.update({name: [value for value in X[name] for _ in range(2)] for name in others})
+    outputs.update({name: [value for value in column_values(X, name) for _ in range(2)] for name in others})
     return outputs
 
 

@@ -6,6 +6,7 @@ from itertools import dropwhile, takewhile
 from .messages import as_messages, is_missing, read_messages, to_text
 
 _SPEAKER = "\n\nAssistant:"
+_SURELY = 16  # characters of a prompt with which one output begins on purpose; a greeting may begin it by chance
 _TURN = re.compile(r"(?:\A|\n\n)(?:Human|Assistant):")
 
 
@@ -13,8 +14,8 @@ def split_prompt(prompt, *outputs):
     """The prompt and the outputs of a row, each a text or messages, so that the outputs do not say the prompt again.
 
     What two outputs begin with, as messages or turns of a transcript, belongs to the prompt; of one output without a
-    prompt, all before the last answer. If the outputs begin with the prompt, it is taken off them. A system message
-    may stand in one of them only; it belongs to the prompt.
+    prompt, all before the last answer. If the outputs begin with the prompt, it is taken off them (off a single text if
+    the prompt has at least 16 characters). A system message may stand in one of them only; it belongs to the prompt.
 
     Parameters
     ----------
@@ -123,7 +124,8 @@ def _is_new_system(message, messages):
 
 def split_texts(prompt, *outputs):
     """See `split_prompt`, of texts. A transcript is one: turns that begin with "Human:" or "Assistant:"."""
-    is_said = len(outputs) == 2 and prompt and outputs[0].startswith(prompt.rstrip())
+    is_said = prompt and outputs[0].startswith(prompt.rstrip())
+    is_said = is_said and (len(outputs) == 2 or len(prompt.strip()) >= _SURELY)
     if not is_said and _SPEAKER not in outputs[0]:
         return prompt, *outputs
     if is_said and prompt.strip():

@@ -461,6 +461,7 @@ def test_bad_input_of_the_callable_is_named(tfidf, pairs):
         ({"scale": 0}, "scale=0. Expected 'std' or a number above 0"),
         ({"clip": "sigmoid"}, "clip='sigmoid'. Expected None, 'tanh'"),
         ({"name": "my reward"}, "name='my reward'. Expected letters"),
+        ({"on_error": None}, "on_error=None. Expected 'raise' or 'none'"),
     ):
         with pytest.raises(ValueError, match=message):
             RewardFunction(tfidf, pairs, **{"prompt_template": "{output}", **options})
@@ -475,6 +476,23 @@ def test_bad_input_of_the_callable_is_named(tfidf, pairs):
     ):
         with pytest.raises(ValueError, match=message):
             reward(prompts, completions)
+
+
+def test_malformed_completions_can_be_left_out(tfidf, pairs):
+    reward = RewardFunction(tfidf, table(pairs), on_error="none")
+    completions = [turns("kind", "")[0], "kind", None, [{"role": "assistant", "content": 3}], "fool"]
+    with pytest.warns(UserWarning, match="3 completions are malformed and are left out, the first in row 0: .*user"):
+        found = reward(["you"] * 5, completions)
+    assert found == [None, *reward(["you"], ["kind"]), None, None, *reward(["you"], ["fool"])]
+    with pytest.raises(ValueError, match="Found 1 prompts and 2 completions"):
+        reward(["you"], ["kind", "fool"])
+
+
+def test_a_completion_that_repeats_its_prompt_is_scored_as_it_was_written(tfidf, pairs):
+    """A trainer says where the prompt ends."""
+    reward, prompt = RewardFunction(tfidf, pairs, prompt_template="{output}"), "you are kind and so on"
+    said, alone = reward([prompt] * 2, [f"{prompt} fool", " fool"])
+    assert said > alone
 
 
 def test_a_text_without_a_reward_is_left_out_alone(tfidf, pairs, monkeypatch):

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fairl_sk.datasets import load_preferences
 from fairl_sk.messages import (
     as_messages,
     column_names,
@@ -21,7 +22,7 @@ from fairl_sk.messages import (
     skipped_parts,
     to_text,
 )
-from fairl_sk.pairs import read_texts
+from fairl_sk.pairs import read_texts, split_pairs
 from fairl_sk.prompts import count_shared, split_prompt
 
 MESSAGES = st.lists(st.fixed_dictionaries({"role": st.sampled_from(["user", "assistant"]), "content": st.text()}))
@@ -169,6 +170,34 @@ def test_a_prompt_that_both_texts_begin_with_is_said_once(prompt, sides, expecte
     assert split_prompt(prompt, *sides) == expected
     table = pd.DataFrame({"prompt": [prompt], "chosen": [sides[0]], "rejected": [sides[1]]})
     assert read_texts(table).tolist() == [[join_prompt(expected[0], side) for side in expected[1:]]]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "output", "rest"),
+    [
+        ("Who built the old bridge?", "Who built the old bridge?\n\nA mason.", "A mason."),
+        ("The old bridge over", "The old bridge over the river.", " the river."),
+        ("The old bridge over ", "The old bridge over the river.", "the river."),
+        ("The old bridge over", "The old bridge overlooks it.", None),  # within a word
+        ("Who built the old bridge?", "Who built the old bridge?", None),  # nothing would be left
+        ("Good morning", "Good morning to you.", None),  # too short to be sure
+    ],
+)
+def test_a_long_prompt_that_a_single_text_begins_with_is_said_once(prompt, output, rest):
+    expected = join_prompt(prompt, output if rest is None else rest)
+    assert split_prompt(prompt, output) == (prompt, output if rest is None else rest)
+    assert rest is None or expected.strip() == output
+    records = [{"prompt": prompt, "completion": output, "label": True}, {"completion": "No.", "label": False}]
+    bunch = load_preferences(records)
+    assert join_prompts(bunch.prompt, bunch.data).tolist() == [expected, "No."]
+    assert read_texts(pd.DataFrame(records)).tolist() == [expected, "No."]
+
+
+def test_the_outputs_of_a_pair_are_those_of_the_pair():
+    """An answer that alone begins with its prompt stays as it is, also where outputs are scored one by one."""
+    table = pd.DataFrame({"prompt": ["Who built the bridge?"], "chosen": ["A mason."]})
+    table["rejected"] = "Who built the bridge? No idea."
+    assert read_texts(split_pairs(table)).tolist() == read_texts(table)[0].tolist()
 
 
 @settings(deadline=None)

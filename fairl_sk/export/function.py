@@ -42,6 +42,9 @@ class RewardFunction:
         Bound of the result: cut off at -clip and clip, or its hyperbolic tangent.
     tool_turns : bool, default=False
         Whether the messages of tools in a completion are scored, which the model did not write.
+    on_error : {"raise", "none"}, default="raise"
+        What a malformed completion gives, such as a list of messages without a turn of the assistant: an error, or None
+        with a warning, so that training goes on without it.
 
     Attributes
     ----------
@@ -84,15 +87,17 @@ class RewardFunction:
         scale="std",
         clip=None,
         tool_turns=False,
+        on_error="raise",
     ):
         for fits, found, expected in (
             (center == "mean" or is_finite(center), f"center={center!r}", "'mean' or a finite number"),
             (scale == "std" or (is_finite(scale) and scale > 0), f"scale={scale!r}", "'std' or a number above 0"),
             (clip in (None, "tanh") or (is_finite(clip) and clip > 0), f"clip={clip!r}", "None, 'tanh' or above 0"),
+            (on_error in ("raise", "none"), f"on_error={on_error!r}", "'raise' or 'none'"),
         ):
             if not fits:
                 raise ValueError(f"Found {found}. Expected {expected}.")
-        self.pipeline, self.clip, self.tool_turns = pipeline, clip, tool_turns
+        self.pipeline, self.clip, self.tool_turns, self.on_error = pipeline, clip, tool_turns, on_error
         self._reader = find_reader(pipeline)
         self.name = self.__name__ = _check_name(name, pipeline)  # TRL asks for the latter
         training = None if X is None else TrainingTexts.of(X)
@@ -135,7 +140,8 @@ class RewardFunction:
         Returns
         -------
         rewards : list of float or None
-            None, by which TRL leaves a completion out, if it is empty or, with a UserWarning, cannot be scored.
+            None, by which TRL leaves a completion out, if it is empty or, with a UserWarning, cannot be scored; for a
+            malformed one see ``on_error``.
 
         Raises
         ------
@@ -143,16 +149,20 @@ class RewardFunction:
             If the lists do not match, or hold anything but texts and conversations with a turn of the assistant.
         """
         prompts, completions = self._check_call(prompts, completions)
-        keys, distinct = [], {}
+        keys, distinct, malformed = [], {}, {}
         for row, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
             try:
                 scored = self._format(prompt, _check_completion(completion))
             except ValueError as error:
-                raise ValueError(f"Completion {row} cannot be scored: {error}") from error
+                if self.on_error == "raise":
+                    raise ValueError(f"Completion {row} cannot be scored: {error}") from error
+                scored, malformed[row] = None, error
             keys.append(json.dumps(scored, default=repr))  # messages may hold what JSON cannot: an image
             if scored is not None:
                 distinct.setdefault(keys[-1], scored)
         values = dict(zip(distinct, self._scores(list(distinct.values())), strict=True))
+        for row, error in list(malformed.items())[:1]:
+            warn_user(f"{len(malformed)} completions are malformed and are left out, the first in row {row}: {error}")
         lost = [row for row, key in enumerate(keys) if values.get(key, 0) is None]
         if lost:
             warn_user(f"{len(lost)} completions have no finite reward and are left out, the first in row {lost[0]}.")
@@ -180,7 +190,8 @@ class RewardFunction:
 
     def _format(self, prompt, completion):
         """What is scored, (prompt or None, output), or None for an empty text."""
-        prompt, completion = split_prompt(prompt, completion)
+        if not isinstance(completion, str):  # a text is what the model wrote
+            prompt, completion = split_prompt(prompt, completion)
         completion = read_output(completion, tool_turns=self.tool_turns)
         if self.prompt_template == ALONE:
             prompt = None
