@@ -39,6 +39,18 @@ ENCODERS = {
     "t5": ("T5Model", "T5Config", T5),
     "t5 encoder": ("T5EncoderModel", "T5Config", T5),
     "mt5": ("MT5Model", "MT5Config", T5),
+    "nystromformer": (
+        "NystromformerModel",
+        "NystromformerConfig",
+        {
+            "hidden_size": 16,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+            "intermediate_size": 16,
+            "num_landmarks": 4,
+            "segment_means_seq_len": 4,
+        },
+    ),
 }
 
 
@@ -112,11 +124,76 @@ def test_the_default_prompt_is_applied(tmp_path):
     assert np.abs(found - TransformerEmbedder(tmp_path / "bert").fit_transform(TEXTS)).max() > 1e-3
 
 
+def edit_json(file, **values):
+    file.write_text(json.dumps({**json.loads(file.read_text()), **values}))
+
+
+@pytest.mark.parametrize(
+    ("file", "values"),
+    [
+        ("sentence_bert_config.json", {"do_lower_case": True}),
+        ("sentence_bert_config.json", {"max_seq_length": 4}),
+        ("config_sentence_transformers.json", {"truncate_dim": 5}),
+    ],
+)
+def test_what_sentence_transformers_writes_into_its_files_is_done(tmp_path, file, values):
+    from sentence_transformers import SentenceTransformer
+
+    _, folder = sentence_model(tmp_path)
+    before = TransformerEmbedder(folder).fit()
+    edit_json(folder / file, **values)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # long texts are cut
+        expected = SentenceTransformer(str(folder), device="cpu").encode([text.title() for text in TEXTS])
+        embedder = TransformerEmbedder(folder, truncation_side="right").fit()
+        found = embedder.transform([text.title() for text in TEXTS])
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+        assert len(embedder.get_feature_names_out()) == found.shape[1]
+        with pytest.raises(ValueError, match="Found the model .* with which this was fitted"):
+            before.transform(TEXTS)
+
+
+def test_a_prompt_that_is_not_pooled_is_refused(tmp_path):
+    _, folder = sentence_model(tmp_path, prompts={"prompts": {"query": "thank you "}, "default_prompt_name": "query"})
+    edit_json(folder / "1_Pooling" / "config.json", include_prompt=False)
+    with pytest.raises(ValueError, match="leaves its prompt 'thank you ' out of the pooling"):
+        TransformerEmbedder(folder).fit()
+
+
+@pytest.mark.parametrize(
+    ("model_class", "config_class", "settings"),
+    [
+        ("ViTModel", "ViTConfig", {"image_size": 32, "patch_size": 16}),
+        ("CLIPModel", "CLIPConfig", {"vision_config": {"num_hidden_layers": 1}, "text_config": {"vocab_size": 40}}),
+    ],
+)
+def test_a_model_that_reads_images_is_refused(tmp_path, model_class, config_class, settings):
+    getattr(transformers, config_class)(num_hidden_layers=1, **settings).save_pretrained(tmp_path)
+    make_tokenizer().save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=f"is a {model_class}. Expected a model of texts"):
+        TransformerEmbedder(tmp_path).fit()
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("config.json", {"model_type": "own", "auto_map": {"AutoConfig": "own.Config"}}, "needs code of its own"),
+        ("adapter_config.json", {"peft_type": "LORA"}, "holds an adapter: merge it"),
+        ("0_Transformer/config.json", {"model_type": "bert"}, "An old version of sentence-transformers"),
+    ],
+)
+def test_a_folder_that_cannot_be_loaded_says_what_it_is(tmp_path, file, content, message):
+    (tmp_path / file).parent.mkdir(exist_ok=True)
+    (tmp_path / file).write_text(json.dumps(content))
+    with pytest.raises(OSError, match=message):
+        TransformerEmbedder(tmp_path).fit()
+
+
 def test_what_is_not_known_here_is_refused(tmp_path):
     _, folder = sentence_model(tmp_path, ((16, 8), torch.nn.Tanh()))
     pairs = np.array([TEXTS[:2], TEXTS[2:]], dtype=object)
     fitted = make_pipeline(TransformerEmbedder(folder), MaxEntropyIRL(random_state=0)).fit(pairs)
-    with pytest.raises(ValueError, match="has a dense layer or a prompt of sentence-transformers"):
+    with pytest.raises(ValueError, match="has a dense layer, a prompt, .* by sentence-transformers"):
         export_reward_model(fitted, tmp_path / "out", pairs)
     modules = json.loads((folder / "modules.json").read_text())
     modules[-1]["type"] = "sentence_transformers.models.LSTM"

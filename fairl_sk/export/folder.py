@@ -141,8 +141,11 @@ def _fold(pipeline, center, scale):
         found = f"The embedder runs in {embedder.dtype}, but folders are written in float32"
         raise ValueError(f"{found}. Fit with dtype='float32'. {_INSTEAD}")
     source = find_model(embedder.model, embedder.revision)
-    if source.dense or source.prompt or source.is_part:
-        found = "The encoder has a dense layer or a prompt of sentence-transformers, or is the encoder of a T5"
+    if source.dense or source.prompt or source.is_lower or source.n_kept or source.is_part:
+        found = (
+            "The encoder has a dense layer, a prompt, lower case or fewer dimensions by sentence-transformers, or is "
+        )
+        found += "the encoder of a T5"
         raise ValueError(f"{found}. Expected a model that is written as it is. {_INSTEAD}")
     n_features = len(embedder.get_feature_names_out())
     *steps, last = steps

@@ -161,8 +161,9 @@ class RewardFunction:
             if scored is not None:
                 distinct.setdefault(keys[-1], scored)
         values = dict(zip(distinct, self._scores(list(distinct.values())), strict=True))
-        for row, error in list(malformed.items())[:1]:
-            warn_user(f"{len(malformed)} completions are malformed and are left out, the first in row {row}: {error}")
+        if malformed:
+            row, why = next(iter(malformed.items()))
+            warn_user(f"{len(malformed)} completions are malformed and are left out, the first in row {row}: {why}")
         lost = [row for row, key in enumerate(keys) if values.get(key, 0) is None]
         if lost:
             warn_user(f"{len(lost)} completions have no finite reward and are left out, the first in row {lost[0]}.")

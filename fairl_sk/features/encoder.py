@@ -86,10 +86,10 @@ class TransformerEmbedder(
 
     Notes
     -----
-    The embeddings are those of sentence-transformers: dense layers behind the pooling and a default prompt are applied,
-    but for its module Normalize, which is ``normalize``. Of a T5, the encoder is used. A chat template that writes the
-    date writes July 26, 2024 (``settings_["chat_date"]``). If padding changes what a model says, as of FNet, a batch
-    holds texts of one length.
+    The embeddings are those of sentence-transformers: dense layers behind the pooling, a default prompt, lower case and
+    fewer dimensions are applied, but for its module Normalize, which is ``normalize``. Of a T5, the encoder is used. A
+    chat template that writes the date writes July 26, 2024 (``settings_["chat_date"]``). If padding changes what a
+    model says, as of FNet, a batch holds texts of one length.
 
     With a store, an interrupt loses at most five seconds of work. An embedding depends on the other texts of its batch
     by rounding only (1e-5). Half an emoji, as of cut JSON, is read as the replacement character U+FFFD.
@@ -254,8 +254,10 @@ class TransformerEmbedder(
                 f"Found {n_empty} empty texts (or white space only). Their embedding says nothing: drop them, or put "
                 "the prompt before them."
             )
-        before = "" if templated else source.prompt
-        prompted = np.array([before + text for text in texts.flat], dtype=object)
+        prompted = texts.ravel()
+        if not templated:
+            prompted = [source.prompt + text for text in prompted]
+            prompted = np.array([text.lower() for text in prompted] if source.is_lower else prompted, dtype=object)
         embeddings = self._embed(prompted, {**settings, "special_tokens": not templated})
         if self.normalize:
             embeddings /= np.maximum(np.linalg.norm(embeddings, axis=1, keepdims=True), 1e-12)
@@ -314,9 +316,11 @@ class TransformerEmbedder(
         states = output.last_hidden_state if self.layer == -1 else output.hidden_states[self.layer]
         pooled = pool_states(states, mask, self.pooling)
         source = find_model(self.model, self.revision)
-        if not source.dense or self.layer not in (-1, source.n_layers):
+        if self.layer not in (-1, source.n_layers):
             return pooled
-        return load_dense(*source[:3], source.dense).to(pooled.device)(pooled)
+        if source.dense:
+            pooled = load_dense(*source[:3], source.dense).to(pooled.device)(pooled)
+        return pooled[:, : source.n_features]
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()

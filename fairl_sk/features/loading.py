@@ -22,7 +22,8 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 WEIGHT_FILES = ("*.safetensors", "*.bin")
 VOCABULARY_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model")
 POOLING_FILE = "1_Pooling/config.json"  # of sentence-transformers
-_CONFIG_FILES = ("config.json", "*_config.json", POOLING_FILE, "*_Dense/*")
+_ST_FILES = ("modules.json", "sentence_bert_config.json", "config_sentence_transformers.json")
+_CONFIG_FILES = ("config.json", "*_config.json", POOLING_FILE, "*_Dense/*", *_ST_FILES)
 _TOKENIZER_FILES = (
     "tokenizer*",
     "vocab*",
@@ -44,7 +45,7 @@ class ModelSource(NamedTuple):
     is_folder: bool
     has_decoder: bool  # beside an encoder
     is_part: bool  # the encoder of a model that has a decoder, too
-    n_features: int
+    n_features: int  # of the last layer, behind what sentence-transformers does
     n_inner_features: int  # before the last layer; OPT has a projection behind it
     n_layers: int
     n_special: int  # special tokens that are added to a text
@@ -54,6 +55,8 @@ class ModelSource(NamedTuple):
     pooling: str | None  # of the model's training, if its files say so
     dense: tuple  # folders of the layers that sentence-transformers puts behind the pooling
     prompt: str  # what sentence-transformers puts before every text
+    is_lower: bool  # whether it makes every text lower case
+    n_kept: int | None  # how many features it keeps, if not all
 
 
 def import_transformers():
@@ -97,13 +100,23 @@ def read_source(path, revision, files):
         config = transformers.AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=False)
         model_class = encoder_class(config)
         module = model_class.from_config(config, dtype=torch.float32, trust_remote_code=False)
+    _check_reads_texts(module, path)
     text_config = config.get_text_config()
     identity = checksum_of_files(path, {name for name, *_ in files}) if is_folder else f"{path}@{revision}"
     tokenizer = load_tokenizer(path, revision, identity)
     n_positions = count_positions(module)
-    customary = _read_json(path, revision, "sentence_bert_config.json").get("max_seq_length") or n_positions
-    dense = _dense_folders(path, revision)
+    modules, reads, says = (_read_json(path, revision, name) for name in _ST_FILES)
+    dense, pooling = _dense_folders(modules, path), _read_json(path, revision, POOLING_FILE)
     n_features = getattr(text_config, "word_embed_proj_dim", None) or text_config.hidden_size
+    if dense:
+        n_features = _read_json(path, revision, f"{dense[-1]}/config.json")["out_features"]
+    n_kept = says.get("truncate_dim")
+    prompt = (says.get("prompts") or {}).get(says.get("default_prompt_name")) or ""
+    if prompt and not pooling.get("include_prompt", True):
+        raise ValueError(
+            f"The model {path} leaves its prompt {prompt!r} out of the pooling ({POOLING_FILE}), which is not known "
+            "here. Expected a pooling of all tokens: name another model."
+        )
     return ModelSource(
         path=path,
         revision=revision,
@@ -111,17 +124,29 @@ def read_source(path, revision, files):
         is_folder=is_folder,
         has_decoder=bool(config.is_encoder_decoder) and model_class is transformers.AutoModel,
         is_part=model_class is not transformers.AutoModel,
-        n_features=_read_json(path, revision, f"{dense[-1]}/config.json")["out_features"] if dense else n_features,
+        n_features=min(n_features, n_kept or n_features),
         n_inner_features=text_config.hidden_size,
         n_layers=text_config.num_hidden_layers,
         n_special=tokenizer.num_special_tokens_to_add(),
         n_positions=n_positions,
-        max_length=int(min(n_positions, tokenizer.model_max_length, customary)),
+        max_length=int(min(n_positions, tokenizer.model_max_length, reads.get("max_seq_length") or n_positions)),
         attention=module.config._attn_implementation,
-        pooling=_trained_pooling(_read_json(path, revision, POOLING_FILE)),
+        pooling=_trained_pooling(pooling),
         dense=dense,
-        prompt=_default_prompt(_read_json(path, revision, "config_sentence_transformers.json")),
+        prompt=prompt,
+        is_lower=bool(reads.get("do_lower_case")),
+        n_kept=n_kept,
     )
+
+
+def _check_reads_texts(module, path):
+    """Refuse a model of images or sounds, with texts or without."""
+    try:
+        reads_texts = module.main_input_name == "input_ids" and module.get_input_embeddings() is not None
+    except NotImplementedError:  # it has several
+        reads_texts = False
+    if not reads_texts:
+        raise ValueError(f"The model {path} is a {type(module).__name__}. Expected a model of texts: name another one.")
 
 
 def encoder_class(config):
@@ -133,9 +158,8 @@ def encoder_class(config):
     return transformers.AutoModelForTextEncoding if name.endswith("EncoderModel") else transformers.AutoModel
 
 
-def _dense_folders(path, revision):
+def _dense_folders(modules, path):
     """Folders of the dense layers in sentence-transformers' modules.json; another kind of module is refused."""
-    modules = _read_json(path, revision, "modules.json") or []
     kinds = {module["path"]: module["type"].rpartition(".")[2] for module in modules}
     unknown = set(kinds.values()) - {"Transformer", "Pooling", "Dense", "Normalize"}
     if unknown:
@@ -144,10 +168,6 @@ def _dense_folders(path, revision):
             "(modules.json). Expected Transformer, Pooling, Dense and Normalize: name another model."
         )
     return tuple(folder for folder, kind in kinds.items() if kind == "Dense")
-
-
-def _default_prompt(content):
-    return (content.get("prompts") or {}).get(content.get("default_prompt_name")) or ""
 
 
 @lru_cache(maxsize=2)
@@ -287,6 +307,22 @@ def load_weights(model_class, path, *, name=None, unread=None, remedy=None, **op
     return module.eval()
 
 
+def _remedy(path, error):
+    """What to do about a model that cannot be loaded."""
+    if "trust_remote_code" in error:
+        return "It needs code of its own (trust_remote_code), which is not run here: name another model."
+    if not path.is_dir():
+        return (
+            "It is no folder here, and not in the local cache of the hub. Name a folder, or fetch it where there is a "
+            f"network: hf download {path}."
+        )
+    if (path / "adapter_config.json").exists():
+        return "The folder holds an adapter: merge it into its model by merge_and_unload(), and save that there."
+    if any(path.glob("*_Transformer/config.json")):
+        return "An old version of sentence-transformers wrote it: load and save it by a new one."
+    return "Its files do not fit together, or are damaged: save model and tokenizer there again by save_pretrained."
+
+
 @contextmanager
 def quiet_loading(path, remedy=None):
     """Silence transformers while it loads, and raise its errors as OSError with a remedy.
@@ -302,12 +338,7 @@ def quiet_loading(path, remedy=None):
     except (ImportError, MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # transformers, tokenizers and safetensors have no common class
-        remedy = remedy or (
-            "Its files do not fit together, or are damaged: save model and tokenizer there again by save_pretrained."
-            if Path(path).is_dir()
-            else "It is no folder here, and not in the local cache of the hub. Name a folder, or fetch it where there "
-            f"is a network: hf download {path}."
-        )
+        remedy = remedy or _remedy(Path(path), str(error))
         kind = FileNotFoundError if isinstance(error, OSError) else OSError
         what = " ".join(str(error).split())[:300]
         raise kind(f"Cannot load the model {path!r}. {remedy} The loader said: {what}") from error
