@@ -88,7 +88,7 @@ def run(truth, seed, n_pairs, n_components):
 
     margins = margins_of(rewards_of(learner, rows.X_test), held.sign)
     reward = AuditedReward("MaxEntropyIRL", Pipeline([("features", features), ("irl", learner)]), margins, learner)
-    found, _ = explain(rows, reward, n_resamples=200, random_state=seed)
+    found = dict(explain(rows, reward, n_resamples=200, random_state=seed))
     return {
         "truth": truth,
         "seed": seed,

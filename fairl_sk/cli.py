@@ -35,7 +35,8 @@ def main(argv=None):
     -------
     status : int
         0; 1 if a condition of ``--fail-if`` holds; 2 after an error that the user can mend; 130 after an interrupt.
-        After an error or an interrupt, the files are as before the run, but for generated pairs, which are kept.
+        After an error or an interrupt, the files are as before the run, but for generated pairs, which are kept. If an
+        audit is interrupted after its scores, what is finished is written.
     """
     try:
         with _warnings_as_lines():
@@ -261,6 +262,8 @@ def audit(context, **options):
     if used:
         report += f"\nLoad the reward with fairl_sk.audit.load_pipeline({str(used[0])!r})"
     status = _print(report)
+    if result.settings.get("interrupted"):
+        return 130
     if options.open_page and not webbrowser.open((folder / "report.html").resolve().as_uri()):
         print("fairl-sk: warning: found no browser to open the report.", file=sys.stderr)
     return _checked(result, conditions, options.junit, status) if conditions else status

@@ -313,6 +313,7 @@ def test_checkpoints_and_conditions_on_the_command_line(run, place, pairs, capsy
     assert "reference_correlation" not in shown.err
     assert {path.name: path.read_bytes() for path in Path("o").glob("pairs-*.jsonl")} == kept
     assert {"training.png", "DistilledIRL.skops"} <= {path.name for path in Path("o").iterdir()}
+    assert '<figure id="training">' in Path("o/report.html").read_text()
     document = json.loads(Path("o/table.json").read_text())
     assert [step["step"] for step in document["alignment"]["steps"]] == ["base", "step-2", "step-10"]
     suite = ElementTree.parse("ci.xml").getroot()

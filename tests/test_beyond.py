@@ -34,6 +34,7 @@ from fairl_sk.audit.novelty import (
     novelty_section,
     read_deployed,
 )
+from fairl_sk.audit.properties import measure_properties
 from fairl_sk.audit.texts import with_texts
 from fairl_sk.datasets import load_preferences, load_texts, make_detox_preferences, make_preferences
 from fairl_sk.metrics import bootstrap_difference, bootstrap_interval, pair_accuracy
@@ -59,7 +60,8 @@ def held_out(corpus, rows=slice(300, None), **rewards):
     sign = 2 * corpus.target[rows] - 1
     return Bunch(
         texts=corpus.data[rows], y=corpus.target[rows], sign=sign, groups=corpus.groups[rows],
-        index=np.arange(len(corpus.data))[rows], labels=None, reference_reward=known, rewards=known, std=None,
+        index=np.arange(len(corpus.data))[rows], labels=None, prompts=None, reference_reward=known,
+        rewards=known, std=None,
     )  # fmt: skip
 
 
@@ -241,6 +243,18 @@ def test_disagreements_are_the_clearest_ones(compared, corpus):
     assert least == sorted(least, reverse=True)
     pair = corpus.data[listed[0]["index"]][:: 1 if corpus.target[listed[0]["index"]] == 1 else -1]
     assert listed[0]["preferred"][:40] == pair[0][:40]
+
+
+def test_a_compared_reward_is_told_the_property_that_it_follows(corpus):
+    held = held_out(corpus)
+    lengths = measure_properties(held.texts)["length in words"]
+    (row,) = compare_rewards({"long": lengths}, held.rewards, held, interval, difference, n_resamples=20)
+    found = next(found for found in row["properties"] if found["property"] == "length in words")
+    assert found["r2"].estimate == pytest.approx(1) and found["opposed_accuracy"] in (0.0, 1.0)
+    assert (
+        "Length in words explains 100% [100%, 100%] of the margins of long"
+        in compare_section(Bunch(compared=[row], **PAIRS)).words
+    )
 
 
 def test_single_outputs_are_compared_by_auc(corpus):

@@ -342,6 +342,25 @@ def test_an_interrupt_leaves_nothing(place, monkeypatch, capsys, moment):
     assert not list(place.iterdir())
 
 
+@pytest.mark.filterwarnings("default:Interrupted")
+def test_an_interrupt_after_the_scores_keeps_what_is_finished(place, monkeypatch, capsys):
+    def interrupt(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("fairl_sk.audit.explain.measure_properties", interrupt)
+    assert run("../pairs.jsonl", "--out", "out", "--verbose") == 130
+    shown = capsys.readouterr()
+    missing = "shortcuts, subgroups, novelty, learning curve."
+    assert f"warning: Interrupted. The scores are finished; not measured: {missing}" in shown.err
+    assert f"Biggest risk: This audit was interrupted. Not measured: {missing}" in shown.out
+    assert sorted(path.name for path in Path("out").iterdir()) == FILES
+    page = Path("out/report.html").read_text()
+    assert page.count("Not measured: the audit was interrupted.") == 4  # shortcuts, subgroups, curve, novelty
+    found = json.loads(Path("out/table.json").read_text())
+    assert found["table"] and found["failures"] and found["uncertainty"]["left_out"] is None
+    assert found["settings"]["interrupted"] == ["shortcuts", "subgroups", "novelty", "learning_curve"]
+
+
 @pytest.mark.parametrize(
     ("error", "message"),
     [

@@ -70,7 +70,7 @@ def read_beyond(deploy, compare, held, random_state=0):
     return Beyond(deployed, rows, compared, settings)
 
 
-def measure_beyond(beyond, train, held, pipeline, posterior, *, n_resamples, random_state):
+def measure_beyond(beyond, train, held, pipeline, posterior, *, properties=None, n_resamples, random_state):
     """Measure novelty, the learning curve and the compared rewards.
 
     Parameters
@@ -84,13 +84,16 @@ def measure_beyond(beyond, train, held, pipeline, posterior, *, n_resamples, ran
         Features and the recovered reward, fitted.
     posterior : LaplaceReward or None
         Of the standard deviations of rewards.
+    properties : dict of str to `Property`, default=None
+        From `known_properties`. None: those of the package.
     n_resamples, random_state : int
         Of the intervals.
 
-    Returns
-    -------
-    dict
-        ``novelty``, ``learning_curve`` and ``compared``.
+    Yields
+    ------
+    part : str
+    found : dict or list
+        ``compared``, ``novelty`` and ``learning_curve`` when they are measured.
     """
     features, learner = pipeline[:-1], pipeline[-1]
     settings = {"n_resamples": n_resamples, "random_state": random_state}
@@ -106,21 +109,18 @@ def measure_beyond(beyond, train, held, pipeline, posterior, *, n_resamples, ran
         rewards=recovered,
         std=None if posterior is None else _std(posterior, held.X),
     )
+    compared, kept = beyond.compared, some_rows(held, beyond.rows)
+    difference = partial(metrics.bootstrap_difference, **settings)
+    how = interval, difference, properties
+    yield "compared", compare_rewards(compared, recovered[beyond.rows], kept, *how, **settings)
+    yield "novelty", measure_novelty(train.texts, known, interval, beyond.deployed, score, random_state)
     told = {"implicit_rewards": train.implicit_rewards} if isinstance(learner, DistilledIRL) else {}
-    curve = measure_learning_curve(
-        learner, train.X, train.y, train.groups, held.X, held.y, held.groups, random_state=random_state, known=told
-    )
-    return {
-        "novelty": measure_novelty(train.texts, known, interval, beyond.deployed, score, random_state),
-        "learning_curve": curve,
-        "compared": compare_rewards(
-            beyond.compared,
-            recovered[beyond.rows],
-            some_rows(held, beyond.rows),
-            interval,
-            partial(metrics.bootstrap_difference, **settings),
+    yield (
+        "learning_curve",
+        measure_learning_curve(
+            learner, train.X, train.y, train.groups, held.X, held.y, held.groups, random_state=random_state, known=told
         ),
-    }
+    )
 
 
 def _std(posterior, X):

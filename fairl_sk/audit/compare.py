@@ -9,12 +9,16 @@ from .. import metrics
 from ..plot import COLORS
 from ..warn import warn_user
 from .measures import margins_of, measured, shorten
+from .properties import measure_properties
 from .sections import Finding, Picture, Section, Table, interval_text
+from .shortcuts import followed, measure_shortcuts, property_table
+from .unfinished import NOT_MEASURED
 
 N_DISAGREEMENTS = 10
 MAX_COMPARED = 5_000  # held-out rows that other rewards score, which may be large models: a sample of more
 MIN_ROWS = 20  # with rewards, for figures
 CHANCE = 0.5
+FOLLOWS = 0.25  # a share of the margins that a property surely explains and that is worth words
 ALIKE = 0.9  # a rank correlation of rewards that rank outputs nearly alike
 
 
@@ -92,7 +96,7 @@ def check_compared(compare, taken):
     return compare
 
 
-def compare_rewards(compared, recovered, held, interval, difference):
+def compare_rewards(compared, recovered, held, interval, difference, properties=None, **draws):
     """Compare rewards with the recovered one on the held-out rows.
 
     Parameters
@@ -105,6 +109,10 @@ def compare_rewards(compared, recovered, held, interval, difference):
         The held-out rows.
     interval, difference : callable
         `fairl_sk.metrics.bootstrap_interval` and `bootstrap_difference` with the settings of the audit.
+    properties : dict of str to `Property`, default=None
+        From `fairl_sk.audit.properties.known_properties`. None: those of the package.
+    **draws
+        ``n_resamples`` and ``random_state`` of `measure_shortcuts`.
 
     Returns
     -------
@@ -113,7 +121,8 @@ def compare_rewards(compared, recovered, held, interval, difference):
         many rows). If there are enough, also the measures of the audit's table (intervals), ``recovered`` (that of the
         main measure on the same rows), ``difference`` (of the main measure, less that of the recovered reward),
         ``starc_recovered``, ``spearman_recovered`` and ``spearman_reference`` (intervals, or None), ``disagree``
-        (number of pairs that both order differently) and ``disagreements`` (a list of dicts).
+        (number of pairs that both order differently), ``disagreements`` (a list of dicts), and ``properties`` (of
+        pairs: what `measure_shortcuts` says of this reward).
 
     Warns
     -----
@@ -129,10 +138,19 @@ def compare_rewards(compared, recovered, held, interval, difference):
             kept = some_rows(held, finite)
             row |= _compared(rewards[finite], recovered[finite], kept, interval, difference)
             row["problems"] += _suspicious(rewards[finite], row)
+            row["properties"] = _properties(rewards[finite], kept, properties, draws)
         for problem in row["problems"]:
             warn_user(f"The compared reward {name!r} {problem}")
         rows.append(row)
     return rows
+
+
+def _properties(rewards, held, properties, draws):
+    """How far a reward of pairs goes with each property of their texts."""
+    if rewards.ndim == 1:
+        return []
+    values = measure_properties(held.texts, held.prompts, properties)
+    return measure_shortcuts(values, held.sign, held.groups, rewards[:, 0] - rewards[:, 1], **draws)
 
 
 def _missing(rewards, finite):
@@ -159,7 +177,7 @@ def _suspicious(rewards, row):
 
 def some_rows(held, kept):
     """Some of the held-out rows."""
-    fields = ("texts", "y", "sign", "groups", "index", "labels", "reference_reward")
+    fields = ("texts", "prompts", "y", "sign", "groups", "index", "labels", "reference_reward")
     return type(held)(**{name: None if held[name] is None else held[name][kept] for name in fields})
 
 
@@ -218,12 +236,13 @@ def _disagreements(rewards, recovered, held):
 
 def compare_section(result):
     """Is it the reward that one already has; None without compared rewards."""
-    rows = result.compared
+    rows, title = result.compared, "Is it the reward I already have?"
     if not rows:
-        return None
+        return Section(title, NOT_MEASURED) if rows is None and "compared" in result.settings else None
     words = [f"{row['reward']} {problem}" for row in rows for problem in row["problems"]]
     measured_rows = [row for row in rows if "difference" in row]
-    words += [_sentence(row) for row in measured_rows if row["spearman_recovered"] is not None]
+    for row in measured_rows:
+        words += _sentences(row) if row["spearman_recovered"] is not None else []
     if (n_rows := result.settings["test_rows"]) > MAX_COMPARED:
         words.append(f"Measured on a random sample of {MAX_COMPARED:,} of {n_rows:,} held-out rows.")
     columns = {
@@ -243,14 +262,15 @@ def compare_section(result):
     tables = [Table("Compared rewards on the held-out rows, with 95 % intervals", ["reward", "rows", *columns], cells)]
     for row in measured_rows:
         tables += _disagreement_tables(row)
+        tables += [property_table(row["properties"], row["reward"])] if row["properties"] else []
     pictures = [_picture(measured_rows)] if measured_rows else []
-    return Section("Is it the reward I already have?", " ".join(words), pictures, tables)
+    return Section(title, " ".join(words), pictures, tables)
 
 
 def compare_findings(result):
     """A finding for each compared reward that is constant, reversed, or has missing values."""
     findings = []
-    for row in result.compared:
+    for row in result.compared or []:
         for problem in row["problems"]:
             doubt = 1 - row["rows"] / row["of"] if row["rows"] < row["of"] else 1.0
             remedy = f"Mend {row['reward']}, or leave it out."
@@ -258,8 +278,13 @@ def compare_findings(result):
     return findings
 
 
+def _sentences(row):
+    """What the figures say of one reward, and which properties it goes with."""
+    told = [found for found in row["properties"] if found["named"] or found["r2"].low > FOLLOWS]
+    return [_sentence(row), *(followed(found, row["reward"]) for found in told)]
+
+
 def _sentence(row):
-    """What the figures say of one reward."""
     main, less = row["pair_accuracy"] or row["output_auc"], row["difference"]
     found = (
         f"orders {main.estimate:.1%} of the held-out pairs"

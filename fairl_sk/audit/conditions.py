@@ -100,7 +100,7 @@ def audit_figures(result):
         figures |= {unit: float(len(found[unit])) for unit in ("words", "tokens")}
     if pairs := result.uncertainty.get("pairs"):
         figures["undecided_share"] = pairs["share"]
-    for row in result.compared:
+    for row in result.compared or []:
         figures |= _flat(row, f"{row['reward']}/".replace(" ", "_"))
     figures |= _flat({name: result.learning_curve.get(name) for name in ("twice", "gain")}, "")
     figures |= _flat(result.novelty.get("deploy") or {}, "deploy/")

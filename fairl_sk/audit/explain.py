@@ -81,31 +81,30 @@ def explain(rows, reward, *, properties=None, n_resamples=1000, random_state=0):
     n_resamples, random_state
         Of intervals and draws.
 
-    Returns
-    -------
+    Yields
+    ------
+    part : str
     found : dict
-        ``shortcuts``: ``left_out`` (None, or why), ``reward`` (its name), ``pairs`` (held out), ``constant``
-        (properties that are equal in each pair), ``properties`` and ``edits`` (see `measure_shortcuts`,
-        `measure_edits`). ``subgroups``: ``reward``, ``rows`` (searched), ``tried`` and ``tested``
-        (see `find_subgroups`). ``label_errors``: ``left_out``, ``rate``, ``gain``, ``clear``, ``expected`` (number of
-        wrong labels) and ``review`` (see `list_for_review`).
-    reasons : ndarray of shape (n_test,) of str
-        Why each held-out row is in the wrong order, if it is.
+        Each part when it is measured, by its name. ``label_errors``: ``left_out``, ``rate``, ``gain``, ``clear``,
+        ``expected`` (number of wrong labels) and ``review`` (see `list_for_review`). ``reasons``: why each held-out
+        row is in the wrong order, if it is, an ndarray of str (n_test,). ``shortcuts``: ``left_out`` (None, or why),
+        ``reward`` (its name), ``pairs`` (held out), ``constant`` (properties that are equal in each pair),
+        ``properties`` and ``edits`` (see `measure_shortcuts`, `measure_edits`). ``subgroups``: ``left_out``,
+        ``reward``, ``rows`` (searched), ``tried`` and ``tested`` (see `find_subgroups`).
     """
     known = PROPERTIES if properties is None else properties
     sign = preference_sign(rows.data.target, len(rows.data.target))
     crossed = _cross_fitted(rows, reward, sign)
     label_errors, reasons = _label_errors(rows, reward, sign, crossed)
+    yield "label_errors", label_errors
+    yield "reasons", reasons
     drawn = _draw(rows, random_state)
     prompts = rows.data.get("prompt")
     texts = rows.data.data[drawn.rows]
     values = measure_properties(texts, None if prompts is None else prompts[drawn.rows], known)
     settings = {"n_resamples": n_resamples, "random_state": random_state}
-    return {
-        "shortcuts": _shortcuts(rows, reward, sign, drawn, values, known, settings),
-        "subgroups": _subgroups(rows, reward, crossed, drawn, values, settings),
-        "label_errors": label_errors,
-    }, reasons
+    yield "shortcuts", _shortcuts(rows, reward, sign, drawn, values, known, settings)
+    yield "subgroups", _subgroups(rows, reward, crossed, drawn, values, settings)
 
 
 class _Drawn(NamedTuple):
@@ -144,7 +143,7 @@ def _subgroups(rows, reward, crossed, drawn, values, settings):
     margins = np.concatenate([crossed[numbers[drawn.train]], reward.margins[drawn.held]])
     train = drawn.train[np.isfinite(margins[drawn.train])]
     credit = (margins > 0) + 0.5 * (margins == 0)
-    found = {"reward": reward.name, "rows": len(numbers), "tried": 0, "tested": []}
+    found = {"left_out": None, "reward": reward.name, "rows": len(numbers), "tried": 0, "tested": []}
     if not len(train):
         return found
     index = data.get("source_index", np.arange(len(data.data)))[numbers]

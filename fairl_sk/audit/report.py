@@ -17,13 +17,13 @@ from sklearn.base import BaseEstimator
 
 from ..escaping import csv_cell
 from ..features import TransformerEmbedder
-from ..plot import COLORS, HistoryDisplay, MarginDisplay
+from ..plot import HistoryDisplay, MarginDisplay
 from .label_errors import review_columns
 from .made import make_cards
 from .measures import MEASURES
-from .models import step_number
 from .page import render_page
 from .texts import with_texts
+from .training import draw_steps
 from .verdict import verdict
 
 RUN_PARAMETERS = {"store": None, "device": "cpu", "verbose": False}  # of this run, not of the reward: not saved
@@ -188,48 +188,10 @@ def _draw(result, folder):
     history.axes_[1].set(ylabel=rows_are)
     figures = {"margins": margins.figure_, "history": history.figure_}
     if result.alignment and len(result.alignment["steps"]) > 2:
-        figures["training"] = _draw_steps(result.alignment["steps"])
+        figures["training"] = draw_steps(result.alignment["steps"])
     for name, figure in figures.items():
         figure.savefig(folder / f"{name}.png", dpi=150)
         plt.close(figure)
-
-
-def _draw_steps(steps):
-    """The figures of `measure_alignment` by step, with their intervals."""
-    import matplotlib.pyplot as plt
-
-    panels = {
-        "times_noise": "spread,\ntimes the noise\n(range over its draws)",
-        "kl": "KL from the base,\nnats an output",
-        "reference_share": "share that the\nreference explains",
-        "desirable": "desirable outputs",
-        "distance": "distance from\nthe last reward",
-    }
-    panels = {name: label for name, label in panels.items() if any(step.get(name) is not None for step in steps)}
-    numbers = [step_number(step["step"]) for step in steps[1:]]
-    if None in numbers or len(set(numbers)) < len(numbers):
-        numbers = list(range(1, len(steps)))
-    place = dict(zip((step["step"] for step in steps), [0, *numbers], strict=True))
-    figure, axes = plt.subplots(len(panels), 1, figsize=(7, 1.7 * len(panels)), sharex=True, layout="constrained")
-    for ax, (name, label) in zip(axes, panels.items(), strict=True):
-        found = [(place[step["step"]], *_ends(step, name)) for step in steps if step.get(name) is not None]
-        at, value, low, high = map(np.array, zip(*sorted(found), strict=True))
-        ax.errorbar(at, value, (value - low, high - value), marker=".", capsize=2, color=COLORS[0])
-        ax.set(ylabel=label, ylim=(min(0, low.min()), None))
-    axes[-1].set(xlabel="step of the training (0: the base model)")
-    figure.suptitle("What the alignment learned, by step, with 95 % intervals")
-    return figure
-
-
-def _ends(step, name):
-    """A figure of a step with the ends of its interval."""
-    value = step[name]
-    if name == "times_noise":
-        return value, step["spread"] / step["null_high"], step["spread"] / step["null_low"]
-    if hasattr(value, "estimate"):
-        return value.estimate, value.low, value.high
-    error = 1.96 * step["kl_error"] if name == "kl" else 0.0
-    return value, value - error, value + error
 
 
 def _without_run_parameters(pipeline):

@@ -47,6 +47,7 @@ from .measures import (
 from .page import AuditResult
 from .properties import known_properties
 from .uncertainty import fit_posterior, measure_uncertainty
+from .unfinished import measure_parts
 
 
 def audit(
@@ -114,7 +115,8 @@ def audit(
         ``uncertainty`` (undecided pairs and uncertain outputs), ``failures`` (the hardest rows, why they are, and what
         decided), ``shortcuts``, ``subgroups`` and ``label_errors`` (see `fairl_sk.audit.explain.explain`), ``novelty``,
         ``learning_curve`` and ``compared`` (see `fairl_sk.audit.beyond.measure_beyond`), ``pipelines`` (fitted),
-        ``margins`` (held out) and ``settings``.
+        ``margins`` (held out) and ``settings``. An interrupt after the scores (``subtypes`` and all before it) leaves
+        out the other parts that are not finished; ``settings["interrupted"]`` names them.
 
     Raises
     ------
@@ -124,8 +126,8 @@ def audit(
     Warns
     -----
     UserWarning
-        If ``data.reference_reward`` or ``data.implicit_rewards`` has missing values, which is then ignored; and if the
-        base and the aligned model of `model_pairs` may be exchanged.
+        If ``data.reference_reward`` or ``data.implicit_rewards`` has missing values, which is then ignored; if the
+        base and the aligned model of `model_pairs` may be exchanged; and after an interrupt.
     """
     started = time.perf_counter()
     _check_numbers(n_components, n_shuffles, random_state)
@@ -150,23 +152,23 @@ def audit(
     choice = recommend(table, rewards, held, n_resamples, random_state)
     pipelines = {name: Pipeline([("features", features), ("irl", learner)]) for name, learner in learners.items()}
     rows = AuditedRows(data, train, test, X_train, X_test)
-    posterior = fit_posterior(learners["MaxEntropyIRL"], X_train, trained.y)
-    name = _recovered(choice, pipelines)
+    scores = {
+        "choice": choice,
+        "alignment": _alignment(data, reference, train, X_train, held, rewards, interval),
+        "table": table,
+        "calibration": measure_calibration(margins[shown_reward(choice)], held.groups, interval, random_state),
+        "kinds": accuracy_by_kind(held, margins),
+        "subtypes": auc_by_subtype(held, rewards, interval),
+    }
+    found, missing = measure_parts(_parts(rows, trained, held, beyond, choice, pipelines, margins, properties, draws))
     return AuditResult(
-        choice=choice,
-        alignment=_alignment(data, reference, train, X_train, X_test, rewards, partial(interval, groups=held.groups)),
-        table=table,
-        calibration=measure_calibration(margins[shown_reward(choice)], held.groups, interval, random_state),
-        kinds=accuracy_by_kind(held, margins),
-        subtypes=auc_by_subtype(held, rewards, interval),
-        uncertainty=measure_uncertainty(posterior, X_train, trained.y, X_test, held),
-        **_explained(rows, held, name, pipelines, margins, properties=properties, **draws),
-        **measure_beyond(beyond, trained, held, pipelines[name], posterior, **draws),
+        **scores,
+        **found,
         pipelines=pipelines,
         margins=margins,
         settings={
             **_settings(data, train, test, features, learners, random_state),
-            **beyond.settings | {"tuning": tuning},
+            **beyond.settings | {"tuning": tuning, "interrupted": missing},
             "intervals": _on_intervals(n_resamples, n_shuffles),
             "seconds": round(time.perf_counter() - started, 2),
         },
@@ -207,13 +209,22 @@ def _prepared(data, reference, random_state):
     return data
 
 
-def _explained(rows, held, name, pipelines, margins, **settings):
-    """What explains the reward of that name, and the hardest rows."""
+def _parts(rows, trained, held, beyond, choice, pipelines, margins, properties, draws):
+    """The parts after the scores, one by one."""
+    name = _recovered(choice, pipelines)
+    if not beyond.compared:
+        yield "compared", []
+    posterior = fit_posterior(pipelines["MaxEntropyIRL"][-1], trained.X, trained.y)
+    yield "uncertainty", measure_uncertainty(posterior, trained.X, trained.y, held.X, held)
     reward = AuditedReward(name, pipelines[name], margins[name], pipelines["MaxEntropyIRL"][-1])
-    found, reasons = explain(rows, reward, **settings)
-    features, learner = pipelines["FailureAwareIRL"]
-    why = partial(decided_by, Contributions(features, learner.coef_), held, rows.X_test)
-    return found | {"failures": hardest_rows(margins["FailureAwareIRL"], held, reasons, why)}
+    for part, found in explain(rows, reward, properties=properties, **draws):
+        if part != "reasons":
+            yield part, found
+            continue
+        features, learner = pipelines["FailureAwareIRL"]
+        why = partial(decided_by, Contributions(features, learner.coef_), held, held.X)
+        yield "failures", hardest_rows(margins["FailureAwareIRL"], held, found, why)
+    yield from measure_beyond(beyond, trained, held, pipelines[name], posterior, properties=properties, **draws)
 
 
 def _rows(values, rows):
@@ -230,14 +241,15 @@ def _held_out_rewards(learners, X_train, X_test, data, train, test):
     return rewards
 
 
-def _alignment(data, reference, train, X_train, X_test, rewards, interval):
+def _alignment(data, reference, train, X_train, held, rewards, interval):
     """What `measure_alignment` finds of two models, and how far each step's distilled reward is from the last one's."""
     models = data.get("models")
     if models is None:
         return None
+    interval = partial(interval, groups=held.groups)
     found = measure_alignment(data, reference, interval)
     known = X_train, data.target[train], data.groups[train]
-    earlier = [rewards_of(fit_distilled(*known, values[train]), X_test) for values in models.implicit_rewards[:-1]]
+    earlier = [rewards_of(fit_distilled(*known, values[train]), held.X) for values in models.implicit_rewards[:-1]]
     last = rewards["DistilledIRL"]
     for step, values in zip(found["steps"][1:], [*earlier, last], strict=True):
         step["distance"] = interval(metrics.starc_distance, values, last)

@@ -162,7 +162,7 @@ def shortcuts_section(result):
     paragraphs = [" ".join(map(_said, named)) or _nothing_said(rows)]
     if named:
         question = "Whether a property is a shortcut, or what the preferences are about, only you can say."
-        paragraphs.append(f"{' '.join(_followed(row, found['reward']) for row in named)} {question}")
+        paragraphs.append(f"{' '.join(followed(row, found['reward']) for row in named)} {question}")
     edited = [_edited(row) for row in found["edits"] if row["flipped"] >= LEAST_EFFECT]
     if found["constant"]:
         edited.append(f"Equal in both outputs of each pair: {', '.join(found['constant'])}.")
@@ -170,7 +170,7 @@ def shortcuts_section(result):
     highest = f"at most {rows[0]['accuracy'].estimate:.0%}, by {rows[0]['property']}" if rows else "none was tried"
     alt = f"Share of {found['pairs']} held-out pairs that each of {len(rows)} properties orders alone: {highest}."
     pictures = [Picture("shortcuts", lambda: _draw_properties(rows), alt)] if rows else []
-    tables = [_property_table(rows), _edit_table(found["edits"])]
+    tables = [property_table(rows), _edit_table(found["edits"])]
     return Section(title, "\n".join([*paragraphs, RULE]), pictures, tables)
 
 
@@ -205,7 +205,8 @@ def _nothing_said(rows):
     )
 
 
-def _followed(row, reward):
+def followed(row, reward):
+    """A sentence: how far a reward of that name goes with a property."""
     text = f"{row['property'].capitalize()} explains {_percent(row['r2'])} of the margins of {reward}"
     if row["opposed_pairs"]:
         text += f", which has {row['opposed_accuracy']:.0%} of the pairs right where it is opposed to the preference"
@@ -220,11 +221,13 @@ def _percent(interval):
     return f"{interval.estimate:.0%} [{interval.low:.0%}, {interval.high:.0%}]"
 
 
-def _property_table(rows):
+def property_table(rows, reward=None):
+    """The table of `measure_shortcuts`; ``reward`` names a reward other than the recovered one."""
+    whose = "" if reward is None else f" and {reward}"
     columns = ["property", "preferred", "pairs it orders", "p, corrected", "explains of the margins"]
     columns += [f"reward's accuracy where {part}" for part in ("equal", "in favor", "opposed")]
     return Table(
-        "Properties of the texts, held-out pairs (in brackets: 95 % intervals; in parentheses: pairs)",
+        f"Properties of the texts{whose}, held-out pairs (in brackets: 95 % intervals; in parentheses: pairs)",
         columns,
         [
             [

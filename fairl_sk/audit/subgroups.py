@@ -250,7 +250,9 @@ def _leaf_names(tree, columns, node=0, conditions=()):
 
 def subgroups_section(result):
     """Where the reward fails: a `Section` of a report, with the hardest rows."""
-    found, rows_are = result.subgroups, result.settings["rows_are"]
+    found, rows_are, title = result.subgroups, result.settings["rows_are"], "Where does it fail?"
+    if found["left_out"]:
+        return Section(title, found["left_out"], tables=[_hardest_table(result)])
     named = [row for row in found["tested"] if row["named"]]
     words = [f"{found['reward']} is surely less often right in {len(named)} of {found['tried']} subgroups tried."]
     words += [f"{_named(rows_are, row)}." for row in named]
@@ -266,9 +268,8 @@ def subgroups_section(result):
         alt = f"Accuracy in {len(found['tested'])} subgroups with intervals. The lowest is "
         alt += f"{lowest['accuracy'].estimate:.0%}, and {lowest['elsewhere']:.0%} elsewhere."
         pictures = [Picture("subgroups", lambda: _draw_subgroups(found["tested"]), alt)]
-    return Section(
-        "Where does it fail?", f"{' '.join(words)}\n{RULE}", pictures, [_table(found["tested"]), _hardest_table(result)]
-    )
+    tables = [_table(found["tested"]), _hardest_table(result)]
+    return Section(title, f"{' '.join(words)}\n{RULE}", pictures, tables)
 
 
 def subgroups_findings(result):

@@ -26,6 +26,7 @@ STYLE = {
     "axes.facecolor": "none",
     "savefig.facecolor": "none",
 }
+WIDE = 500  # pixels; the page does not shrink wider ones to the width of a phone, but scrolls them
 _GRAY = re.compile(r"#([0-9a-f]{2})\1\1\b", re.I)
 _FONTS = re.compile(r"'DejaVu Sans'[^;\"]*sans-serif")
 
@@ -63,7 +64,8 @@ def svg_of(picture):
     head, rest = text.split(">", 1)
     size = re.sub(r'\b(width|height)="([\d.]+)pt"', "", head)
     width = float(re.search(r'width="([\d.]+)pt"', head)[1]) * 96 / 72
-    return Markup(f'{size} role="img" aria-label="{label}" style="width: {width:.0f}px">{rest.strip()}')
+    wide = ' class="wide"' if width > WIDE else ""
+    return Markup(f'{size} role="img" aria-label="{label}"{wide} style="width: {width:.0f}px">{rest.strip()}')
 
 
 def _gray(light):

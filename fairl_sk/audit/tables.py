@@ -8,7 +8,8 @@ from .compare import compare_section
 from .learning_curve import learning_curve_section
 from .measures import MEASURES
 from .novelty import novelty_section
-from .sections import Section, Table, interval_text
+from .sections import Picture, Section, Table, interval_text
+from .training import draw_steps
 from .uncertainty import UNDECIDED
 
 NOTABLE = 0.05  # a null whose score surely differs from 1/2 by more than this may explain the preferences
@@ -134,7 +135,12 @@ def alignment_section(result):
             tables.append(Table(block.rstrip(":"), after[0], after[1:], of_texts=after[0][0] in ("word", "token")))
         elif isinstance(block, str):
             lines.append(block)
-    return Section(title, "\n".join(lines), tables=tables)
+    steps, pictures = result.alignment["steps"], []
+    if len(steps) > 2:
+        alt = f"What the alignment learned, by step: {len(steps) - 1} aligned models. The last one's implicit reward "
+        alt += f"spreads by {steps[-1]['times_noise']:.1f} times the noise."
+        pictures = [Picture("training", lambda: draw_steps(steps), alt)]
+    return Section(title, "\n".join(lines), pictures, tables)
 
 
 def _choice(result):

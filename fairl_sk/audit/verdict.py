@@ -20,6 +20,7 @@ from .sections import Finding
 from .shortcuts import shortcuts_findings
 from .subgroups import subgroups_findings
 from .tables import NOISE, NOTABLE, SHORTCUT_CLAIMS
+from .unfinished import unfinished_findings
 
 MAX_WIDTH = 0.1  # a wider interval of the main score is a finding
 MAX_UNDECIDED = 0.2  # a larger share of undecided pairs is a finding
@@ -216,6 +217,7 @@ def noise_findings(result):
 
 
 FINDINGS = (
+    unfinished_findings,
     noise_findings,
     score_findings,
     null_findings,
