@@ -48,7 +48,7 @@ LEARNERS = ["MaxEntropyIRL", "MaxMarginIRL", "FailureAwareIRL"]  # the simplest 
 NULLS = ["all desirable", "longer output", "shorter output", "prompt only", "shuffled labels"]
 FILES = [*(f"{name}.skops" for name in sorted(LEARNERS)), "data_card.md", "failures.csv", "history.png"]
 FILES += ["margins.png", "model_card.md", "report.html", "review.csv", "table.csv", "table.json"]
-REASONS = {"error of the reward", "probably mislabeled", "contradicted by the labels", "contradicted by a copy"}
+REASONS = {"error of the reward", "probably mislabeled", "contradicted by the output labels", "contradicted by a copy"}
 ROW = {"reward", "clearly"}  # in each row of the choice, beside its measures
 N_GRAMS = TextFeatures(encoder=None, n_components=24, random_state=0)
 small_audit = functools.partial(audit, features=N_GRAMS, n_resamples=50, n_shuffles=3)
@@ -381,8 +381,9 @@ def test_undecided_pairs_and_uncertain_outputs_are_those_of_the_posterior(corpus
     X, X_test = features.transform(corpus.data[train]), features.transform(corpus.data[held_out])
     reward = LaplaceReward(MaxEntropyIRL(random_state=0, tol=1e-6)).fit(X, corpus.target[train])
     margins, std = reward.decision_function(X_test, return_std=True)
-    undecided, right = np.abs(margins) <= 2 * std, (margins > 0) == corpus.target[held_out]
-    expected = undecided.sum(), undecided.mean(), right[undecided].mean(), right[~undecided].mean()
+    undecided = np.abs(margins) <= 2 * std
+    shown = result.margins[result.choice["use"]] > 0  # accuracy is that of the recommended reward
+    expected = undecided.sum(), undecided.mean(), shown[undecided].mean(), shown[~undecided].mean()
     found = [
         result.uncertainty["pairs"][name] for name in ("undecided", "share", "undecided_accuracy", "decided_accuracy")
     ]

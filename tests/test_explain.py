@@ -286,7 +286,7 @@ def test_reasons():
     sign = np.array([1, 1, 1, 1, -1])
     labels = np.array([[1, 0], [1, 0], [0, 1], [1, 1], [0, 1]])
     contradicted = contradicted_rows(texts, sign, labels)
-    copy, other = "contradicted by a copy", "contradicted by the labels"
+    copy, other = "contradicted by a copy", "contradicted by the output labels"
     assert contradicted.tolist() == [copy, copy, other, "", ""]
     noise, support = np.array([0, 0, 0, 0.9, 0.1]), np.array([0.5, 0.5, 0.5, 0.1, 0.9])
     expected = [copy, copy, other, "probably mislabeled", "error of the reward"]

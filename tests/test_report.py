@@ -171,7 +171,9 @@ def test_a_verdict_without_findings(result):
     said = verdict(fair(result))
     assert len(said) == 5
     assert said["Which reward"].startswith("Use MaxEntropyIRL. ")
-    assert said["How good"].startswith("MaxEntropyIRL orders 80.0% of 60 held-out pairs as preferred [78.0%, 82.0%]")
+    assert said["How good"].startswith(
+        "MaxEntropyIRL orders 80.0% of 60 held-out pairs as preferred (95 % interval 78.0% to 82.0%)"
+    )
     assert "'all desirable', orders 50.0%" in said["How good"]
     assert said["Biggest risk"] == "No check of this audit gave a warning."
     assert "failures" in said["Next step"]
@@ -190,11 +192,22 @@ def test_the_verdict_on_learning_from_failures_follows_the_interval(result, gain
         ({"null": 0.79}, "may be as good as MaxEntropyIRL"),
         ({"null": 0.62}, "alone orders 62.0% of the pairs"),
         (
-            {"uncertainty": {"left_out": None, "pairs": {"share": 0.4, "undecided_accuracy": 0.6}}},
+            {
+                "uncertainty": {
+                    "left_out": None,
+                    "pairs": {"share": 0.4, "undecided_accuracy": 0.6, "decided_accuracy": 0.9},
+                }
+            },
             "40% of the held-out pairs are undecided",
         ),
         (
-            {"uncertainty": {"left_out": None, "pairs": {"share": 1.0, "undecided_accuracy": 0.4}}, "reward": 0.51},
+            {
+                "uncertainty": {
+                    "left_out": None,
+                    "pairs": {"share": 1.0, "undecided_accuracy": 0.4, "decided_accuracy": None},
+                },
+                "reward": 0.51,
+            },
             "may be those of chance",  # nothing puts more than all pairs in doubt
         ),
         ({"shortcuts": {"properties": [PROPERTY]}}, "with the greater length is the preferred one in 70%"),

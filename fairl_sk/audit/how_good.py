@@ -20,6 +20,13 @@ TITLES = {
     "label_auc": "AUC by the known labels",
     "starc": "STARC distance to the reference (lower is better)",
 }
+NULLS = {
+    "all desirable": "the same reward for all outputs",
+    "longer output": "the number of characters",
+    "shorter output": "its negative",
+    "prompt only": "the labels of the other rows of the prompt",
+    "shuffled labels": "FailureAwareIRL, fitted to shuffled labels",
+}
 
 
 def measure_calibration(margins, groups, interval, random_state=0):
@@ -42,8 +49,8 @@ def measure_calibration(margins, groups, interval, random_state=0):
     -------
     dict
         ``bins`` of equal numbers of rows (``rows``, ``probability``, ``right``, and ``interval`` or None); ``error``,
-        the expected calibration error; ``by_chance``, its mean for a reward whose probabilities are right; and
-        ``overconfidence``, the mean probability less the share that is right.
+        the expected calibration error; ``by_chance`` and ``by_chance_high``, its mean and 97.5 % quantile for a reward
+        whose probabilities are right; and ``overconfidence``, the mean probability less the share that is right.
     """
     probability, right = expit(np.abs(margins)), (margins > 0) + 0.5 * (margins == 0)
     n_bins = int(np.clip(len(margins) // MIN_BIN_ROWS, 1, MAX_BINS))
@@ -68,6 +75,7 @@ def measure_calibration(margins, groups, interval, random_state=0):
         ],
         "error": float(error(right)),
         "by_chance": float(error(drawn).mean()),
+        "by_chance_high": float(np.quantile(error(drawn), 0.975)),
         "overconfidence": float(probability.mean() - right.mean()),
     }
 
@@ -84,13 +92,12 @@ def how_good_section(result):
         for measure in drawn
     ]
     found = result.calibration
-    error = f"{found['error']:.3f}, where chance alone gives {found['by_chance']:.3f}"
     pictures += [
         Picture(
             "reliability",
-            lambda: _draw_reliability(found),
+            lambda: _draw_reliability(found, rows_are),
             f"Reliability diagram of {name}: share in the right order by the probability it gives. Expected "
-            f"calibration error {error}.",
+            f"calibration error {found['error']:.3f}.",
         ),
         Picture(
             "margins",
@@ -98,13 +105,17 @@ def how_good_section(result):
             f"Histograms of the held-out margins. {name} has {np.mean(result.margins[name] <= 0):.1%} at or below 0.",
         ),
     ]
-    words = (
-        f"{_said(row, main)} Gray squares are nulls, baselines that do not read the content: a reward should lie "
-        "clearly to the right of them. Lines are 95 % intervals over whole groups.\n"
-        "Are its probabilities right, too? The probability of an order is the sigmoid of the margin, the difference of "
-        f"two rewards. {_confidence(name, found)}"
-    )
-    return Section("How good is the reward?", words, pictures, [_score_table(result, measures), _bin_table(found)])
+    nulls = [f"{row['reward']}: {NULLS[row['reward']]}" for row in result.table if row["reward"] in NULLS]
+    words = [
+        f"{_said(row, main)} Gray squares are nulls, baselines that do not read the content: a reward should be "
+        f"clearly better. Lines are 95 % intervals over whole groups. The nulls are {'; '.join(nulls)}.",
+        "The probability of an order is the sigmoid of the margin, the difference of two rewards. "
+        f"{_confidence(name, found)}",
+    ]
+    if "starc" in measures:
+        words.insert(1, "STARC is the distance to the reference, from 0 (the same but for scale and offset) to 1.")
+    tables = [_score_table(result, measures), _bin_table(found)]
+    return Section("How good is the reward?", "\n".join(words), pictures, tables)
 
 
 def _said(row, measure):
@@ -117,11 +128,12 @@ def _said(row, measure):
 
 
 def _confidence(name, found):
-    error = f"expected calibration error {found['error']:.3f}, where chance alone gives {found['by_chance']:.3f}"
-    if found["error"] < 2 * found["by_chance"]:
-        return f"The probabilities of {name} are about right ({error})."
-    word = "high" if found["overconfidence"] > 0 else "low"
-    return f"The probabilities of {name} are too {word} ({error}): take its order, not its probabilities."
+    error = f"expected calibration error {found['error']:.3f}; right ones have at most {found['by_chance_high']:.3f}"
+    if found["error"] <= found["by_chance_high"]:
+        return f"Nothing shows that the probabilities of {name} are wrong ({error})."
+    if found["overconfidence"] > 0:
+        return f"The probabilities of {name} are too high ({error}): it is right less often than they say."
+    return f"The probabilities of {name} are too low ({error}): it is right more often than they say."
 
 
 def _score_table(result, measures):
@@ -164,15 +176,15 @@ def _draw_scores(table, measure):
     return figure
 
 
-def _draw_reliability(found):
+def _draw_reliability(found, rows_are):
     figure, ax = _figure(3.4)
     ax.plot([0.5, 1], [0.5, 1], color="0.6", lw=1, ls=":", label="probabilities that are right")
     for row in found["bins"]:
         if row["interval"] is not None:
             ax.plot([row["probability"]] * 2, [row["interval"].low, row["interval"].high], color=COLORS[0], lw=1.5)
     points = [(row["probability"], row["right"]) for row in found["bins"]]
-    ax.plot(*zip(*points, strict=True), "o", color=COLORS[0], label="held-out rows, in bins")
-    ax.set(xlabel="probability of the reward's own order", ylabel="share in the right order", xlim=(0.48, 1.02))
+    ax.plot(*zip(*points, strict=True), "o", color=COLORS[0], label=f"held-out {rows_are}, in bins")
+    ax.set(xlabel="probability given to the reward's order", ylabel="share in the right order", xlim=(0.48, 1.02))
     ax.legend(frameon=False, loc="best")
     return figure
 
@@ -181,6 +193,6 @@ def _draw_margins(margins, rows_are):
     figure, ax = _figure(3.4)
     MarginDisplay(margins).plot(ax=ax)
     xlabel = "margin R(preferred) - R(other)" if rows_are == "pairs" else "reward, signed by the label"
-    ax.set(ylabel=rows_are, xlabel=f"{xlabel}, in standard deviations")
+    ax.set(ylabel=rows_are, xlabel=f"{xlabel}, divided by their standard deviation")
     ax.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1))
     return figure

@@ -21,9 +21,9 @@ LEAST_GAIN = 5.0  # nats that label errors have to gain in likelihood; without e
 MAX_LISTED = 1_000
 N_SHOWN = 20  # in the report
 RULE = (
-    f"A row is listed if its label is wrong with a probability of at least {LEAST_NOISE:g}, provided that the margins "
-    f"are clearly likelier with label errors than without (by {LEAST_GAIN:g} nats). So is a row whose copy has the "
-    "opposite label."
+    f"A row is listed if its label is wrong with a probability of at least {LEAST_NOISE:g}, or if a copy of it has "
+    "the opposite label. Label errors are claimed if they raise the log-likelihood of the margins by at least "
+    f"{LEAST_GAIN:g}."
 )
 
 
@@ -103,7 +103,7 @@ def contradicted_rows(texts, sign, output_labels=None):
     Returns
     -------
     reasons : ndarray of shape (n_rows,) of str
-        "contradicted by a copy", "contradicted by the labels" or "".
+        "contradicted by a copy", "contradicted by the output labels" or "".
     """
     said = defaultdict(set)
     keys = []
@@ -121,7 +121,7 @@ def contradicted_rows(texts, sign, output_labels=None):
     labeled = np.zeros(len(texts), dtype=bool)
     if output_labels is not None and texts.ndim == 2:
         labeled = (output_labels[:, 0] - output_labels[:, 1]) * sign < 0
-    return np.select([copied, labeled], ["contradicted by a copy", "contradicted by the labels"], "")
+    return np.select([copied, labeled], ["contradicted by a copy", "contradicted by the output labels"], "")
 
 
 def reasons_of(noise, support, contradicted):
@@ -206,7 +206,7 @@ def label_errors_section(result):
     if found["left_out"]:
         return Section(title, found["left_out"])
     if found["clear"]:
-        words = f"About {found['rate']:.0%} of the labels are wrong, as far as rewards of the other rows tell."
+        words = f"About {found['rate']:.0%} of the labels are wrong, judged by rewards that never saw them."
     else:
         words = (
             "No label errors stand out: rewards of the other rows contradict no more labels than if all labels were "
@@ -214,8 +214,8 @@ def label_errors_section(result):
         )
     if found["review"]:
         words += (
-            f" {len(found['review'])} {rows_are} are listed in review.csv: fill in its column `corrected` "
-            f'({_values(rows_are)}) and read the file again with load_preferences(..., corrections="review.csv").'
+            f" The {len(found['review'])} most probable ones are listed in review.csv, beside this page: fill in its "
+            f"column `corrected` ({_values(rows_are)}), and audit again with --corrections review.csv."
         )
     texts = ("output", "label") if rows_are == "outputs" else ("preferred", "other")
     table = Table(
@@ -235,7 +235,7 @@ def label_errors_findings(result):
     found = result.label_errors
     if found["left_out"] or not found["clear"]:
         return []
-    sentence = f"About {found['rate']:.0%} of the labels are wrong, as far as rewards of the other rows tell."
+    sentence = f"About {found['rate']:.0%} of the labels are wrong, judged by rewards that never saw them."
     return [Finding(found["rate"], sentence, "Review the rows of review.csv, fill in `corrected`, and audit again.")]
 
 

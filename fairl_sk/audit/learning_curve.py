@@ -156,8 +156,8 @@ def learning_curve_section(result):
     score = "pair accuracy" if found["measure"] == "pair_accuracy" else "AUC of outputs"
     words = (
         f"{verdict} With twice the training {rows_are} ({found['rows']:,} to {found['rows_twice']:,}), {score} would "
-        f"go from {found['now'].estimate:.3f} to {twice.estimate:.3f} [{twice.low:.3f}, {twice.high:.3f}], a gain of "
-        f"{gain.estimate:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}]. This is extrapolated by a power law, not measured."
+        f"change by {gain.estimate:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}], to {twice.estimate:.3f} "
+        f"[{twice.low:.3f}, {twice.high:.3f}]. This is extrapolated by a power law, not measured."
     )
     by_size = _by_share(found)
     table = Table(

@@ -288,9 +288,9 @@ def _outside(of_held, held, of_deployed, deployed, random_state):
 
 
 def novelty_section(result):
-    """Is it about these texts only: distances from the training texts."""
+    """Does it hold for other texts: distances from the training texts."""
     found = result.novelty
-    title = "Is it about these texts only?"
+    title = "Does it hold for other texts?"
     if found["left_out"] is not None:
         return Section(title, f"Not measured: {found['left_out']}.")
     held, deploy = found["held"], found["deploy"]
@@ -326,13 +326,15 @@ def novelty_section(result):
 
 def _words_on_parts(held):
     near, far = held["parts"][0]["accuracy"], held["parts"][-1]["accuracy"]
-    words = []
+    words = [
+        "This report saw no other texts. To compare those on which you will use the reward, audit with --deploy FILE "
+        "(deploy=...)."
+    ]
     if near is not None and far is not None:
         words.append(
             f"On the third of the held-out rows that is nearest to the training texts, accuracy is "
             f"{interval_text(near)}; on the farthest third it is {interval_text(far)}."
         )
-    words.append("Whether it fits the texts that you will use it on, --deploy FILE tells (audit(deploy=...)).")
     return words
 
 
@@ -395,7 +397,7 @@ def _picture(found, parts):
             weights = np.full(len(part["distance"]), 100 / len(part["distance"]))
             heights, _ = np.histogram(part["distance"], edges, weights=weights)
             ax.stairs(heights, edges, label=f"{name} ({part['outputs']})", color=color, ls=line, lw=1.8)
-        ax.axvline(threshold, color="0.4", lw=1, label="outside: to the right")
+        ax.axvline(threshold, color="0.4", lw=1, label="right of it: unlike the training texts")
         ax.set(xlabel="distance from the training texts", ylabel="% of outputs")
         ax.legend(frameon=False, fontsize="small", loc="lower left", bbox_to_anchor=(0, 1), ncols=3)
         return figure

@@ -211,11 +211,11 @@ def _prepared(data, reference, random_state):
 
 def _parts(rows, trained, held, beyond, choice, pipelines, margins, properties, draws):
     """The parts after the scores, one by one."""
-    name = _recovered(choice, pipelines)
+    name, shown = _recovered(choice, pipelines), shown_reward(choice)
     if not beyond.compared:
         yield "compared", []
     posterior = fit_posterior(pipelines["MaxEntropyIRL"][-1], trained.X, trained.y)
-    yield "uncertainty", measure_uncertainty(posterior, trained.X, trained.y, held.X, held)
+    yield "uncertainty", measure_uncertainty(posterior, trained.X, trained.y, held.X, held, shown, margins[shown])
     reward = AuditedReward(name, pipelines[name], margins[name], pipelines["MaxEntropyIRL"][-1])
     for part, found in explain(rows, reward, properties=properties, **draws):
         if part != "reasons":

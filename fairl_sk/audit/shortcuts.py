@@ -19,8 +19,8 @@ LEAST_EFFECT = 0.05  # a property is named if it orders at least this share more
 MAX_EDITED_PAIRS = 200  # features of edited texts are new work for an encoder
 MAX_EDITED_CHARACTERS = 200_000
 RULE = (
-    f"A property is named if it alone orders at least {0.5 + LEAST_EFFECT:.0%} of the held-out pairs in one direction, "
-    f"with p < {LEVEL:g} by groups, corrected for the number of properties (Holm)."
+    f"A property is flagged if it alone orders at least {0.5 + LEAST_EFFECT:.0%} of the held-out pairs in one "
+    f"direction, with p < {LEVEL:g} by groups, corrected for the number of properties (Holm)."
 )
 
 
@@ -163,7 +163,7 @@ def shortcuts_section(result):
     if named:
         question = "Whether a property is a shortcut, or what the preferences are about, only you can say."
         paragraphs.append(f"{' '.join(followed(row, found['reward']) for row in named)} {question}")
-    edited = [_edited(row) for row in found["edits"] if row["flipped"] >= LEAST_EFFECT]
+    edited = [_edited(row, found["reward"]) for row in found["edits"] if row["flipped"] >= LEAST_EFFECT]
     if found["constant"]:
         edited.append(f"Equal in both outputs of each pair: {', '.join(found['constant'])}.")
     paragraphs += [" ".join(edited)] if edited else []
@@ -189,7 +189,12 @@ def shortcuts_findings(result):
 
 def phrase(row):
     """Which output a property prefers, such as "the output with the greater length in words"."""
-    return f"the output with the {'greater' if row['direction'] > 0 else 'smaller'} {row['property']}"
+    return f"the output with the {described(row)}"
+
+
+def described(row):
+    """A property with its direction, such as "greater length in words"."""
+    return f"{'greater' if row['direction'] > 0 else 'smaller'} {row['property']}"
 
 
 def _said(row):
@@ -206,15 +211,15 @@ def _nothing_said(rows):
 
 
 def followed(row, reward):
-    """A sentence: how far a reward of that name goes with a property."""
-    text = f"{row['property'].capitalize()} explains {_percent(row['r2'])} of the margins of {reward}"
+    """How far a reward of that name goes with a property, in words."""
+    text = f"{row['property'].capitalize()} explains {_percent(row['r2'])} of the variance of the margins of {reward}."
     if row["opposed_pairs"]:
-        text += f", which has {row['opposed_accuracy']:.0%} of the pairs right where it is opposed to the preference"
-    return f"{text}."
+        text += f" Where it points to the other output, {reward} has {row['opposed_accuracy']:.0%} of the pairs right."
+    return text
 
 
-def _edited(row):
-    return f"With {row['edit']}, {row['flipped']:.0%} of {row['pairs']} pairs change their order."
+def _edited(row, reward):
+    return f"With {row['edit']}, {reward} orders {row['flipped']:.0%} of {row['pairs']} pairs in another way."
 
 
 def _percent(interval):
@@ -224,7 +229,7 @@ def _percent(interval):
 def property_table(rows, reward=None):
     """The table of `measure_shortcuts`; ``reward`` names a reward other than the recovered one."""
     whose = "" if reward is None else f" and {reward}"
-    columns = ["property", "preferred", "pairs it orders", "p, corrected", "explains of the margins"]
+    columns = ["property", "preferred", "pairs it orders", "p, corrected", "explains of the variance of margins"]
     columns += [f"reward's accuracy where {part}" for part in ("equal", "in favor", "opposed")]
     return Table(
         f"Properties of the texts{whose}, held-out pairs (in brackets: 95 % intervals; in parentheses: pairs)",
@@ -273,17 +278,15 @@ def _draw_properties(rows):
 
     figure = Figure(figsize=(8, 1.2 + 0.32 * len(rows)), layout="constrained")
     axes = figure.subplots(1, 2, sharey=True)
-    titles = {"accuracy": "pairs that it orders alone", "r2": "share of the margins\nthat it explains"}
+    titles = {"accuracy": "pairs that it orders alone", "r2": "share of the variance of\nmargins that it explains"}
     at = np.arange(len(rows))[::-1]
     for ax, (name, title) in zip(axes, titles.items(), strict=True):
-        for named, marker in ((True, "o"), (False, ".")):
+        for named, marker, color in ((True, "o", COLORS[0]), (False, ".", "0.5")):
             part = [i for i, row in enumerate(rows) if row["named"] == named]
             value, low, high = np.array([rows[i][name][:3] for i in part]).reshape(-1, 3).T
-            ax.errorbar(
-                value, at[part], xerr=np.maximum((value - low, high - value), 0), fmt=marker, color=COLORS[not named]
-            )
+            ax.errorbar(value, at[part], xerr=np.maximum((value - low, high - value), 0), fmt=marker, color=color)
         ax.set(xlabel=title)
         ax.xaxis.set_major_formatter(lambda share, _: f"{share:.0%}")
     axes[0].axvline(0.5, color="gray", linewidth=1)
-    axes[0].set_yticks(at, [f"{row['property']}{' (named)' * row['named']}" for row in rows])
+    axes[0].set_yticks(at, [f"{described(row)}{' (flagged)' * row['named']}" for row in rows])
     return figure

@@ -32,8 +32,8 @@ HOLDS, IS, SOME_WORD = " holds ", " is ", "a certain word"  # in names of subgro
 MAX_CLUSTERED = 5_000  # training rows that find the clusters
 RULE = (
     "Candidates are found on the training rows, by rewards of the other folds, and tested on the held-out rows. A "
-    f"subgroup is named if its accuracy there is lower than elsewhere by at least {LEAST_GAP:.0%}, with p < {LEVEL:g} "
-    "by groups, corrected for the number tested (Holm)."
+    f"subgroup is flagged if its accuracy there is at least {100 * LEAST_GAP:g} points lower than elsewhere, with "
+    f"p < {LEVEL:g} by groups, corrected for the number tested (Holm)."
 )
 
 
@@ -254,14 +254,13 @@ def subgroups_section(result):
     if found["left_out"]:
         return Section(title, found["left_out"], tables=[_hardest_table(result)])
     named = [row for row in found["tested"] if row["named"]]
-    words = [f"{found['reward']} is surely less often right in {len(named)} of {found['tried']} subgroups tried."]
+    tried = f"{found['tried']} were tried on training rows, {len(found['tested'])} of them on held-out rows"
+    words = [f"{found['reward']} is clearly worse in {len(named) or 'no'} subgroup{'s' * (len(named) != 1)} ({tried})."]
     words += [f"{_named(rows_are, row)}." for row in named]
-    if not named:
-        words = [f"In none of the {found['tried']} subgroups tried is {found['reward']} surely less often right."]
     reasons = Counter(row["reason"] for row in result.failures)
     if reasons:
         counted = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
-        words.append(f"Of the {len(result.failures)} hardest {rows_are}, by reason: {counted}.")
+        words.append(f"The {len(result.failures)} hardest {rows_are} of FailureAwareIRL, by reason: {counted}.")
     pictures = []
     if found["tested"]:
         lowest = min(found["tested"], key=lambda row: row["accuracy"].estimate)
@@ -273,7 +272,7 @@ def subgroups_section(result):
 
 
 def subgroups_findings(result):
-    """A finding for each subgroup in which the reward is surely less often right."""
+    """A finding for each subgroup in which the reward is clearly worse."""
     return [
         Finding(
             row["share"] * (row["elsewhere"] - row["accuracy"].estimate),
@@ -286,11 +285,10 @@ def subgroups_findings(result):
 
 
 def _named(rows_are, row):
-    name = name_of(row)
     low, high = row["accuracy"].low, row["accuracy"].high
     return (
-        f"{name[0].upper()}{name[1:]}: {row['share']:.0%} of the {rows_are}, of which it has "
-        f"{row['accuracy'].estimate:.0%} right [{low:.0%}, {high:.0%}] (elsewhere {row['elsewhere']:.0%})"
+        f'In the subgroup "{name_of(row)}" ({row["share"]:.0%} of the {rows_are}), {row["accuracy"].estimate:.0%} '
+        f"are in the right order [{low:.0%}, {high:.0%}], elsewhere {row['elsewhere']:.0%}"
     )
 
 
@@ -302,7 +300,7 @@ def name_of(row):
 def _table(rows):
     return Table(
         "Subgroups tested on held-out rows, the surest first",
-        ["subgroup", "rows", "share", "accuracy", "elsewhere", "p, corrected", "named"],
+        ["subgroup", "rows", "share", "accuracy", "elsewhere", "p, corrected", "flagged"],
         [
             [
                 name_of(row),
@@ -349,7 +347,7 @@ def _draw_subgroups(rows):
     ax.errorbar(value, at, xerr=errors, fmt="o", capsize=2, color=COLORS[0], label="in the subgroup")
     ax.plot([row["elsewhere"] for row in rows], at, "|", markersize=12, color=COLORS[1], label="elsewhere")
     ax.set_yticks(at, [fill(f"{name_of(row)} ({row['rows']}){' *' * row['named']}", 45) for row in rows])
-    ax.set(xlabel="accuracy (in parentheses: held-out rows;\n*: named)", ylim=(-0.6, len(rows) - 0.4))
+    ax.set(xlabel="accuracy (in parentheses: held-out rows;\n*: flagged)", ylim=(-0.6, len(rows) - 0.4))
     ax.xaxis.set_major_formatter(lambda share, _: f"{share:.0%}")
     figure.legend(loc="outside upper right", ncols=2, frameon=False)
     return figure

@@ -271,8 +271,8 @@ def _uncertainty(result):
     if pairs := found["pairs"]:
         blocks.append(
             f"{pairs['undecided']} held-out pairs ({pairs['share']:.1%}) are undecided: their margins are within "
-            f"{UNDECIDED:g} standard deviations of 0. Pair accuracy on these: {_number(pairs['undecided_accuracy'])}; "
-            f"on the others: {_number(pairs['decided_accuracy'])}."
+            f"{UNDECIDED:g} posterior standard deviations of 0. Pair accuracy on these: "
+            f"{_number(pairs['undecided_accuracy'])}; on the others: {_number(pairs['decided_accuracy'])}."
         )
     names = [name for name in ("side", "reward", "std", "low", "high") if found["outputs"][0].get(name) is not None]
     rows = [

@@ -26,8 +26,11 @@ def fit_posterior(learner, X, y):
         return LaplaceReward(sklearn.clone(learner).set_params(verbose=0, tol=1e-6)).fit(X, y)
 
 
-def measure_uncertainty(reward, X_train, y_train, X_test, held):
-    """Held-out pairs whose order is undecided, and the held-out outputs whose rewards are most uncertain."""
+def measure_uncertainty(reward, X_train, y_train, X_test, held, name, margins):
+    """Held-out pairs whose order is undecided, and the held-out outputs whose rewards are most uncertain.
+
+    ``margins`` (n_rows,), R(preferred) - R(other), are those of the reward of that name, whose accuracy is given.
+    """
     if reward is None:
         found = f"{X_train.shape[-1]} features, and a posterior takes long beyond {MAX_POSTERIOR_FEATURES}"
         return {"left_out": found}
@@ -45,7 +48,8 @@ def measure_uncertainty(reward, X_train, y_train, X_test, held):
     return {
         "left_out": None,
         "alpha": reward.alpha_,
-        "pairs": _undecided(reward, X_test, held.sign) if X_test.ndim == 3 else None,
+        "reward": name,
+        "pairs": _undecided(reward, X_test, margins) if X_test.ndim == 3 else None,
         "outputs": [
             {
                 **_place(row, held),
@@ -61,15 +65,15 @@ def measure_uncertainty(reward, X_train, y_train, X_test, held):
     }
 
 
-def _undecided(reward, X_test, sign):
+def _undecided(reward, X_test, margins):
     """The pairs whose margin may have either sign, and the accuracy on them and on the other pairs."""
-    margins, std = reward.decision_function(X_test, return_std=True)
-    undecided = np.abs(margins) <= UNDECIDED * std
+    of_posterior, std = reward.decision_function(X_test, return_std=True)
+    undecided = np.abs(of_posterior) <= UNDECIDED * std
     return {
         "undecided": int(undecided.sum()),
         "share": float(undecided.mean()),
-        "undecided_accuracy": accuracy_of((margins * sign)[undecided]),
-        "decided_accuracy": accuracy_of((margins * sign)[~undecided]),
+        "undecided_accuracy": accuracy_of(margins[undecided]),
+        "decided_accuracy": accuracy_of(margins[~undecided]),
     }
 
 
@@ -111,15 +115,16 @@ def open_section(result):
     if found["left_out"] is not None:
         return Section(title, f"Not computed: {found['left_out']}.")
     words = [
-        f"Many rewards agree with the same {rows_are}. How far they differ is the standard deviation of "
-        f"MaxEntropyIRL's reward (Laplace approximation, alpha {found['alpha']:.2g}, chosen by evidence)."
+        f"Many rewards agree with the same {rows_are}. How far they differ on an output is its posterior standard "
+        "deviation (Laplace approximation for MaxEntropyIRL; the evidence chooses alpha, "
+        f"{found['alpha']:.2g})."
     ]
     if pairs := found["pairs"]:
         accuracy = pairs["undecided_accuracy"], pairs["decided_accuracy"]
         words.append(
             f"{pairs['undecided']} held-out pairs ({pairs['share']:.1%}) are undecided: their margins are within "
-            f"{UNDECIDED:g} standard deviations of 0. Of these, {_percent(accuracy[0])} are in the right order; of the "
-            f"others, {_percent(accuracy[1])}."
+            f"{UNDECIDED:g} posterior standard deviations of 0. {found['reward']} has {_percent(accuracy[0])} of these "
+            f"in the right order, and {_percent(accuracy[1])} of the others."
         )
     words.append("The picture shows the held-out outputs whose rewards are least known.")
     outputs = found["outputs"]
@@ -154,5 +159,5 @@ def _draw_least_known(outputs):
         ax.plot([row["reward"] - reach, row["reward"] + reach], [place, place], lw=2, color=COLORS[0])
         ax.plot(row["reward"], place, "o", color=COLORS[0])
     ax.set_yticks(range(len(outputs)), [f"row {row['index']}" for row in outputs[::-1]])
-    ax.set_xlabel(f"reward, with {UNDECIDED:g} standard deviations")
+    ax.set_xlabel(f"reward, with {UNDECIDED:g} posterior standard deviations")
     return figure

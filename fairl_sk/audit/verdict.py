@@ -17,7 +17,7 @@ from .compare import compare_findings
 from .label_errors import label_errors_findings
 from .novelty import novelty_findings
 from .sections import Finding
-from .shortcuts import shortcuts_findings
+from .shortcuts import described, shortcuts_findings
 from .subgroups import subgroups_findings
 from .tables import NOISE, NOTABLE, SHORTCUT_CLAIMS
 from .unfinished import unfinished_findings
@@ -83,7 +83,7 @@ def _which(result):
     clearly = next(row["clearly"] for row in choice["below_best"] if row["reward"] == choice["use"])
     if clearly:
         return f"Use {choice['use']}: by {by}, it is clearly below the best reward in the fewest measures."
-    return f"Use {choice['use']}. It is the simplest reward, and no other one is clearly better by {by}."
+    return f"Use {choice['use']}. It is the simplest learner, and no other reward is clearly better by {by}."
 
 
 def _main_score(result):
@@ -101,14 +101,21 @@ def _how_good(result):
     if measure == "pair_accuracy":
         return (
             f"{row['reward']} orders {found.estimate:.1%} of {result.settings['test_rows']} held-out pairs as "
-            f"preferred [{found.low:.1%}, {found.high:.1%}]. The best null (a baseline that does not read the "
-            f"content), '{null['reward']}', orders {of_null:.1%}."
+            f"preferred (95 % interval {found.low:.1%} to {found.high:.1%}). The best null (a baseline that does not "
+            f"read the content), '{null['reward']}', orders {of_null:.1%}{_best_property(result)}."
         )
     return (
         f"{row['reward']} tells desirable from other outputs with an AUC of {found.estimate:.3f} [{found.low:.3f}, "
         f"{found.high:.3f}] on {result.settings['test_rows']} held-out outputs. The best null (a baseline that does "
         f"not read the content), '{null['reward']}', has {of_null:.3f}."
     )
+
+
+def _best_property(result):
+    named = [row for row in result.shortcuts["properties"] if row["named"]]
+    if not named:
+        return ""
+    return f", and {described(named[0])} alone {named[0]['accuracy'].estimate:.1%}"
 
 
 def _failures(result):
@@ -121,7 +128,7 @@ def _failures(result):
     else:
         figures = f"{found.estimate:+.3f} [{found.low:+.3f}, {found.high:+.3f}]"
     name = "accuracy" if measure == "pair_accuracy" else "AUC"
-    return f"It {word} here: the {name} of FailureAwareIRL less that of MaxEntropyIRL is {figures}."
+    return f"It {word} here: the {name} of FailureAwareIRL minus that of MaxEntropyIRL is {figures}."
 
 
 def _learned(result):
@@ -187,13 +194,20 @@ def undecided_findings(result):
     pairs = result.uncertainty.get("pairs")
     if not pairs or pairs["share"] <= MAX_UNDECIDED:
         return []
-    wrong = 1 - pairs["undecided_accuracy"]
+    wrong, of_others = 1 - pairs["undecided_accuracy"], ""
+    excess = wrong
+    if pairs["decided_accuracy"] is not None:
+        excess = max(0.0, pairs["decided_accuracy"] - pairs["undecided_accuracy"])
+        of_others = f", of the others {1 - pairs['decided_accuracy']:.0%}"
     sentence = (
-        f"{pairs['share']:.0%} of the held-out pairs are undecided: the data do not fix which output has the higher "
-        f"reward. Of these pairs, {wrong:.0%} are in the wrong order."
+        f"{pairs['share']:.0%} of the held-out pairs are undecided: the data do not settle which output has the higher "
+        f"reward. Of these pairs, {wrong:.0%} are in the wrong order{of_others}."
     )
-    remedy = "Add pairs like the undecided ones. Where two rewards are this close, do not rely on their order."
-    return [Finding(min(1.0, 2 * pairs["share"] * wrong), sentence, remedy)]
+    remedy = (
+        "Have people judge more pairs that this reward cannot decide: fairl-sk suggest finds them among pairs without "
+        "a judgment."
+    )
+    return [Finding(pairs["share"] * excess, sentence, remedy)]
 
 
 def calibration_findings(result):
