@@ -185,6 +185,10 @@ def test_the_verdict_on_learning_from_failures_follows_the_interval(result, gain
     assert said.startswith(f"It {word} here: ") and f"{100 * gain:+.1f} points [" in said
 
 
+def undecided(share, accuracy, of_others):
+    return {"left_out": None, "pairs": {"share": share, "undecided_accuracy": accuracy, "decided_accuracy": of_others}}
+
+
 @pytest.mark.parametrize(
     ("parts", "risk"),
     [
@@ -192,26 +196,15 @@ def test_the_verdict_on_learning_from_failures_follows_the_interval(result, gain
         ({"null": 0.79}, "may be as good as MaxEntropyIRL"),
         ({"null": 0.62}, "alone orders 62.0% of the pairs"),
         (
-            {
-                "uncertainty": {
-                    "left_out": None,
-                    "pairs": {"share": 0.4, "undecided_accuracy": 0.6, "decided_accuracy": 0.9},
-                }
-            },
+            {"uncertainty": undecided(0.4, 0.6, 0.9)},
             "40% of the held-out pairs are undecided",
         ),
         (
-            {
-                "uncertainty": {
-                    "left_out": None,
-                    "pairs": {"share": 1.0, "undecided_accuracy": 0.4, "decided_accuracy": None},
-                },
-                "reward": 0.51,
-            },
+            {"uncertainty": undecided(1.0, 0.4, None), "reward": 0.51},
             "may be those of chance",  # nothing puts more than all pairs in doubt
         ),
         ({"shortcuts": {"properties": [PROPERTY]}}, "with the greater length is the preferred one in 70%"),
-        ({"subgroups": {"tested": [SUBGROUP]}}, "Length at most 3: 20% of the pairs, of which it has 50% right"),
+        ({"subgroups": {"tested": [SUBGROUP]}}, 'length at most 3" (20% of the pairs), 50% are in the right order'),
         ({"label_errors": {"left_out": None, "clear": True, "rate": 0.1}}, "About 10% of the labels are wrong"),
         ({"calibration": {"error": 0.2, "by_chance": 0.02, "overconfidence": 0.2}}, "too sure"),
         ({"calibration": {"error": 0.2, "by_chance": 0.02, "overconfidence": -0.2}}, "not sure enough"),
