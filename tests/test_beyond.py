@@ -252,7 +252,7 @@ def test_a_compared_reward_is_told_the_property_that_it_follows(corpus):
     found = next(found for found in row["properties"] if found["property"] == "length in words")
     assert found["r2"].estimate == pytest.approx(1) and found["opposed_accuracy"] in (0.0, 1.0)
     assert (
-        "Length in words explains 100% [100%, 100%] of the margins of long"
+        "Length in words explains 100% [100%, 100%] of the variance of the margins of long"
         in compare_section(Bunch(compared=[row], **PAIRS)).words
     )
 
