@@ -24,7 +24,27 @@ READERS = {
 }
 
 
-def write(path, n_rows):
+def as_texts(prompt, chosen, rejected):
+    return {"prompt": prompt, "chosen": chosen, "rejected": rejected}
+
+
+def as_messages(prompt, chosen, rejected):
+    asked = {"role": "user", "content": prompt}
+    return {
+        name: [asked, {"role": "assistant", "content": text}]
+        for name, text in (("chosen", chosen), ("rejected", rejected))
+    }
+
+
+def with_scores(prompt, chosen, rejected):
+    scores = {"score_chosen": len(chosen) / 8, "score_rejected": len(rejected) / 8}
+    return {**as_texts(prompt, chosen, rejected), **scores}
+
+
+KINDS = {"texts": as_texts, "conversations": as_messages, "texts and scores": with_scores}
+
+
+def write(path, n_rows, record):
     """Write pairs of texts of 15 words, four for each prompt of 10 words."""
     draw = random.Random(0).choices
     with open(path, "w", encoding="utf-8") as file:
@@ -32,7 +52,7 @@ def write(path, n_rows):
             if n % 4 == 0:
                 prompt = f"{n // 4} {' '.join(draw(WORDS, k=10))}"
             chosen, rejected = (f"{n} {' '.join(draw(WORDS, k=15))}" for _ in range(2))
-            file.write(json.dumps({"prompt": prompt, "chosen": chosen, "rejected": rejected}) + "\n")
+            file.write(json.dumps(record(prompt, chosen, rejected)) + "\n")
 
 
 def read(name, path):
@@ -55,18 +75,24 @@ def main():
         print(*read(options.reader, options.path))
         return
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "pairs.jsonl")
-        write(path, options.rows)
-        size = os.path.getsize(path)
-        print(f"{options.rows:,} rows, {size / 2**20:.0f} MiB, the least of {options.repeats} runs")
-        found = {}
-        for name in READERS:
-            command = [sys.executable, __file__, "--reader", name, "--path", str(path)]
-            runs = [subprocess.run(command, capture_output=True, text=True, check=True) for _ in range(options.repeats)]
-            found[name] = np.array([run.stdout.split() for run in runs], dtype=float).min(axis=0)
-            print(f"{name:18} {found[name][0]:6.2f} s {found[name][1] / size:5.2f} times the file in memory")
-        ratio = found["load_preferences"][0] / found["pandas.read_json"][0]
-        print(f"load_preferences takes {ratio:.2f} times as long as pandas.read_json")
+        for kind, record in KINDS.items():
+            path = Path(folder, "pairs.jsonl")
+            write(path, options.rows, record)
+            compare(kind, path, options)
+
+
+def compare(kind, path, options):
+    """Print time and memory of both readers for one file."""
+    size = os.path.getsize(path)
+    print(f"{options.rows:,} rows of {kind}, {size / 2**20:.0f} MiB, the least of {options.repeats} runs")
+    found = {}
+    for name in READERS:
+        command = [sys.executable, __file__, "--reader", name, "--path", str(path)]
+        runs = [subprocess.run(command, capture_output=True, text=True, check=True) for _ in range(options.repeats)]
+        found[name] = np.array([run.stdout.split() for run in runs], dtype=float).min(axis=0)
+        print(f"{name:18} {found[name][0]:6.2f} s {found[name][1] / size:5.2f} times the file in memory")
+    ratio = found["load_preferences"][0] / found["pandas.read_json"][0]
+    print(f"load_preferences takes {ratio:.2f} times as long as pandas.read_json\n")
 
 
 if __name__ == "__main__":
