@@ -118,6 +118,7 @@ def test_a_file_of_every_layout_is_audited(place, capsys, monkeypatch, example):
     Path("rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
     assert run("rows.jsonl") == 0 and capsys.readouterr().out.startswith("Which reward: Use ")
     assert audited[0].settings["rows"] == 24 and load_preferences("rows.jsonl").format == name
+    assert (audited[0].objectives is None) == (name != "safe-rlhf")
 
 
 def test_other_rewards_and_a_deployment(place, capsys):
