@@ -63,7 +63,7 @@ def _fail(message, status=2):
 def _options_named_in(message):
     """A sentence with the options whose parameters a message names."""
     options = {"checkpoint": "--reference FILE.ckpt"} | {option.name: option.opts[0] for option in audit.params}
-    options["encoder"] = f"--encoder {NO_ENCODER}"
+    options |= {"encoder": f"--encoder {NO_ENCODER}", "words_weight": "--components 0"}
     found = [
         option
         for name, option in options.items()
@@ -185,7 +185,6 @@ commands.add_command(suggest)
 @of_pairs("--text-column", metavar="NAME", help="Unpaired data: the column of texts.")
 @of_pairs("--label-column", metavar="NAME", help="Unpaired data: the column of labels.")
 @of_pairs("--desirable", metavar="LABEL", multiple=True, help="Unpaired data: a desirable label; repeatable.")
-@of_pairs("--objective", "objectives", metavar="NAME", multiple=True, help="One of several objectives; repeatable.")
 @of_files("--no-quotes", "quoted", flag_value=False, default=None, help="TSV, CSV: quotation marks enclose nothing.")
 @of_files("--encoding", metavar="NAME", help="Encoding, such as cp1252. [default: utf-8]")
 @of_files("--limit", type=click.IntRange(2), metavar="N", help="Read the first N records only.")

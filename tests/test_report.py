@@ -19,6 +19,8 @@ from sklearn.utils import Bunch
 from fairl_sk import TextFeatures
 from fairl_sk.audit import AuditResult, audit, format_audit, format_verdict, verdict, write_audit
 from fairl_sk.audit.how_good import measure_calibration
+from fairl_sk.audit.shortcuts import shortcuts_section
+from fairl_sk.audit.subgroups import subgroups_section
 from fairl_sk.audit.texts import mask
 from fairl_sk.cli import main
 from fairl_sk.datasets import make_detox_preferences
@@ -238,6 +240,13 @@ def test_the_verdict_of_two_models_says_what_was_learned(result):
         assert f"What else the alignment changed: 1 {unit} clearly, which are not shown" in two.to_html(texts="none")
     steps[1] |= {"times_noise": 1.1}
     assert "hardly more than noise" in verdict(fair(result, alignment={"steps": steps}))["Biggest risk"]
+
+
+def test_sections_that_sample_say_so(result):
+    many = fair(result, settings={**result.settings, "rows": 80_000, "test_rows": 20_000})
+    assert "Measured on a random sample of 60 of 20,000 held-out pairs." in shortcuts_section(many).words
+    assert "Measured on a random sample of 240 of 80,000 pairs." in subgroups_section(many).words
+    assert "sample" not in shortcuts_section(result).words + subgroups_section(result).words
 
 
 def test_calibration_is_right_where_probabilities_are(rng):

@@ -10,7 +10,7 @@ from ..plot import COLORS
 from ..warn import warn_user
 from .measures import margins_of, measured, shorten
 from .properties import measure_properties
-from .sections import Finding, Picture, Section, Table, interval_text
+from .sections import Finding, Picture, Section, Table, interval_text, sample_words
 from .shortcuts import followed, measure_shortcuts, property_table
 from .unfinished import NOT_MEASURED
 
@@ -239,12 +239,11 @@ def compare_section(result):
     rows, title = result.compared, "Is it the reward I already have?"
     if not rows:
         return Section(title, NOT_MEASURED) if rows is None and "compared" in result.settings else None
-    words = [f"{row['reward']} {problem}" for row in rows for problem in row["problems"]]
+    problems = [f"{row['reward']} {problem}" for row in rows for problem in row["problems"]]
     measured_rows = [row for row in rows if "difference" in row]
-    for row in measured_rows:
-        words += _sentences(row) if row["spearman_recovered"] is not None else []
-    if (n_rows := result.settings["test_rows"]) > MAX_COMPARED:
-        words.append(f"Measured on a random sample of {MAX_COMPARED:,} of {n_rows:,} held-out rows.")
+    words = [" ".join(problems)] if problems else []
+    words += [" ".join(_sentences(row)) for row in measured_rows if row["spearman_recovered"] is not None]
+    words += sample_words(MAX_COMPARED, result.settings["test_rows"])
     columns = {
         "pair accuracy": "pair_accuracy",
         "AUC of outputs": "output_auc",
@@ -264,7 +263,7 @@ def compare_section(result):
         tables += _disagreement_tables(row)
         tables += [property_table(row["properties"], row["reward"])] if row["properties"] else []
     pictures = [_picture(measured_rows)] if measured_rows else []
-    return Section(title, " ".join(words), pictures, tables)
+    return Section(title, "\n".join(words), pictures, tables)
 
 
 def compare_findings(result):

@@ -11,7 +11,6 @@ from .label_errors import label_errors_section
 from .learning_curve import learning_curve_section
 from .made import made_section, source_name
 from .novelty import novelty_section
-from .objectives import objectives_section
 from .shortcuts import shortcuts_section
 from .subgroups import subgroups_section
 from .svg import svg_of
@@ -25,7 +24,6 @@ SECTIONS = (
     how_good_section,
     shortcuts_section,
     subgroups_section,
-    objectives_section,
     label_errors_section,
     open_section,
     learning_curve_section,

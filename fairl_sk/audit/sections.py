@@ -85,3 +85,8 @@ class Finding:
 def interval_text(interval):
     """An interval as text: the estimate and, in brackets, its ends; a dash for None."""
     return "-" if interval is None else f"{interval.estimate:.3f} [{interval.low:.3f}, {interval.high:.3f}]"
+
+
+def sample_words(n_rows, n_all, what="held-out rows"):
+    """A list with the sentence that says which rows were drawn; empty if all were measured."""
+    return [f"Measured on a random sample of {n_rows:,} of {n_all:,} {what}."] if n_rows < n_all else []

@@ -11,7 +11,7 @@ from scipy import stats
 from ..metrics import bootstrap_interval, pair_accuracy
 from ..plot import COLORS
 from .properties import PROPERTIES
-from .sections import Finding, Picture, Section, Table
+from .sections import Finding, Picture, Section, Table, sample_words
 from .significance import group_p_value, holm
 
 LEVEL = 0.01  # of the corrected p-values
@@ -167,6 +167,7 @@ def shortcuts_section(result):
     if found["constant"]:
         edited.append(f"Equal in both outputs of each pair: {', '.join(found['constant'])}.")
     paragraphs += [" ".join(edited)] if edited else []
+    paragraphs += sample_words(found["pairs"], result.settings["test_rows"], "held-out pairs")
     highest = f"at most {rows[0]['accuracy'].estimate:.0%}, by {rows[0]['property']}" if rows else "none was tried"
     alt = f"Share of {found['pairs']} held-out pairs that each of {len(rows)} properties orders alone: {highest}."
     pictures = [Picture("shortcuts", lambda: _draw_properties(rows), alt)] if rows else []

@@ -15,7 +15,7 @@ from sklearn.tree import DecisionTreeClassifier
 
 from ..metrics import bootstrap_interval, pair_accuracy
 from ..plot import COLORS
-from .sections import Finding, Picture, Section, Table
+from .sections import Finding, Picture, Section, Table, sample_words
 from .significance import holm, lower_p_value
 
 LEVEL = 0.01  # of the corrected p-values
@@ -261,6 +261,7 @@ def subgroups_section(result):
     if reasons:
         counted = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
         words.append(f"The {len(result.failures)} hardest {rows_are} of FailureAwareIRL, by reason: {counted}.")
+    words += sample_words(found["rows"], result.settings["rows"], rows_are)
     pictures = []
     if found["tested"]:
         lowest = min(found["tested"], key=lambda row: row["accuracy"].estimate)

@@ -120,11 +120,12 @@ def open_section(result):
         f"{found['alpha']:.2g})."
     ]
     if pairs := found["pairs"]:
-        accuracy = pairs["undecided_accuracy"], pairs["decided_accuracy"]
+        parts = {"these": pairs["undecided_accuracy"], "the others": pairs["decided_accuracy"]}
+        right = " and ".join(f"{share:.1%} of {part}" for part, share in parts.items() if share is not None)
         words.append(
             f"{pairs['undecided']} held-out pairs ({pairs['share']:.1%}) are undecided: their margins are within "
-            f"{UNDECIDED:g} posterior standard deviations of 0. {found['reward']} has {_percent(accuracy[0])} of these "
-            f"in the right order, and {_percent(accuracy[1])} of the others."
+            f"{UNDECIDED:g} posterior standard deviations of 0. {found['reward']} has {right} in the right "
+            "order."
         )
     words.append("The picture shows the held-out outputs whose rewards are least known.")
     outputs = found["outputs"]
@@ -143,10 +144,6 @@ def open_section(result):
     )
     picture = Picture("least-known", lambda: _draw_least_known(outputs), alt)
     return Section(title, " ".join(words), [picture], [Table(caption, ["row", *names], rows, "output" in names)])
-
-
-def _percent(share):
-    return "-" if share is None else f"{share:.1%}"
 
 
 def _draw_least_known(outputs):

@@ -1,5 +1,7 @@
 """The parts of an audit after the scores: an interrupt leaves out those that are not finished. `run` reads it."""
 
+import time
+
 from ..warn import warn_user
 from .sections import Finding
 
@@ -29,24 +31,25 @@ def measure_parts(parts):
     -------
     found : dict
         Each part by name; of a part that is not finished, what stands for it.
-    missing : list of str
-        Names of the parts that are not finished.
+    settings : dict
+        ``seconds of parts`` (dict, of those that are finished) and ``interrupted`` (list of those that are not).
 
     Warns
     -----
     UserWarning
         After an interrupt: which parts are not finished.
     """
-    found = {}
+    found, seconds, started = {}, {}, time.perf_counter()
     try:
         for name, value in parts:
-            found[name] = value
+            found[name], seconds[name] = value, round(time.perf_counter() - started, 2)
+            started = time.perf_counter()
     except KeyboardInterrupt:
         pass
     missing = [name for name in PARTS if name not in found]
     if missing:
         warn_user(f"Interrupted. The scores are finished; not measured: {_listed(missing)}.")
-    return {**PARTS, **found}, missing
+    return {**PARTS, **found}, {"seconds of parts": seconds, "interrupted": missing}
 
 
 def unfinished_findings(result):
