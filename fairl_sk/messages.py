@@ -54,6 +54,7 @@ def is_missing(value):
 
 _ROLES = {"human": "user", "gpt": "assistant", "function_call": "assistant"}  # ShareGPT's names of roles, in ours
 _ROLES |= dict.fromkeys(("function", "observation", "ipython", "function_response", "tool_response"), "tool")
+_OURS = frozenset(("system", "user", "assistant", "tool"))
 _KEYS = {"role": ("role", "from"), "content": ("content", "value")}  # a message's keys, and ShareGPT's
 
 
@@ -74,10 +75,14 @@ def read_messages(value, where="the output"):
 
 
 def _find(message, key):
-    return next((message[name] for name in _KEYS[key] if message.get(name) is not None), None)
+    ours, other = _KEYS[key]
+    found = message.get(ours)
+    return message.get(other) if found is None else found
 
 
 def _read_message(message, where):
+    if len(message) == 2 and message.get("role") in _OURS and message.get("content").__class__ is str:
+        return message
     role, content = _find(message, "role"), _find(message, "content")
     if not isinstance(role, str):
         raise ValueError(
@@ -122,8 +127,11 @@ def skipped_parts(value):
     messages = [value] if isinstance(value, dict) else value
     if isinstance(messages, str) or not isinstance(messages, Iterable):
         return 0
-    contents = [_find(message, "content") for message in messages if isinstance(message, dict)]
-    lists = [content for content in contents if not isinstance(content, str)]
+    lists = [
+        content
+        for message in messages
+        if isinstance(message, dict) and not isinstance(content := _find(message, "content"), str)
+    ]
     return sum(_part_text(part, "") is None for content in lists for part in _parts(content, ""))
 
 
@@ -212,7 +220,12 @@ def to_text(value, *, where="the output"):
             f"Expected text at {where}, but found {type(value).__name__} {value!r:.60}. Every output is a string (or a "
             "list of messages with 'role' and 'content'); drop or fill missing values before fitting."
         )
-    return reduce(_join, (message["content"] for message in messages), "")
+    return join_contents(messages)
+
+
+def join_contents(messages):
+    """One text of messages, each with a text as its content; see `to_text`."""
+    return reduce(_join, [message["content"] for message in messages]) if messages else ""
 
 
 def _join(first, second):

@@ -3,7 +3,7 @@
 import re
 from itertools import dropwhile, takewhile
 
-from .messages import as_messages, is_missing, read_messages, to_text
+from .messages import as_messages, is_missing, join_contents, read_messages, to_text
 
 _SPEAKER = "\n\nAssistant:"
 _SURELY = 16  # characters of a prompt with which one output begins on purpose; a greeting may begin it by chance
@@ -44,6 +44,36 @@ def split_prompt(prompt, *outputs):
     if not n_shared:
         return prompt, *outputs
     return _merge(before, outputs[0][:n_shared]), *(output[n_shared:] for output in outputs)
+
+
+def split_plain(prompt, *outputs):
+    """The texts that `split_prompt` finds, in a fraction of its time; None where it takes more than a comparison.
+
+    That is, of conversations between user and assistant: of two without a prompt, or of one message each.
+    """
+    if not all(map(_is_plain, outputs)):
+        return None
+    if not prompt:
+        if len(outputs) == 1:
+            return None
+        n_shared = count_shared(*outputs)
+        return [join_contents(side) for side in (outputs[0][:n_shared], *(side[n_shared:] for side in outputs))]
+    if any(len(output) != 1 for output in outputs) or not (prompt.__class__ is str or _is_plain(prompt)):
+        return None
+    return [to_text(prompt), *map(join_contents, outputs)]
+
+
+def _is_plain(value):
+    """Whether it is a list of messages that are a user's or an assistant's text."""
+    if value.__class__ is not list or not value:
+        return False
+    for message in value:
+        if message.__class__ is not dict or len(message) != 2 or message.get("role") not in ("user", "assistant"):
+            return False
+        content = message.get("content")
+        if content.__class__ is not str or not content:
+            return False
+    return True
 
 
 def _with_equal_systems(chosen, rejected):

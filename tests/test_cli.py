@@ -16,15 +16,19 @@ import skops.io
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
+from test_layouts import EXAMPLES, filled
 
 import fairl_sk.audit
 from fairl_sk.audit import audit, load_pipeline
 from fairl_sk.cli import main
-from fairl_sk.datasets import make_detox_preferences
+from fairl_sk.datasets import load_preferences, make_detox_preferences
 from fairl_sk.features.store import EmbeddingStore
 
 FILES = ["FailureAwareIRL.skops", "MaxEntropyIRL.skops", "MaxMarginIRL.skops", "data_card.md", "failures.csv"]
 FILES += ["history.png", "margins.png", "model_card.md", "report.html", "review.csv", "table.csv", "table.json"]
+NUMBERS = [
+    f"{tens} {ones}" for tens in ("twenty", "thirty", "forty") for ones in "one two three four five six ten it".split()
+]
 
 
 @pytest.fixture(scope="module")
@@ -101,6 +105,20 @@ def test_pairs_from_a_file_replace_results_with_force_only(place, capsys):
     assert run("../pairs.jsonl", "--out", "o", "--seed", 1, "--force") == 0
     assert document("o")["settings"]["seed"] == 1
     assert Path("o", "notes.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("example", {name: example for example, (name, _) in enumerate(EXAMPLES)}.values())
+def test_a_file_of_every_layout_is_audited(place, capsys, monkeypatch, example):
+    monkeypatch.setattr(fairl_sk.audit, "audit", functools.partial(audit, n_resamples=2, n_shuffles=1))
+    audited = []  # in place of the pictures, which take seconds
+    monkeypatch.setattr(fairl_sk.audit, "write_audit", lambda result, folder, texts: audited.append(result) or [])
+    name, (record, _) = EXAMPLES[example]
+    texts = zip(*np.random.default_rng(0).permuted(np.array([NUMBERS] * 3), axis=1), strict=True)
+    rows = [filled(name, record, n, f"{a}?", b, c) for n, (a, b, c) in enumerate(texts)]
+    Path("rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    assert run("rows.jsonl") == 0 and capsys.readouterr().out.startswith("Which reward: Use ")
+    assert audited[0].settings["rows"] == 24 and load_preferences("rows.jsonl").format == name
+    assert (audited[0].objectives is None) == (name != "safe-rlhf")
 
 
 def test_other_rewards_and_a_deployment(place, capsys):

@@ -1,6 +1,7 @@
 """Several objectives: rewards, what they share, their weights, conflicts, fronts, and the data that has them."""
 
 import pickle
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -12,6 +13,7 @@ from sklearn.exceptions import UndefinedMetricWarning
 from sklearn.model_selection import GridSearchCV, GroupKFold, KFold, cross_validate
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from sklearn.utils import Bunch
 
 from fairl_sk import (
     FailureAwareIRL,
@@ -22,8 +24,17 @@ from fairl_sk import (
     inspect_failures,
     objective_weights,
 )
+from fairl_sk.audit.objectives import measure_objectives, objectives_section
 from fairl_sk.datasets import load_preferences, make_multi_preferences
-from fairl_sk.metrics import best_of_n, hypervolume, objective_scorers, pair_log_loss, pareto_front, starc_distance
+from fairl_sk.metrics import (
+    best_of_n,
+    bootstrap_interval,
+    hypervolume,
+    objective_scorers,
+    pair_log_loss,
+    pareto_front,
+    starc_distance,
+)
 from fairl_sk.pairs import stack_outputs
 
 ALONE = MultiObjectiveIRL(share=False)
@@ -443,3 +454,23 @@ def test_outputs_with_labels_by_several_objectives(data):
     y = (data.objective_rewards.reshape(-1, 3) > 0).astype(int)
     model = MultiObjectiveIRL(cv=KFold(3)).fit(outputs, y)
     assert model.score(outputs, y) > 0.9 and model.decision_function(data.data).shape == (300, 3)
+
+
+# ------------------------------------------------------------------------------------------------- the report
+
+
+def test_the_report_of_an_audit_counts_conflicts_and_whom_the_reward_follows():
+    """Judgements of six pairs: 1, 0, a tie, not judged. The last four are held out; the reward prefers the first."""
+    targets = np.array([[1, 0, 1], [1, 1, np.nan], [0, 1, np.nan], [1, 0.5, 1], [1, 0, np.nan], [0, 1, np.nan]])
+    data = Bunch(targets=targets, objective_names=["helpful", "safe", "short"], groups=np.arange(6))
+    held = Bunch(sign=np.array([1, -1, 1, -1]), groups=np.arange(2, 6))
+    interval = partial(bootstrap_interval, n_resamples=20, random_state=0)
+    found = measure_objectives(data, np.arange(2, 6), held, 2.0 * held.sign, interval)
+    assert [row["decided"] for row in found["objectives"]] == [6, 5, 2]
+    assert [row["accuracy"] and row["accuracy"].estimate for row in found["objectives"]] == [0.5, 2 / 3, None]
+    assert [row["both"] for row in found["conflicts"]] == [5, 2, 1]
+    assert [row["rate"] and row["rate"].estimate for row in found["conflicts"]] == [0.8, 0.0, None]
+    section = objectives_section(Bunch(objectives=found))
+    assert "helpful and safe decide against each other in 80% [" in section.words
+    assert section.tables[0].rows[2] == ["safe and short", "1", "too few"]
+    assert measure_objectives(Bunch(targets=None), None, held, None, interval) is objectives_section(Bunch()) is None

@@ -11,6 +11,7 @@ from .label_errors import label_errors_section
 from .learning_curve import learning_curve_section
 from .made import made_section, source_name
 from .novelty import novelty_section
+from .objectives import objectives_section
 from .shortcuts import shortcuts_section
 from .subgroups import subgroups_section
 from .svg import svg_of
@@ -24,6 +25,7 @@ SECTIONS = (
     how_good_section,
     shortcuts_section,
     subgroups_section,
+    objectives_section,
     label_errors_section,
     open_section,
     learning_curve_section,

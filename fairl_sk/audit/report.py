@@ -111,7 +111,9 @@ def write_audit(result, folder, *, texts="shortened"):
     folder, page = Path(folder), render_page(result, texts=texts)
     result = with_texts(result, texts)
     rows = {name: [_plain(row) for row in result[name]] for name in ("table", "kinds", "subtypes", "failures")}
-    document = {"verdict": verdict(result)} | ({"alignment": result.alignment} if result.alignment else {})
+    document = {"verdict": verdict(result)} | {
+        part: result[part] for part in ("alignment", "objectives") if result.get(part)
+    }
     document |= {"choice": result.choice, **rows, "calibration": result.calibration}
     errors = {name: value for name, value in result.label_errors.items() if name != "review"}
     document |= {"shortcuts": result.shortcuts, "subgroups": result.subgroups, "label_errors": errors}

@@ -44,6 +44,7 @@ from .measures import (
     score_table,
     shuffled_rewards,
 )
+from .objectives import measure_objectives
 from .page import AuditResult
 from .properties import known_properties
 from .uncertainty import fit_posterior, measure_uncertainty
@@ -110,13 +111,14 @@ def audit(
         A Bunch, with ``to_html()`` for the report as a page. ``choice`` (which reward to ``use``: the simplest that is
         not clearly worse than the ``best``, by held-out pair accuracy and AUC of outputs; with implicit rewards and a
         reference, by label AUC and STARC), ``alignment`` (of `model_pairs`: what was learned, by step), ``table`` (a
-        dict per reward, with a `BootstrapInterval` per measure), ``calibration`` (of the probabilities of the reward
-        to use), ``kinds`` (accuracy per kind of pair), ``subtypes`` (AUC per sub-type of toxic output),
-        ``uncertainty`` (undecided pairs and uncertain outputs), ``failures`` (the hardest rows, why they are, and what
-        decided), ``shortcuts``, ``subgroups`` and ``label_errors`` (see `fairl_sk.audit.explain.explain`), ``novelty``,
-        ``learning_curve`` and ``compared`` (see `fairl_sk.audit.beyond.measure_beyond`), ``pipelines`` (fitted),
-        ``margins`` (held out) and ``settings``. An interrupt after the scores (``subtypes`` and all before it) leaves
-        out the other parts that are not finished; ``settings["interrupted"]`` names them.
+        dict per reward, with a `BootstrapInterval` per measure), ``calibration`` (of the probabilities of the reward to
+        use), ``kinds`` (accuracy per kind of pair), ``subtypes`` (AUC per sub-type of toxic output), ``objectives``
+        (where several objectives conflict, or None), ``uncertainty`` (undecided pairs and uncertain outputs),
+        ``failures`` (the hardest rows, why they are, and what decided), ``shortcuts``, ``subgroups`` and
+        ``label_errors`` (see `fairl_sk.audit.explain.explain`), ``novelty``, ``learning_curve`` and ``compared`` (see
+        `fairl_sk.audit.beyond.measure_beyond`), ``pipelines`` (fitted), ``margins`` (held out) and ``settings``. An
+        interrupt after the scores (``subtypes`` and all before it) leaves out the other parts that are not finished;
+        ``settings["interrupted"]`` names them.
 
     Raises
     ------
@@ -159,6 +161,7 @@ def audit(
         "calibration": measure_calibration(margins[shown_reward(choice)], held.groups, interval, random_state),
         "kinds": accuracy_by_kind(held, margins),
         "subtypes": auc_by_subtype(held, rewards, interval),
+        "objectives": measure_objectives(data, test, held, margins[shown_reward(choice)], interval),
     }
     found, how = measure_parts(_parts(rows, trained, held, beyond, choice, pipelines, margins, properties, draws))
     return AuditResult(

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 
 from ..messages import read_cell, read_output, to_text
-from ..prompts import split_prompt, split_texts
+from ..prompts import split_plain, split_prompt, split_texts
 
 
 def to_number(value, name, expected=()):
@@ -29,6 +29,8 @@ def to_log_prob(value, name):
 
 def canonical_label(value):
     """A number for what reads as number or boolean, None for nothing, else the text: "2", 2, 2.0 are one label."""
+    if value.__class__ is float:
+        return None if value != value else int(value) if value.is_integer() else value
     text = "" if value is None else str(value).strip()
     if text.lower() in ("true", "false"):
         return int(text.lower() == "true")
@@ -65,6 +67,8 @@ def texts_of_cells(options, prompt, *outputs):
     cells = [text_of_cell(cell) for cell in (prompt, *outputs)]
     if set(map(type, cells)) == {str}:
         return cells if "" in cells[1:] else split_texts(*cells)
+    if (texts := split_plain(*cells)) is not None:
+        return texts
     texts = [to_text(cell) for cell in cells]  # also checks them
     if not all(texts[1:]):
         return texts

@@ -20,6 +20,7 @@ from ..messages import column_names, is_missing
 
 _DELIMITERS = {".tsv": "\t", ".csv": ","}
 _SUFFIXES = ".tsv, .csv, .jsonl, .json (each also with .gz) and .parquet"
+_NEVER_MISSING = {str, int, bool, list, dict}
 _JSON_REMEDY = "Expected one JSON object a line, or one list of objects. Repair or delete it."
 
 
@@ -64,7 +65,8 @@ def collect(name, records):
         for column, value in record.items():
             if column not in columns:
                 columns[column] = [None] * len(numbers)
-            columns[column].append(value if value.__class__ is str or not is_missing(value) else None)
+            is_there = value.__class__ in _NEVER_MISSING or (value.__class__ is float and value == value)
+            columns[column].append(value if is_there or not is_missing(value) else None)
         numbers.append(number)
         if len(record) < len(columns):
             for values in columns.values():

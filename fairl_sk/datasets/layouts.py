@@ -76,7 +76,7 @@ def _read_preference(cells, options):
     for other in ranked:
         prompt, *texts = texts_of_cells(options, cells.get("prompt"), cells["chosen"], other)
         row = Row(tuple(texts), prompt, None, rewards, labels, _log_probs(cells), strength)
-        rows.append(_scored(row, zip(scores[::2], scores[1::2], strict=True)))
+        rows.append(_scored(row, zip(scores[::2], scores[1::2], strict=True)) if scores else row)
     return rows
 
 

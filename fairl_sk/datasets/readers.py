@@ -17,7 +17,7 @@ from sklearn.utils import Bunch, check_random_state
 
 from ..messages import read_cell, skipped_parts
 from ..prompts import split_texts
-from .cells import canonical_label, read_column
+from .cells import canonical_label, read_column, to_number
 from .corrections import correct_rows
 from .files import collect, read_table
 from .layouts import LAYOUTS, LOGPS_COLUMNS, PROMPT_LIKE, Options, Row, objective_parts
@@ -295,14 +295,19 @@ def _read_columns(parts):
 def _read_texts(table, format, parts):
     """The rows of a table of texts, as `_read_rows` gives them, by whole columns; None if a cell is anything else."""
     outputs = {"preference": ("chosen", "rejected"), "unpaired": ("completion",)}.get(format)
-    if outputs is None or not parts.keys() <= {"prompt", "label", *outputs}:
+    if outputs is None or not parts.keys() <= {"prompt", "label", "rewards", *outputs}:
         return None
-    sides = []
+    sides, rewards = [], None
     for name in outputs:
         sides.append(read_column(table.columns[parts[name]]))
         if sides[-1] is None:
             return None
     prompt = read_column(table.columns[parts["prompt"]]) if "prompt" in parts else [""] * len(sides[0])
+    try:
+        if "rewards" in parts:
+            rewards = [[to_number(cell, name) for cell in table.columns[name]] for name in parts["rewards"]]
+    except ValueError:  # which _read_rows places
+        return None
     if prompt is None:
         return None
     for source, text in enumerate(sides[0]):
@@ -312,6 +317,8 @@ def _read_texts(table, format, parts):
     rows = dict(zip(("prompt", "text", "other"), map(list, split), strict=False), source=range(len(prompt)))
     if "label" in parts:
         rows["label"] = list(map(canonical_label, table.columns[parts["label"]]))
+    if rewards:
+        rows["rewards"] = list(zip(*rewards, strict=True))
     return rows
 
 
@@ -435,7 +442,7 @@ def _describe(bunch, table):
     unread = f"; columns not read: {', '.join(bunch.unread)}" if bunch.unread else ""
     read = (values for name, values in table.columns.items() if name not in bunch.unread)
     # a part that is no text has a type, so that few texts need to be read again
-    cells = (value for values in read for value in values if not isinstance(value, str) or "type" in value)
+    cells = (value for values in read for value in values if _may_have_parts(value))
     n_skipped = sum(skipped_parts(read_cell(value)) for value in cells)
     skipped = f"; {n_skipped} parts of messages that are no text were skipped" if n_skipped else ""
     kind = "labeled outputs" if bunch.format == "unpaired" else "preference pairs"
@@ -451,6 +458,10 @@ def _describe(bunch, table):
         found = f"no column of prompts was read, but these look like one: {counts}"
         remedy = "rows that share a prompt may leak between training and test data"
         warnings.warn(f"{table.name}: {found}. Pass prompt_column={likely[0]!r}: {remedy}.", stacklevel=5)
+
+
+def _may_have_parts(value):
+    return "type" in value if value.__class__ is str else value is not None and value.__class__ is not float
 
 
 def _holds_texts(values):
