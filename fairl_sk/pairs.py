@@ -180,7 +180,7 @@ def is_pairs(X):
     return not hasattr(X, "tocsr") and _as_array(X).ndim == 3
 
 
-def check_pairs(X, *, estimator=None, reset=True):
+def check_pairs(X, *, estimator=None, reset=True, mapped=False):
     """Validate features; every method of every estimator calls this.
 
     The outputs are checked in rows of their own, so ``n_features_in_`` is always the number of features of an output.
@@ -193,6 +193,8 @@ def check_pairs(X, *, estimator=None, reset=True):
         Where ``n_features_in_`` and ``feature_names_in_`` are set (``reset=True``) or compared (``reset=False``).
     reset : bool, default=True
         Whether this is a fit.
+    mapped : bool, default=False
+        Whether a ``numpy.memmap`` is checked by block and returned as it is, with its dtype, not copied into memory.
 
     Returns
     -------
@@ -209,8 +211,31 @@ def check_pairs(X, *, estimator=None, reset=True):
             "X holds text, but numeric features are expected here. Put a step that makes features before the "
             "estimator: make_pipeline(PairTransformer(make_pipeline(TfidfVectorizer(), TruncatedSVD(256))), ...)."
         )
+    if mapped and isinstance(X, np.memmap):
+        return _check_mapped(X, estimator, reset)
     values, paired = _check_features(X, estimator, reset, dtype=(np.float64, np.float32))
     return values.reshape(-1, 2, values.shape[1]) if paired else values
+
+
+def _check_mapped(X, estimator, reset):
+    """A memory map of features, checked by block."""
+    if X.dtype.kind not in "fiu" or not X.dtype.isnative:
+        raise ValueError(
+            f"Found a memory map of {X.dtype}. Expected numbers in this machine's order of bytes, such as float16."
+        )
+    size = max(1, 2**21 // max(1, int(np.prod(X.shape[1:]))))
+    for begin in range(0, max(len(X), 1), size):
+        block = X[begin : begin + size]
+        if begin == 0:  # sets or compares the number of features
+            _check_features(np.zeros(block[:1].shape), estimator, reset)
+        finite = np.isfinite(block)
+        if not finite.all():
+            row = begin + int(np.flatnonzero(~finite.reshape(len(block), -1).all(axis=1))[0])
+            raise ValueError(
+                f"Input X contains NaN or infinity, first in row {row} of {len(X)}. Drop the rows with such values "
+                "before fitting (of y too): write a file without them."
+            )
+    return X
 
 
 def _check_features(X, estimator, reset, **options):

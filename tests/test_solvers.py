@@ -15,7 +15,7 @@ both = pytest.mark.parametrize("objective", SOLVERS)
 def solve(objective, rows, weight, alpha, *, required=1.0, tol=1e-9, max_iter=1000):
     rows = torch.from_numpy(np.asarray(rows, dtype=float))
     weight = torch.from_numpy(np.asarray(weight, dtype=float))
-    return SOLVERS[objective](lambda theta: rows @ theta, rows.shape[1], weight, required, alpha, tol, max_iter)
+    return SOLVERS[objective]([(lambda theta: rows @ theta, weight)], rows.shape[1], required, alpha, tol, max_iter)
 
 
 def value(objective, rows, weight, alpha, theta, required=1.0):

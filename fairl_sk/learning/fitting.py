@@ -5,10 +5,12 @@ for all of its candidates.
 """
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 
+from .blocks import products_by_part, with_side
 from .curriculum import Curriculum
 from .net import DualPathNet, ProgressBar, export_head
 from .offset import output_offset
@@ -35,45 +37,52 @@ class BasePath:
 
 def solve_base(problem, settings, differences):
     """Solve the convex problem of a linear base path (theory, eq. 2, 3 and the pointwise loss)."""
-    weight, n_features = problem.tensor(problem.weight), differences.shape[1]
-
-    def margins_of(theta):
-        pairs = (differences @ theta[:n_features].to(differences.dtype)).double()
-        return pairs if above is None else torch.cat([pairs, above(theta)])
-
-    above, width = None, n_features
+    n_features = differences.shape[1]
+    parts, width = _pair_parts(problem, differences), n_features
     if settings.pointwise_weight > 0:
-        stretch = 2.0 if settings.objective == "max_margin" else 1.0
-        above, width = _output_margins(problem, stretch), n_features + 1  # the last weight is the threshold
-        share = settings.pointwise_weight / stretch
-        weight = torch.cat([weight, (share / 2 * weight).repeat_interleave(2)])
+        parts, width = parts + _output_parts(problem, settings), n_features + 1  # the last weight is the threshold
     solve = _SOLVERS[settings.objective]
     alpha = settings.alpha / problem.scale**2
-    found = solve(margins_of, width, weight, settings.required, alpha, settings.tol, settings.max_iter)
+    found = solve(parts, width, settings.required, alpha, settings.tol, settings.max_iter)
     theta = found.theta[:n_features]
-    margins = differences @ problem.tensor(theta, differences.dtype)
+    weights = problem.tensor(theta, differences.dtype)
+    margins = torch.cat([product(weights) for product, _ in products_by_part(differences)])
     return BasePath(_linear_head(theta, problem), margins, found.gap, found.n_iter)
 
 
-def _output_margins(problem, stretch):
-    """How far each output lies on its side of the threshold, the last of the weights: (2 n_pairs,)."""
-    X, sides = torch.from_numpy(problem.outputs).to(problem.device), problem.tensor(stretch * problem.target_sides)
-    share = problem.tensor(problem.weight, X.dtype)
-    center = (share @ X[:, 0] + share @ X[:, 1]) / 2  # the threshold is penalized, so features are centered
-    outputs = (X - center).div_(problem.scale).flatten(0, 1)
+def _pair_parts(problem, differences):
+    """Margins of pairs, or of single outputs, as a function of the weights, and their weights; by part."""
+    weight, n_features = problem.tensor(problem.weight), differences.shape[1]
 
-    def margins_of(theta):
-        rewards = (outputs @ theta[:-1].to(outputs.dtype)).double() + theta[-1]
-        return (sides * rewards.view(-1, 2)).flatten()
+    def margins_of(theta, product):
+        return product(theta[:n_features].to(differences.dtype)).double()
 
-    return margins_of
+    return [(partial(margins_of, product=product), weight[part]) for product, part in products_by_part(differences)]
+
+
+def _output_parts(problem, settings):
+    """How far outputs lie on their side of the threshold, the last of the weights, and their weights; by part."""
+    stretch = 2.0 if settings.objective == "max_margin" else 1.0
+    sides = problem.tensor(stretch * problem.target_sides)
+    weight = problem.tensor(problem.weight)
+    outputs = problem.outputs(center=True)  # the threshold is penalized
+    share = settings.pointwise_weight / stretch
+
+    def margins_of(theta, product, sides):
+        rewards = product(theta[:-1].to(outputs.dtype)).double() + theta[-1]
+        return (sides * rewards).flatten()
+
+    return [
+        (partial(margins_of, product=product, sides=sides[part]), (share / 2 * weight[part]).repeat_interleave(2))
+        for product, part in products_by_part(outputs)
+    ]
 
 
 def _linear_head(theta, problem):
     """[W, b] in the units of the input; weights of outputs end with a bias."""
     theta, width = theta / problem.scale, problem.X.shape[-1]
     bias = theta[width:] if len(theta) > width else np.zeros(1)
-    return [theta[None, :width].astype(problem.X.dtype), bias.astype(problem.X.dtype)]
+    return [theta[None, :width].astype(problem.dtype), bias.astype(problem.dtype)]
 
 
 # ---------------------------------------------------------------------------------------- the failure paths
@@ -119,7 +128,7 @@ def train_failures(problem, settings, base, differences, n_rounds, *, record=Tru
         callbacks=[curriculum] + ([ProgressBar(progress)] if progress else []),
         device=str(problem.device),
     )
-    X = {"features": differences[:, None], "base": base.margins[:, None, None]}
+    X = {"features": with_side(differences), "base": base.margins[:, None, None]}
     net.run_rounds(X, _targets(problem, len(settings), differences.dtype, oriented=True), seed=0)
     weights = net.module_.failure[0].weight.detach().cpu().numpy()
     return [_linear_head(weight, problem) for weight in weights], curriculum.rows_
@@ -148,7 +157,7 @@ def train_jointly(problem, settings, layers, batch_size, n_rounds, seed, generat
     The seed decides the start and the batches; the generator samples the failures of each round. Gives the base head
     and the failure head (zero without failures), both as [W, b, ..., W, b], and the history.
     """
-    features, dtype = _joint_features(problem, constant=not layers), problem.X.dtype
+    features, dtype = _joint_features(problem, constant=not layers), problem.dtype
 
     def export(module):
         heads = [export_head(head, problem.scale, problem.X.shape[-1]) for head in (module.base, module.failure)]
@@ -191,11 +200,8 @@ def train_jointly(problem, settings, layers, batch_size, n_rounds, seed, generat
 
 def _joint_features(problem, *, constant):
     """Outputs in units of the scale, shape (n_rows, n_sides, n_features); single ones with a constant if asked."""
-    X = problem.outputs
-    if X.ndim == 2:
-        X = np.column_stack([X, np.ones(len(X), dtype=X.dtype)]) if constant else X
-        X = X[:, None]
-    return torch.from_numpy(X / X.dtype.type(problem.scale)).to(problem.device)
+    outputs = problem.outputs(constant=constant and not problem.is_paired)
+    return outputs if problem.is_paired else with_side(outputs)
 
 
 def _rewards_with_offset(problem, heads):

@@ -10,6 +10,7 @@ from skorch.callbacks import Callback
 from torch import nn
 from tqdm.auto import tqdm
 
+from .blocks import Blocks, is_mapped
 from .losses import LOSSES
 
 __all__ = ["DualPath", "DualPathLoss", "DualPathNet", "ProgressBar", "SliceIterator", "export_head"]
@@ -71,6 +72,8 @@ def head_reward(arrays, X):
 
 def rewards_of_heads(heads, X):
     """Sum of the heads' rewards of every output in X, (..., n_features), without the offset; see `export_head`."""
+    if is_mapped(X):
+        return np.concatenate(list(Blocks(X).map(lambda rows: rewards_of_heads(heads, rows.numpy()))))
     flat = X.reshape(-1, X.shape[-1])
     if all(len(head) == 2 for head in heads):  # the sum of linear heads is linear
         heads = [[sum(arrays) for arrays in zip(*heads, strict=True)]]
@@ -163,11 +166,17 @@ class DualPathNet(NeuralNet):
         finally:
             self.notify("on_train_end", X=X, y=y)
 
+    def infer(self, x, **fit_params):
+        """The module's answer to a batch, which lies on the device already."""
+        return self.module_(**x)
+
     @torch.no_grad()
     def margins(self, dataset):
         """Margins of the base path, shape (n_rows, 1), and of the failure paths, shape (n_rows, n_paths)."""
+        if len(self.module_.failure) == 1:
+            return tuple(self.criterion_.margins(path, dataset.y) for path in self.module_(**dataset.X))
         parts = []
-        for begin in range(0, len(dataset), 2**16):
+        for begin in range(0, len(dataset), 2**16):  # hidden layers take memory
             rows = slice(begin, begin + 2**16)
             X, y = ({name: tensor[rows] for name, tensor in part.items()} for part in (dataset.X, dataset.y))
             parts.append([self.criterion_.margins(path, y) for path in self.module_(**X)])

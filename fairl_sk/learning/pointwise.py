@@ -13,6 +13,7 @@ from scipy.special import expit
 from sklearn.decomposition import TruncatedSVD
 from sklearn.linear_model import LogisticRegression
 
+from .blocks import working_dtype
 from .rows import preferred_first
 
 __all__ = ["estimate_weight"]
@@ -58,7 +59,8 @@ def estimate_weight(X, sign, sample_weight, numbers, sides, rows=slice(None)):
     if any(len(np.unique(sides[half == number])) < 2 for number in (0, 1)):
         return 0.0
     read = np.arange(len(X))[rows][pairs]
-    outputs = _standardized(X[read[:, None], np.stack([first, 1 - first], axis=1)], weight)
+    outputs = X[read[:, None], np.stack([first, 1 - first], axis=1)].astype(working_dtype(X), copy=False)
+    outputs = _standardized(outputs, weight)
     outputs = _in_few_directions(outputs, weight)  # the others are freed
     pairs = _Pairs(outputs, flip, sides, weight)
     parts = [pairs.of(half == number) for number in (0, 1)]
@@ -94,9 +96,11 @@ def _distinct_pairs(numbers, sides, sample_weight):
     the rows does not matter.
     """
     known = np.flatnonzero(sample_weight > 0)
-    content = np.column_stack([numbers[known], sides[known] > 0])
-    _, first, pair = np.unique(content, axis=0, return_index=True, return_inverse=True)
-    weight = np.bincount(pair.ravel(), sample_weight[known])
+    preferred, other = numbers[known].T
+    preferred_side, other_side = (sides[known] > 0).T
+    content = (preferred * (numbers.max() + 1) + other) * 4 + 2 * preferred_side + other_side
+    _, first, pair = np.unique(content, return_index=True, return_inverse=True)
+    weight = np.bincount(pair, sample_weight[known])
     read = np.unique(np.linspace(0, len(first) - 1, _MOST_PAIRS).round().astype(int))
     return known[first[read]], weight[read] / weight[read].mean()
 

@@ -134,14 +134,14 @@ class PreferenceIRL(PairClassifier):
             For rows that `check_pairs` refuses.
         """
         check_is_fitted(self)
-        X = check_pairs(X, estimator=self, reset=False)
+        X = check_pairs(X, estimator=self, reset=False, mapped=True)
+        heads = [self.base_weights_, self.failure_weights_]
         if hasattr(self, "coef_"):
-            rewards = (X.reshape(-1, X.shape[-1]) @ self.coef_.astype(X.dtype)).reshape(X.shape[:-1])
-        else:
-            rewards = rewards_of_heads([self.base_weights_, self.failure_weights_], X)
+            heads = [[self.coef_[None], np.zeros(1)]]
+        rewards = rewards_of_heads(heads, X)
         if X.ndim == 3:
             return rewards[:, 0] - rewards[:, 1]  # the offset cancels, and would cost digits
-        return rewards + X.dtype.type(self.intercept_)
+        return rewards + rewards.dtype.type(self.intercept_)
 
     def predict(self, X):
         """Class of each row: the larger where `decision_function` is above 0.
@@ -215,7 +215,7 @@ class PreferenceIRL(PairClassifier):
 
     def _learn(self, X, y, sample_weight, output_labels):
         settings = self._settings()
-        X = check_pairs(X, estimator=self)
+        X = check_pairs(X, estimator=self, mapped=True)
         sign = self._check_target(X, y)
         sample_weight = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
         if y is not None and len(np.unique(sign[sample_weight > 0])) < 2:

@@ -7,6 +7,7 @@ import torch
 from threadpoolctl import threadpool_limits
 
 from ..device import torch_device
+from .blocks import Blocks, is_mapped, working_dtype
 from .curriculum import Schedule
 from .net import rewards_of_heads
 from .pointwise import estimate_weight
@@ -43,7 +44,7 @@ class Problem:
     weight: np.ndarray  # of sum 1; duplicate outputs are discounted
     numbers: np.ndarray | None  # of the distinct outputs of pairs, (n_pairs, 2)
     labels: np.ndarray | None  # of the outputs, (n_pairs, 2), in the order of X
-    differences: np.ndarray  # see `signed_differences`; in units of the scale
+    differences: np.ndarray | Blocks  # see `signed_differences`; in units of the scale
     scale: float  # root mean squared length of the differences
     device: torch.device
 
@@ -53,9 +54,29 @@ class Problem:
         return self.X.ndim == 3
 
     @property
-    def outputs(self):
-        """The features of the rows; a copy in a fold."""
-        return self.X[self.rows]
+    def dtype(self):
+        """The dtype in which features are computed with."""
+        return working_dtype(self.X)
+
+    def outputs(self, *, center=False, constant=False):
+        """Outputs of the rows in units of the scale, (n_rows, ..., n_features), as a tensor or `Blocks`.
+
+        Centered if asked, or with a constant 1 behind the features of single outputs.
+        """
+        if is_mapped(self.X):
+            middle = None
+            if center:
+                rows = Blocks(self.X, self.rows, device=self.device)
+                share = self.tensor(self.weight, rows.dtype)
+                middle = (rows.sums(share[:, None, None].expand(-1, 2, 1))[:, 0] / 2).to(rows.dtype)
+            return Blocks(self.X, self.rows, 1 / self.scale, center=middle, differences=constant, device=self.device)
+        X = torch.from_numpy(self.X[self.rows]).to(self.device)
+        if constant:
+            X = torch.nn.functional.pad(X, (0, 1), value=1.0)
+        if not center:
+            return X / self.scale
+        share = self.tensor(self.weight, X.dtype)
+        return (X - (share @ X[:, 0] + share @ X[:, 1]) / 2).div_(self.scale)
 
     def rewards(self, heads):
         """Rewards of the rows, (n_pairs, 2) or (n_samples,), by a sum of heads; see `rewards_of_heads`."""
@@ -79,7 +100,9 @@ class Problem:
         return self.__dict__["_estimate"]
 
     def tensor(self, values, dtype=torch.float64):
-        """A tensor of an array on the device; its own dtype if None."""
+        """A tensor of an array on the device, of its own dtype if None; `Blocks` stay what they are."""
+        if isinstance(values, Blocks):
+            return values
         return torch.from_numpy(np.ascontiguousarray(values)).to(self.device, dtype)
 
 
@@ -92,11 +115,18 @@ def prepare(X, sign, sample_weight, labels, recurrence_correlation, device, rows
     if X.ndim == 3:
         numbers = number_outputs(X)[rows]
         sample_weight = discount_duplicates(numbers, sample_weight, recurrence_correlation)
-    differences = signed_differences(X, sign, rows)
-    scale = difference_scale(differences[:, : X.shape[-1]], sample_weight, paired=X.ndim == 3)
-    differences /= differences.dtype.type(scale)
+    device, paired = torch_device(device), X.ndim == 3
+    if is_mapped(X):
+        differences = Blocks(X, rows, sign, differences=True, device=device)
+        lengths = np.sqrt(differences.squared_lengths())
+        scale = difference_scale(lengths[:, None], sample_weight, paired=paired)
+        differences = Blocks(X, rows, sign / scale, differences=True, device=device)
+    else:
+        differences = signed_differences(X, sign, rows)
+        scale = difference_scale(differences[:, : X.shape[-1]], sample_weight, paired=paired)
+        differences /= differences.dtype.type(scale)
     weight = sample_weight / sample_weight.sum()
-    return Problem(X, rows, sign, weight, numbers, labels, differences, scale, torch_device(device))
+    return Problem(X, rows, sign, weight, numbers, labels, differences, scale, device)
 
 
 def settle_pointwise_weight(problem, settings):

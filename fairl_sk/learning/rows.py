@@ -1,13 +1,16 @@
 """What a learner reads of the rows: differences of a pair's features, their scale, and which outputs are duplicates."""
 
 from mmap import mmap
+from tempfile import TemporaryFile
 
 import numpy as np
+import torch
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from sklearn.utils import gen_batches
 
 from ..warn import warn_user
+from .blocks import Blocks, is_mapped, working_dtype
 
 __all__ = [
     "difference_scale",
@@ -17,6 +20,7 @@ __all__ = [
     "number_outputs",
     "preferred_first",
     "signed_differences",
+    "take_rows",
     "warn_of_contradictions",
     "warn_of_equal_sides",
 ]
@@ -64,6 +68,18 @@ def mapped_array(shape, dtype):
     return np.frombuffer(memory, dtype=dtype, count=count).reshape(shape)
 
 
+def take_rows(X, rows):
+    """A copy of some rows of X that lies in memory, or in a temporary file if X does in a file."""
+    shape = (len(rows), *X.shape[1:])
+    if not is_mapped(X):
+        return np.take(X, rows, axis=0, out=mapped_array(shape, X.dtype), mode="clip")
+    with TemporaryFile() as file:
+        copied = np.memmap(file, X.dtype, "w+", shape=shape)
+    for part in gen_batches(len(rows), 1024):
+        copied[part] = X[rows[part]]
+    return copied
+
+
 def difference_scale(differences, sample_weight, *, paired=False):
     """Root of the mean squared length of the differences: the unit in which the net and the solvers work.
 
@@ -95,15 +111,17 @@ _ROUNDING = 2e-6  # features that differ by less, as a share of the largest, are
 
 def number_outputs(X):
     """Number every distinct output of pairs, (n_pairs, 2): duplicates, up to rounding, have the same number."""
-    outputs = X.reshape(-1, X.shape[-1])
-    along = outputs @ np.random.default_rng(0).normal(size=X.shape[-1]).astype(X.dtype)  # duplicates are neighbors
-    order = np.argsort(along, kind="stable")
-    along, close = along[order], _ROUNDING * np.abs(along).max()
+    outputs, dtype = X.reshape(-1, X.shape[-1]), working_dtype(X)
+    along, across = _projections(outputs, np.random.default_rng(0).normal(size=(2, X.shape[-1])).astype(dtype))
+    order = np.argsort(along, kind="stable")  # duplicates are neighbors
+    along, across = along[order], across[order]
+    close, near = _ROUNDING * np.abs(along).max(), 10 * _ROUNDING * np.abs(across).max()
     links = []
     for lag in (1, 2, 3):  # another output may lie between two that differ by rounding
-        neighbors = np.flatnonzero(along[lag:] - along[:-lag] <= close)
+        neighbors = (along[lag:] - along[:-lag] <= close) & (np.abs(across[lag:] - across[:-lag]) <= near)
+        neighbors = np.flatnonzero(neighbors)
         for places in np.split(neighbors, range(1024, len(neighbors), 1024)):  # a few rows at a time
-            rows, others = outputs[order[places]], outputs[order[places + lag]]
+            rows, others = (outputs[order[some]].astype(dtype, copy=False) for some in (places, places + lag))
             same = np.abs(rows - others).max(axis=1) <= _ROUNDING * np.abs(rows).max(axis=1)
             links.append(np.stack([places, places + lag])[:, same])
     links = np.concatenate(links, axis=1)
@@ -111,6 +129,13 @@ def number_outputs(X):
     numbers = np.empty(len(order), dtype=np.intp)
     numbers[order] = connected_components(graph, directed=False)[1]
     return numbers.reshape(-1, 2)
+
+
+def _projections(outputs, directions):
+    """Outputs (n_outputs, n_features) along each of the directions."""
+    if is_mapped(outputs):
+        return Blocks(outputs).times(torch.from_numpy(directions.T)).numpy().T
+    return [outputs @ direction for direction in directions]
 
 
 def warn_of_contradictions(numbers, sign, sample_weight):
@@ -146,6 +171,7 @@ def discount_duplicates(numbers, sample_weight, correlation):
     :math:`m_i` and :math:`n_i` distinct pairs, and :math:`\varrho` is the correlation of pairs that share an output.
     """
     counted = (sample_weight > 0) & (numbers[:, 0] != numbers[:, 1])
-    distinct = np.unique(np.sort(numbers[counted], axis=1), axis=0)
-    counts = np.bincount(distinct.ravel(), minlength=numbers.max() + 1)
+    n_outputs = numbers.max() + 1
+    distinct = np.unique(numbers[counted].min(axis=1) * n_outputs + numbers[counted].max(axis=1))
+    counts = np.bincount(np.concatenate(np.divmod(distinct, n_outputs)), minlength=n_outputs)
     return sample_weight / (1 + correlation * np.maximum(counts[numbers].sum(axis=1) - 2, 0))

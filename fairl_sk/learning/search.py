@@ -13,6 +13,7 @@ from sklearn.base import BaseEstimator, clone
 from .estimators import FailureAwareIRL
 from .fitting import solve_base, train_failures
 from .problem import prepare, settle_pointwise_weight
+from .rows import take_rows
 
 __all__ = ["Candidate", "Fold", "fit_candidates"]
 
@@ -124,7 +125,9 @@ def _fit_alone(candidate, fold):
     start = time.perf_counter()
     labels = {"output_labels": fold.output_labels} if isinstance(candidate.estimator, FailureAwareIRL) else {}
     try:
-        candidate.fitted = clone(candidate.estimator).fit(fold.X[fold.rows], fold.y, fold.sample_weight, **labels)
+        candidate.fitted = clone(candidate.estimator).fit(
+            take_rows(fold.X, fold.rows), fold.y, fold.sample_weight, **labels
+        )
     except Exception as error:
         candidate.error = error
     candidate.seconds = time.perf_counter() - start

@@ -21,8 +21,9 @@ from ..device import few_threads
 from ..metrics import check_split
 from ..pairs import check_pairs
 from ..warn import warn_user
+from .blocks import is_mapped
 from .preference import PairClassifier
-from .rows import mapped_array
+from .rows import take_rows
 from .search import Candidate, Fold, fit_candidates
 from .search_results import SearchResults
 
@@ -185,7 +186,8 @@ class SearchCV(PairClassifier):
     # ------------------------------------------------------------------------------------- folds, metadata
 
     def _check_rows(self, X, y, reader):
-        X = np.ascontiguousarray(check_pairs(X, estimator=self))
+        X = check_pairs(X, estimator=self, mapped=True)
+        X = X if is_mapped(X) else np.ascontiguousarray(X)
         sign = reader._check_target(X, y)
         self.classes_ = reader.classes_
         return X, sign
@@ -241,7 +243,7 @@ def _on_fold(scorer, X, y, params, test):
     """A scorer of the test rows of a fold, which takes the estimator alone."""
     params = _check_method_params(X, params, test)
     y = None if y is None else y[test]
-    X = np.take(X, test, axis=0, out=mapped_array((len(test), *X.shape[1:]), X.dtype), mode="clip")
+    X = take_rows(X, test)
     return lambda estimator: scorer(estimator, X, y, **params)
 
 

@@ -28,26 +28,26 @@ class Solution:
     n_iter: int
 
 
-def solve_max_entropy(margins_of, n_weights, weight, temperature, alpha, tol, max_iter):
+def solve_max_entropy(parts, n_weights, temperature, alpha, tol, max_iter):
     r"""Minimize the logistic loss (theory, eq. 3) from weights of zero until the gap is at most tol.
 
-    ``margins_of`` maps weights (n_weights,) to margins (n_rows,) and is linear; ``weight`` (n_rows,) is that of each
-    row's loss.
+    Each of the ``parts`` of the rows is a linear function from weights (n_weights,) to margins (n_rows,), with the
+    weight (n_rows,) of each row's loss.
     """
-    problem = _Problem(margins_of, weight, partial(logistic_loss, temperature=temperature), alpha)
+    problem = _Problem(parts, partial(logistic_loss, temperature=temperature), alpha)
     theta, n_iter = problem.minimize(np.zeros(n_weights), tol, max_iter)
     # at the slopes of a smooth loss the gap is the squared gradient over 4 alpha (theory, eq. 8)
     return Solution(theta, problem.gradient_gap(theta), n_iter)
 
 
-def solve_max_margin(margins_of, n_weights, weight, margin, alpha, tol, max_iter):
+def solve_max_margin(parts, n_weights, margin, alpha, tol, max_iter):
     r"""Minimize the hinge loss (theory, eq. 2): its corner is rounded, then sharpened until the gap is small.
 
     Parameters are those of `solve_max_entropy`. The solution is the best of all corners by the gap of the plain hinge.
     """
     theta, n_iter, best = np.zeros(n_weights), 0, Solution(np.zeros(n_weights), np.inf, 0)
     for corner in margin * 4.0 ** -np.arange(8):
-        problem = _Problem(margins_of, weight, partial(hinge_loss, required=margin, corner=corner), alpha)
+        problem = _Problem(parts, partial(hinge_loss, required=margin, corner=corner), alpha)
         # the corner itself leaves a gap, so that the first problems need not be solved any better
         theta, n_steps = problem.minimize(theta, max(tol / 2, min(corner / margin, best.gap) / 100), max_iter - n_iter)
         n_iter += n_steps
@@ -65,10 +65,10 @@ def solve_max_margin(margins_of, n_weights, weight, margin, alpha, tol, max_iter
 class _Problem:
     """Value and gradient of sum_i w_i loss(m_i(theta)) + alpha |theta|^2, in float64 but for the products."""
 
-    def __init__(self, margins_of, weight, loss, alpha):
-        self.margins_of, self.weight, self.loss, self.alpha = margins_of, weight, loss, alpha
-        zero = torch.zeros(1, dtype=weight.dtype, device=weight.device)
-        self.loss_at_zero = float(self.weight.sum() * loss(zero)[0])
+    def __init__(self, parts, loss, alpha):
+        self.parts, self.loss, self.alpha = parts, loss, alpha
+        self.total_weight = float(sum(weight.sum() for _, weight in parts))
+        self.loss_at_zero = self.total_weight * float(loss(torch.zeros(1, dtype=torch.float64))[0])
 
     def __call__(self, theta):
         """Value and gradient (n_weights,) at weights (n_weights,)."""
@@ -93,20 +93,30 @@ class _Problem:
 
     def hinge_gap(self, theta, margin):
         """Primal value of the plain hinge less the dual value that the rounded hinge's slopes give (theory, eq. 8)."""
-        _, gradient, (margins, slopes) = self._evaluate(theta)
-        hinge = float((self.weight * hinge_loss(margins, margin)).sum())
+        _, gradient, margins_and_slopes = self._evaluate(theta)
+        hinge, slopes = 0.0, 0.0
+        for (_, weight), (margins, slope) in zip(self.parts, margins_and_slopes, strict=True):
+            hinge += float((weight * hinge_loss(margins, margin)).sum())
+            slopes += float(slope.sum())
         pull = gradient - 2 * self.alpha * theta
-        dual = -margin * float(slopes.sum()) - pull @ pull / (4 * self.alpha)
-        return float(max(0.0, hinge + self.alpha * theta @ theta - dual) / (margin * self.weight.sum()))
+        dual = -margin * slopes - pull @ pull / (4 * self.alpha)
+        return float(max(0.0, hinge + self.alpha * theta @ theta - dual) / (margin * self.total_weight))
 
     def _norm_at(self, theta):
         return np.linalg.norm(self(theta)[1])
 
     def _evaluate(self, theta):
-        """Value, gradient, and the margins with the weighted slopes of their losses."""
-        weights = torch.tensor(theta, dtype=self.weight.dtype, device=self.weight.device, requires_grad=True)
-        margins = self.margins_of(weights)
-        margins.retain_grad()
-        value = (self.weight * self.loss(margins)).sum() + self.alpha * weights @ weights
-        value.backward()
-        return value.item(), weights.grad.cpu().numpy(), (margins.detach(), margins.grad)
+        """Value, gradient, and of each part the margins with the weighted slopes of their losses."""
+        device = self.parts[0][1].device
+        weights = torch.tensor(theta, dtype=torch.float64, device=device, requires_grad=True)
+        penalty = self.alpha * weights @ weights
+        penalty.backward()
+        value, margins_and_slopes = penalty.item(), []
+        for margins_of, weight in self.parts:
+            margins = margins_of(weights)
+            margins.retain_grad()
+            loss = (weight * self.loss(margins)).sum()
+            loss.backward()  # the sum over the parts is the gradient
+            value += loss.item()
+            margins_and_slopes.append((margins.detach(), margins.grad))
+        return value, weights.grad.cpu().numpy(), margins_and_slopes

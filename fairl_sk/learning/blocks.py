@@ -1,0 +1,154 @@
+"""Features larger than memory: what a fit reads of a memory-mapped X, computed by block each time it is read."""
+
+import warnings
+from copy import copy
+from functools import partial
+
+import numpy as np
+import torch
+from sklearn.utils import gen_batches
+
+__all__ = ["Blocks", "is_mapped", "products_by_part", "with_side", "working_dtype"]
+
+_BLOCK = 2**21  # numbers in a block: many more do not stay in the processor's cache, fewer cost more calls
+
+
+def is_mapped(X):
+    """Whether features stay in their file and are read by block: a NumPy memory map."""
+    return isinstance(X, np.memmap)
+
+
+def working_dtype(X):
+    """The dtype in which features are computed with: float32 for float16 and float32, else float64."""
+    return np.dtype(np.float32 if X.dtype.kind == "f" and X.dtype.itemsize <= 4 else np.float64)
+
+
+class Blocks:
+    """Rows made of a memory-mapped X, in place of the tensor (n_rows, ..., n_features) that would hold them all.
+
+    A row is an output, a pair (2, n_features) or, with ``differences``, the first minus the second output of a pair;
+    it is multiplied by its factor. Indexing gives a tensor of some rows. ``nn.Linear`` takes the object as its input.
+
+    Parameters
+    ----------
+    X : memmap of shape (n_pairs, 2, n_features) or (n_samples, n_features)
+    rows : slice or ndarray, default=slice(None)
+        The rows of X that are read.
+    factor : array-like of shape (n_rows,) or float, default=1.0
+    differences : bool, default=False
+        Whether pairs are subtracted. Single outputs get a constant 1 behind their features instead.
+    center : Tensor of shape (n_features,), default=None
+        What is subtracted from each output.
+    device : torch.device or str, default="cpu"
+        Where the blocks are computed.
+    """
+
+    def __init__(self, X, rows=slice(None), factor=1.0, *, differences=False, center=None, device="cpu"):
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="The given NumPy array is not writable")  # nothing writes to it
+            self._X = torch.from_numpy(np.asarray(X))
+        self._rows = None if isinstance(rows, slice) and rows == slice(None) else np.arange(len(X))[rows]
+        self.dtype = torch.from_numpy(np.empty(0, working_dtype(X))).dtype
+        self.device, self._center, self._differences = torch.device(device), center, differences
+        self.has_side = False
+        n_rows = len(X) if self._rows is None else len(self._rows)
+        self.factor = torch.as_tensor(factor, dtype=self.dtype).to(self.device).expand(n_rows)
+        self.shape = (n_rows, *self._read(slice(0, 1)).shape[1:])
+        self._last = None  # weights of the last product of all rows, and the product
+
+    def __len__(self):
+        return self.shape[0]
+
+    def __getitem__(self, places):
+        return _scaled(self._read(places), self.factor[places])
+
+    def _read(self, places):
+        """Rows without their factors, for a slice or positions."""
+        given = self._X[places if self._rows is None else self._rows[places]]
+        values = torch.empty(given.shape, dtype=self.dtype, device=self.device).copy_(given)
+        if self._center is not None:
+            values -= self._center
+        if self._differences and values.ndim == 3:
+            values = values[:, 0] - values[:, 1]
+        elif self._differences:
+            values = torch.nn.functional.pad(values, (0, 1), value=1.0)
+        return values[:, None] if self.has_side else values
+
+    def parts(self):
+        """Slices of the rows, a block each."""
+        return gen_batches(len(self), max(1, _BLOCK // self._X[0].numel()))
+
+    def map(self, function, *arrays):
+        """Yield ``function(rows, *arrays)`` of each block: rows without their factors, and its part of the arrays."""
+        for part in self.parts():
+            yield function(self._read(part), *(array[part] for array in arrays))
+
+    def squared_lengths(self):
+        """Squared lengths of the features of each row, (n_rows,), float64."""
+        width = self._X.shape[-1]
+        squares = self.map(lambda rows: rows[..., :width].double().square_().sum(dim=-1))
+        return (self.factor.double() ** 2 * torch.cat(list(squares))).cpu().numpy()
+
+    def times(self, weights):
+        """All rows times weights (n_features, n_columns): (n_rows, ..., n_columns)."""
+        if self._last is None or not torch.equal(self._last[0], weights):  # a round asks twice at the same weights
+            product = torch.cat(list(self.map(lambda rows: rows @ weights)))
+            self._last = weights.detach().clone(), _scaled(product, self.factor)
+        return self._last[1].clone()
+
+    def sums(self, slopes):
+        """The sum of all rows, each times its slopes (n_rows, ..., n_columns): (n_features, n_columns), float64."""
+        return sum(self.map(_sum, _scaled(slopes.to(self.dtype), self.factor)))
+
+    def part_times(self, part, weights):
+        """Some rows times weights (n_features,), whose gradient torch knows."""
+        return _scaled(self._read(part) @ weights, self.factor[part])
+
+    @classmethod
+    def __torch_function__(cls, function, types, args=(), kwargs=None):
+        """What ``nn.Linear`` without a bias calls; other functions of torch refuse the object."""
+        if function is torch.nn.functional.linear and isinstance(args[0], Blocks) and len(args) < 4:
+            rows, weights, bias = (*args, None)[:3]
+            product = _Product.apply(weights.T, rows)
+            return product if bias is None else product + bias
+        return NotImplemented
+
+
+class _Product(torch.autograd.Function):
+    """`Blocks.times` with its gradient, `Blocks.sums`."""
+
+    @staticmethod
+    def forward(ctx, weights, rows):
+        ctx.rows = rows
+        return rows.times(weights)
+
+    @staticmethod
+    def backward(ctx, slopes):
+        return ctx.rows.sums(slopes).to(slopes.dtype), None
+
+
+def _scaled(values, factor):
+    return values * factor.view(-1, *[1] * (values.ndim - 1))
+
+
+def _sum(rows, slopes):
+    return (rows.flatten(0, -2).T @ slopes.flatten(0, -2)).double()
+
+
+def products_by_part(rows):
+    """Products of rows with weights (n_features,), a part at a time: pairs (function of weights, slice of the rows).
+
+    A tensor is one part. A loss that is summed over parts reads each block once for its value and its gradient.
+    """
+    if isinstance(rows, torch.Tensor):
+        return [(rows.__matmul__, slice(None))]
+    return [(partial(rows.part_times, part), part) for part in rows.parts()]
+
+
+def with_side(rows):
+    """Rows (n_rows, n_features), a tensor or `Blocks`, with an axis of one side: (n_rows, 1, n_features)."""
+    if isinstance(rows, torch.Tensor):
+        return rows[:, None]
+    rows = copy(rows)
+    rows.has_side, rows.shape = True, (rows.shape[0], 1, *rows.shape[1:])
+    return rows
