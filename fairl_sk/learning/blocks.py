@@ -10,7 +10,9 @@ from sklearn.utils import gen_batches
 
 __all__ = ["Blocks", "is_mapped", "products_by_part", "with_side", "working_dtype"]
 
-_BLOCK = 2**21  # numbers in a block: many more do not stay in the processor's cache, fewer cost more calls
+# Numbers in a block: many more do not stay in a processor's cache, and fewer cost more calls. Conversion to another
+# dtype goes by smaller pieces, as both dtypes have to stay in the cache. GPUs want more at once.
+_BLOCK, _PIECE, _TIMES_ON_GPU = 2**21, 2**17, 64
 
 
 def is_mapped(X):
@@ -50,7 +52,9 @@ class Blocks:
         self._rows = None if isinstance(rows, slice) and rows == slice(None) else np.arange(len(X))[rows]
         self.dtype = torch.from_numpy(np.empty(0, working_dtype(X))).dtype
         self.device, self._center, self._differences = torch.device(device), center, differences
-        self.has_side = False
+        self.has_side, self._memories = False, {}
+        times = 1 if self.device.type == "cpu" else _TIMES_ON_GPU
+        self._block, self._piece = (max(1, times * numbers // X[0].size) for numbers in (_BLOCK, _PIECE))
         n_rows = len(X) if self._rows is None else len(self._rows)
         self.factor = torch.as_tensor(factor, dtype=self.dtype).to(self.device).expand(n_rows)
         self.shape = (n_rows, *self._read(slice(0, 1)).shape[1:])
@@ -63,20 +67,35 @@ class Blocks:
         return _scaled(self._read(places), self.factor[places])
 
     def _read(self, places):
-        """Rows without their factors, for a slice or positions."""
+        """Rows without their factors, for a slice or positions; the next call may overwrite them."""
         given = self._X[places if self._rows is None else self._rows[places]]
-        values = torch.empty(given.shape, dtype=self.dtype, device=self.device).copy_(given)
-        if self._center is not None:
-            values -= self._center
-        if self._differences and values.ndim == 3:
-            values = values[:, 0] - values[:, 1]
-        elif self._differences:
-            values = torch.nn.functional.pad(values, (0, 1), value=1.0)
-        return values[:, None] if self.has_side else values
+        if self._differences and given.ndim == 3:
+            rows = self._memory("rows", given[:, 0])
+            pairs = self._memory("pairs", given[: self._piece])
+            for piece, part in zip(given.split(self._piece), rows.split(self._piece), strict=True):
+                if piece.shape != pairs.shape:  # the last piece
+                    pairs = pairs[: len(piece)]
+                torch.sub(*pairs.copy_(piece).unbind(1), out=part)
+        else:
+            rows = self._memory("rows", given).copy_(given)
+            if self._center is not None:
+                rows -= self._center
+            if self._differences:
+                rows = torch.nn.functional.pad(rows, (0, 1), value=1.0)
+        return rows[:, None] if self.has_side else rows
+
+    def _memory(self, name, like):
+        """A tensor for values like those given. That of a block is used again: new memory costs more than reading."""
+        memory = self._memories.get(name)
+        if memory is None or len(memory) < len(like):
+            memory = torch.empty(like.shape, dtype=self.dtype, device=self.device)
+            if len(like) <= self._block:
+                self._memories[name] = memory
+        return memory[: len(like)]
 
     def parts(self):
         """Slices of the rows, a block each."""
-        return gen_batches(len(self), max(1, _BLOCK // self._X[0].numel()))
+        return gen_batches(len(self), self._block)
 
     def map(self, function, *arrays):
         """Yield ``function(rows, *arrays)`` of each block: rows without their factors, and its part of the arrays."""
@@ -98,7 +117,12 @@ class Blocks:
 
     def sums(self, slopes):
         """The sum of all rows, each times its slopes (n_rows, ..., n_columns): (n_features, n_columns), float64."""
-        return sum(self.map(_sum, _scaled(slopes.to(self.dtype), self.factor)))
+        slopes = _scaled(slopes.to(self.dtype), self.factor)
+        used = torch.nonzero(slopes.flatten(1).any(dim=1))[:, 0]
+        if len(used) > len(self) / 2:
+            return sum(self.map(_sum, slopes))
+        parts = used.split(self._block)  # of the failures of a round, for example: others add nothing
+        return sum(_sum(self._read(some.cpu()), slopes[some]) for some in parts)
 
     def part_times(self, part, weights):
         """Some rows times weights (n_features,), whose gradient torch knows."""
