@@ -7,6 +7,7 @@ from contextlib import suppress
 from types import SimpleNamespace
 
 import click
+import numpy as np
 
 from . import __version__
 
@@ -48,12 +49,17 @@ def serve(**options):
 
     reward, outputs = load_reward(options)
     listening = _listen(options.host, options.port)
-    known = None if outputs is None else [value for value in reward(**outputs) if value is not None]
+    known, is_novel = None, None
+    if outputs is not None:
+        groups = outputs.pop("groups")
+        known = [value for value in reward(**outputs) if value is not None]
+        is_novel = novelty_test(outputs["completions"], groups)
     app = make_app(
         reward,
         info=describe(options.pipeline, reward),
         token=os.environ.get(TOKEN) or None,
         training_range=None if known is None else (min(known), max(known)),
+        is_novel=is_novel,
         missing_reward=options.missing_reward,
         max_body=options.max_megabytes * MEBIBYTE,
         max_texts=options.max_texts,
@@ -148,7 +154,7 @@ def load_reward(options):
     -------
     reward : RewardFunction
     outputs : dict or None
-        ``prompts`` and ``completions`` of the training pairs, if they are known.
+        ``prompts``, ``completions`` and ``groups`` of the training outputs, if they are known.
     """
     from .audit import load_pipeline
     from .export import RewardFunction
@@ -169,7 +175,38 @@ def load_reward(options):
         texts = pd.DataFrame({"prompt": data.prompt, "chosen": data.data[:, 0], "rejected": data.data[:, 1]})
         prompts = [prompt for prompt in data.prompt for _ in range(2)]
     reward = RewardFunction(pipeline, texts, data.target, **settings)
-    return reward, {"prompts": prompts, "completions": data.data.ravel().tolist()}
+    completions, groups = data.data.ravel().tolist(), np.repeat(data.groups, 2)
+    return reward, {"prompts": prompts, "completions": completions, "groups": groups}
+
+
+def novelty_test(outputs, groups):
+    """A test whether texts are unlike the training outputs, as the audit's ``--deploy`` measures it.
+
+    A text is novel if it is farther from four fifths of the training outputs than 95 % of the other fifth.
+
+    Parameters
+    ----------
+    outputs : list of str
+    groups : array-like
+        Of the outputs; whole groups are in the fifth.
+
+    Returns
+    -------
+    is_novel : callable or None
+        Texts (n,) -> bool (n,). None for so few outputs that the fifth calibrates no distance.
+    """
+    from sklearn.model_selection import GroupShuffleSplit
+
+    from .audit.novelty import LEVEL, MAX_ROWS, MIN_OUTPUTS, TextDistance
+
+    outputs = np.array(outputs, dtype=object)
+    train, held = next(GroupShuffleSplit(1, test_size=0.2, random_state=0).split(outputs, groups=groups))
+    if len(held) < MIN_OUTPUTS:
+        print(f"Novel texts are not counted: found {len(outputs)} training outputs.", file=sys.stderr)
+        return None
+    distance = TextDistance(outputs[train])
+    threshold = np.quantile(distance.measure(outputs[held[:MAX_ROWS]])[0], 1 - LEVEL, method="higher")
+    return lambda texts: distance.measure(texts)[0] > threshold
 
 
 def describe(path, reward):

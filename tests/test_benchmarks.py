@@ -37,6 +37,7 @@ def test_every_benchmark_is_tested():
         "bench_fit",
         "bench_loop",
         "bench_read",
+        "bench_scale",
         "bench_search",
         "bench_serve",
         "gpu",
@@ -80,6 +81,18 @@ def test_audit_truths(monkeypatch, capsys):
     assert table["found"].tolist() == [1, 1, 1]
     assert table.loc["nothing", ["properties named", "subgroups named", "label errors claimed"]].tolist() == [0, 0, 0]
     assert "planted" in capsys.readouterr().out
+
+
+def test_bench_scale(monkeypatch, capsys, tmp_path):
+    """A row for each fit; processes of their own cost time, so fits run in this one."""
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    bench_scale = load("bench_scale")
+    monkeypatch.setattr(bench_scale, "measure", bench_scale.fit_here)
+    monkeypatch.setattr(bench_scale, "verdict", lambda *given: None)  # the sizes are too small for the aims
+    table = bench_scale.main(picture=tmp_path / "scale.png", out=tmp_path / "rows.json", learners=["MaxEntropyIRL"])
+    assert table["features in"].tolist() == ["file", "memory"] * 2 and (tmp_path / "scale.png").exists()
+    assert table["accuracy"].nunique() == 2 and (table["peak"] >= table["anonymous"]).all()
+    assert "microseconds a pair" in capsys.readouterr().out
 
 
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # trl, of transformers

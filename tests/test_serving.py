@@ -200,6 +200,37 @@ def test_the_token_is_asked_for_everywhere_but_at_health(reward, running):
             get(f"{url}/metrics")
 
 
+def figures_with(url, line):
+    """The server's figures, when they hold a line: texts are compared beside the answers."""
+    deadline = time.monotonic() + 20
+    while line not in (figures := get(f"{url}/metrics")):
+        assert time.monotonic() < deadline, figures
+        time.sleep(0.02)
+    return figures
+
+
+def test_the_command_counts_texts_unlike_the_training_outputs(reward, detox, running, tmp_path, monkeypatch):
+    """Of --pairs: at most one in ten training outputs, and all texts of another language."""
+    apps, file, pairs = [], tmp_path / "reward.skops", tmp_path / "pairs.csv"
+    skops.io.dump(reward.pipeline, file)
+    ordered = np.where(detox.target[:, None] == 1, detox.data, detox.data[:, ::-1])
+    pd.DataFrame(ordered, columns=["chosen", "rejected"]).to_csv(pairs, index=False)
+
+    def keep_app(server, sockets):
+        apps.append(server.config.app)
+        sockets[0].close()
+
+    with monkeypatch.context() as patch:
+        patch.setattr("uvicorn.Server.run", keep_app)
+        assert main(["serve", str(file), "--pairs", str(pairs), "--port", "0"]) == 0
+    texts = [f"Добрый день, номер {number}" for number in range(30)] + detox.data.ravel()[:30].tolist()
+    with running(apps[0]) as url:
+        post(f"{url}/reward", {"completions": texts})
+        figures = figures_with(url, "fairl_texts_compared_total 60.0")
+    (line,) = (line for line in figures.splitlines() if line.startswith("fairl_texts_novel_total"))
+    assert 30 <= float(line.split()[1]) <= 33
+
+
 def test_the_figures_show_a_reward_that_is_exploited(running):
     values = {"a": 0.0, "b": 0.0, "c": 9.0, "": None}
 
@@ -211,8 +242,13 @@ def test_the_figures_show_a_reward_that_is_exploited(running):
 
     with running(make_app(reward, training_range=(-1.0, 1.0), is_novel=is_novel)) as url:
         post(f"{url}/reward", {"completions": ["a", "b", "c", "", "a"]})
-        figures = get(f"{url}/metrics")
-    for line in ("rewards_total 5.0", "rewards_missing_total 1.0", "rewards_tied_total 3.0", "texts_novel_total 1.0"):
+        figures = figures_with(url, "fairl_texts_novel_total 1.0")
+    for line in (
+        "rewards_total 5.0",
+        "rewards_missing_total 1.0",
+        "rewards_tied_total 3.0",
+        "texts_compared_total 4.0",
+    ):
         assert f"fairl_{line}" in figures
     assert "fairl_rewards_outside_total 1.0" in figures and "fairl_reward_value_sum 9.0" in figures
     assert 'fairl_requests_total{path="/reward",status="200"} 1.0' in figures

@@ -1,5 +1,7 @@
 """The web application around a reward: its addresses, and what requests and answers look like."""
 
+import asyncio
+import time
 from contextlib import asynccontextmanager
 from typing import Annotated, Any
 
@@ -19,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictStr  # noqa
 __all__ = ["make_app"]
 
 MEBIBYTE = 2**20
+MAX_COMPARED = 64  # completions of a request that are compared with the training outputs
 
 
 class Closed(BaseModel):
@@ -128,7 +131,8 @@ def make_app(
     training_range : tuple of float, default=None
         Lowest and highest reward of the training outputs: rewards outside are counted.
     is_novel : callable, default=None
-        Outputs (n,) -> whether each is unlike the training outputs; they are counted.
+        Outputs (n,) -> whether each is unlike the training outputs. It is asked in a thread about one request a
+        second at most, and counted.
     missing_reward : float, default=None
         Reward of a completion that has none, for trainers that need a number. None: such requests are refused.
     max_body : int, default=8388608
@@ -174,6 +178,7 @@ class _Scoring:
     def __init__(self, batcher, monitor, max_texts, missing_reward):
         self.batcher, self.monitor = batcher, monitor
         self.max_texts, self.missing_reward = max_texts, missing_reward
+        self._comparison, self._next_comparison = None, 0.0
 
     async def score(self, prompts, completions):
         """A reward or None for each completion."""
@@ -185,7 +190,15 @@ class _Scoring:
             raise RefusedError(422, f"{found}. Expected one prompt for each completion, repeated if need be.")
         rewards = await self.batcher.score(prompts, completions)
         self.monitor.observe_rewards(completions, rewards)
+        self._compare(completions[:MAX_COMPARED])
         return rewards
+
+    def _compare(self, completions):
+        """Compare completions with the training outputs, without delay for the answer."""
+        is_busy = self._comparison is not None and not self._comparison.done()
+        if self.monitor.is_novel is not None and not is_busy and time.monotonic() >= self._next_comparison:
+            self._next_comparison = time.monotonic() + 1
+            self._comparison = asyncio.create_task(asyncio.to_thread(self.monitor.compare_texts, completions))
 
     async def numbers(self, prompts, completions):
         """A number for each completion."""

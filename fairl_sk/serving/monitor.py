@@ -37,6 +37,7 @@ class Monitor:
                 "fairl_rewards_outside", "Rewards outside the range of the training outputs", **counter
             )
         if is_novel is not None:
+            self._compared = client.Counter("fairl_texts_compared", "Completions compared with these", **counter)
             self._novel = client.Counter("fairl_texts_novel", "Completions unlike the training outputs", **counter)
         self._value = client.Summary("fairl_reward_value", "Sum and number of rewards", **counter)
 
@@ -73,10 +74,22 @@ class Monitor:
         self._tied.inc(int(np.isin(values, shared[counts > 1]).sum()))
         if self._outside is not None:
             self._outside.inc(int(((values < self.low) | (values > self.high)).sum()))
-        if self._novel is not None and texts:
-            self._novel.inc(int(np.sum(self.is_novel(np.array(texts, dtype=object)))))
         for value in values:
             self._value.observe(float(value))
+
+    def compare_texts(self, completions):
+        """Compare completions of one request with the training outputs, and count those unlike them.
+
+        Parameters
+        ----------
+        completions : list
+            Texts or lists of messages; empty ones do not count.
+        """
+        texts = [text for text in map(to_text, completions) if text]
+        if self._novel is not None and texts:
+            novel = self.is_novel(np.array(texts, dtype=object))
+            self._compared.inc(len(texts))
+            self._novel.inc(int(np.sum(novel)))
 
     def text(self):
         """All figures, in Prometheus' text format.

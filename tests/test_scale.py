@@ -1,0 +1,111 @@
+"""Features in a file: the same rewards as of features in memory, no copy of them, and errors that name the place."""
+
+import tracemalloc
+
+import numpy as np
+import pytest
+
+from fairl_sk import FailureAwareIRL, FailureAwareIRLCV, MaxEntropyIRL, MaxMarginIRL, check_pairs
+from fairl_sk.datasets import make_preferences
+from fairl_sk.learning import blocks
+from fairl_sk.learning.rows import number_outputs
+
+LEARNERS = {
+    "max_entropy": MaxEntropyIRL(),
+    "max_margin": MaxMarginIRL(),
+    "failures": FailureAwareIRL(n_rounds=5),
+    "pointwise": FailureAwareIRL(objective="max_entropy", pointwise_weight=0.5, n_rounds=2),
+    "labels": FailureAwareIRL(failures="labels", n_rounds=3),
+    "joint": FailureAwareIRL.paper(n_rounds=2, random_state=0),
+    "hidden layers": FailureAwareIRL(hidden_layer_sizes=(4,), n_rounds=2, random_state=0),
+}
+
+
+@pytest.fixture
+def mapped(tmp_path, monkeypatch):
+    """A function that puts features into a file and gives the memory map of it; blocks are small."""
+    monkeypatch.setattr(blocks, "_BLOCK", 3000)
+    monkeypatch.setattr(blocks, "_PIECE", 700)
+
+    def write(X):
+        np.save(tmp_path / "X.npy", X)
+        return np.load(tmp_path / "X.npy", mmap_mode="r")
+
+    return write
+
+
+@pytest.fixture(scope="module")
+def pairs():
+    """Features that float16 holds exactly, some outputs twice, and labels."""
+    data = make_preferences(400, 6, noise=0.1, random_state=0)
+    X = data.data.astype(np.float16)
+    X[1::9, 1] = X[::9, 0][: len(X[1::9])]
+    return X.astype(np.float32), data.target
+
+
+@pytest.mark.parametrize("name", LEARNERS)
+def test_a_fit_on_a_file_is_the_fit_in_memory(name, pairs, mapped):
+    learner, (X, y) = LEARNERS[name], pairs
+    given = {"output_labels": np.stack([y, 1 - y], axis=1)} if name == "labels" else {}
+    in_memory = learner.fit(X, y, **given).decision_function(X)
+    in_file = mapped(X.astype(np.float16))
+    learner.fit(in_file, y, **given)
+    close = 0.03 if name == "max_margin" else 2e-3  # the minimum of the hinge is flat
+    np.testing.assert_allclose(learner.decision_function(in_file), in_memory, atol=close * in_memory.std())
+    np.testing.assert_allclose(learner.predict_proba(in_file), learner.predict_proba(X), atol=1e-5)
+
+
+@pytest.mark.parametrize("learner", [MaxEntropyIRL(), FailureAwareIRL(training="joint", n_rounds=2, random_state=0)])
+def test_single_outputs_in_a_file(learner, pairs, mapped):
+    X, y = pairs[0].reshape(-1, 6), np.stack([pairs[1], 1 - pairs[1]], axis=1).ravel()
+    expected = learner.fit(X, y).decision_function(X)
+    found = learner.fit(mapped(X), y).decision_function(X)
+    np.testing.assert_allclose(found, expected, atol=1e-4 * np.std(expected))
+
+
+def test_a_search_on_a_file_is_the_search_in_memory(pairs, mapped):
+    X, y = pairs
+    search = FailureAwareIRLCV(alpha=1e-3, hidden_layer_sizes=[(), (2,)], n_rounds=1, cv=2, random_state=0)
+    expected = search.fit(X, y).cv_results_["mean_test_score"]
+    found = search.fit(mapped(X.astype(np.float16)), y).cv_results_["mean_test_score"]
+    np.testing.assert_allclose(found, expected, atol=1 / 200)
+
+
+def test_duplicates_in_a_file_have_one_number(pairs, mapped):
+    np.testing.assert_array_equal(number_outputs(mapped(pairs[0])), number_outputs(pairs[0]))
+
+
+def test_a_fit_copies_no_features(tmp_path):
+    """It allocates less than a third of the features' size in Python; in torch, the blocks."""
+    X = np.lib.format.open_memmap(tmp_path / "X.npy", "w+", np.float16, (20_000, 2, 200))
+    X[:] = np.random.default_rng(0).normal(size=(20_000, 1, 200))
+    X[:, 0, 0] += 1
+    tracemalloc.start()
+    try:
+        MaxEntropyIRL(max_iter=3, alpha=1.0).fit(X)
+        assert tracemalloc.get_traced_memory()[1] < X.nbytes / 3
+    finally:
+        tracemalloc.stop()
+
+
+def test_what_is_wrong_in_a_file_is_named_with_its_row(pairs, mapped):
+    X, y = pairs
+    for value in (np.nan, np.inf):
+        broken = X.astype(np.float16)
+        broken[321, 1, 2] = value
+        with pytest.raises(ValueError, match="NaN or infinity, first in row 321 of 400"):
+            MaxEntropyIRL().fit(mapped(broken), y)
+    learner = MaxEntropyIRL().fit(X, y)
+    with pytest.raises(ValueError, match="5 features, but MaxEntropyIRL is expecting 6"):
+        learner.predict(mapped(X[..., :5]))
+    for values, message in ((X[:0], "0 sample"), (X.astype(">f2"), "order of bytes"), (X[..., None], "4 axes")):
+        with pytest.raises(ValueError, match=message):
+            MaxEntropyIRL().fit(mapped(values))
+    with pytest.raises(ValueError, match="identical on both sides"):
+        MaxEntropyIRL().fit(mapped(X[:, [0, 0]]))
+
+
+def test_check_pairs_copies_a_file_unless_it_is_asked_not_to(pairs, mapped):
+    in_file = mapped(pairs[0].astype(np.float16))
+    assert check_pairs(in_file).dtype == np.float64 and not isinstance(check_pairs(in_file), np.memmap)
+    assert check_pairs(in_file, mapped=True) is in_file
