@@ -114,7 +114,6 @@ def extrapolate(rows, n_features, pairs=10**8, features=8_192):
     numbers = pairs * 2 * features
     print(f"{large['learner']}, {pairs:.0e} pairs x {features:,}:")
     print(f"  file: {pairs:.0e} * 2 * {features:,} * 2 bytes = {numbers * 2 / 1e12:.2f} TB")
-    hours = numbers * each / 3600
     print(f"  time: {numbers:.2e} numbers * {each * 1e9:.2f} ns = {numbers * each / 3600:,.0f} hours")
     start, total = small["anonymous"], small["anonymous"] + pairs * added
     print(f"  memory: {start:.2f} GB + {pairs:.0e} * {added * 1e9:.0f} bytes = {total:.0f} GB")
