@@ -23,6 +23,7 @@ from .loading import (
     load_tokenizer,
     writes_date,
 )
+from .server import embed_by_server, find_served_model, is_address
 from .store import EmbeddingStore, StoreError, text_keys
 from .templates import check_template, format_texts
 
@@ -46,7 +47,7 @@ class TransformerEmbedder(
     ----------
     model : str or path-like, default="minilm"
         A folder with a Hugging Face model, or a name in the hub (or its local cache); encoders and decoders alike.
-        "minilm" is the packaged all-MiniLM-L6-v2 of the extra ``text``, which needs no network.
+        "minilm" is the packaged all-MiniLM-L6-v2 of the extra ``text``. "http://host:8000/v1" is a server, see Notes.
     pooling : {"mean", "last", "cls", "max"}, default="mean"
         How the states of a text's tokens become one vector: their mean, the last one (for decoders), the first one, or
         their maximum. Padding never counts.
@@ -90,6 +91,10 @@ class TransformerEmbedder(
     fewer dimensions are applied, but for its module Normalize, which is ``normalize``. Of a T5, the encoder is used. A
     chat template that writes the date writes July 26, 2024 (``settings_["chat_date"]``). If padding changes what a
     model says, as of FNet, a batch holds texts of one length.
+
+    A server has the embeddings API of OpenAI, as vLLM and text-embeddings-inference do. "#name" behind its address
+    names one of several models. The environment variable FAIRL_SK_EMBEDDING_TOKEN has its token. The model is known by
+    its name and the checksum of its embedding of a probe text. The server cuts long texts, without a warning here.
 
     With a store, an interrupt loses at most five seconds of work. An embedding depends on the other texts of its batch
     by rounding only (1e-5). Half an emoji, as of cut JSON, is read as the replacement character U+FFFD.
@@ -174,15 +179,18 @@ class TransformerEmbedder(
             If a parameter does not fit the model.
         """
         self.settings_ = {**self._settings(), "normalize": self.normalize}
-        if writes_date(find_model(self.model, self.revision)):
+        if not is_address(self.model) and writes_date(self._source()):
             self.settings_["chat_date"] = CHAT_DATE.date().isoformat()
         self._fitted_model = str(self.model), self.revision
         _warn_of_pooling(self)
         return self
 
+    def _source(self):
+        return find_served_model(str(self.model)) if is_address(self.model) else find_model(self.model, self.revision)
+
     @property
     def _n_features_out(self):
-        source = find_model(self.model, self.revision)
+        source = self._source()
         return source.n_features if self.layer in (-1, source.n_layers) else source.n_inner_features
 
     def _settings(self):
@@ -190,8 +198,11 @@ class TransformerEmbedder(
         self._validate_params()
         check_template(self.prompt_template)
         torch_device(self.device)
-        source = find_model(self.model, self.revision)
-        _check_fit(source, self.layer, self.max_length)
+        if is_address(self.model):
+            _check_served(self)
+        source = self._source()
+        if not is_address(self.model):
+            _check_fit(source, self.layer, self.max_length)
         return {
             "model": source.identity,
             "_name": Path(str(self.model)).name if source.is_folder else str(self.model),
@@ -246,7 +257,7 @@ class TransformerEmbedder(
             self._check_unchanged(settings)
         else:
             _warn_of_pooling(self)
-        source = find_model(self.model, self.revision)
+        source = self._source()
         texts, templated = format_texts(X, self.prompt_template, source)
         n_empty = sum(not text.strip() for text in texts.flat)
         if n_empty:
@@ -292,7 +303,11 @@ class TransformerEmbedder(
 
     def _run(self, texts, settings):
         """Yield rows and what the store keeps of them, batch by batch: embeddings, and whether a text was cut."""
-        source, device = find_model(self.model, self.revision), torch_device(self.device)
+        source, device = self._source(), torch_device(self.device)
+        if is_address(self.model):
+            for rows, vectors in embed_by_server(source, texts):
+                yield rows, np.column_stack([vectors, np.zeros(len(rows))])
+            return
         module = load_model(*source[:3], self.dtype, str(device))
         how = {name: settings[name] for name in ("max_length", "truncation_side", "special_tokens")}
         tokens = TokenizedTexts(load_tokenizer(*source[:3]), texts, **how)
@@ -315,7 +330,7 @@ class TransformerEmbedder(
     def _pool(self, output, mask):
         states = output.last_hidden_state if self.layer == -1 else output.hidden_states[self.layer]
         pooled = pool_states(states, mask, self.pooling)
-        source = find_model(self.model, self.revision)
+        source = self._source()
         if self.layer not in (-1, source.n_layers):
             return pooled
         if source.dense:
@@ -345,6 +360,14 @@ def _save(store, settings, keys, rows, table):
     return store
 
 
+def _check_served(embedder):
+    """Refuse what only a model in this process can be told."""
+    defaults = {"pooling": "mean", "layer": -1, "max_length": None, "dtype": "float32", "revision": None}
+    changed = {name: getattr(embedder, name) for name in defaults if getattr(embedder, name) != defaults[name]}
+    if changed:
+        raise ValueError(f"Found {changed} with the server {embedder.model}, which decides that itself. Drop them.")
+
+
 def _check_fit(source, layer, max_length):
     """Refuse a model that is no encoder or decoder alone, and a layer or a length that it does not have."""
     if source.has_decoder:
@@ -363,7 +386,7 @@ def _check_fit(source, layer, max_length):
 
 
 def _warn_of_pooling(embedder):
-    source, pooling = find_model(embedder.model, embedder.revision), embedder.pooling
+    source, pooling = embedder._source(), embedder.pooling
     if source.pooling not in (None, pooling) and embedder.layer in (-1, source.n_layers):
         offered = source.pooling in ("mean", "last", "cls", "max")
         warn_user(

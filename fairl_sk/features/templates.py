@@ -5,6 +5,7 @@ from functools import partial
 from ..messages import as_messages, has_messages, join_prompt, read_output, to_text
 from ..pairs import read_texts
 from .loading import load_tokenizer
+from .server import is_address
 
 
 def check_template(template):
@@ -43,7 +44,7 @@ def format_texts(X, template, source):
     join, is_chat = None, False
     if template is not None:
         join = partial(_fill_template, template)
-    elif has_messages(X) and (tokenizer := load_tokenizer(*source[:3])).chat_template:
+    elif not is_address(source.path) and has_messages(X) and (tokenizer := load_tokenizer(*source[:3])).chat_template:
         join, is_chat = partial(_fill_chat_template, tokenizer), True
     return require_texts(X, join), is_chat
 
