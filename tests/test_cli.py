@@ -262,6 +262,7 @@ BAD_FILES = {
         [],
         "On the command line: --prompt-column, --chosen-column, --text-column, --label-column.",
     ),
+    "objective": ("o.csv", "chosen,rejected\na,b\n", ["--objective", "safe"], "objective 'safe' is not in the columns"),
     "quotes": ("q.tsv", 'chosen\trejected\na\t"b" c\n', [], "On the command line: --no-quotes."),
 }
 NONE = ["--encoder", "none"]
