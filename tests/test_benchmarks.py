@@ -217,10 +217,11 @@ def test_tradeoff(monkeypatch, capsys, tmp_path, base_folder):
     """All stages; each policy's figures, and a second call that has nothing to do."""
     monkeypatch.syspath_prepend(BENCHMARKS)
     tradeoff = importlib.import_module("tradeoff")
+    monkeypatch.setattr(tradeoff, "WEIGHTS", (0.5,))
     out = shutil.copytree(base_folder, tmp_path / "run")
     rows = tradeoff.main(size="smoke", out=out, steps=2)
     shown = capsys.readouterr().out
-    assert len(rows) == 4 and rows["base"]["collapsed"] == []
+    assert list(rows) == ["base", "GRPO, 0.5 toxicity + 0.5 fluency"] and rows["base"]["collapsed"] == []
     for name, row in rows.items():
         rate, low, high = row["not toxic"]
         assert low <= rate <= high and f"| {name} | {rate:.1%}" in shown
