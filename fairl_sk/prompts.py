@@ -15,7 +15,8 @@ def split_prompt(prompt, *outputs):
 
     What two outputs begin with, as messages or turns of a transcript, belongs to the prompt; of one output without a
     prompt, all before the last answer. If the outputs begin with the prompt, it is taken off them (off a single text if
-    the prompt has at least 16 characters). A system message may stand in one of them only; it belongs to the prompt.
+    the prompt has at least 16 characters; off a conversation, also of one side). A system message may stand in one of
+    them only; it belongs to the prompt.
 
     Parameters
     ----------
@@ -38,12 +39,16 @@ def split_prompt(prompt, *outputs):
     before = as_messages(prompt, "user")
     if len(outputs) == 2:
         outputs = _with_equal_systems(*outputs)
-        n_shared = count_shared(*map(_keys, outputs))
+        n_said = [count_shared(*map(_keys, outputs))] * 2
+        if before and not any(n_said):
+            n_said = [_count_said(output, before) for output in outputs]
     else:
-        n_shared = _count_asked(outputs[0]) if not before else _count_said(outputs[0], before)
-    if not n_shared:
+        n_said = [_count_asked(outputs[0]) if not before else _count_said(outputs[0], before)]
+    if not any(n_said):
         return prompt, *outputs
-    return _merge(before, outputs[0][:n_shared]), *(output[n_shared:] for output in outputs)
+    longest = max(range(len(outputs)), key=n_said.__getitem__)
+    prompt = _merge(before, outputs[longest][: n_said[longest]])
+    return prompt, *(output[n:] for n, output in zip(n_said, outputs, strict=True))
 
 
 def split_plain(prompt, *outputs):

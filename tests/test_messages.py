@@ -193,6 +193,16 @@ def test_a_long_prompt_that_a_single_text_begins_with_is_said_once(prompt, outpu
     assert read_texts(pd.DataFrame(records)).tolist() == [expected, "No."]
 
 
+@pytest.mark.parametrize("prompt", ["Why?", [user("Why?")], [SYSTEM, user("Why?")]])
+@pytest.mark.parametrize("before", [[user("Why?")], [SYSTEM, user("Why?")]])
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_prompt_that_one_conversation_of_two_begins_with_is_said_once(prompt, before, turned):
+    sides = [*before, assistant("So.")], [assistant("No.")]
+    found, *outputs = split_prompt(prompt, *sides[:: -1 if turned else 1])
+    assert to_text(found).count("Why?") == 1 and to_text(found).count(SYSTEM["content"]) <= 1
+    assert list(map(to_text, outputs)) == (["No.", "So."] if turned else ["So.", "No."])
+
+
 def test_the_outputs_of_a_pair_are_those_of_the_pair():
     """An answer that alone begins with its prompt stays as it is, also where outputs are scored one by one."""
     table = pd.DataFrame({"prompt": ["Who built the bridge?"], "chosen": ["A mason."]})
