@@ -135,9 +135,8 @@ class PreferenceIRL(PairClassifier):
         """
         check_is_fitted(self)
         X = check_pairs(X, estimator=self, reset=False, mapped=True)
-        heads = [self.base_weights_, self.failure_weights_]
-        if hasattr(self, "coef_"):
-            heads = [[self.coef_[None], np.zeros(1)]]
+        is_linear = hasattr(self, "coef_")
+        heads = [[self.coef_[None], np.zeros(1)]] if is_linear else [self.base_weights_, self.failure_weights_]
         rewards = rewards_of_heads(heads, X)
         if X.ndim == 3:
             return rewards[:, 0] - rewards[:, 1]  # the offset cancels, and would cost digits
