@@ -193,6 +193,6 @@ def _draw_margins(margins, rows_are):
     figure, ax = _figure(3.4)
     MarginDisplay(margins).plot(ax=ax)
     xlabel = "margin R(preferred) - R(other)" if rows_are == "pairs" else "reward, signed by the label"
-    ax.set(ylabel=rows_are, xlabel=f"{xlabel}, divided by their standard deviation")
+    ax.set(ylabel=rows_are, xlabel=f"{xlabel},\ndivided by their standard deviation")
     ax.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1))
     return figure

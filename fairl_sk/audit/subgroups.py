@@ -339,6 +339,7 @@ def _hardest_table(result):
 def _draw_subgroups(rows):
     """Accuracy in each tested subgroup with its interval, and elsewhere."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import PercentFormatter
 
     figure = Figure(figsize=(8, 1.2 + 0.5 * len(rows)), layout="constrained")
     ax = figure.subplots()
@@ -349,6 +350,6 @@ def _draw_subgroups(rows):
     ax.plot([row["elsewhere"] for row in rows], at, "|", markersize=12, color=COLORS[1], label="elsewhere")
     ax.set_yticks(at, [fill(f"{name_of(row)} ({row['rows']}){' *' * row['named']}", 45) for row in rows])
     ax.set(xlabel="accuracy (in parentheses: held-out rows;\n*: flagged)", ylim=(-0.6, len(rows) - 0.4))
-    ax.xaxis.set_major_formatter(lambda share, _: f"{share:.0%}")
+    ax.xaxis.set_major_formatter(PercentFormatter(1))
     figure.legend(loc="outside upper right", ncols=2, frameon=False)
     return figure

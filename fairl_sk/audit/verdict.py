@@ -83,7 +83,9 @@ def _which(result):
     clearly = next(row["clearly"] for row in choice["below_best"] if row["reward"] == choice["use"])
     if clearly:
         return f"Use {choice['use']}: by {by}, it is clearly below the best reward in the fewest measures."
-    return f"Use {choice['use']}. It is the simplest learner, and no other reward is clearly better by {by}."
+    simplest = choice["use"] == choice["below_best"][0]["reward"]
+    why = "It is the simplest learner" if simplest else "Each simpler learner is clearly worse in some measure"
+    return f"Use {choice['use']}. {why}, and no other reward is clearly better by {by}."
 
 
 def _main_score(result):
