@@ -43,6 +43,12 @@ def _no_figure_of_an_earlier_test():
 
 
 @pytest.fixture
+def without_pictures(monkeypatch):
+    """Pages without their pictures, which take seconds; tests/test_report.py looks at them."""
+    monkeypatch.setattr("fairl_sk.audit.page.svg_of", lambda picture: "")
+
+
+@pytest.fixture
 def rng():
     return np.random.default_rng(0)
 

@@ -142,7 +142,7 @@ def test_realign(monkeypatch, capsys, tmp_path, base_folder):
     realign = importlib.import_module("realign")
     monkeypatch.setattr(realign, "ALPHAS", [1e-3])
     labelled, distilled = "FailureAwareIRL, joined, labels", "DistilledIRL, own states"
-    some = ("MaxMarginIRL", labelled, distilled, realign.RANDOM)  # each way to make a reward
+    some = ("MaxMarginIRL", "MaxEntropyIRL", labelled, distilled, realign.RANDOM)  # each way to make a reward
     monkeypatch.setattr(realign, "REWARDS", {name: realign.REWARDS[name] for name in some})
     out = shutil.copytree(base_folder, tmp_path / "run")
     rows = realign.main(size="smoke", out=out)
@@ -404,6 +404,7 @@ def test_implicit_cost(capsys):
 
 def test_bench_read(capsys, monkeypatch):
     module = load("bench_read")
+    monkeypatch.setattr(module, "KINDS", dict(list(module.KINDS.items())[-1:]))  # a new process for each costs seconds
     monkeypatch.setattr("sys.argv", [module.__file__, "--rows", "400", "--repeats", "1"])
     module.main()
     shown = capsys.readouterr().out

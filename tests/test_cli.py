@@ -37,7 +37,7 @@ def corpus():
 
 
 @pytest.fixture
-def place(tmp_path, monkeypatch, corpus):
+def place(tmp_path, monkeypatch, corpus, without_pictures):
     """An empty working folder with data files beside it, and a quick audit."""
     monkeypatch.setattr(fairl_sk.audit, "audit", functools.partial(audit, n_resamples=50, n_shuffles=2))
     monkeypatch.setattr("fairl_sk.audit.choice.N_FOLDS", 1000)  # more than there are groups: nothing is tuned
