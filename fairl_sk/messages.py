@@ -136,6 +136,7 @@ def skipped_parts(value):
 
 
 _WRITTEN = re.compile(r"""\s*(\[?)\s*\{\s*(['"])(role|content|from|value)\2\s*:""")
+_STRING_OR_GAP = re.compile(r"""('(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*")|\}\s*\{""", re.DOTALL)
 
 
 def read_cell(value):
@@ -148,7 +149,7 @@ def read_cell(value):
     written = _WRITTEN.match(value)
     if not written:
         return value
-    for read in (json.loads, literal_eval, lambda text: literal_eval(re.sub(r"\}\s*\{", "}, {", text))):
+    for read in (json.loads, literal_eval, lambda text: literal_eval(_with_commas(text))):
         try:
             found = read(value.strip())
         except (ValueError, SyntaxError, MemoryError, RecursionError):
@@ -162,6 +163,11 @@ def read_cell(value):
         f"Found a text that begins like a list of messages and cannot be read as one: {value!r:.80}. Expected JSON, or "
         "what Python prints. Write the messages by json.dumps, or delete the row."
     )
+
+
+def _with_commas(text):
+    """What numpy prints of an array of messages, with the commas between them; strings stay as they are."""
+    return _STRING_OR_GAP.sub(lambda found: found[1] or "}, {", text)
 
 
 def as_messages(value, role):

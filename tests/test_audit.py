@@ -54,6 +54,14 @@ N_GRAMS = TextFeatures(encoder=None, n_components=24, random_state=0)
 small_audit = functools.partial(audit, features=N_GRAMS, n_resamples=50, n_shuffles=3)
 
 
+pytestmark = pytest.mark.usefixtures("untuned")  # but for the fixtures of the module, which are made before
+
+
+@pytest.fixture
+def tuned(untuned, monkeypatch):
+    monkeypatch.setattr("fairl_sk.audit.choice.N_FOLDS", 5)
+
+
 @pytest.fixture(scope="module")
 def corpus():
     return make_detox_preferences(480, hard=0.0, random_state=0)
@@ -131,7 +139,7 @@ def test_whole_groups_are_held_out_and_the_hardest_failures_are_among_them(corpu
         assert [row["preferred"], row["other"]] == [t if len(t) <= 80 else f"{t[:77]}..." for t in pair]
 
 
-def test_the_same_seed_gives_the_same_result(corpus, result):
+def test_the_same_seed_gives_the_same_result(corpus, result, tuned):
     again = small_audit(corpus)
     assert (again.table, again.failures, again.uncertainty) == (result.table, result.failures, result.uncertainty)
 
@@ -160,7 +168,7 @@ def test_bad_properties_are_refused_before_the_fits(corpus):
         small_audit(corpus, properties={"x": 1})
 
 
-def test_outputs_have_no_pair_measures(unpaired, tmp_path):
+def test_outputs_have_no_pair_measures(unpaired, tmp_path, tuned):
     result = small_audit(unpaired)
     assert "single outputs" in shortcuts_section(result).words and not shortcuts_section(result).pictures
     assert "hardest outputs" in subgroups_section(result).words and label_errors_section(result).words
@@ -241,7 +249,7 @@ def test_learners_are_tuned_on_whole_training_groups(corpus, result, held_out):
     assert f"MaxEntropyIRL(alpha={search.best_params_['alpha']})" in format_audit(result)
 
 
-def test_few_groups_keep_the_default_parameters(corpus):
+def test_few_groups_keep_the_default_parameters(corpus, tuned):
     result = small_audit({**corpus, "groups": np.arange(480) % 6})
     assert result.settings["tuning"]["chosen"] == {}
     assert "Parameters: the defaults, since one class has 4 training groups, and 5 folds need 5." in format_audit(
@@ -335,7 +343,7 @@ class Judge:
         return {"label": "all", "output": "logit"}
 
 
-def test_subtypes_of_the_corpus_and_of_a_reference_agree(corpus, result, held_out):
+def test_subtypes_of_the_corpus_and_of_a_reference_agree(corpus, result, held_out, tuned):
     rows = {row["subtype"]: row for row in result.subtypes}
     kinds = corpus.subtypes[held_out].ravel()
     counts = {name: (kinds == name).sum() for name in ("identity", "insult", "obscenity", "threat")}

@@ -37,10 +37,9 @@ def corpus():
 
 
 @pytest.fixture
-def place(tmp_path, monkeypatch, corpus, without_pictures):
+def place(tmp_path, monkeypatch, corpus, without_pictures, untuned):
     """An empty working folder with data files beside it, and a quick audit."""
     monkeypatch.setattr(fairl_sk.audit, "audit", functools.partial(audit, n_resamples=50, n_shuffles=2))
-    monkeypatch.setattr("fairl_sk.audit.choice.N_FOLDS", 1000)  # more than there are groups: nothing is tuned
     monkeypatch.setattr("fairl_sk.audit.data.make_detox_preferences", lambda n, random_state: corpus)
     work = tmp_path / "work"
     work.mkdir()

@@ -6,7 +6,7 @@ import datasets
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from fairl_sk.datasets import load_preferences
@@ -306,6 +306,7 @@ def test_keys_beside_role_and_content_do_not_part_what_two_sides_share(talk):
 
 @settings(deadline=None)
 @given(MESSAGES.filter(bool))
+@example([{"role": "user", "content": "it's }{"}, {"role": "user", "content": '"} {'}])
 def test_messages_written_as_text_are_messages(talk):
     numpy_style = "[" + "\n ".join(map(repr, talk)) + "]"
     for text in (json.dumps(talk), repr(talk), f"  {talk!r}", numpy_style):
