@@ -3,6 +3,7 @@
 from contextlib import contextmanager
 
 import torch
+from threadpoolctl import threadpool_limits
 
 
 def torch_device(name):
@@ -33,11 +34,15 @@ def ran_out_of_memory(error):
 
 @contextmanager
 def few_threads(n_values):
-    """One torch thread where a pass over so few values takes less time than waiting for a second thread may."""
+    """One thread where a pass over so few values takes less time than waiting for a second thread may.
+
+    Threads of BLAS that wait for work also hold up those of torch, so they are fewer for more values.
+    """
     n_threads = torch.get_num_threads()
     try:
         if n_values < 2**21:
             torch.set_num_threads(1)
-        yield
+        with threadpool_limits(1 if n_values < 2**23 else None, user_api="blas"):
+            yield
     finally:
         torch.set_num_threads(n_threads)

@@ -149,6 +149,13 @@ def around(estimate, half=0.02):
 
 
 PROPERTY = {"property": "length", "direction": 1, "accuracy": around(0.7), "named": True}
+PROPERTY |= {
+    "equal_pairs": 0,
+    "favored_pairs": 70,
+    "opposed_pairs": 30,
+    "favored_accuracy": 0.9,
+    "opposed_accuracy": 0.2,
+}
 SUBGROUP = {"subgroup": "length at most 3", "share": 0.2, "accuracy": around(0.5), "elsewhere": 0.8, "named": True}
 
 
@@ -205,7 +212,7 @@ def undecided(share, accuracy, of_others):
             {"uncertainty": undecided(1.0, 0.4, None), "reward": 0.51},
             "may be those of chance",  # nothing puts more than all pairs in doubt
         ),
-        ({"shortcuts": {"properties": [PROPERTY]}}, "with the greater length is the preferred one in 70%"),
+        ({"shortcuts": {"properties": [PROPERTY]}}, "Where the other output was preferred, the reward has 20% of"),
         ({"subgroups": {"tested": [SUBGROUP]}}, 'length at most 3" (20% of the pairs), 50% are in the right order'),
         ({"label_errors": {"left_out": None, "clear": True, "rate": 0.1}}, "About 10% of the labels are wrong"),
         ({"calibration": {"error": 0.2, "by_chance": 0.02, "overconfidence": 0.2}}, "too sure"),

@@ -179,13 +179,28 @@ def shortcuts_findings(result):
     """A finding for each named property: the reward may have learned it."""
     return [
         Finding(
-            2 * row["accuracy"].estimate - 1,
-            f"{_said(row)[:-1]}: the reward may have learned no more than that.",
+            _doubt(row),
+            f"{_said(row)} {_where_opposed(row)}",
             "If that is not what the preferences are about, add pairs in which this property is equal or opposed.",
         )
         for row in result.shortcuts["properties"]
         if row["named"]
     ]
+
+
+def _doubt(row):
+    """Share of the pairs that the reward has wrong since it follows the property, at most."""
+    pairs = sum(row[f"{part}_pairs"] for part in ("equal", "favored", "opposed"))
+    if not row["opposed_pairs"] or not row["favored_pairs"]:
+        return 2 * row["accuracy"].estimate - 1
+    return row["opposed_pairs"] / pairs * max(0.0, row["favored_accuracy"] - row["opposed_accuracy"])
+
+
+def _where_opposed(row):
+    if not row["opposed_pairs"]:
+        return "No pair shows whether the reward has learned more than that."
+    right = f"Where the other output was preferred, the reward has {row['opposed_accuracy']:.0%} of the pairs right"
+    return f"{right}, elsewhere {row['favored_accuracy']:.0%}." if row["favored_pairs"] else f"{right}."
 
 
 def phrase(row):

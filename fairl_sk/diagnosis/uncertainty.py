@@ -13,6 +13,7 @@ from sklearn.utils._param_validation import HasMethods, Interval, StrOptions  # 
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 
+from ..device import few_threads
 from ..labels import distinct_labels, preference_sign
 from ..learning.estimators import MaxEntropyIRL
 from ..learning.rows import difference_scale, signed_differences
@@ -125,7 +126,8 @@ class LaplaceReward(ClassifierMixin, BaseEstimator):
         if frozen:
             check_pairs(X, estimator=learner, reset=False)
         posterior = _Posterior(features, _sign(features, y, weight, learner.classes_ if frozen else None), weight)
-        precision = self._precision(learner, posterior, weight.sum())
+        with few_threads(features.size):
+            precision = self._precision(learner, posterior, weight.sum())
         if not frozen:
             if isinstance(learner, MaxEntropyIRL):
                 learner.set_params(alpha=float(precision / (2 * learner.temperature**2 * weight.sum())))
