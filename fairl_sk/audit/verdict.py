@@ -174,6 +174,8 @@ def score_findings(result):
 
 def null_findings(result):
     """A finding for each null that surely orders more than half of the pairs, or tells the outputs apart."""
+    if any(row["named"] for row in result.shortcuts["properties"]):
+        return []  # flagged properties, length among them, tell how far the reward follows them
     findings = []
     for row in result.table:
         if row["null"] and row["reward"] != "shuffled labels":

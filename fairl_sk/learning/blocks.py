@@ -97,21 +97,25 @@ class Blocks:
         """Slices of the rows, a block each."""
         return gen_batches(len(self), self._block)
 
-    def map(self, function, *arrays):
-        """Yield ``function(rows, *arrays)`` of each block: rows without their factors, and its part of the arrays."""
+    def collect(self, function, shape, dtype):
+        """A tensor of ``function(rows)`` of each block, without the factors of the rows."""
+        result = torch.empty(shape, dtype=dtype, device=self.device)  # small results between blocks split free memory
         for part in self.parts():
-            yield function(self._read(part), *(array[part] for array in arrays))
+            result[part] = function(self._read(part))
+        return result
 
     def squared_lengths(self):
         """Squared lengths of the features of each row, (n_rows,), float64."""
         width = self._X.shape[-1]
-        squares = self.map(lambda rows: rows[..., :width].double().square_().sum(dim=-1))
-        return (self.factor.double() ** 2 * torch.cat(list(squares))).cpu().numpy()
+        squares = self.collect(
+            lambda rows: rows[..., :width].double().square_().sum(dim=-1), self.shape[:1], torch.float64
+        )
+        return (self.factor.double() ** 2 * squares).cpu().numpy()
 
     def times(self, weights):
         """All rows times weights (n_features, n_columns): (n_rows, ..., n_columns)."""
         if self._last is None or not torch.equal(self._last[0], weights):  # a round asks twice at the same weights
-            product = torch.cat(list(self.map(lambda rows: rows @ weights)))
+            product = self.collect(lambda rows: rows @ weights, (*self.shape[:-1], weights.shape[1]), self.dtype)
             self._last = weights.detach().clone(), _scaled(product, self.factor)
         return self._last[1].clone()
 
@@ -120,7 +124,7 @@ class Blocks:
         slopes = _scaled(slopes.to(self.dtype), self.factor)
         used = torch.nonzero(slopes.flatten(1).any(dim=1))[:, 0]
         if len(used) > len(self) / 2:
-            return sum(self.map(_sum, slopes))
+            return sum(_sum(self._read(part), slopes[part]) for part in self.parts())
         parts = used.split(self._block)  # of the failures of a round, for example: others add nothing
         return sum(_sum(self._read(some.cpu()), slopes[some]) for some in parts)
 

@@ -73,7 +73,11 @@ def head_reward(arrays, X):
 def rewards_of_heads(heads, X):
     """Sum of the heads' rewards of every output in X, (..., n_features), without the offset; see `export_head`."""
     if is_mapped(X):
-        return np.concatenate(list(Blocks(X).map(lambda rows: rewards_of_heads(heads, rows.numpy()))))
+        blocks = Blocks(X)
+        rewards = blocks.collect(
+            lambda rows: torch.from_numpy(rewards_of_heads(heads, rows.numpy())), X.shape[:-1], blocks.dtype
+        )
+        return rewards.numpy()
     flat = X.reshape(-1, X.shape[-1])
     if all(len(head) == 2 for head in heads):  # the sum of linear heads is linear
         heads = [[sum(arrays) for arrays in zip(*heads, strict=True)]]
