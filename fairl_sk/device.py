@@ -36,7 +36,7 @@ def ran_out_of_memory(error):
 def few_threads(n_values):
     """One thread where a pass over so few values takes less time than waiting for a second thread may.
 
-    Threads of BLAS that wait for work also hold up those of torch, so they are fewer for more values.
+    BLAS keeps one thread up to four times as many values as torch, since its waiting threads hold up those of torch.
     """
     n_threads = torch.get_num_threads()
     try:

@@ -1,4 +1,4 @@
-"""Where a reward fails: subgroups of pairs that it orders surely less often than the others.
+"""Where a reward fails: subgroups in which it is clearly worse than elsewhere.
 
 Candidates are chosen on training rows, by rewards of other folds, and tested on held-out rows. `run` adds the result to
 the audit; `page` shows it.

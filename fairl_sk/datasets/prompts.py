@@ -33,9 +33,12 @@ def load_prompts(path, *, column="prompt", quoted=True, encoding="utf-8", limit=
     Examples
     --------
     >>> from pathlib import Path
+    >>> from tempfile import TemporaryDirectory
     >>> from fairl_sk.datasets import load_prompts
-    >>> _ = Path("prompts.txt").write_text("Is it far?\\nHow do I get there?\\n")
-    >>> load_prompts("prompts.txt")
+    >>> with TemporaryDirectory() as folder:
+    ...     path = Path(folder, "prompts.txt")
+    ...     _ = path.write_text("Is it far?\\nHow do I get there?\\n")
+    ...     print(load_prompts(path))
     ['Is it far?', 'How do I get there?']
     """
     return _read(path, column, "prompt", quoted, encoding, limit)
@@ -63,9 +66,12 @@ def load_texts(path, *, column="text", quoted=True, encoding="utf-8", limit=None
     Examples
     --------
     >>> from pathlib import Path
+    >>> from tempfile import TemporaryDirectory
     >>> from fairl_sk.datasets import load_texts
-    >>> _ = Path("texts.txt").write_text("It is far.\\nTurn left.\\n")
-    >>> load_texts("texts.txt")
+    >>> with TemporaryDirectory() as folder:
+    ...     path = Path(folder, "texts.txt")
+    ...     _ = path.write_text("It is far.\\nTurn left.\\n")
+    ...     print(load_texts(path))
     ['It is far.', 'Turn left.']
     """
     return [to_text(text) for text in _read(path, column, "text", quoted, encoding, limit)]

@@ -143,7 +143,7 @@ def _check_reads_texts(module, path):
     """Refuse a model of images or sounds, with texts or without."""
     try:
         reads_texts = module.main_input_name == "input_ids" and module.get_input_embeddings() is not None
-    except NotImplementedError:  # it has several
+    except NotImplementedError:  # a model of texts and images embeds either
         reads_texts = False
     if not reads_texts:
         raise ValueError(f"The model {path} is a {type(module).__name__}. Expected a model of texts: name another one.")
