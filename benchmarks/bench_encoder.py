@@ -91,12 +91,14 @@ def mix_lengths(texts, tokenizer, n_texts, seed=0):
     return mixed
 
 
-def bench_speed(name, texts, device, dtype, repeats, max_length=None):
+def bench_speed(name, texts, device, dtype, repeats, max_length=None, model="minilm", pooling="mean"):
     """Seconds of both sides on the same texts, and the smallest cosine of a text's two embeddings."""
     from sentence_transformers import SentenceTransformer  # here: the process that reads the store goes without
 
-    ours = TransformerEmbedder(max_length=max_length, truncation_side="right", device=device, dtype=dtype).fit()
-    peer = SentenceTransformer(packaged_model(), device=device, model_kwargs={"dtype": getattr(torch, dtype)})
+    options = {"pooling": pooling, "max_length": max_length, "truncation_side": "right", "device": device}
+    ours = TransformerEmbedder(model, dtype=dtype, **options).fit()
+    folder = packaged_model() if model == "minilm" else str(model)
+    peer = SentenceTransformer(folder, device=device, model_kwargs={"dtype": getattr(torch, dtype)})
     peer.max_seq_length = max_length or peer.max_seq_length
     if peer.max_seq_length != ours.settings_["max_length"]:
         raise RuntimeError(f"Found longest texts of {peer.max_seq_length} and {ours.settings_['max_length']} tokens.")

@@ -24,16 +24,17 @@ SIZES = {"smoke": (40, 2), "small": (2_000, 5), "full": (10_000, 5)}  # outputs,
 AIM = 1.3
 
 
-def random_models(texts, vocabulary):
-    """A base and an aligned model of random weights, and their tokenizer."""
+def random_models(texts, vocabulary, **sizes):
+    """A base and an aligned model of random weights, and their tokenizer; sizes are those of `GPTNeoXConfig`."""
     from tokenizers import ByteLevelBPETokenizer, Tokenizer
     from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, PreTrainedTokenizerFast
 
     bpe = ByteLevelBPETokenizer()
     bpe.train_from_iterator(texts, min(vocabulary, 4_096), special_tokens=["<|endoftext|>"], show_progress=False)
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(bpe.to_str()), eos_token="<|endoftext|>")
-    sizes = {"hidden_size": 192, "intermediate_size": 768, "num_hidden_layers": 4, "num_attention_heads": 4}
-    config = GPTNeoXConfig(vocab_size=vocabulary, max_position_embeddings=256, **sizes)
+    usual = {"hidden_size": 192, "intermediate_size": 768, "num_hidden_layers": 4, "num_attention_heads": 4}
+    usual["max_position_embeddings"] = 256
+    config = GPTNeoXConfig(vocab_size=vocabulary, **{**usual, **sizes})
     models = []
     for seed in (0, 1):
         torch.manual_seed(seed)

@@ -8,6 +8,7 @@ import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -317,17 +318,54 @@ def test_bench_search(capsys, tmp_path, monkeypatch):
     assert len(module.candidates_of(module.make_grid(60))) == 61
 
 
-def test_gpu(capsys, monkeypatch):
-    """Both benchmarks run on the device that is named; without CUDA the message says so."""
+def test_gpu(capsys, monkeypatch, tmp_path):
+    """Every row on the CPU. The figures follow from the seconds, and are those in the table and in the file."""
     monkeypatch.syspath_prepend(BENCHMARKS)
     gpu = importlib.import_module("gpu")
-    for module in (gpu.bench_fit, gpu.bench_search):
-        monkeypatch.setattr(module, "main", lambda size, device, **_: (size, device))
-    assert gpu.main(size="smoke", device="cpu") == (("smoke", "cpu"),) * 2
-    assert capsys.readouterr().out == "cpu\n"
+    rows = gpu.main(size="smoke", device="cpu", out=tmp_path / "gpu.json")
+    shown = capsys.readouterr().out
+    assert shown.startswith("cpu, ") and "FAILED" not in shown
+    assert all(row["seconds"] > 0 and row["peak GB"] is row["error"] is None and row["unit"] in shown for row in rows)
+    seconds, figures = ({row["what"]: row[name] for row in rows} for name in ("seconds", "figure"))
+    assert figures["copy"] == pytest.approx(2 * 2**20 / 1e9 / seconds["copy"])
+    fitted = MaxEntropyIRL().fit(*gpu.make_pairs(300, 16))
+    n_bytes = (2 * fitted.n_iter_ + 3) * 300 * 16 * 4
+    assert figures["fit, MaxEntropyIRL"] == pytest.approx(
+        n_bytes / 1e9 / seconds["fit, MaxEntropyIRL"] / figures["copy"]
+    )
+    assert all(figures[f"rewards, {name}"] < 1e-4 for name in gpu.LEARNERS)
+    cosines = [float(re.search("cosine (.*)\\)", row["unit"])[1]) for row in rows if row["what"].startswith("encode")]
+    assert len(cosines) == 4 and min(cosines) > 0.99
+    assert figures["generate pairs"] == pytest.approx(2 * 4 * 8 / seconds["generate pairs"])
+    assert json.loads((tmp_path / "gpu.json").read_text(encoding="utf-8"))["rows"] == rows
+
+
+def test_a_row_of_gpu_that_fails(capsys, monkeypatch, tmp_path):
+    """It is told in the table, the next one runs, and the command fails; a stand-in plays the card."""
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    gpu = importlib.import_module("gpu")
+
+    def break_down():
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB")
+
+    rows = [("breaks", "1", break_down), ("works", "2", lambda: {"seconds": 4.0, "figure": 5.0, "unit": "times"})]
+    monkeypatch.setattr(gpu, "list_rows", lambda *_: rows)
+    card = SimpleNamespace(name="some card", total_memory=2**34)
+    for name, value in {"is_available": True, "get_device_properties": card, "max_memory_allocated": 3e9}.items():
+        monkeypatch.setattr(torch.cuda, name, lambda *_, value=value: value)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda _: None)
+    with pytest.raises(SystemExit, match="1 of 2 rows failed: breaks"):
+        gpu.main(size="smoke", out=tmp_path / "gpu.json")
+    shown = capsys.readouterr().out
+    assert shown.startswith("some card, 16 GiB, driver ")
+    assert "FAILED, out of memory: CUDA out of memory. Tried to allocate 9 GiB" in shown
+    assert re.search("works +2 +4 +3 +5 +times", shown)
+    assert json.loads((tmp_path / "gpu.json").read_text(encoding="utf-8"))["rows"][1]["peak GB"] == 3
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(SystemExit, match="no CUDA device"):
-        gpu.main(size="smoke")
+    for device, message in {"cuda": "no CUDA device", "mps": "Expected cpu, cuda"}.items():
+        with pytest.raises(SystemExit, match=message):
+            gpu.main(size="smoke", device=device)
 
 
 def test_active(monkeypatch, capsys, tmp_path):
