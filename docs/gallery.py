@@ -27,9 +27,10 @@ N_COMMENTS = 1500  # toxic comments of ParaDetox that are drawn; the first ones 
 N_TWEETS = 2000
 
 
-def corpus(made, file):
+def corpus(made, file, what):
     """A corpus of benchmarks/paper_data.py, as an audit reads it."""
-    return {"data": made["pairs"], "target": made["target"], "groups": made["groups"], "provenance": {"file": file}}
+    provenance = {"file": file, "what": what}
+    return {"data": made["pairs"], "target": made["target"], "groups": made["groups"], "provenance": provenance}
 
 
 def own(folder):
@@ -43,21 +44,25 @@ def paradetox(folder, **more):
     comments = np.random.default_rng(0).permutation(np.unique(data.groups))[:N_COMMENTS]
     rows = np.flatnonzero(np.isin(data.groups, comments))
     some = {name: data[name][rows] for name in ("data", "target", "groups", "source_index")}
-    return audit({**some, "provenance": {"file": "paradetox.tsv", "drawn": f"{N_COMMENTS} comments"}}, **more)
+    what = "Toxic comments, and their rewrites by people. A rewrite is preferred to its comment."
+    provenance = {"file": "paradetox.tsv", "what": what, "drawn": f"{N_COMMENTS} comments"}
+    return audit({**some, "provenance": provenance}, **more)
 
 
 def truthfulqa(folder):
     """Correct answers over incorrect ones. Whole categories of questions are held out."""
     from paper_data import read_truthful
 
-    return audit(corpus(read_truthful(folder / "truthfulqa.csv"), "truthfulqa.csv"))
+    what = "Answers to questions that people often answer wrongly. A correct answer is preferred to an incorrect one."
+    return audit(corpus(read_truthful(folder / "truthfulqa.csv"), "truthfulqa.csv", what))
 
 
 def answers(folder):
     """What people preferred of two long answers."""
     from paper_data import read_answers
 
-    return audit(corpus(read_answers(folder / "finegrained_qa.json.gz"), "finegrained_qa.json.gz"))
+    what = "Answers of a paragraph by language models. People said which of two they prefer."
+    return audit(corpus(read_answers(folder / "finegrained_qa.json.gz"), "finegrained_qa.json.gz", what))
 
 
 def reward_model(folder):

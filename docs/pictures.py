@@ -40,7 +40,7 @@ def draw_audit():
     figure, (left, middle, right) = plt.subplots(
         1, 3, figsize=(11, 3.3), width_ratios=(1, 1, 1.5), layout="constrained"
     )
-    rows = [row for row in result.table if row["reward"] != "all desirable"][::-1]
+    rows = [row for row in result.table if row["reward"] != "same reward for all"][::-1]
     for ax, measure, title in (
         (left, "pair_accuracy", "Pair accuracy (higher is better)"),
         (middle, "starc", "STARC distance (lower is better)"),

@@ -115,7 +115,7 @@ class MarginDisplay:
         for index, (name, values) in enumerate(scaled.items()):
             heights, _ = np.histogram(np.clip(values, edges[0], edges[-1]), edges)  # tails: in the outermost bins
             style = {"color": COLORS[index % len(COLORS)], "ls": LINES[index % len(LINES)], "lw": 1.8}
-            self.ax_.stairs(heights, edges, label=f"{name} ({(values <= 0).mean():.1%} at or below 0)", **style)
+            self.ax_.stairs(heights, edges, label=f"{name} ({(values <= 0).mean():.1%} wrong)", **style)
         self.ax_.axvline(0, color="0.4", lw=1)
         self.ax_.set(xlabel="margin R(preferred) - R(other), in standard deviations", ylabel="pairs")
         self.ax_.legend(frameon=False, fontsize="small", **place)

@@ -34,7 +34,7 @@ from fairl_sk import (
 )
 from fairl_sk.audit import audit, format_audit, load_pipeline, write_audit
 from fairl_sk.audit.checks import with_useful_reference
-from fairl_sk.audit.choice import ALPHAS, choose
+from fairl_sk.audit.choice import ALPHAS, choose, shown_reward
 from fairl_sk.audit.label_errors import label_errors_section
 from fairl_sk.audit.measures import KINDS, MEASURES
 from fairl_sk.audit.shortcuts import shortcuts_section
@@ -45,7 +45,7 @@ from fairl_sk.metrics import BootstrapInterval, pair_log_loss_scorer, starc_dist
 from fairl_sk.pairs import stack_outputs
 
 LEARNERS = ["MaxEntropyIRL", "MaxMarginIRL", "FailureAwareIRL"]  # the simplest first
-NULLS = ["all desirable", "longer output", "shorter output", "prompt only", "shuffled labels"]
+NULLS = ["same reward for all", "longer output", "shorter output", "prompt only", "shuffled labels"]
 FILES = [*(f"{name}.skops" for name in sorted(LEARNERS)), "data_card.md", "failures.csv", "history.png"]
 FILES += ["margins.png", "model_card.md", "report.html", "review.csv", "table.csv", "table.json"]
 REASONS = {"error of the reward", "probably mislabeled", "contradicted by the output labels", "contradicted by a copy"}
@@ -97,7 +97,7 @@ def test_every_measure_of_every_reward_has_an_interval(result):
     for row in result.table:
         for name in MEASURES:
             interval = row[name]
-            if (row["reward"], name) == ("all desirable", "starc"):
+            if (row["reward"], name) == ("same reward for all", "starc"):
                 assert interval is None  # the distance of a constant is a convention
             else:
                 assert 0 <= interval.low <= interval.estimate <= interval.high <= 1, (row["reward"], name)
@@ -109,8 +109,10 @@ def test_learners_beat_the_nulls(corpus, result, held_out):
         nulls = NULLS[1:] if name == "label_f1" else NULLS  # the best F1 may call everything desirable
         assert min(found[learner] for learner in LEARNERS) > max(found[null] for null in nulls), name
     share = corpus.output_labels[held_out].mean()
-    assert estimates(result.table, "output_f1")["all desirable"] == pytest.approx(2 / 3)  # half the outputs are chosen
-    assert estimates(result.table, "label_f1")["all desirable"] == pytest.approx(2 * share / (1 + share))
+    assert estimates(result.table, "output_f1")["same reward for all"] == pytest.approx(
+        2 / 3
+    )  # half the outputs are chosen
+    assert estimates(result.table, "label_f1")["same reward for all"] == pytest.approx(2 * share / (1 + share))
     starc, accuracy = estimates(result.table, "starc"), estimates(result.table, "pair_accuracy")
     assert max(starc[learner] for learner in LEARNERS) < min(starc[null] for null in NULLS[1:])
     assert accuracy["prompt only"] == 0.5
@@ -130,11 +132,12 @@ def test_whole_groups_are_held_out_and_the_hardest_failures_are_among_them(corpu
     settings, margins = result.settings, [row["margin"] for row in result.failures]
     assert (settings["train_rows"], settings["test_rows"]) == (len(corpus.data) - len(held_out), len(held_out))
     assert 0 < len(margins) <= 20 and margins[-1] <= 0
-    assert margins == np.sort(result.margins["FailureAwareIRL"])[: len(margins)].tolist()
+    name = shown_reward(result.choice)
+    assert margins == np.sort(result.margins[name])[: len(margins)].tolist()
     for row in result.failures:
         assert row["index"] in held_out
         pair = corpus.data[row["index"]][:: 1 if corpus.target[row["index"]] == 1 else -1]
-        preferred, other = result.pipelines["FailureAwareIRL"].decision_function(pair)
+        preferred, other = result.pipelines[name].decision_function(pair)
         assert preferred - other == pytest.approx(row["margin"], abs=1e-5)
         assert [row["preferred"], row["other"]] == [t if len(t) <= 80 else f"{t[:77]}..." for t in pair]
 
@@ -179,7 +182,8 @@ def test_outputs_have_no_pair_measures(unpaired, tmp_path, tuned):
     assert result.kinds == [] and result.uncertainty["pairs"] is None
     assert all(row["low"] is row["high"] is None and "side" not in row for row in result.uncertainty["outputs"])
     for row in result.failures:
-        reward = result.pipelines["FailureAwareIRL"].decision_function(unpaired.data[[row["index"]]])[0]
+        shown = result.pipelines[shown_reward(result.choice)]
+        reward = shown.decision_function(unpaired.data[[row["index"]]])[0]
         assert reward * (1 if unpaired.target[row["index"]] else -1) == pytest.approx(row["margin"], abs=1e-5)
     text = format_audit(result)
     assert "Parameters: by AUC of outputs in 5 folds" in text and set(result.choice["below_best"][0]) == {
@@ -325,7 +329,7 @@ def test_a_reference_brings_starc_labels_and_kinds(corpus, unpaired, held_out):
     expected = starc_distance(known.pipelines["MaxMarginIRL"].decision_function(outputs), kindness(outputs))
     assert estimates(known.table, "starc")["MaxMarginIRL"] == pytest.approx(expected)
     for table in (known.table, small_audit(unpaired, reference=kindness).table):
-        assert all(row["label_auc"] and (row["starc"] or row["reward"] == "all desirable") for row in table)
+        assert all(row["label_auc"] and (row["starc"] or row["reward"] == "same reward for all") for row in table)
 
 
 class Judge:

@@ -91,7 +91,7 @@ def test_without_options_each_run_has_a_new_folder(place, capsys):
     assert eval(last, {"fairl_sk": fairl_sk}).score(["you are kind"], [1]) in (0, 1)
     assert (first["settings"]["seed"], second["settings"]["seed"]) == (0, 1)
     assert first["table"] != second["table"]
-    assert first["settings"]["data"] == {"made by": "make_detox_preferences(2000, random_state=0)"}
+    assert first["settings"]["data"]["made by"] == "make_detox_preferences(2000, random_state=0)"
 
 
 def test_pairs_from_a_file_replace_results_with_force_only(place, capsys):

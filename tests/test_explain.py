@@ -230,8 +230,8 @@ def test_slices_are_cut_by_training_rows_alone(rng):
     columns = {"subtype": np.array([["none", "threat"], ["none", "none"]], dtype=object)}
     found = value_slices(columns, np.arange(2))
     assert {name: mask.tolist() for name, mask in found.items()} == {
-        "subtype is none": [True, True],
-        "subtype is threat": [True, False],
+        "subtype of an output is none": [True, True],
+        "subtype of an output is threat": [True, False],
     }
 
 
@@ -248,6 +248,9 @@ def test_clusters_and_trees_are_slices(rng):
     assert {part.split(" ")[0] for part in worst.split(" and ")} == {"a", "b"} and worst.count(" above ") == 2
     assert credit[leaves[worst]].mean() < 0.05
     assert tree_slices({"a": a}, np.ones(4000), np.arange(2000)) == {}
+    middle = tree_slices({"a": a}, 1.0 - ((a > 0.4) & (a < 0.5)), np.arange(2000))
+    (name,) = (name for name, mask in middle.items() if a[mask].mean() == pytest.approx(0.45, abs=0.02))
+    assert name.startswith("a between 0.") and name.count("a ") == 1  # one range, not two conditions
 
 
 # ------------------------------------------------------------------------------------------------ label errors

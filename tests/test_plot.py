@@ -38,7 +38,7 @@ def test_every_margin_is_drawn_on_its_side_of_0(rng):
     drawn = histograms(display)
     assert [label for label, *_ in drawn] == legend(display.ax_)
     for (label, heights, edges), (name, values) in zip(drawn, margins.items(), strict=True):
-        assert label == f"{name} ({(values <= 0).mean():.1%} at or below 0)"
+        assert label == f"{name} ({(values <= 0).mean():.1%} wrong)"
         assert heights.sum() == 400  # tails included
         np.testing.assert_array_equal(edges, drawn[0][2])
         assert heights[edges[1:] < 1e-6].sum() == (values <= 0).sum()  # no bin lies on both sides of 0
@@ -61,7 +61,7 @@ def test_constant_margins_stay_on_their_side(value):
     drawn = histograms(MarginDisplay({"constant": np.full(7, value), "tied": np.zeros(7)}).plot())
     for (label, heights, edges), right in zip(drawn, (value > 0, False), strict=True):
         assert heights.sum() == 7
-        assert (heights[edges[:-1] >= 0].sum() == 7) == right == ("(0.0% at" in label)
+        assert (heights[edges[:-1] >= 0].sum() == 7) == right == ("(0.0% wrong" in label)
 
 
 def test_margins_of_predictions_are_signed_by_the_preferences(rng):
@@ -78,7 +78,7 @@ def test_margins_of_an_estimator(preferences):
     X, y = preferences.data, preferences.target
     fitted = MaxEntropyIRL(random_state=0).fit(X, y)
     display = MarginDisplay.from_estimator(fitted, X, y)
-    assert legend(display.ax_) == [f"MaxEntropyIRL ({(fitted.predict(X) != y).mean():.1%} at or below 0)"]
+    assert legend(display.ax_) == [f"MaxEntropyIRL ({(fitted.predict(X) != y).mean():.1%} wrong)"]
     outputs = MarginDisplay.from_estimator(fitted, X[:, 0], y, name="outputs")
     assert outputs.margins["outputs"].shape == (len(X),)
 

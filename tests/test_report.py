@@ -18,7 +18,8 @@ from sklearn.utils import Bunch
 
 from fairl_sk import TextFeatures
 from fairl_sk.audit import AuditResult, audit, format_audit, format_verdict, verdict, write_audit
-from fairl_sk.audit.how_good import measure_calibration
+from fairl_sk.audit.how_good import how_good_section, measure_calibration
+from fairl_sk.audit.label_errors import label_errors_section
 from fairl_sk.audit.shortcuts import shortcuts_section
 from fairl_sk.audit.subgroups import subgroups_section
 from fairl_sk.audit.texts import mask
@@ -156,6 +157,8 @@ PROPERTY |= {
     "favored_accuracy": 0.9,
     "opposed_accuracy": 0.2,
 }
+WRONG = {"left_out": None, "clear": True, "rate": 0.1, "expected": 24.0, "held_out": 3}
+WRONG["review"] = [{"row": 1, "probability": 0.9, "why": ""}] * 9 + [{"row": 2, "probability": 0.0, "why": "a copy"}]
 SUBGROUP = {"subgroup": "length at most 3", "share": 0.2, "accuracy": around(0.5), "elsewhere": 0.8, "named": True}
 
 
@@ -181,9 +184,9 @@ def test_a_verdict_without_findings(result):
     assert len(said) == 5
     assert said["Which reward"].startswith("Use MaxEntropyIRL. ")
     assert said["How good"].startswith(
-        "MaxEntropyIRL orders 80.0% of 60 held-out pairs as preferred (95 % interval 78.0% to 82.0%)"
+        "MaxEntropyIRL orders 80.0% of 60 held-out pairs as preferred (95% interval 78.0% to 82.0%)"
     )
-    assert "'all desirable', orders 50.0%" in said["How good"]
+    assert "'same reward for all', orders 50.0%" in said["How good"]
     assert said["Biggest risk"] == "No check of this audit gave a warning."
     assert "failures" in said["Next step"]
 
@@ -206,15 +209,18 @@ def undecided(share, accuracy, of_others):
         ({"null": 0.62}, "alone orders 62.0% of the pairs"),
         (
             {"uncertainty": undecided(0.4, 0.6, 0.9)},
-            "40% of the held-out pairs are undecided",
+            "In 40% of the held-out pairs, the reward difference is within its own uncertainty. 40% of these",
         ),
         (
             {"uncertainty": undecided(1.0, 0.4, None), "reward": 0.51},
             "may be those of chance",  # nothing puts more than all pairs in doubt
         ),
-        ({"shortcuts": {"properties": [PROPERTY]}}, "Where the other output was preferred, the reward has 20% of"),
-        ({"subgroups": {"tested": [SUBGROUP]}}, 'length at most 3" (20% of the pairs), 50% are in the right order'),
-        ({"label_errors": {"left_out": None, "clear": True, "rate": 0.1}}, "About 10% of the labels are wrong"),
+        ({"shortcuts": {"properties": [PROPERTY]}}, "where the other output was preferred, the reward is right in 20%"),
+        (
+            {"subgroups": {"tested": [SUBGROUP]}},
+            'length at most 3" (20% of the pairs), 50% [48%, 52%] are in the right order',
+        ),
+        ({"label_errors": WRONG}, "An estimated 10% of the labels (24 of 240) look wrong"),
         ({"calibration": {"error": 0.2, "by_chance": 0.02, "overconfidence": 0.2}}, "too sure"),
         ({"calibration": {"error": 0.2, "by_chance": 0.02, "overconfidence": -0.2}}, "not sure enough"),
     ],
@@ -224,6 +230,73 @@ def test_the_verdict_names_the_worst_finding_and_its_remedy(result, parts, risk)
     assert risk in said["Biggest risk"] and "Read the hardest failures" not in said["Next step"]
     if "calibration" in parts:  # a larger doubt goes first
         assert "may be as good as" in verdict(fair(result, null=0.79, **parts))["Biggest risk"]
+
+
+def test_the_verdict_names_the_worst_finding_of_other_parts_too_and_labels_come_first(result):
+    worse = {**SUBGROUP, "subgroup": "part 2", "share": 0.3}
+    parts = {"subgroups": {"tested": [SUBGROUP, worse]}, "label_errors": WRONG}
+    said = verdict(fair(result, uncertainty=undecided(0.6, 0.6, 0.9), **parts))
+    risk, also = said["Biggest risk"].split(" Also: ")
+    assert "60%" in risk
+    assert also == 'an estimated 10% of the labels look wrong; in the subgroup "part 2", 50% are in the right order.'
+    assert (
+        said["Next step"].startswith("First the labels") and "Review the 10 pairs of `review.csv`" in said["Next step"]
+    )
+    assert said["Next step"].index("Then: ") < said["Next step"].index("`fairl-sk suggest NEW_PAIRS.csv --fitted Max")
+    said = verdict(fair(result, null=0.79, **parts))  # all pairs are in doubt
+    assert "look wrong" in said["Biggest risk"] and "review.csv" not in said["Next step"]
+
+
+def test_the_best_simple_rule_is_named_beside_the_best_null_if_it_orders_more(result):
+    for null, named in ((0.5, True), (0.75, False)):
+        audited = fair(result, null=null, shortcuts={"properties": [PROPERTY]})
+        said = verdict(audited)["How good"]
+        assert ("The best simple rule, greater length, orders 70.0%; the best null" in said) == named
+        assert f"orders {null:.1%}." in said
+        labels = [tick.get_text() for tick in how_good_section(audited).pictures[0].draw().axes[0].get_yticklabels()]
+        assert labels[0] == "greater length" and labels[-1] == "MaxEntropyIRL"
+
+
+@pytest.mark.parametrize(
+    ("intervals", "words"),
+    [
+        (
+            ((0.5, 0.7), (0.85, 0.95)),
+            "are clearly too low in 1 of 2 bins (from 0.80 to 0.80), and not clearly wrong in",
+        ),
+        (((0.3, 0.5), (0.4, 0.7)), "are clearly too high in 2 of 2 bins (from 0.60 to 0.80), and not clearly wrong in"),
+        (
+            ((0.3, 0.5), (0.85, 0.9)),
+            "are clearly too low in 1 of 2 bins (from 0.80 to 0.80) and too high in 1 of 2 bins",
+        ),
+        (((0.5, 0.7), (0.7, 0.9)), "are too low on average, but not clearly in any bin"),
+    ],
+)
+def test_the_words_on_probabilities_follow_the_bins(result, intervals, words):
+    bins = [
+        {"rows": 50, "probability": probability, "right": 0.5, "interval": BootstrapInterval(0.5, *ends, 0.1, 9, 9)}
+        for probability, ends in zip((0.6, 0.8), intervals, strict=True)
+    ]
+    found = {"bins": bins, "error": 0.1, "by_chance": 0.05, "by_chance_high": 0.08, "overconfidence": -0.1}
+    assert words in how_good_section(fair(result, calibration=found)).words
+    right = how_good_section(fair(result, calibration={**found, "error": 0.07})).words
+    assert "nothing shows that the probabilities of MaxEntropyIRL are wrong" in right
+
+
+def test_the_words_on_label_errors_count_what_is_listed(result):
+    words = label_errors_section(fair(result, label_errors=WRONG)).words
+    assert "lists 9 pairs in which a wrong label is likelier than a right one and 1 pairs that a copy" in words
+    assert "3 of them are held out" in words
+
+
+def test_an_example_of_the_worst_subgroup_is_shown_unfolded_with_the_texts_that_a_report_may_show(result):
+    example = {"subgroup": "part 2", "index": 7, "margin": -1.5, "preferred": f"{SECRET} a@b.org", "other": "x"}
+    found = {**result.subgroups, "tested": [], "example": example}
+    pages = {texts: fair(result, subgroups=found).to_html(texts=texts) for texts in ("shortened", "masked", "none")}
+    assert [f"{SECRET} a@b.org</td>" in page for page in pages.values()] == [True, False, False]
+    assert [f"{SECRET} [E-MAIL]</td>" in page for page in pages.values()] == [False, True, False]
+    assert [page.count("<details open>") for page in pages.values()] == [1, 1, 0]
+    assert "<code>fairl-sk audit PAIRS.csv --deploy TEXTS.txt</code>" in pages["none"]
 
 
 def test_no_reward_is_named_where_none_is_above_chance(result):

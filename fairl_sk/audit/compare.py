@@ -8,7 +8,7 @@ from scipy.stats import rankdata
 from .. import metrics
 from ..plot import COLORS
 from ..warn import warn_user
-from .measures import margins_of, measured, shorten
+from .measures import margins_of, measured, shortened_texts
 from .properties import measure_properties
 from .sections import Finding, Picture, Section, Table, interval_text, sample_words
 from .shortcuts import followed, measure_shortcuts, property_table
@@ -220,15 +220,12 @@ def _disagreements(rewards, recovered, held):
     order = np.argsort(-np.abs(scaled).min(axis=0) * differ, kind="stable")
     listed = []
     for row in order[: min(N_DISAGREEMENTS, differ.sum())]:
-        texts = {"output": held.texts[row]}
-        if rewards.ndim == 2:
-            texts = dict(zip(("preferred", "other"), held.texts[row][:: int(held.sign[row])], strict=True))
         listed.append(
             {
                 "index": int(held.index[row]),
                 "compared": float(scaled[0, row]),
                 "recovered": float(scaled[1, row]),
-                **{side: shorten(text) for side, text in texts.items()},
+                **shortened_texts(held.texts[row], held.sign[row]),
             }
         )
     return {"disagree": int(differ.sum()), "disagreements": listed}
@@ -258,7 +255,7 @@ def compare_section(result):
     cells = [
         [row["reward"], f"{row['rows']}", *(interval_text(row.get(name)) for name in columns.values())] for row in rows
     ]
-    tables = [Table("Compared rewards on the held-out rows, with 95 % intervals", ["reward", "rows", *columns], cells)]
+    tables = [Table("Compared rewards on the held-out rows, with 95% intervals", ["reward", "rows", *columns], cells)]
     for row in measured_rows:
         tables += _disagreement_tables(row)
         tables += [property_table(row["properties"], row["reward"])] if row["properties"] else []
@@ -273,7 +270,8 @@ def compare_findings(result):
         for problem in row["problems"]:
             doubt = 1 - row["rows"] / row["of"] if row["rows"] < row["of"] else 1.0
             remedy = f"Mend {row['reward']}, or leave it out."
-            findings.append(Finding(doubt, f"The compared reward {row['reward']} {problem}", remedy))
+            what = f"compared reward {row['reward']} {problem}"
+            findings.append(Finding(doubt, f"The {what}", remedy, f"the {what.rstrip('.')}"))
     return findings
 
 
@@ -293,7 +291,11 @@ def _sentence(row):
     than = "no clear difference from the recovered reward"
     if less.low > 0 or less.high < 0:
         than = f"clearly {'more' if less.low > 0 else 'less'} than the recovered reward"
-    text = f"{row['reward']} {found}, {than} ({row['recovered'].estimate:.1%}; difference {interval_text(less)})."
+    of_recovered, gap = f"{row['recovered'].estimate:.3f}", interval_text(less)
+    if row["pair_accuracy"]:
+        of_recovered = f"{row['recovered'].estimate:.1%}"
+        gap = f"{100 * less.estimate:+.1f} points [{100 * less.low:+.1f}, {100 * less.high:+.1f}]"
+    text = f"{row['reward']} {found}, {than} ({of_recovered}; difference {gap})."
     alike = row["spearman_recovered"]
     ranks = "ranks outputs nearly as it does" if alike.low > ALIKE else "ranks outputs otherwise"
     return f"{text} It {ranks} (rank correlation {interval_text(alike)})."

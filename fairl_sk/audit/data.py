@@ -10,11 +10,16 @@ from ..pairs import preference_sign
 from ..warn import warn_user
 from .checks import warn_of_unseen_texts, with_votes
 
+ABOUT_CORPUS = (
+    "Short texts that fairl_sk wrote by rules, toxic (T) or not (NT), with a known reward. The output with the higher "
+    "reward is preferred. Only pairs of the kind NT->T are reversed: their toxic output is preferred, as if mislabeled."
+)
+
 
 def package_corpus(random_state):
     """The package's own 2,000 pairs, made with the seed ``random_state``."""
-    made_by = f"make_detox_preferences(2000, random_state={random_state})"
-    return Bunch(**make_detox_preferences(2000, random_state=random_state), provenance={"made by": made_by})
+    provenance = {"made by": f"make_detox_preferences(2000, random_state={random_state})", "what": ABOUT_CORPUS}
+    return Bunch(**make_detox_preferences(2000, random_state=random_state), provenance=provenance)
 
 
 def check_data(data):

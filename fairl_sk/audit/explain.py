@@ -14,10 +14,10 @@ from .label_errors import (
     list_for_review,
     reasons_of,
 )
-from .measures import margins_of, rewards_of
+from .measures import margins_of, rewards_of, shortened_texts
 from .properties import PROPERTIES, measure_properties
 from .shortcuts import measure_edits, measure_shortcuts
-from .subgroups import cluster_slices, find_subgroups, tree_slices, value_slices, word_slices
+from .subgroups import cluster_slices, find_subgroups, tree_slices, value_slices, word_slices, worst_subgroup
 
 MAX_ROWS = 10_000  # training rows, and held-out rows, whose texts are searched; more are drawn
 MAX_POSITIONS = 5  # parts of the file that are compared
@@ -86,11 +86,12 @@ def explain(rows, reward, *, properties=None, n_resamples=1000, random_state=0):
     part : str
     found : dict
         Each part when it is measured, by its name. ``label_errors``: ``left_out``, ``rate``, ``gain``, ``clear``,
-        ``expected`` (number of wrong labels) and ``review`` (see `list_for_review`). ``reasons``: why each held-out
-        row is in the wrong order, if it is, an ndarray of str (n_test,). ``shortcuts``: ``left_out`` (None, or why),
-        ``reward`` (its name), ``pairs`` (held out), ``constant`` (properties that are equal in each pair),
-        ``properties`` and ``edits`` (see `measure_shortcuts`, `measure_edits`). ``subgroups``: ``left_out``,
-        ``reward``, ``rows`` (searched), ``tried`` and ``tested`` (see `find_subgroups`).
+        ``expected`` (number of wrong labels), ``review`` (see `list_for_review`) and ``held_out`` (how many of these
+        are held out). ``reasons``: why each held-out row is in the wrong order, if it is, an ndarray of str (n_test,).
+        ``shortcuts``: ``left_out`` (None, or why), ``reward`` (its name), ``pairs`` (held out), ``constant``
+        (properties that are equal in each pair), ``properties`` and ``edits`` (see `measure_shortcuts`,
+        `measure_edits`). ``subgroups``: ``left_out``, ``reward``, ``rows`` (searched), ``tried`` and ``tested`` (see
+        `find_subgroups`), and ``example`` (of the worst subgroup, the row with the lowest margin, or None).
     """
     known = PROPERTIES if properties is None else properties
     sign = preference_sign(rows.data.target, len(rows.data.target))
@@ -104,7 +105,7 @@ def explain(rows, reward, *, properties=None, n_resamples=1000, random_state=0):
     values = measure_properties(texts, None if prompts is None else prompts[drawn.rows], known)
     settings = {"n_resamples": n_resamples, "random_state": random_state}
     yield "shortcuts", _shortcuts(rows, reward, sign, drawn, values, known, settings)
-    yield "subgroups", _subgroups(rows, reward, crossed, drawn, values, settings)
+    yield "subgroups", _subgroups(rows, reward, crossed, sign, drawn, values, settings)
 
 
 class _Drawn(NamedTuple):
@@ -138,7 +139,7 @@ def _shortcuts(rows, reward, sign, drawn, values, known, settings):
     }
 
 
-def _subgroups(rows, reward, crossed, drawn, values, settings):
+def _subgroups(rows, reward, crossed, sign, drawn, values, settings):
     data, numbers, random_state = rows.data, drawn.rows, settings["random_state"]
     margins = np.concatenate([crossed[numbers[drawn.train]], reward.margins[drawn.held]])
     train = drawn.train[np.isfinite(margins[drawn.train])]
@@ -156,7 +157,20 @@ def _subgroups(rows, reward, crossed, drawn, values, settings):
     X = np.concatenate([rows.X_train[drawn.trained], rows.X_test[drawn.held]])
     slices |= cluster_slices(X, train, "outputs", random_state)
     slices |= tree_slices({**values, "position in the file": index}, credit, train, random_state)
-    return found | find_subgroups(slices, credit, train, drawn.test, data.groups[numbers], **settings)
+    found |= find_subgroups(slices, credit, train, drawn.test, data.groups[numbers], **settings)
+    test = drawn.test
+    return found | {"example": _example(found["tested"], texts[test], sign[numbers[test]], index[test], margins[test])}
+
+
+def _example(tested, texts, sign, index, margins):
+    """The held-out row of the worst subgroup that has the lowest margin; None without a flagged subgroup."""
+    worst = worst_subgroup(tested)
+    if worst is None:
+        return None
+    row = np.flatnonzero(worst["inside"])[np.argmin(margins[worst["inside"]])]
+    named = {key: worst[key] for key in ("subgroup", "word") if key in worst}
+    place = {"index": int(index[row]), "margin": float(margins[row])}
+    return named | place | shortened_texts(texts[row], sign[row])
 
 
 def _columns(data, numbers):
@@ -170,7 +184,7 @@ def _columns(data, numbers):
     }
     if "subtypes" not in columns:
         columns |= data.get("of_subtype", {})
-    return {name: np.asarray(values)[numbers] for name, values in columns.items()}
+    return {f"column {name}": np.asarray(values)[numbers] for name, values in columns.items()}
 
 
 def _position_slices(index):
@@ -198,4 +212,6 @@ def _label_errors(rows, reward, sign, crossed):
     arrays = found.pop("noise"), found.pop("support")
     reasons = reasons_of(*(values[rows.test] for values in arrays), contradicted[rows.test])
     left_out = None if np.isfinite(crossed[rows.train]).any() else "The training rows are one group: no folds."
-    return {"left_out": left_out, **found, "expected": float(arrays[0].sum()), "review": review}, reasons
+    held = set(index[rows.test].tolist())
+    counts = {"expected": float(arrays[0].sum()), "held_out": sum(row["row"] in held for row in review)}
+    return {"left_out": left_out, **found, **counts, "review": review}, reasons

@@ -6,7 +6,8 @@ from scipy.special import expit
 from .. import metrics
 from ..plot import COLORS, MarginDisplay
 from .choice import CHANCE, shown_reward
-from .sections import Picture, Section, Table, interval_text
+from .sections import Picture, Section, Table, interval_text, percent_text, score_text
+from .shortcuts import best_rule, described
 
 MAX_BINS = 10
 MIN_BIN_ROWS = 20
@@ -21,12 +22,12 @@ TITLES = {
     "starc": "STARC distance to the reference (lower is better)",
 }
 NULLS = {
-    "all desirable": "the same reward for all outputs",
     "longer output": "the number of characters",
     "shorter output": "its negative",
-    "prompt only": "the labels of the other rows of the prompt",
-    "shuffled labels": "FailureAwareIRL, fitted to shuffled labels",
+    "prompt only": "the share of desirable outputs in the other pairs of the prompt",
+    "shuffled labels": "FailureAwareIRL, the most flexible learner, fitted to shuffled labels",
 }
+NO_DISTANCE = "same reward for all"  # a null without STARC
 
 
 def measure_calibration(margins, groups, interval, random_state=0):
@@ -86,9 +87,10 @@ def how_good_section(result):
     measures = [measure for measure in TITLES if any(row[measure] for row in result.table)]
     main = measures[0] if rows_are == "pairs" else "output_auc"
     drawn = [main, *(measure for measure in ("starc",) if measure in measures)]
-    row = next(row for row in result.table if row["reward"] == name)
+    row, rule = next(row for row in result.table if row["reward"] == name), _rule_row(result)
+    compared = result.table if rule is None else [*result.table, rule]
     pictures = [
-        Picture(f"scores-{measure}", lambda measure=measure: _draw_scores(result.table, measure), _said(row, measure))
+        Picture(f"scores-{measure}", lambda measure=measure: _draw_scores(compared, measure), _said(row, measure))
         for measure in drawn
     ]
     found = result.calibration
@@ -102,47 +104,81 @@ def how_good_section(result):
         Picture(
             "margins",
             lambda: _draw_margins(result.margins, rows_are),
-            f"Histograms of the held-out margins. {name} has {np.mean(result.margins[name] <= 0):.1%} at or below 0.",
+            f"Histograms of the held-out margins. {name} has {np.mean(result.margins[name] <= 0):.1%} wrong.",
         ),
     ]
     nulls = [f"{row['reward']}: {NULLS[row['reward']]}" for row in result.table if row["reward"] in NULLS]
+    also = "" if rule is None else ", and the best simple rule of the next section"
     words = [
-        f"{_said(row, main)} Gray squares are nulls, baselines that do not read the content: a reward should be "
-        f"clearly better. Lines are 95 % intervals over whole groups. The nulls are {'; '.join(nulls)}.",
+        f"{_said(row, main)} Gray squares are nulls, baselines that do not read the content{also}: a reward should be "
+        f"clearly better. Lines are 95% intervals over whole groups. The nulls are {'; '.join(nulls)}.",
         "The probability of an order is the sigmoid of the margin, the difference of two rewards. "
         f"{_confidence(name, found)}",
     ]
     if "starc" in measures:
-        words.insert(1, "STARC is the distance to the reference, from 0 (the same but for scale and offset) to 1.")
+        words.insert(1, _on_starc(result.settings["reference"]))
     tables = [_score_table(result, measures), _bin_table(found)]
     return Section("How good is the reward?", "\n".join(words), pictures, tables)
 
 
+def _rule_row(result):
+    """The best simple rule as a row of the picture of pair accuracies; None if no property is flagged."""
+    rule = best_rule(result)
+    if rule is None:
+        return None
+    return {**dict.fromkeys(TITLES), "reward": described(rule), "null": True, "pair_accuracy": rule["accuracy"]}
+
+
 def _said(row, measure):
-    found = row[measure]
     if measure == "pair_accuracy":
-        what = f"orders {found.estimate:.1%} of the held-out pairs as preferred [{found.low:.1%}, {found.high:.1%}]"
-    else:
-        what = f"has {TITLES[measure]} {found.estimate:.3f} [{found.low:.3f}, {found.high:.3f}] on held-out rows"
-    return f"{row['reward']} {what}."
+        return f"{row['reward']} orders {percent_text(row[measure], 1)} of the held-out pairs as preferred."
+    return f"{row['reward']} has {TITLES[measure]} {interval_text(row[measure])} on the held-out rows."
+
+
+def _on_starc(reference):
+    """What the distance means, and of which reward it is."""
+    what = reference.get("reward", "given") if isinstance(reference, dict) else reference
+    return (
+        f"STARC is a distance between two rewards, here to the reference ({what}): 0 if they differ in scale and "
+        f"offset only, 0.71 for unrelated ones, 1 for opposite ones. The null '{NO_DISTANCE}' has none."
+    )
 
 
 def _confidence(name, found):
-    error = f"expected calibration error {found['error']:.3f}; right ones have at most {found['by_chance_high']:.3f}"
+    error = (
+        f"The expected calibration error is {found['error']:.3f}; by chance alone, right probabilities would give up "
+        f"to {found['by_chance_high']:.3f}."
+    )
     if found["error"] <= found["by_chance_high"]:
-        return f"Nothing shows that the probabilities of {name} are wrong ({error})."
-    if found["overconfidence"] > 0:
-        return f"The probabilities of {name} are too high ({error}): it is right less often than they say."
-    return f"The probabilities of {name} are too low ({error}): it is right more often than they say."
+        return f"{error} So nothing shows that the probabilities of {name} are wrong."
+    known = [row for row in found["bins"] if row["interval"] is not None]
+    sides = {
+        "too low": [row["probability"] for row in known if row["interval"].low > row["probability"]],
+        "too high": [row["probability"] for row in known if row["interval"].high < row["probability"]],
+    }
+    clear = [
+        f"{side} in {len(part)} of {len(found['bins'])} bins (from {min(part):.2f} to {max(part):.2f})"
+        for side, part in sides.items()
+        if part
+    ]
+    if clear:
+        return (
+            f"{error} The probabilities of {name} are clearly {' and '.join(clear)}, and not clearly wrong in others."
+        )
+    side = "too high" if found["overconfidence"] > 0 else "too low"
+    return f"{error} The probabilities of {name} are {side} on average, but not clearly in any bin."
 
 
 def _score_table(result, measures):
     rows = [
-        [row["reward"] + (" (null)" if row["null"] else ""), *(interval_text(row[measure]) for measure in measures)]
+        [
+            row["reward"] + (" (null)" if row["null"] else ""),
+            *(score_text(measure, row[measure]) for measure in measures),
+        ]
         for row in result.table
     ]
     columns = ["reward", *(TITLES[measure] for measure in measures)]
-    return Table("Held-out scores with 95 % intervals", columns, rows)
+    return Table("Held-out scores with 95% intervals", columns, rows)
 
 
 def _bin_table(found):
@@ -173,6 +209,8 @@ def _draw_scores(table, measure):
         ax.axvline(CHANCE, color="0.6", lw=1, ls=":")
     ax.set_yticks(range(len(rows)), [row["reward"] for row in rows])
     ax.set_xlabel(TITLES[measure])
+    if measure == "pair_accuracy":
+        ax.xaxis.set_major_formatter(lambda share, _: f"{share:.0%}")
     return figure
 
 
@@ -193,6 +231,6 @@ def _draw_margins(margins, rows_are):
     figure, ax = _figure(3.4)
     MarginDisplay(margins).plot(ax=ax)
     xlabel = "margin R(preferred) - R(other)" if rows_are == "pairs" else "reward, signed by the label"
-    ax.set(ylabel=rows_are, xlabel=f"{xlabel},\ndivided by their standard deviation")
+    ax.set(ylabel=rows_are, xlabel=f"{xlabel},\nin standard deviations of the reward's margins")
     ax.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1))
     return figure

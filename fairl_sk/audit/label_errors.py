@@ -20,6 +20,8 @@ LEAST_NOISE = 0.5  # probability of a flip from which on a row is listed
 LEAST_GAIN = 5.0  # nats that label errors have to gain in likelihood; without errors, chance gains more in 1 of 600
 MAX_LISTED = 1_000
 N_SHOWN = 20  # in the report
+BY_A_COPY, BY_LABELS = "contradicted by a copy", "contradicted by the output labels"
+MISLABELED, OWN_ERROR = "probably mislabeled", "error of the reward"
 RULE = (
     f"A row is listed if its label is wrong with a probability of at least {LEAST_NOISE:g}, or if a copy of it has "
     "the opposite label. Label errors are claimed if they raise the log-likelihood of the margins by at least "
@@ -121,7 +123,7 @@ def contradicted_rows(texts, sign, output_labels=None):
     labeled = np.zeros(len(texts), dtype=bool)
     if output_labels is not None and texts.ndim == 2:
         labeled = (output_labels[:, 0] - output_labels[:, 1]) * sign < 0
-    return np.select([copied, labeled], ["contradicted by a copy", "contradicted by the output labels"], "")
+    return np.select([copied, labeled], [BY_A_COPY, BY_LABELS], "")
 
 
 def reasons_of(noise, support, contradicted):
@@ -135,7 +137,7 @@ def reasons_of(noise, support, contradicted):
         From `contradicted_rows`.
     """
     kinds = [contradicted != "", noise > CONFIDENCE, support > CONFIDENCE]
-    return np.select(kinds, [contradicted, "probably mislabeled", "error of the reward"], "ambiguous")
+    return np.select(kinds, [contradicted, MISLABELED, OWN_ERROR], "ambiguous")
 
 
 def list_for_review(found, margins, texts, sign, index, prompts, contradicted):
@@ -161,8 +163,8 @@ def list_for_review(found, margins, texts, sign, index, prompts, contradicted):
     """
     noise, rows, seen = found["noise"], [], set()
     spread = np.nanstd(margins) or 1.0
-    for row in np.argsort(-noise - 1e-9 * (contradicted == "contradicted by a copy"), kind="stable"):
-        is_copy = contradicted[row] == "contradicted by a copy"
+    for row in np.argsort(-noise - 1e-9 * (contradicted == BY_A_COPY), kind="stable"):
+        is_copy = contradicted[row] == BY_A_COPY
         if len(rows) == MAX_LISTED or (noise[row] < LEAST_NOISE and not is_copy):
             continue
         prompt = "" if prompts is None else prompts[row]
@@ -205,18 +207,21 @@ def label_errors_section(result):
     found, rows_are, title = result.label_errors, result.settings["rows_are"], "Which labels are probably wrong?"
     if found["left_out"]:
         return Section(title, found["left_out"])
+    words = [_estimated(result)]
+    if not found["clear"]:
+        words = ["No label errors stand out: rewards contradict no more labels than if all labels were right."]
+    if review := found["review"]:
+        likely = sum(row["probability"] >= LEAST_NOISE for row in review)
+        kinds = [f"{likely:,} in which a wrong label is likelier than a right one"] * (likely > 0)
+        kinds += [f"{len(review) - likely:,} that a copy contradicts"] * (likely < len(review))
+        words += [
+            f"`review.csv`, beside this page, lists the {rows_are}: {' and '.join(kinds)}.",
+            f"Held out are {found['held_out']:,} of them: correcting these changes the scores, too.",
+            f"Fill in its column `corrected` ({_values(rows_are)}), and audit again: `fairl-sk audit PAIRS.csv "
+            "--corrections review.csv`.",
+        ]
     if found["clear"]:
-        words = f"About {found['rate']:.0%} of the labels are wrong, judged by rewards that never saw them."
-    else:
-        words = (
-            "No label errors stand out: rewards of the other rows contradict no more labels than if all labels were "
-            "right."
-        )
-    if found["review"]:
-        words += (
-            f" The {len(found['review'])} most probable ones are listed in review.csv, beside this page: fill in its "
-            f"column `corrected` ({_values(rows_are)}), and audit again with --corrections review.csv."
-        )
+        words.append("Read before you correct: if the reward cannot express a preference, a right label looks wrong.")
     texts = ("output", "label") if rows_are == "outputs" else ("preferred", "other")
     table = Table(
         f"The most probable label errors, {min(N_SHOWN, len(found['review']))} of {len(found['review'])}",
@@ -227,7 +232,7 @@ def label_errors_section(result):
         ],
         of_texts=True,
     )
-    return Section(title, f"{words} {RULE}", tables=[table] if found["review"] else [])
+    return Section(title, " ".join(words), tables=[table] if found["review"] else [])
 
 
 def label_errors_findings(result):
@@ -235,8 +240,19 @@ def label_errors_findings(result):
     found = result.label_errors
     if found["left_out"] or not found["clear"]:
         return []
-    sentence = f"About {found['rate']:.0%} of the labels are wrong, judged by rewards that never saw them."
-    return [Finding(found["rate"], sentence, "Review the rows of review.csv, fill in `corrected`, and audit again.")]
+    remedy = f"Review the {len(found['review']):,} {result.settings['rows_are']} of `review.csv`, and audit again."
+    return [
+        Finding(found["rate"], _estimated(result), remedy, f"an estimated {found['rate']:.0%} of the labels look wrong")
+    ]
+
+
+def _estimated(result):
+    """How many labels are wrong, in words."""
+    rate, number = result.label_errors["rate"], result.label_errors["expected"]
+    return (
+        f"An estimated {rate:.0%} of the labels ({number:,.0f} of {result.settings['rows']:,}) look wrong to rewards "
+        "that were not fitted to them."
+    )
 
 
 def _values(rows_are):

@@ -14,7 +14,7 @@ from ..metrics import BootstrapInterval
 from ..metrics.outputs import weighted_output_auc
 from ..metrics.pairs import weighted_pair_accuracy
 from ..plot import COLORS
-from .sections import Picture, Section, Table
+from .sections import Picture, Section, Table, score_text
 
 HALVINGS = 3  # sizes of parts: a half, a quarter, ...
 N_PARTS = 4  # fits of each size
@@ -147,32 +147,49 @@ def learning_curve_section(result):
     if found["left_out"] is not None:
         return Section(title, f"Not measured: {found['left_out']}.")
     gain, twice = found["gain"], found["twice"]
-    if gain.low > 0:
+    if gain.low >= NOTABLE:
         verdict = "Yes, more of the same kind would help."
+    elif gain.low > 0:
+        verdict = "Probably: the gain is above 0, but it may be small."
     elif gain.high < NOTABLE:
         verdict = "Hardly: more of the same kind would not change the score by much."
     else:
         verdict = "That is open: the interval of the gain holds both 0 and more."
-    score = "pair accuracy" if found["measure"] == "pair_accuracy" else "AUC of outputs"
+    measure = found["measure"]
+    name = "pair accuracy" if measure == "pair_accuracy" else "AUC of outputs"
+    fitted, measured, doubled = (
+        _score(measure, score) for score in (found["now"].estimate, found["points"][0]["score"], twice.estimate)
+    )
     words = (
-        f"{verdict} With twice the training {rows_are} ({found['rows']:,} to {found['rows_twice']:,}), {score} would "
-        f"change by {gain.estimate:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}], to {twice.estimate:.3f} "
-        f"[{twice.low:.3f}, {twice.high:.3f}]. This is extrapolated by a power law, not measured."
+        f"{verdict} With twice the training {rows_are} ({found['rows']:,} to {found['rows_twice']:,}), {name} would go "
+        f"from {fitted} (fitted; measured: {measured}) to {doubled}. The gain is {_gain(measure, gain)} (95% interval)."
+        " This is extrapolated by a power law, not measured. The interval in the picture is wider: it also counts "
+        f"which {rows_are} are held out."
     )
     by_size = _by_share(found)
     table = Table(
-        f"Held-out {score} of fits on parts of the training groups",
-        [f"training {rows_are}", "fits", score, "lowest", "highest"],
+        f"Held-out {name} of fits on parts of the training groups",
+        [f"training {rows_are}", "fits", name, "lowest", "highest"],
         [
-            [f"{rows:.0f}", f"{len(scores)}", *(f"{f(scores):.3f}" for f in (np.mean, np.min, np.max))]
+            [f"{rows:.0f}", f"{len(scores)}", *(_score(measure, f(scores)) for f in (np.mean, np.min, np.max))]
             for rows, scores in by_size
         ],
     )
     alt = (
-        f"Held-out {score} against the number of training {rows_are}, from {by_size[0][0]:.0f} to {found['rows']}, and "
-        f"extrapolated to {found['rows_twice']}: {twice.estimate:.3f} [{twice.low:.3f}, {twice.high:.3f}]."
+        f"Held-out {name} against the number of training {rows_are}, from {by_size[0][0]:.0f} to {found['rows']}, and "
+        f"extrapolated to {found['rows_twice']}: {score_text(measure, twice)}."
     )
-    return Section(title, words, [Picture("learning_curve", lambda: _draw(found, score, rows_are), alt)], [table])
+    return Section(title, words, [Picture("learning_curve", lambda: _draw(found, name, rows_are), alt)], [table])
+
+
+def _score(measure, value):
+    return f"{value:.1%}" if measure == "pair_accuracy" else f"{value:.3f}"
+
+
+def _gain(measure, gain):
+    if measure == "pair_accuracy":
+        return f"{100 * gain.low:+.1f} to {100 * gain.high:+.1f} points"
+    return f"{gain.low:+.3f} to {gain.high:+.3f}"
 
 
 def _by_share(found):
@@ -200,6 +217,7 @@ def _draw(found, score, rows_are):
     ax.set_xscale("log", base=2)
     ax.set_xticks(ticks, [f"{tick:,.0f}" for tick in ticks])
     ax.minorticks_off()
+    ax.yaxis.set_major_formatter(lambda value, _: _score(found["measure"], value))
     ax.set(xlabel=f"training {rows_are}", ylabel=score)
     ax.legend(frameon=False, fontsize="small", loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
     return figure

@@ -4,7 +4,10 @@ import json
 
 from ..escaping import visible
 from .choice import shown_reward
+from .label_errors import RULE as LABEL_RULE
 from .sections import Section, Table
+from .shortcuts import RULE as PROPERTY_RULE
+from .subgroups import RULE as SUBGROUP_RULE
 from .verdict import verdict
 
 CARDS = {"model_card.md": "README.md of a model repository", "data_card.md": "README.md of a dataset repository"}
@@ -15,9 +18,9 @@ def made_section(result):
     settings = result.settings
     command = settings.get("command")
     words = [
-        f"{settings['rows']} {settings['rows_are']} in {settings['groups']} groups were read, and whole groups held "
+        f"{settings['rows']:,} {settings['rows_are']} in {settings['groups']} groups were read, and whole groups held "
         f"out. The audit took {settings['seconds']:.0f} seconds with seed {settings['seed']}.",
-        "It was made from Python: the settings below make it again." if command is None else f"Made by: {command}",
+        "It was made from Python: the settings below reproduce it." if command is None else f"Made by: {command}",
     ]
     data = dict(settings["data"] or {})
     rows = {name: value for name, value in data.items() if value is not None}
@@ -33,12 +36,22 @@ def made_section(result):
         "How was this made?",
         "\n".join(words),
         tables=[
+            Table("Rules of this report", ["what", "rule"], _rules(result)),
             Table("Data", ["what", "value"], _two_columns(rows)),
             Table("Settings", ["what", "value"], _two_columns(others)),
             Table("Parameters of the learners", ["learner", "parameters"], learners),
             Table("Versions", ["package", "version"], _two_columns(settings["versions"])),
         ],
     )
+
+
+def _rules(result):
+    """What a report claims, and when."""
+    rules = [["properties", PROPERTY_RULE], ["subgroups", SUBGROUP_RULE], ["label errors", LABEL_RULE]]
+    if (alpha := result.uncertainty.get("alpha")) is not None:
+        how = "Standard deviations of MaxEntropyIRL's reward, by a Laplace approximation of its posterior, with the L2 "
+        rules.append(["uncertainty", f"{how}strength of greatest evidence (alpha = {alpha:.2g})."])
+    return rules
 
 
 def _two_columns(values):

@@ -27,7 +27,7 @@ def margins_of(rewards, sign):
 def null_rewards(held):
     """Rewards of the held-out outputs by the baselines that do not read the content, by name."""
     nulls = {
-        "all desirable": np.ones(held.texts.shape),  # the F1 of a reward that tells nothing apart
+        "same reward for all": np.ones(held.texts.shape),  # positive: the F1 if all outputs are desirable
         "longer output": metrics.longer_null(held.texts),
         "shorter output": metrics.shorter_null(held.texts),
     }
@@ -146,13 +146,17 @@ def hardest_rows(margins, held, reasons, decided_by):
     order = np.argsort(margins, kind="stable")[:N_FAILURES]
     rows = []
     for row in order[margins[order] <= 0]:
-        texts = {"output": held.texts[row]}
-        if held.texts.ndim == 2:
-            texts = dict(zip(("preferred", "other"), held.texts[row][:: int(held.sign[row])], strict=True))
-        shortened = {name: shorten(text) for name, text in texts.items()}
         why = {"reason": str(reasons[row]), "decided_by": decided_by(row)}
-        rows.append({"index": int(held.index[row]), "margin": float(margins[row]), **shortened, **why})
+        rows.append({"index": int(held.index[row]), "margin": float(margins[row])})
+        rows[-1] |= shortened_texts(held.texts[row], held.sign[row]) | why
     return rows
+
+
+def shortened_texts(texts, sign):
+    """The texts of a row, shortened: "preferred" and "other" of a pair whose sign is +1 or -1, or "output"."""
+    if isinstance(texts, str):
+        return {"output": shorten(texts)}
+    return dict(zip(("preferred", "other"), map(shorten, texts[:: int(sign)]), strict=True))
 
 
 def shorten(text, width=80):

@@ -16,7 +16,7 @@ from .. import metrics
 from ..pairs import preference_sign, read_texts
 from ..plot import COLORS
 from .measures import shorten
-from .sections import Finding, Picture, Section, Table, interval_text
+from .sections import Finding, Picture, Section, Table, percent_text
 
 N_NEIGHBORS = 5
 N_COMPONENTS = 2_048  # of a sketch of the n-grams' weights
@@ -295,21 +295,21 @@ def novelty_section(result):
         return Section(title, f"Not measured: {found['left_out']}.")
     held, deploy = found["held"], found["deploy"]
     parts = {"held-out": held} | ({} if deploy is None else {"deployment": deploy})
-    words = _words_on_parts(held) if deploy is None else _words_on_deployment(deploy, held)
+    rows_are = result.settings["rows_are"]
+    words = _words_on_parts(held, rows_are) if deploy is None else _words_on_deployment(deploy, held)
     words.append(
-        "Distance: cosine distance, in n-grams of characters, to the fifth nearest training output. Outside: farther "
-        f"than {1 - LEVEL:.0%} of the held-out outputs (distance above {found['threshold']:.2f})."
+        "The distance is the cosine distance, in n-grams of characters, to the fifth nearest training output. A text "
+        f"is unlike the training texts if it is farther from them than {1 - LEVEL:.0%} of the held-out outputs "
+        f"(distance above {found['threshold']:.2f}): {LEVEL:.0%} of these are, by definition."
     )
     if found["sampled"]:
         words.append(f"Measured on a random sample: {found['sampled']}.")
     tables = [
         Table(
-            "Pair accuracy by distance"
-            if result.settings["rows_are"] == "pairs"
-            else "Share of right signs by distance",
-            ["held-out rows", "rows", "mean distance", "accuracy"],
+            "Pair accuracy by distance" if rows_are == "pairs" else "Share of right signs by distance",
+            [f"held-out {rows_are}", rows_are, "mean distance", "accuracy"],
             [
-                [name, f"{row['rows']}", _number(row["distance"]), interval_text(row["accuracy"])]
+                [name, f"{row['rows']}", _number(row["distance"]), percent_text(row["accuracy"], 1)]
                 for name, row in zip(("nearest third", "middle third", "farthest third"), held["parts"], strict=True)
             ],
         )
@@ -324,25 +324,27 @@ def novelty_section(result):
     return Section(title, " ".join(words), [_picture(found, parts)], tables)
 
 
-def _words_on_parts(held):
+def _words_on_parts(held, rows_are):
     near, far = held["parts"][0]["accuracy"], held["parts"][-1]["accuracy"]
-    words = [
-        "This report saw no other texts. To compare those on which you will use the reward, audit with --deploy FILE "
-        "(deploy=...)."
-    ]
+    words = []
     if near is not None and far is not None:
+        falls = "falls clearly" if far.high < near.low else "does not clearly fall"
         words.append(
-            f"On the third of the held-out rows that is nearest to the training texts, accuracy is "
-            f"{interval_text(near)}; on the farthest third it is {interval_text(far)}."
+            f"Accuracy {falls} with the distance from the training texts: it is {percent_text(near, 1)} on the nearest "
+            f"third of the held-out {rows_are}, and {percent_text(far, 1)} on the farthest third."
         )
+    words.append(
+        "This report saw no other texts. To compare those on which you will use the reward: `fairl-sk audit PAIRS.csv "
+        "--deploy TEXTS.txt` (in Python: `audit(data, deploy=texts)`)."
+    )
     return words
 
 
 def _words_on_deployment(deploy, held):
     outside = deploy["outside"]
     words = [
-        f"{outside.estimate:.0%} of the {deploy['outputs']} outputs of the deployment are outside what the reward was "
-        f"fitted on [{outside.low:.0%}, {outside.high:.0%}]; of texts of the same kind it would be {LEVEL:.0%}."
+        f"{outside.estimate:.0%} of the {deploy['outputs']} outputs of the deployment are unlike the training texts "
+        f"[{outside.low:.0%}, {outside.high:.0%}]; of texts of the same kind it would be {LEVEL:.0%}."
     ]
     if is_other_kind(deploy):
         words.append(
@@ -362,7 +364,7 @@ def _words_on_deployment(deploy, held):
     if deploy["repeated"]:
         words.append(f"{deploy['repeated']} of them are training texts.")
     if deploy["accuracy"] is not None:
-        words.append(f"The reward orders their pairs with accuracy {interval_text(deploy['accuracy'])}.")
+        words.append(f"The reward orders their pairs with accuracy {percent_text(deploy['accuracy'], 1)}.")
     return words
 
 
@@ -376,7 +378,9 @@ def novelty_findings(result):
         f"{outside.estimate:.0%} of the deployment's texts are unlike the training texts (of the same kind it would be "
         f"{LEVEL:.0%}): the figures of this audit do not hold for them."
     )
-    return [Finding(outside.estimate, sentence, "Label some of the deployment's texts, and add them to the pairs.")]
+    remedy = "Label some of the deployment's texts, and add them to the pairs."
+    brief = f"{outside.estimate:.0%} of the deployment's texts are unlike the training texts"
+    return [Finding(outside.estimate, sentence, remedy, brief)]
 
 
 def is_other_kind(deploy):
@@ -396,14 +400,16 @@ def _picture(found, parts):
         for color, line, (name, part) in zip(COLORS, ("-", "--"), parts.items(), strict=False):
             weights = np.full(len(part["distance"]), 100 / len(part["distance"]))
             heights, _ = np.histogram(part["distance"], edges, weights=weights)
-            ax.stairs(heights, edges, label=f"{name} ({part['outputs']})", color=color, ls=line, lw=1.8)
+            ax.stairs(heights, edges, label=f"{part['outputs']:,} {name} outputs", color=color, ls=line, lw=1.8)
         ax.axvline(threshold, color="0.4", lw=1, label="right of it: unlike the training texts")
         ax.set(xlabel="distance from the training texts", ylabel="% of outputs")
         ax.legend(frameon=False, fontsize="small", loc="lower left", bbox_to_anchor=(0, 1), ncols=3)
         return figure
 
     shares = ", ".join(f"{np.mean(part['distance'] > threshold):.0%} of {name}" for name, part in parts.items())
-    return Picture("novelty", draw, f"Histogram of distances from the training texts. Outside are {shares} outputs.")
+    return Picture(
+        "novelty", draw, f"Histogram of distances from the training texts. Unlike these are {shares} outputs."
+    )
 
 
 def _number(value):

@@ -1,7 +1,9 @@
 """The report as one HTML page without network: the verdict, then sections of plain sentences, pictures and tables."""
 
 import html
+import re
 
+from markupsafe import Markup, escape
 from sklearn.utils import Bunch
 
 from ..escaping import visible
@@ -65,6 +67,11 @@ class AuditResult(Bunch):
         return f'<iframe sandbox title="Audit report" style="{style}" srcdoc="{page}"></iframe>'
 
 
+def coded(text):
+    """A sentence as HTML: control characters are shown, and what stands in backticks is code."""
+    return Markup(re.sub("`([^`]+)`", r"<code>\1</code>", str(escape(visible(text)))))
+
+
 def render_page(result, *, texts="shortened"):
     """Make the report of an audit as one HTML page.
 
@@ -86,7 +93,7 @@ def render_page(result, *, texts="shortened"):
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("fairl_sk.audit"), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"visible": visible, "svg": svg_of}
+    environment.filters |= {"visible": visible, "svg": svg_of, "coded": coded}
     page = environment.get_template("report.html").render(
         title=f"Audit of {source_name(result.settings)}",
         verdict=verdict(shown),

@@ -200,8 +200,8 @@ def _recovered(choice, pipelines):
 
 
 def _on_intervals(n_resamples, n_shuffles):
-    draws = f"95 %, bootstrap of {n_resamples} draws of groups"
-    return f"{draws}; of shuffled labels, the 95 % range of {n_shuffles} shuffles"
+    draws = f"95%, bootstrap of {n_resamples} draws of groups"
+    return f"{draws}; of shuffled labels, the 95% range of {n_shuffles} shuffles"
 
 
 def _prepared(data, reference, random_state):
@@ -224,9 +224,9 @@ def _parts(rows, trained, held, beyond, choice, pipelines, margins, properties, 
         if part != "reasons":
             yield part, found
             continue
-        features, learner = pipelines["FailureAwareIRL"]
+        features, learner = pipelines[name]
         why = partial(decided_by, Contributions(features, learner.coef_), held, held.X)
-        yield "failures", hardest_rows(margins["FailureAwareIRL"], held, found, why)
+        yield "failures", hardest_rows(margins[name], held, found, why)
     yield from measure_beyond(beyond, trained, held, pipelines[name], posterior, properties=properties, **draws)
 
 

@@ -36,12 +36,15 @@ class Table:
         Texts of the data are raw here: who renders the table escapes them.
     of_texts : bool, default=False
         Whether rows hold texts of the data. Such a table is left out of a report without texts.
+    is_open : bool, default=False
+        Whether the page shows the table unfolded.
     """
 
     caption: str
     columns: list[str]
     rows: list[list[str]]
     of_texts: bool = False
+    is_open: bool = False
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,7 @@ class Section:
     ----------
     title : str
     words : str
-        Plain sentences, read first. They hold no texts of the data.
+        Plain sentences, read first; what stands in `...` is code. They hold no texts of the data.
     pictures : list of Picture
     tables : list of Table
     """
@@ -75,16 +78,32 @@ class Finding:
         What was found, with its main figure. No texts of the data.
     remedy : str
         What to do next, one sentence.
+    brief : str
+        What was found in a few words, for a verdict that names a larger finding.
     """
 
     doubt: float
     sentence: str
     remedy: str
+    brief: str
 
 
 def interval_text(interval):
     """An interval as text: the estimate and, in brackets, its ends; a dash for None."""
     return "-" if interval is None else f"{interval.estimate:.3f} [{interval.low:.3f}, {interval.high:.3f}]"
+
+
+def percent_text(interval, digits=0):
+    """A share with its interval as text, in percent; a dash for None."""
+    if interval is None:
+        return "-"
+    estimate, low, high = (f"{value:.{digits}%}" for value in interval[:3])
+    return f"{estimate} [{low}, {high}]"
+
+
+def score_text(measure, interval):
+    """A score as text: pair accuracy in percent, other measures as numbers."""
+    return percent_text(interval, 1) if measure == "pair_accuracy" else interval_text(interval)
 
 
 def sample_words(n_rows, n_all, what="held-out rows"):

@@ -11,7 +11,7 @@ from scipy import stats
 from ..metrics import bootstrap_interval, pair_accuracy
 from ..plot import COLORS
 from .properties import PROPERTIES
-from .sections import Finding, Picture, Section, Table, sample_words
+from .sections import Finding, Picture, Section, Table, percent_text, sample_words
 from .significance import group_p_value, holm
 
 LEVEL = 0.01  # of the corrected p-values
@@ -20,7 +20,8 @@ MAX_EDITED_PAIRS = 200  # features of edited texts are new work for an encoder
 MAX_EDITED_CHARACTERS = 200_000
 RULE = (
     f"A property is flagged if it alone orders at least {0.5 + LEAST_EFFECT:.0%} of the held-out pairs in one "
-    f"direction, with p < {LEVEL:g} by groups, corrected for the number of properties (Holm)."
+    f"direction, and chance hardly explains that: p < {LEVEL:g} in a t-test of whole groups, with Holm's correction "
+    "for the number of properties."
 )
 
 
@@ -159,11 +160,8 @@ def shortcuts_section(result):
         return Section(title, found["left_out"])
     rows = found["properties"]
     named = [row for row in rows if row["named"]]
-    paragraphs = [" ".join(map(_said, named)) or _nothing_said(rows)]
-    if named:
-        question = "Whether a property is a shortcut, or what the preferences are about, only you can say."
-        paragraphs.append(f"{' '.join(followed(row, found['reward']) for row in named)} {question}")
-    edited = [_edited(row, found["reward"]) for row in found["edits"] if row["flipped"] >= LEAST_EFFECT]
+    paragraphs = [_flagged(named), _followed(named, found["reward"])] if named else [_nothing_said(rows)]
+    edited = [_edited(row) for row in found["edits"] if row["flipped"] >= LEAST_EFFECT]
     if found["constant"]:
         edited.append(f"Equal in both outputs of each pair: {', '.join(found['constant'])}.")
     paragraphs += [" ".join(edited)] if edited else []
@@ -172,7 +170,7 @@ def shortcuts_section(result):
     alt = f"Share of {found['pairs']} held-out pairs that each of {len(rows)} properties orders alone: {highest}."
     pictures = [Picture("shortcuts", lambda: _draw_properties(rows), alt)] if rows else []
     tables = [property_table(rows), _edit_table(found["edits"])]
-    return Section(title, "\n".join([*paragraphs, RULE]), pictures, tables)
+    return Section(title, "\n".join(paragraphs), pictures, tables)
 
 
 def shortcuts_findings(result):
@@ -182,6 +180,7 @@ def shortcuts_findings(result):
             _doubt(row),
             f"{_said(row)} {_where_opposed(row)}",
             "If that is not what the preferences are about, add pairs in which this property is equal or opposed.",
+            f"{described(row)} alone orders {row['accuracy'].estimate:.0%} of the pairs",
         )
         for row in result.shortcuts["properties"]
         if row["named"]
@@ -199,13 +198,13 @@ def _doubt(row):
 def _where_opposed(row):
     if not row["opposed_pairs"]:
         return "No pair shows whether the reward has learned more than that."
-    right = f"Where the other output was preferred, the reward has {row['opposed_accuracy']:.0%} of the pairs right"
-    return f"{right}, elsewhere {row['favored_accuracy']:.0%}." if row["favored_pairs"] else f"{right}."
+    right = f"In the pairs where the other output was preferred, the reward is right in {row['opposed_accuracy']:.0%}"
+    return f"{right}, elsewhere in {row['favored_accuracy']:.0%}." if row["favored_pairs"] else f"{right}."
 
 
-def phrase(row):
-    """Which output a property prefers, such as "the output with the greater length in words"."""
-    return f"the output with the {described(row)}"
+def best_rule(result):
+    """The flagged property that orders the most held-out pairs alone; None if none is flagged."""
+    return next((row for row in result.shortcuts["properties"] if row["named"]), None)
 
 
 def described(row):
@@ -214,7 +213,34 @@ def described(row):
 
 
 def _said(row):
-    return f"{phrase(row).capitalize()} is the preferred one in {_percent(row['accuracy'])} of the held-out pairs."
+    preferred = f"The output with the {described(row)} is the preferred one"
+    return f"{preferred} in {percent_text(row['accuracy'])} of the held-out pairs."
+
+
+def _flagged(rows):
+    """The properties that order clearly more than half of the pairs."""
+    listed = _and([f"{described(row)} ({percent_text(row['accuracy'])})" for row in rows])
+    return f"Clearly more than half of the held-out pairs are ordered by one property alone: {listed}."
+
+
+def _followed(rows, reward):
+    """How far a reward goes with these properties, and what it has learned beyond them."""
+    thing, each, order = "this property", "it", ""
+    if len(rows) > 1:
+        thing, each, order = "these properties", "each", " (in this order)"
+    shares = _and([percent_text(row["r2"]) for row in rows])
+    words = f"{shares} of the variance of the margins of {reward} go with {thing}{order}."
+    opposed = [row for row in rows if row["opposed_pairs"]]
+    if opposed:
+        right = _and([f"{row['opposed_accuracy']:.0%}" for row in opposed])
+        most = min(row["opposed_accuracy"] for row in opposed) > 0.5
+        learned = f"has learned {'more' if most else 'perhaps little more'} than {thing}"
+        words = f"{reward} {learned}: in the pairs that are opposed to {each}, it is right in {right}{order}. {words}"
+    return f"{words} Whether a property is a shortcut, or what the preferences are about, only you can say."
+
+
+def _and(parts):
+    return " and ".join(filter(None, [", ".join(parts[:-1]), parts[-1]]))
 
 
 def _nothing_said(rows):
@@ -228,35 +254,33 @@ def _nothing_said(rows):
 
 def followed(row, reward):
     """How far a reward of that name goes with a property, in words."""
-    text = f"{row['property'].capitalize()} explains {_percent(row['r2'])} of the variance of the margins of {reward}."
+    share = percent_text(row["r2"])
+    text = f"{row['property'].capitalize()} explains {share} of the variance of the margins of {reward}."
     if row["opposed_pairs"]:
-        text += f" Where it points to the other output, {reward} has {row['opposed_accuracy']:.0%} of the pairs right."
+        text += f" In the pairs that are opposed to it, {reward} is right in {row['opposed_accuracy']:.0%}."
     return text
 
 
-def _edited(row, reward):
-    return f"With {row['edit']}, {reward} orders {row['flipped']:.0%} of {row['pairs']} pairs in another way."
-
-
-def _percent(interval):
-    return f"{interval.estimate:.0%} [{interval.low:.0%}, {interval.high:.0%}]"
+def _edited(row):
+    changed = f"{row['flipped'] * row['pairs']:.0f} of {row['pairs']} pairs change their order"
+    return f"With {row['edit']}, {changed}, and {row['edited_accuracy']:.0%} are right (before: {row['accuracy']:.0%})."
 
 
 def property_table(rows, reward=None):
     """The table of `measure_shortcuts`; ``reward`` names a reward other than the recovered one."""
     whose = "" if reward is None else f" and {reward}"
-    columns = ["property", "preferred", "pairs it orders", "p, corrected", "explains of the variance of margins"]
+    columns = ["property", "preferred", "pairs it orders alone", "p, corrected", "explains of the variance of margins"]
     columns += [f"reward's accuracy where {part}" for part in ("equal", "in favor", "opposed")]
     return Table(
-        f"Properties of the texts{whose}, held-out pairs (in brackets: 95 % intervals; in parentheses: pairs)",
+        f"Properties of the texts{whose}, held-out pairs (in brackets: 95% intervals; in parentheses: pairs)",
         columns,
         [
             [
                 row["property"],
                 "greater" if row["direction"] > 0 else "smaller",
-                _percent(row["accuracy"]),
+                percent_text(row["accuracy"]),
                 f"{row['p_corrected']:.2g}",
-                _percent(row["r2"]),
+                percent_text(row["r2"]),
                 *(_part(row, part) for part in ("equal", "favored", "opposed")),
             ]
             for row in rows
@@ -294,7 +318,10 @@ def _draw_properties(rows):
 
     figure = Figure(figsize=(8, 1.2 + 0.32 * len(rows)), layout="constrained")
     axes = figure.subplots(1, 2, sharey=True)
-    titles = {"accuracy": "pairs that it orders alone", "r2": "share of the variance of\nmargins that it explains"}
+    titles = {
+        "accuracy": "held-out pairs ordered correctly\nby this property alone",
+        "r2": "share of the variance of\nmargins that it explains",
+    }
     at = np.arange(len(rows))[::-1]
     for ax, (name, title) in zip(axes, titles.items(), strict=True):
         for named, marker, color in ((True, "o", COLORS[0]), (False, ".", "0.5")):

@@ -15,7 +15,8 @@ from sklearn.tree import DecisionTreeClassifier
 
 from ..metrics import bootstrap_interval, pair_accuracy
 from ..plot import COLORS
-from .sections import Finding, Picture, Section, Table, sample_words
+from .label_errors import BY_A_COPY, BY_LABELS, MISLABELED, OWN_ERROR
+from .sections import Finding, Picture, Section, Table, percent_text, sample_words
 from .significance import holm, lower_p_value
 
 LEVEL = 0.01  # of the corrected p-values
@@ -30,10 +31,12 @@ MAX_WORDS = 300
 N_CLUSTERS = 8
 HOLDS, IS, SOME_WORD = " holds ", " is ", "a certain word"  # in names of subgroups
 MAX_CLUSTERED = 5_000  # training rows that find the clusters
+REMEDY = "Read rows of the subgroup: correct their labels, add more of them, or do not use the reward there."
 RULE = (
-    "Candidates are found on the training rows, by rewards of the other folds, and tested on the held-out rows. A "
-    f"subgroup is flagged if its accuracy there is at least {100 * LEAST_GAP:g} points lower than elsewhere, with "
-    f"p < {LEVEL:g} by groups, corrected for the number tested (Holm)."
+    "Candidates are found on training rows, by rewards that were not fitted to these rows, and tested on held-out "
+    f"rows. A subgroup is flagged if its accuracy there is at least {100 * LEAST_GAP:g} points lower than elsewhere, "
+    f"and chance hardly explains that: p < {LEVEL:g} in a binomial test with the design effect of groups, with Holm's "
+    "correction for the number tested."
 )
 
 
@@ -57,9 +60,9 @@ def find_subgroups(slices, credit, train, test, groups, *, n_resamples=1000, ran
     -------
     found : dict
         ``tried`` (number of candidates that are large enough), and ``tested``, a list of dict, the surest first:
-        ``subgroup`` (its name, see `name_of`) and ``word`` (the word of the data in it), ``rows`` (held out),
-        ``share``, ``accuracy`` (`BootstrapInterval`), ``elsewhere`` (accuracy of the other rows), ``p``,
-        ``p_corrected`` and ``named``.
+        ``subgroup`` (its name, see `name_of`) and ``word`` (the word of the data in it), ``inside`` (n_test,), bool,
+        ``rows`` (held out), ``share``, ``accuracy`` (`BootstrapInterval`), ``elsewhere`` (accuracy of the other rows),
+        ``p``, ``p_corrected`` and ``named``.
     """
     chosen, tried = _choose(slices, credit, train, groups)
     tested = []
@@ -72,6 +75,7 @@ def find_subgroups(slices, credit, train, test, groups, *, n_resamples=1000, ran
         tested.append(
             {
                 **_name_parts(name),
+                "inside": inside,
                 "rows": int(inside.sum()),
                 "share": float(inside.mean()),
                 "accuracy": bootstrap_interval(
@@ -128,7 +132,8 @@ def value_slices(columns, train):
     Parameters
     ----------
     columns : dict of str to ndarray of shape (n_rows,) or (n_rows, 2)
-        A column of both outputs is averaged if it holds numbers; if it holds words, a slice is "one of both is ...".
+        A column of both outputs is averaged if it holds numbers. If it holds words, a slice is "NAME of an output is
+        ...".
     train : ndarray of int
         Rows whose quartiles cut numbers.
 
@@ -146,7 +151,10 @@ def value_slices(columns, train):
         elif len(distinct) <= MAX_VALUES:
             for value in distinct:
                 mask = values.astype(distinct.dtype) == value
-                slices[f"{name}{IS}{value}"] = mask if mask.ndim == 1 else mask.any(axis=1)
+                if mask.ndim == 1:
+                    slices[f"{name}{IS}{value}"] = mask
+                else:
+                    slices[f"{name} of an output{IS}{value}"] = mask.any(axis=1)
     return slices
 
 
@@ -229,20 +237,34 @@ def tree_slices(columns, credit, train, random_state=0):
     table = np.column_stack(list(columns.values())).astype(np.float64)
     tree = DecisionTreeClassifier(max_depth=2, min_samples_leaf=MIN_SHARE, random_state=random_state)
     tree.fit(table[train], wrong)
-    leaves, names = tree.apply(table), _leaf_names(tree.tree_, list(columns))
-    return {name: leaves == leaf for leaf, name in names.items() if " and " in name}
+    leaves, conditions = tree.apply(table), _conditions_of_leaves(tree.tree_, list(columns))
+    return {_in_words(of_leaf): leaves == leaf for leaf, of_leaf in conditions.items() if len(of_leaf) > 1}
 
 
-def _leaf_names(tree, columns, node=0, conditions=()):
-    """The conditions that lead to each leaf, by its number."""
+def _conditions_of_leaves(tree, columns, node=0, conditions=()):
+    """The conditions that lead to each leaf, by its number: of each the column, and the ends of its values."""
     if tree.children_left[node] < 0:
-        return {node: " and ".join(conditions)}
-    name, threshold = columns[tree.feature[node]], f"{tree.threshold[node]:.3g}"
-    visit = partial(_leaf_names, tree, columns)
+        return {node: conditions}
+    name, threshold = columns[tree.feature[node]], float(tree.threshold[node])
+    visit = partial(_conditions_of_leaves, tree, columns)
     return {
-        **visit(tree.children_left[node], (*conditions, f"{name} at most {threshold}")),
-        **visit(tree.children_right[node], (*conditions, f"{name} above {threshold}")),
+        **visit(tree.children_left[node], (*conditions, (name, -np.inf, threshold))),
+        **visit(tree.children_right[node], (*conditions, (name, threshold, np.inf))),
     }
+
+
+def _in_words(conditions):
+    """Conditions of a leaf in words, one a column."""
+    ranges = {}
+    for name, low, high in conditions:
+        known = ranges.get(name, (-np.inf, np.inf))
+        ranges[name] = max(low, known[0]), min(high, known[1])
+    return " and ".join(
+        f"{name} above {low:.3g}" if high == np.inf
+        else f"{name} at most {high:.3g}" if low == -np.inf
+        else f"{name} between {low:.3g} and {high:.3g}"
+        for name, (low, high) in ranges.items()
+    )  # fmt: skip
 
 
 # ----------------------------------------------------------------------------------------------------- section
@@ -254,42 +276,67 @@ def subgroups_section(result):
     if found["left_out"]:
         return Section(title, found["left_out"], tables=[_hardest_table(result)])
     named = [row for row in found["tested"] if row["named"]]
-    tried = f"{found['tried']} were tried on training rows, {len(found['tested'])} of them on held-out rows"
-    words = [f"{found['reward']} is clearly worse in {len(named) or 'no'} subgroup{'s' * (len(named) != 1)} ({tried})."]
-    words += [f"{_named(rows_are, row)}." for row in named]
-    reasons = Counter(row["reason"] for row in result.failures)
-    if reasons:
-        counted = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
-        words.append(f"The {len(result.failures)} hardest {rows_are} of FailureAwareIRL, by reason: {counted}.")
+    words = [f"{found['reward']} is clearly worse in {len(named) or 'no'} subgroup{'s' * (len(named) != 1)}."]
+    words += [f"{_named(rows_are, row)}." for row in named] + [REMEDY] * bool(named)
+    tested = len(found["tested"])
+    clearest = f"the {tested} clearest were tested on held-out ones" if tested else "none was clearly worse there"
+    words.append(f"{found['tried']} candidates were searched on training {rows_are}; {clearest}.")
     words += sample_words(found["rows"], result.settings["rows"], rows_are)
     pictures = []
-    if found["tested"]:
-        lowest = min(found["tested"], key=lambda row: row["accuracy"].estimate)
-        alt = f"Accuracy in {len(found['tested'])} subgroups with intervals. The lowest is "
+    shown = named or found["tested"]
+    if shown:
+        lowest = min(shown, key=lambda row: row["accuracy"].estimate)
+        alt = f"Accuracy in {len(shown)} {'flagged ' * bool(named)}subgroups with intervals. The lowest is "
         alt += f"{lowest['accuracy'].estimate:.0%}, and {lowest['elsewhere']:.0%} elsewhere."
-        pictures = [Picture("subgroups", lambda: _draw_subgroups(found["tested"]), alt)]
-    tables = [_table(found["tested"]), _hardest_table(result)]
-    return Section(title, f"{' '.join(words)}\n{RULE}", pictures, tables)
+        pictures = [Picture("subgroups", lambda: _draw_subgroups(shown, rows_are), alt)]
+    tables = [*_example_table(result), _table(found["tested"], rows_are), _hardest_table(result)]
+    return Section(title, "\n".join(filter(None, [" ".join(words), _reasons(result)])), pictures, tables)
+
+
+def _reasons(result):
+    """Why the hardest rows are in the wrong order, and what follows from that."""
+    reasons, rows_are = Counter(row["reason"] for row in result.failures), result.settings["rows_are"]
+    if not reasons:
+        return ""
+    counted = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
+    text = f"The {len(result.failures)} hardest {rows_are}, by reason: {counted}."
+    if reasons[BY_LABELS]:
+        text += " (Output labels, of the data or of the reference, say of each output alone whether it is desirable.)"
+    mislabeled = sum(reasons[reason] for reason in (BY_A_COPY, BY_LABELS, MISLABELED))
+    if 2 * mislabeled > len(result.failures):
+        text += " So most look like wrong labels rather than errors of the reward: correct these labels first."
+    elif 2 * reasons[OWN_ERROR] > len(result.failures):
+        text += " So most are errors of the reward: add pairs like these."
+    return text
 
 
 def subgroups_findings(result):
     """A finding for each subgroup in which the reward is clearly worse."""
     return [
         Finding(
-            row["share"] * (row["elsewhere"] - row["accuracy"].estimate),
+            _doubt(row),
             f"The reward fails in a subgroup. {_named(result.settings['rows_are'], row)}.",
-            "Read rows of this subgroup: correct their labels, add more of them, or do not use the reward there.",
+            REMEDY,
+            f'in the subgroup "{name_of(row)}", {row["accuracy"].estimate:.0%} are in the right order',
         )
         for row in result.subgroups["tested"]
         if row["named"]
     ]
 
 
+def worst_subgroup(tested):
+    """Of tested subgroups, the flagged one with the most pairs in the wrong order beyond those elsewhere, or None."""
+    return max((row for row in tested if row["named"]), key=_doubt, default=None)
+
+
+def _doubt(row):
+    return row["share"] * (row["elsewhere"] - row["accuracy"].estimate)
+
+
 def _named(rows_are, row):
-    low, high = row["accuracy"].low, row["accuracy"].high
     return (
-        f'In the subgroup "{name_of(row)}" ({row["share"]:.0%} of the {rows_are}), {row["accuracy"].estimate:.0%} '
-        f"are in the right order [{low:.0%}, {high:.0%}], elsewhere {row['elsewhere']:.0%}"
+        f'In the subgroup "{name_of(row)}" ({row["share"]:.0%} of the {rows_are}), {percent_text(row["accuracy"])} '
+        f"are in the right order, elsewhere {row['elsewhere']:.0%}"
     )
 
 
@@ -298,16 +345,16 @@ def name_of(row):
     return row["subgroup"].replace(SOME_WORD, f"{row['word']!r}") if row.get("word") else row["subgroup"]
 
 
-def _table(rows):
+def _table(rows, rows_are):
     return Table(
-        "Subgroups tested on held-out rows, the surest first",
-        ["subgroup", "rows", "share", "accuracy", "elsewhere", "p, corrected", "flagged"],
+        f"Subgroups tested on held-out {rows_are}, the surest first",
+        ["subgroup", rows_are, "share", "accuracy", "elsewhere", "p, corrected", "flagged"],
         [
             [
                 name_of(row),
                 f"{row['rows']}",
                 f"{row['share']:.0%}",
-                f"{row['accuracy'].estimate:.0%} [{row['accuracy'].low:.0%}, {row['accuracy'].high:.0%}]",
+                percent_text(row["accuracy"]),
                 f"{row['elsewhere']:.0%}",
                 f"{row['p_corrected']:.2g}",
                 "yes" if row["named"] else "no",
@@ -317,10 +364,21 @@ def _table(rows):
     )
 
 
+def _example_table(result):
+    """One pair of the worst subgroup, in a list; empty if there is none."""
+    row = result.subgroups.get("example")
+    if row is None:
+        return []
+    texts = [name for name in ("preferred", "other", "output") if name in row]
+    cells = [f"{row['index']}", f"{row['margin']:+.2f}", *(row[name] for name in texts)]
+    caption = f"One of the {result.settings['rows_are']} in the worst subgroup. The lowest margin where {name_of(row)}"
+    return [Table(caption, ["row", "margin", *texts], [cells], of_texts=True, is_open=True)]
+
+
 def _hardest_table(result):
     texts = ("output",) if result.settings["rows_are"] == "outputs" else ("preferred", "other")
     return Table(
-        "The hardest rows of FailureAwareIRL; decided by: the largest parts of their margins",
+        f"The hardest {result.settings['rows_are']}, by the lowest margins; decided by: the largest parts of these",
         ["row", "margin", "reason", *texts, "decided by"],
         [
             [
@@ -336,7 +394,7 @@ def _hardest_table(result):
     )
 
 
-def _draw_subgroups(rows):
+def _draw_subgroups(rows, rows_are):
     """Accuracy in each tested subgroup with its interval, and elsewhere."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import PercentFormatter
@@ -349,7 +407,7 @@ def _draw_subgroups(rows):
     ax.errorbar(value, at, xerr=errors, fmt="o", capsize=2, color=COLORS[0], label="in the subgroup")
     ax.plot([row["elsewhere"] for row in rows], at, "|", markersize=12, color=COLORS[1], label="elsewhere")
     ax.set_yticks(at, [fill(f"{name_of(row)} ({row['rows']}){' *' * row['named']}", 45) for row in rows])
-    ax.set(xlabel="accuracy (in parentheses: held-out rows;\n*: flagged)", ylim=(-0.6, len(rows) - 0.4))
+    ax.set(xlabel=f"accuracy (in parentheses: held-out {rows_are}; *: flagged)", ylim=(-0.6, len(rows) - 0.4))
     ax.xaxis.set_major_formatter(PercentFormatter(1))
     figure.legend(loc="outside upper right", ncols=2, frameon=False)
     return figure

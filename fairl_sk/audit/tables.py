@@ -108,7 +108,7 @@ def _words(result):
         if changed and unit not in changed[0]:  # a report without texts
             blocks.append(f"{title}: {len(changed)} {unit}s clearly, which are not shown ({tried}).")
         elif changed:
-            intervals = "95 % intervals for all of them together, noise included"
+            intervals = "95% intervals for all of them together, noise included"
             blocks += [f"{title}: {difference} ({tried}; {intervals}):", _changes(changed, unit)]
         else:
             blocks.append(f"{title}: no {unit} clearly ({tried}).")
@@ -160,7 +160,7 @@ def _choice(result):
     worse = next(row["clearly"] for row in rows if row["reward"] == use)
     return [
         f"Use {use}, the simplest reward that is clearly below the best in {worse or 'none'} of these measures "
-        f"({held_out}, with 95 % intervals):",
+        f"({held_out}, with 95% intervals):",
         table,
         *left_out,
     ]

@@ -39,7 +39,7 @@ def draw_steps(steps):
         ax.errorbar(at, value, (value - low, high - value), marker=".", capsize=2, color=COLORS[0])
         ax.set(ylabel=label, ylim=(min(0, low.min()), None))
     axes[-1].set(xlabel="step of the training (0: the base model)")
-    figure.suptitle("What the alignment learned, by step, with 95 % intervals")
+    figure.suptitle("What the alignment learned, by step, with 95% intervals")
     return figure
 
 

@@ -7,14 +7,14 @@ import sklearn
 
 from ..diagnosis import LaplaceReward, ambiguity
 from ..pairs import stack_outputs
-from ..plot import COLORS
 from .measures import accuracy_of, shorten
-from .sections import Picture, Section, Table
+from .sections import Section, Table
 
 UNDECIDED = 2.0  # a margin within so many standard deviations of 0 may have either sign
 N_UNCERTAIN_OUTPUTS = 8
 MAX_POSTERIOR_FEATURES = 1024  # a posterior takes time as the square of the features
 MAX_RANGE_PAIRS = 20_000
+NOTABLE = 0.05  # a difference of accuracies that is worth words
 LIKELIHOOD_DROP = 1.92  # half the 95 % quantile of chi squared with one degree of freedom
 
 
@@ -115,46 +115,35 @@ def open_section(result):
     if found["left_out"] is not None:
         return Section(title, f"Not computed: {found['left_out']}.")
     words = [
-        f"Many rewards agree with the same {rows_are}. How far they differ on an output is its posterior standard "
-        "deviation (Laplace approximation for MaxEntropyIRL; the evidence chooses alpha, "
-        f"{found['alpha']:.2g})."
+        f"Many rewards agree with the same {rows_are}: how far they differ is the uncertainty of a reward (a posterior "
+        "standard deviation)."
     ]
     if pairs := found["pairs"]:
-        parts = {"these": pairs["undecided_accuracy"], "the others": pairs["decided_accuracy"]}
-        right = " and ".join(f"{share:.1%} of {part}" for part, share in parts.items() if share is not None)
         words.append(
-            f"{pairs['undecided']} held-out pairs ({pairs['share']:.1%}) are undecided: their margins are within "
-            f"{UNDECIDED:g} posterior standard deviations of 0. {found['reward']} has {right} in the right "
-            "order."
+            f"{pairs['undecided']} held-out pairs ({pairs['share']:.1%}) are undecided: the difference of their "
+            f"rewards is at most {UNDECIDED:g} of its standard deviations. {_right(found['reward'], pairs)}"
         )
-    words.append("The picture shows the held-out outputs whose rewards are least known.")
     outputs = found["outputs"]
-    alt = (
-        f"The {len(outputs)} least known outputs, by row number: rewards with {UNDECIDED:g} standard deviations. "
-        f"The largest standard deviation is {outputs[0]['std']:.2f} of the spread of held-out rewards."
-    )
     names = [name for name in ("side", "reward", "std", "low", "high", "output") if outputs[0].get(name) is not None]
     rows = [
         [f"{row['index']}", *(f"{row[name]:.2f}" if isinstance(row[name], float) else row[name] for name in names)]
         for row in outputs
     ]
     caption = (
-        "Least known outputs. 0 is the mean training output, 1 the standard deviation of held-out rewards; low to "
-        f"high: {found['ranges']}."
+        "The held-out outputs whose rewards are least known. 0 is the mean training output, 1 the standard deviation "
+        f"of held-out rewards; low to high: {found['ranges']}."
     )
-    picture = Picture("least-known", lambda: _draw_least_known(outputs), alt)
-    return Section(title, " ".join(words), [picture], [Table(caption, ["row", *names], rows, "output" in names)])
+    return Section(title, " ".join(words), tables=[Table(caption, ["row", *names], rows, "output" in names)])
 
 
-def _draw_least_known(outputs):
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(4.8, 0.9 + 0.3 * len(outputs)), layout="constrained")
-    ax = figure.subplots()
-    for place, row in enumerate(outputs[::-1]):
-        reach = UNDECIDED * row["std"]
-        ax.plot([row["reward"] - reach, row["reward"] + reach], [place, place], lw=2, color=COLORS[0])
-        ax.plot(row["reward"], place, "o", color=COLORS[0])
-    ax.set_yticks(range(len(outputs)), [f"row {row['index']}" for row in outputs[::-1]])
-    ax.set_xlabel(f"reward, with {UNDECIDED:g} posterior standard deviations")
-    return figure
+def _right(reward, pairs):
+    """How often a reward is right where it is undecided and elsewhere, and what follows."""
+    shares = {"undecided": pairs["undecided_accuracy"], "other": pairs["decided_accuracy"]}
+    known = {name: share for name, share in shares.items() if share is not None}
+    text = (
+        f"{reward} is right in {' and in '.join(f'{share:.1%} of the {name} ones' for name, share in known.items())}."
+    )
+    if len(known) < 2:
+        return text
+    less = known["other"] - known["undecided"] > NOTABLE
+    return f"{text} So trust {'its order of the others more' if less else 'both alike'}."

@@ -57,7 +57,8 @@ def unfinished_findings(result):
     missing = result.settings["interrupted"]
     if not missing:
         return []
-    return [Finding(1.0, f"This audit was interrupted. Not measured: {_listed(missing)}.", "Run it to its end.")]
+    sentence = f"This audit was interrupted. Not measured: {_listed(missing)}."
+    return [Finding(1.0, sentence, "Run it to its end.", "this audit was interrupted")]
 
 
 def _listed(names):

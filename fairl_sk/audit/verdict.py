@@ -1,13 +1,15 @@
-"""The verdict of an audit: at most five sentences, made from its figures by the rules below. Page and terminal read it.
+"""The verdict of an audit: at most five answers, made from its figures by the rules below. Page and terminal read it.
 
 1. *Which reward*: the recommended one (`choice`), or none if its score is not clearly above chance.
-2. *How good*: the share of held-out pairs that it orders as preferred (of outputs: the AUC) with its interval, and the
-   best null beside it.
+2. *How good*: the share of held-out pairs that it orders as preferred (of outputs: the AUC) with its interval. Beside
+   it the best null and, if it orders more, the best of the properties that are flagged.
 3. *Learning from failures*: how much better `FailureAwareIRL` is than `MaxEntropyIRL` on the same rows. It helped if
    the interval of the difference is above 0, it hurt if it is below 0. With two models, *what was learned* instead:
    the spread of the implicit reward against noise, and the share that the reference explains.
-4. *Biggest risk*: the finding that puts the order of most held-out rows in doubt, of all findings of the parts.
-5. *Next step*: the remedy of this finding; without a finding, to read the failures and use the reward.
+4. *Biggest risk*: the finding that puts the order of most held-out rows in doubt, of all findings of the parts. Then,
+   in brief, the largest finding of each other part.
+5. *Next step*: the remedy of the biggest risk; without a finding, to read the failures and use the reward. If labels
+   are clearly wrong, they come first, unless the biggest risk puts all rows in doubt.
 """
 
 import textwrap
@@ -17,7 +19,7 @@ from .compare import compare_findings
 from .label_errors import label_errors_findings
 from .novelty import novelty_findings
 from .sections import Finding
-from .shortcuts import described, shortcuts_findings
+from .shortcuts import best_rule, described, shortcuts_findings
 from .subgroups import subgroups_findings
 from .tables import NOISE, NOTABLE, SHORTCUT_CLAIMS
 from .unfinished import unfinished_findings
@@ -28,7 +30,7 @@ MAX_ERROR = 0.05  # a calibration error so far above that of chance is a finding
 
 
 def verdict(result):
-    """Say in five sentences what an audit found.
+    """Say in five answers what an audit found.
 
     Parameters
     ----------
@@ -38,21 +40,30 @@ def verdict(result):
     Returns
     -------
     sentences : dict of str to str
-        Each sentence by the question that it answers.
+        Each answer by its question.
     """
-    findings = [finding for part in FINDINGS for finding in part(result)]
-    worst = max(findings, key=lambda finding: finding.doubt, default=None)
     third = {"Learning from failures": _failures} if result.alignment is None else {"What was learned": _learned}
     questions = {"Which reward": _which, "How good": _how_good, **third}
-    sentences = {question: answer(result) for question, answer in questions.items()}
-    if worst is None:
-        sentences["Biggest risk"] = "No check of this audit gave a warning."
-        sentences["Next step"] = (
-            "Read the hardest failures, then use the reward on new texts, or in TRL (fairl_sk.export)."
-        )
-    else:
-        sentences |= {"Biggest risk": worst.sentence, "Next step": worst.remedy}
-    return sentences
+    return {question: answer(result) for question, answer in questions.items()} | _risk_and_step(result)
+
+
+def _risk_and_step(result):
+    of_parts = {find: max(found, key=_doubt) for find in FINDINGS if (found := find(result))}
+    if not of_parts:
+        return {
+            "Biggest risk": "No check of this audit gave a warning.",
+            "Next step": "Read the hardest failures, then use the reward on new texts, or in TRL (fairl_sk.export).",
+        }
+    worst, *others = sorted(of_parts.values(), key=_doubt, reverse=True)
+    also = f" Also: {'; '.join(finding.brief for finding in others)}." if others else ""
+    step, labels = worst.remedy, of_parts.get(label_errors_findings)
+    if labels in others and worst.doubt < 1:
+        step = f"First the labels, on which every other figure rests: {labels.remedy} Then: {worst.remedy}"
+    return {"Biggest risk": worst.sentence + also, "Next step": step}
+
+
+def _doubt(finding):
+    return finding.doubt
 
 
 def format_verdict(result, width=None):
@@ -79,13 +90,15 @@ def _which(result):
     choice = result.choice
     if choice["use"] is None:
         return "Use none of these rewards: their held-out scores are not clearly above chance."
-    by = "held-out preferences" if choice["by"] == "preferences" else "the reference on held-out outputs"
+    by = f"on the held-out {result.settings['rows_are']}"
+    if result.choice["by"] != "preferences":
+        by = "by the reference, on held-out outputs"
     clearly = next(row["clearly"] for row in choice["below_best"] if row["reward"] == choice["use"])
     if clearly:
-        return f"Use {choice['use']}: by {by}, it is clearly below the best reward in the fewest measures."
+        return f"Use {choice['use']}: {by}, it is clearly below the best reward in the fewest measures."
     simplest = choice["use"] == choice["below_best"][0]["reward"]
     why = "It is the simplest learner" if simplest else "Each simpler learner is clearly worse in some measure"
-    return f"Use {choice['use']}. {why}, and no other reward is clearly better by {by}."
+    return f"Use {choice['use']}. {why}, and no other is clearly better {by}."
 
 
 def _main_score(result):
@@ -101,23 +114,20 @@ def _how_good(result):
     measure, row, null = _main_score(result)
     found, of_null = row[measure], null[measure].estimate
     if measure == "pair_accuracy":
+        rule = best_rule(result)
+        simple = "The"
+        if rule and rule["accuracy"].estimate > of_null:
+            simple = f"The best simple rule, {described(rule)}, orders {rule['accuracy'].estimate:.1%}; the"
         return (
             f"{row['reward']} orders {found.estimate:.1%} of {result.settings['test_rows']} held-out pairs as "
-            f"preferred (95 % interval {found.low:.1%} to {found.high:.1%}). The best null (a baseline that does not "
-            f"read the content), '{null['reward']}', orders {of_null:.1%}{_best_property(result)}."
+            f"preferred (95% interval {found.low:.1%} to {found.high:.1%}). {simple} best null (a baseline that does "
+            f"not read the content), '{null['reward']}', orders {of_null:.1%}."
         )
     return (
         f"{row['reward']} tells desirable from other outputs with an AUC of {found.estimate:.3f} [{found.low:.3f}, "
         f"{found.high:.3f}] on {result.settings['test_rows']} held-out outputs. The best null (a baseline that does "
         f"not read the content), '{null['reward']}', has {of_null:.3f}."
     )
-
-
-def _best_property(result):
-    named = [row for row in result.shortcuts["properties"] if row["named"]]
-    if not named:
-        return ""
-    return f", and {described(named[0])} alone {named[0]['accuracy'].estimate:.1%}"
 
 
 def _failures(result):
@@ -130,7 +140,11 @@ def _failures(result):
     else:
         figures = f"{found.estimate:+.3f} [{found.low:+.3f}, {found.high:+.3f}]"
     name = "accuracy" if measure == "pair_accuracy" else "AUC"
-    return f"It {word} here: the {name} of FailureAwareIRL minus that of MaxEntropyIRL is {figures}."
+    chance = " The interval reaches 0: this may be chance." if word == "made no clear difference" else ""
+    return (
+        f"It {word} here: the {name} of FailureAwareIRL, which has a second head for pairs that the first one nearly "
+        f"ties, minus that of MaxEntropyIRL is {figures}.{chance}"
+    )
 
 
 def _learned(result):
@@ -155,18 +169,21 @@ def score_findings(result):
                 1.0,
                 f"The null '{null['reward']}', which does not read the content, may be as good as {row['reward']}.",
                 "Compare on outputs that this null does not tell apart, or add pairs where it is wrong.",
+                f"the null '{null['reward']}' may be as good",
             )
         )
     elif found.low <= CHANCE:
         remedy = "Check the labels and which side is the preferred one, then add pairs or better features."
-        findings.append(Finding(1.0, "The scores may be those of chance.", remedy))
-    if found.high - found.low > MAX_WIDTH:
+        findings.append(Finding(1.0, "The scores may be those of chance.", remedy, "the scores may be those of chance"))
+    half = (found.high - found.low) / 2
+    if 2 * half > MAX_WIDTH:
+        within = f"{100 * half:.0f} points" if measure == "pair_accuracy" else f"{half:.2f}"
         findings.append(
             Finding(
-                (found.high - found.low) / 2,
-                f"Only {found.n_groups} groups are held out, so the score is known to within "
-                f"{(found.high - found.low) / 2:.2f} only.",
+                half,
+                f"Only {found.n_groups} groups are held out, so the score is known to within {within} only.",
                 "Add pairs of more prompts.",
+                f"the score is known to within {within} only",
             )
         )
     return findings
@@ -181,13 +198,13 @@ def null_findings(result):
         if row["null"] and row["reward"] != "shuffled labels":
             sure = [name for name in SHORTCUT_CLAIMS if row[name] and row[name].low > CHANCE + NOTABLE]
             if sure:
-                score = row[sure[0]].estimate
+                alone = f"'{row['reward']}' alone {SHORTCUT_CLAIMS[sure[0]].format(row[sure[0]].estimate)}"
                 findings.append(
                     Finding(
-                        2 * score - 1,
-                        f"'{row['reward']}' alone {SHORTCUT_CLAIMS[sure[0]].format(score)}: the reward may have "
-                        "learned no more than that.",
+                        2 * row[sure[0]].estimate - 1,
+                        f"{alone}: the reward may have learned no more than that.",
                         "Compare on outputs of equal length, or control for length.",
+                        alone,
                     )
                 )
     return findings
@@ -203,15 +220,15 @@ def undecided_findings(result):
     if pairs["decided_accuracy"] is not None:
         excess = max(0.0, pairs["decided_accuracy"] - pairs["undecided_accuracy"])
         of_others = f", of the others {1 - pairs['decided_accuracy']:.0%}"
-    sentence = (
-        f"{pairs['share']:.0%} of the held-out pairs are undecided: the data do not settle which output has the higher "
-        f"reward. Of these pairs, {wrong:.0%} are in the wrong order{of_others}."
-    )
+    brief = f"in {pairs['share']:.0%} of the held-out pairs, the reward difference is within its own uncertainty"
+    sentence = f"{brief.capitalize()}. {wrong:.0%} of these pairs are in the wrong order{of_others}."
+    shown = shown_reward(result.choice)
+    fitted = shown if shown in result.pipelines else "MaxEntropyIRL"
     remedy = (
-        "Have people judge more pairs that this reward cannot decide: fairl-sk suggest finds them among pairs without "
-        "a judgment."
+        "Have people judge more pairs that this reward is unsure of. This command chooses them: "
+        f"`fairl-sk suggest NEW_PAIRS.csv --fitted {fitted}.skops --judged PAIRS.csv --out next.csv`"
     )
-    return [Finding(pairs["share"] * excess, sentence, remedy)]
+    return [Finding(pairs["share"] * excess, sentence, remedy, brief)]
 
 
 def calibration_findings(result):
@@ -222,7 +239,8 @@ def calibration_findings(result):
         return []
     word = "too sure" if found["overconfidence"] > 0 else "not sure enough"
     sentence = f"The reward is {word}: its probabilities are off by {found['error']:.2f} on average."
-    return [Finding(above, sentence, "Use the order of the reward, not its probabilities, or recalibrate them.")]
+    remedy = "Use the order of the reward, not its probabilities, or recalibrate them."
+    return [Finding(above, sentence, remedy, f"the reward is {word}")]
 
 
 def noise_findings(result):
@@ -231,7 +249,8 @@ def noise_findings(result):
     if last["times_noise"] >= NOISE:
         return []
     sentence = "The implicit reward is hardly more than noise: no reward here says what the alignment taught."
-    return [Finding(1.0, sentence, "Check that the aligned model was trained, and longer than this.")]
+    remedy = "Check that the aligned model was trained, and longer than this."
+    return [Finding(1.0, sentence, remedy, "the implicit reward is hardly more than noise")]
 
 
 FINDINGS = (
