@@ -166,6 +166,15 @@ def test_sections_say_what_explains_the_preferences_and_where_the_reward_fails(c
             )
 
 
+def test_the_example_is_the_row_of_the_worst_subgroup_with_the_lowest_margin(corpus, result, held_out):
+    inside = corpus.kinds[held_out] == "NT->T"
+    margins = result.margins[shown_reward(result.choice)][inside]
+    example = result.subgroups["example"]
+    assert (example["subgroup"], example["word"]) == ("column kinds is a certain word", "NT->T")
+    assert example["index"] == held_out[inside][np.argmin(margins)]
+    assert example["margin"] == pytest.approx(margins.min())
+
+
 def test_bad_properties_are_refused_before_the_fits(corpus):
     with pytest.raises(ValueError, match="Expected a function of texts"):
         small_audit(corpus, properties={"x": 1})
