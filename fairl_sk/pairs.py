@@ -24,6 +24,7 @@ from sklearn.preprocessing import FunctionTransformer
 from sklearn.utils import InputTags, TransformerTags, _safe_indexing, check_random_state, get_tags
 from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 
+from .cluster import ClusterFeatures, is_dask
 from .labels import preference_sign
 from .messages import (
     TextTable,
@@ -194,18 +195,23 @@ def check_pairs(X, *, estimator=None, reset=True, mapped=False):
     reset : bool, default=True
         Whether this is a fit.
     mapped : bool, default=False
-        Whether a ``numpy.memmap`` is checked by block and returned as it is, with its dtype, not copied into memory.
+        Whether a ``numpy.memmap`` or an array of Dask is checked by block and stays where it is, with its dtype, not
+        copied into memory.
 
     Returns
     -------
     X : ndarray of shape (n_pairs, 2, n_features) or (n_samples, n_features)
-        float32 stays float32; everything else becomes float64.
+        float32 stays float32; everything else becomes float64. Of an array of Dask, `ClusterFeatures`.
 
     Raises
     ------
     ValueError
         For anything but finite features of these shapes, or another number of features than in ``fit``.
     """
+    if mapped and is_dask(X):
+        X = ClusterFeatures(X)
+        _check_features(np.zeros((min(len(X), 1), *X.shape[1:])), estimator, reset)  # the number of features
+        return X
     if read_texts(X) is not None:
         raise ValueError(
             "X holds text, but numeric features are expected here. Put a step that makes features before the "

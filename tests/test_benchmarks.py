@@ -34,6 +34,7 @@ def test_every_benchmark_is_tested():
         "active",
         "audit_beyond",
         "audit_truths",
+        "bench_dask",
         "bench_encoder",
         "bench_fit",
         "bench_loop",
@@ -94,6 +95,16 @@ def test_bench_scale(monkeypatch, capsys, tmp_path):
     assert table["features in"].tolist() == ["file", "memory"] * 2 and (tmp_path / "scale.png").exists()
     assert table["accuracy"].nunique() == 2 and (table["peak"] >= table["anonymous"]).all()
     assert "microseconds a pair" in capsys.readouterr().out
+
+
+def test_bench_dask(monkeypatch, capsys):
+    """One cluster for both sides: threads of this process, as processes would have to start."""
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    bench_dask = load("bench_dask")
+    options = {"processes": False, "protocol": "inproc://"}
+    monkeypatch.setattr(bench_dask, "LocalCluster", functools.partial(bench_dask.LocalCluster, **options))
+    assert bench_dask.main(size="smoke") > 0
+    assert "times as fast" in (shown := capsys.readouterr().out) and "a fit on 300 pairs x 16" in shown
 
 
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # trl, of transformers

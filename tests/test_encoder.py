@@ -400,6 +400,7 @@ def test_empty_texts_are_warned_of_and_texts_without_a_token_refused(models, tmp
         ({"prompt_template": "{output} {other}"}, "Found prompt_template='{output} {other}'.*output"),
         ({"prompt_template": "{output"}, "Found prompt_template='{output'.*output"),
         ({"device": "tpu-9000"}, "device='tpu-9000'. Expected 'cpu', 'cuda'"),
+        ({"device": "auto", "device_map": "auto"}, "device='auto' and device_map='auto'. Expected one of them"),
     ],
 )
 def test_a_wrong_parameter_is_named(bert, parameters, message):
@@ -407,6 +408,15 @@ def test_a_wrong_parameter_is_named(bert, parameters, message):
     for call in (embedder.fit, lambda: embedder.transform(TEXTS)):
         with pytest.raises(ValueError, match=message):
             call()
+
+
+def test_a_model_spread_by_accelerate_gives_the_same_embeddings(bert):
+    """Over what this machine has: by accelerate's choice, and by a map that leaves a layer on the disk."""
+    expected = TransformerEmbedder(bert).fit_transform(TEXTS)
+    places = {"embeddings": "cpu", "encoder.layer.0": "cpu", "encoder.layer.1": "disk", "pooler": "cpu"}
+    for device_map in ("auto", {"": "cpu"}, places):
+        found = TransformerEmbedder(bert, device_map=device_map).fit_transform(TEXTS)
+        np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("file", ["config.json", "model.safetensors", "tokenizer.json"])

@@ -1,5 +1,6 @@
 """Pairs: reading, checking, shuffling, and lifting a transformer to them."""
 
+import dask.array as da
 import datasets
 import numpy as np
 import pandas as pd
@@ -311,3 +312,10 @@ def test_string_features_for_transformers_of_columns():
     assert ordinal.tolist() == [[1.0, 0.0], [0.0, 0.0]]
     with pytest.raises(ValueError, match=r"texts of shape \(2, 2, 2\)"):
         PairTransformer(StandardScaler()).fit(X)
+
+
+def test_an_array_of_dask_without_a_cluster_says_how_to_start_one(preferences):
+    array = da.from_array(preferences.data)
+    with pytest.raises(RuntimeError, match="connected to none. Start one"):
+        check_pairs(array, mapped=True)
+    np.testing.assert_array_equal(check_pairs(array), preferences.data)  # copied into memory

@@ -1,9 +1,12 @@
-"""Features in a file: the same rewards as of features in memory, no copy of them, and errors that name the place."""
+"""Features in a file or on a cluster: the rewards of features in memory, no copy, and errors that name the place."""
 
 import tracemalloc
 
+import dask.array as da
 import numpy as np
 import pytest
+from dask import delayed
+from distributed import Client, LocalCluster
 
 from fairl_sk import FailureAwareIRL, FailureAwareIRLCV, MaxEntropyIRL, MaxMarginIRL, check_pairs
 from fairl_sk.datasets import make_preferences
@@ -12,7 +15,7 @@ from fairl_sk.learning.rows import number_outputs
 
 LEARNERS = {
     "max_entropy": MaxEntropyIRL(),
-    "max_margin": MaxMarginIRL(),
+    "max_margin": MaxMarginIRL(alpha=0.1),
     "failures": FailureAwareIRL(n_rounds=5),
     "pointwise": FailureAwareIRL(objective="max_entropy", pointwise_weight=0.5, n_rounds=2),
     "labels": FailureAwareIRL(failures="labels", n_rounds=3),
@@ -35,6 +38,28 @@ def mapped(tmp_path, monkeypatch):
 
 
 @pytest.fixture(scope="module")
+def cluster():
+    """Two workers of Dask, which are threads of this process."""
+    options = {"processes": False, "protocol": "inproc://", "dashboard_address": ":0"}
+    with LocalCluster(2, threads_per_worker=1, **options) as cluster, Client(cluster):
+        yield
+
+
+@pytest.fixture(params=["file", "cluster"])
+def placed(request, mapped):
+    """A function that puts features into a file, or on a cluster in chunks of unequal lengths."""
+    if request.param == "file":
+        return mapped
+    request.getfixturevalue("cluster")
+
+    def chunked(X):
+        step = len(X) // 8
+        return da.from_array(X, chunks=((3 * step, 0, step, len(X) - 4 * step), *X.shape[1:-1], 3))
+
+    return chunked
+
+
+@pytest.fixture(scope="module")
 def pairs():
     """Features that float16 holds exactly, some outputs twice, and labels."""
     data = make_preferences(400, 6, noise=0.1, random_state=0)
@@ -44,22 +69,23 @@ def pairs():
 
 
 @pytest.mark.parametrize("name", LEARNERS)
-def test_a_fit_on_a_file_is_the_fit_in_memory(name, pairs, mapped):
+def test_a_fit_elsewhere_is_the_fit_in_memory(name, pairs, placed):
     learner, (X, y) = LEARNERS[name], pairs
     given = {"output_labels": np.stack([y, 1 - y], axis=1)} if name == "labels" else {}
     in_memory = learner.fit(X, y, **given).decision_function(X)
-    in_file = mapped(X.astype(np.float16))
-    learner.fit(in_file, y, **given)
+    elsewhere = placed(X.astype(np.float16))
+    learner.fit(elsewhere, y, **given)
     close = 0.03 if name == "max_margin" else 2e-3  # the minimum of the hinge is flat
-    np.testing.assert_allclose(learner.decision_function(in_file), in_memory, atol=close * in_memory.std())
-    np.testing.assert_allclose(learner.predict_proba(in_file), learner.predict_proba(X), atol=1e-5)
+    np.testing.assert_allclose(learner.decision_function(elsewhere), in_memory, atol=close * in_memory.std())
+    np.testing.assert_allclose(learner.predict_proba(elsewhere), learner.predict_proba(X), atol=1e-5)
+    assert learner.score(elsewhere, y) == learner.score(X, y)
 
 
 @pytest.mark.parametrize("learner", [MaxEntropyIRL(), FailureAwareIRL(training="joint", n_rounds=2, random_state=0)])
-def test_single_outputs_in_a_file(learner, pairs, mapped):
+def test_single_outputs_elsewhere(learner, pairs, placed):
     X, y = pairs[0].reshape(-1, 6), np.stack([pairs[1], 1 - pairs[1]], axis=1).ravel()
     expected = learner.fit(X, y).decision_function(X)
-    found = learner.fit(mapped(X), y).decision_function(X)
+    found = learner.fit(placed(X), y).decision_function(X)
     np.testing.assert_allclose(found, expected, atol=1e-4 * np.std(expected))
 
 
@@ -71,8 +97,9 @@ def test_a_search_on_a_file_is_the_search_in_memory(pairs, mapped):
     np.testing.assert_allclose(found, expected, atol=1 / 200)
 
 
-def test_duplicates_in_a_file_have_one_number(pairs, mapped):
-    np.testing.assert_array_equal(number_outputs(mapped(pairs[0])), number_outputs(pairs[0]))
+def test_duplicates_elsewhere_have_one_number(pairs, placed):
+    X = check_pairs(placed(pairs[0]), mapped=True)
+    np.testing.assert_array_equal(number_outputs(X), number_outputs(pairs[0]))
 
 
 def test_a_fit_copies_no_features(tmp_path):
@@ -109,3 +136,22 @@ def test_check_pairs_copies_a_file_unless_it_is_asked_not_to(pairs, mapped):
     in_file = mapped(pairs[0].astype(np.float16))
     assert check_pairs(in_file).dtype == np.float64 and not isinstance(check_pairs(in_file), np.memmap)
     assert check_pairs(in_file, mapped=True) is in_file
+
+
+def test_what_is_wrong_on_a_cluster_is_named_with_its_block_and_row(pairs, cluster):
+    X, y = pairs
+    broken = X.copy()
+    broken[321, 1, 2] = np.nan
+    with pytest.raises(ValueError, match=r"NaN or infinity, first in row 321 of 400 \(block 3\)"):
+        MaxEntropyIRL().fit(da.from_array(broken, chunks=(100, 2, 6)), y)
+    narrow = da.from_delayed(delayed(X[200:, :, :5]), (200, 2, 6), X.dtype)
+    with pytest.raises(ValueError, match=r"Block 1 .*from row 200.* shape \(200, 2, 5\)\. Expected \(200, 2, 6\)"):
+        MaxEntropyIRL().fit(da.concatenate([da.from_array(X[:200]), narrow]), y)
+    with pytest.raises(ValueError, match="compute_chunk_sizes"):
+        MaxEntropyIRL().fit(da.from_array(X)[da.from_array(y) > 0])
+    with pytest.raises(ValueError, match="Dask array of <U4. Expected numbers"):
+        MaxEntropyIRL().fit(da.from_array(np.array([["good", "bad"]])))
+    with pytest.raises(ValueError, match="5 features, but MaxEntropyIRL is expecting 6"):
+        MaxEntropyIRL().fit(X, y).predict(da.from_array(X[..., :5]))
+    with pytest.raises(ValueError, match="which a search does not read"):
+        FailureAwareIRLCV().fit(da.from_array(X), y)

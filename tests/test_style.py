@@ -18,8 +18,8 @@ TREES = {name: ast.parse(text) for name, text in TEXTS.items()}
 MODULES = [name for name in TREES if name.startswith("fairl_sk/")]
 
 # A room imports only rooms that stand before it.
-ROOMS = """warn escaping extras device messages prompts labels pairs  datasets failures features metrics learning
-           diagnosis implicit rewards generate export plot  serving audit  cli_serve cli_suggest cli""".split()
+ROOMS = """warn escaping extras device cluster messages prompts labels pairs  datasets failures features metrics
+           learning diagnosis implicit rewards generate export plot  serving audit  cli_serve cli_suggest cli""".split()
 PUBLIC_PATHS = ["__init__", "__main__", "identify", "store"]  # they lead to names that live in the rooms
 
 

@@ -161,6 +161,15 @@ def pool_states(states, mask, pooling):
     return states.masked_fill(outside, 0).sum(dim=1) / mask.sum(dim=1, keepdim=True)
 
 
+def warn_of_empty(n_empty):
+    """Warn that some texts are empty, if any are."""
+    if n_empty:
+        warn_user(
+            f"Found {n_empty} empty texts (or white space only). Their embedding says nothing: drop them, or put the "
+            "prompt before them."
+        )
+
+
 def warn_of_truncation(n_cut, n_texts, max_length, truncation_side):
     """Warn that some texts were cut, if any were."""
     if n_cut:

@@ -1,17 +1,21 @@
 """Texts to vectors by a frozen transformer model: `TransformerEmbedder`, which embeds each distinct text once."""
 
+import json
 import time
+from copy import copy
 from numbers import Integral
 from pathlib import Path
 
 import numpy as np
+import torch
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils._param_validation import Interval, StrOptions  # the parameters' declared constraints
 from tqdm.auto import tqdm
 
+from ..cluster import is_dask
 from ..device import torch_device
 from ..warn import warn_user
-from .batching import TokenizedTexts, pool_states, run_batches, warn_of_truncation
+from .batching import TokenizedTexts, pool_states, run_batches, warn_of_empty, warn_of_truncation
 from .loading import (
     CHAT_DATE,
     DTYPES,
@@ -23,6 +27,7 @@ from .loading import (
     load_tokenizer,
     writes_date,
 )
+from .on_cluster import as_rows, embed_on_cluster
 from .server import embed_by_server, find_served_model, is_address
 from .store import EmbeddingStore, StoreError, text_keys
 from .templates import check_template, format_texts
@@ -67,6 +72,9 @@ class TransformerEmbedder(
         Precision of the model. Half precision changes rewards: use the same for fitting and scoring.
     device : {"cpu", "cuda", "auto"} or str, default="cpu"
         Where the model runs. "auto": a GPU if there is one.
+    device_map : {"auto", "balanced", "sequential"}, dict or None, default=None
+        How accelerate spreads a model over several GPUs and the CPU's memory, in place of ``device``; a dict maps the
+        model's modules to devices. None: the model lies on one device.
     batch_tokens : int or None, default=None
         Tokens in a batch, padding included; halved where memory ends. None: up to 1,024 on a CPU, 65,536 on a GPU.
     store : str, path-like or None, default=None
@@ -120,6 +128,7 @@ class TransformerEmbedder(
         "normalize": ["boolean"],
         "dtype": [StrOptions(set(DTYPES))],
         "device": [str],
+        "device_map": [str, dict, None],
         "batch_tokens": [Interval(Integral, 1, None, closed="left"), None],
         "store": [str, Path, None],
         "store_dtype": [StrOptions({"float32", "float16"})],
@@ -139,6 +148,7 @@ class TransformerEmbedder(
         normalize=False,
         dtype="float32",
         device="cpu",
+        device_map=None,
         batch_tokens=None,
         store=None,
         store_dtype="float32",
@@ -154,6 +164,7 @@ class TransformerEmbedder(
         self.normalize = normalize
         self.dtype = dtype
         self.device = device
+        self.device_map = device_map
         self.batch_tokens = batch_tokens
         self.store = store
         self.store_dtype = store_dtype
@@ -198,6 +209,11 @@ class TransformerEmbedder(
         self._validate_params()
         check_template(self.prompt_template)
         torch_device(self.device)
+        if self.device_map is not None and self.device != "cpu":
+            raise ValueError(
+                f"Found device={self.device!r} and device_map={self.device_map!r}. Expected one of them: the map says "
+                "where each part of the model lies."
+            )
         if is_address(self.model):
             _check_served(self)
         source = self._source()
@@ -232,20 +248,24 @@ class TransformerEmbedder(
         ----------
         X : array-like of str of shape (n_samples,) or (n_pairs, 2), or table
             Texts, pairs of texts, or a table with columns ``chosen`` and ``rejected``, or ``completion`` (and
-            ``prompt``), whose cells are texts or lists of messages.
+            ``prompt``), whose cells are texts or lists of messages. Also a bag, an array or a DataFrame of Dask.
 
         Returns
         -------
         embeddings : ndarray of shape (n_samples, n_features) or (n_pairs, 2, n_features), float32
+            Of a collection of Dask: an array of Dask, whose blocks are read from the store.
 
         Raises
         ------
         ValueError
             For anything that is no text, or a text without a token, or if the model's files changed since `fit`.
+            For a collection of Dask without ``store``.
         OSError
             See `fit`; also for a damaged store.
         MemoryError
             If a single text does not fit into memory.
+        RuntimeError
+            For a collection of Dask without a cluster.
 
         Warns
         -----
@@ -257,26 +277,57 @@ class TransformerEmbedder(
             self._check_unchanged(settings)
         else:
             _warn_of_pooling(self)
+        embeddings, n_cut, n_texts = (self._transform_on_cluster if is_dask(X) else self._transform)(X)
+        warn_of_truncation(n_cut, n_texts, settings["max_length"], self.truncation_side)
+        return embeddings
+
+    def _transform(self, X, warn=True):
+        """Embeddings, how many of the distinct texts were cut, and how many there are."""
+        texts, distinct, inverse, settings = self._read(X)
+        if warn:
+            warn_of_empty(sum(not text.strip() for text in texts.flat))
+        embeddings, n_cut = self._embed(distinct, settings)
+        embeddings = embeddings[inverse]
+        if self.normalize:
+            embeddings /= np.maximum(np.linalg.norm(embeddings, axis=1, keepdims=True), 1e-12)
+        return embeddings.reshape(*texts.shape, -1), n_cut, len(distinct)
+
+    def _transform_on_cluster(self, X):
+        """`_transform` of a collection of Dask, on its workers."""
+        if self.store is None:
+            raise ValueError(
+                "Found a collection of Dask and store=None. Set store to a folder that all workers reach: they embed "
+                "each text once, and an embedding that is stored survives the loss of a worker."
+            )
+        worker = copy(self)
+        worker.verbose = False
+        return embed_on_cluster(
+            X,
+            lambda part: worker._read(part)[:2],
+            worker._embed_owned,
+            lambda part: worker._transform(as_rows(part), warn=False)[0],
+            self._n_features_out,
+            verbose=self.verbose,
+        )
+
+    def _embed_owned(self, part, owned):
+        """Embed and store the distinct texts of a partition that a mask names; how many were cut."""
+        _, distinct, _, settings = self._read(as_rows(part))
+        return self._embed(distinct[owned], settings, must_store=True)[1]
+
+    def _read(self, X):
+        """Texts in the shape of X, the distinct ones as they are embedded, their inverse, and settings."""
         source = self._source()
         texts, templated = format_texts(X, self.prompt_template, source)
-        n_empty = sum(not text.strip() for text in texts.flat)
-        if n_empty:
-            warn_user(
-                f"Found {n_empty} empty texts (or white space only). Their embedding says nothing: drop them, or put "
-                "the prompt before them."
-            )
         prompted = texts.ravel()
         if not templated:
             prompted = [source.prompt + text for text in prompted]
             prompted = np.array([text.lower() for text in prompted] if source.is_lower else prompted, dtype=object)
-        embeddings = self._embed(prompted, {**settings, "special_tokens": not templated})
-        if self.normalize:
-            embeddings /= np.maximum(np.linalg.norm(embeddings, axis=1, keepdims=True), 1e-12)
-        return embeddings.reshape(*texts.shape, -1)
+        distinct, inverse = np.unique(prompted, return_inverse=True)
+        return texts, distinct, inverse, {**self._settings(), "special_tokens": not templated}
 
-    def _embed(self, texts, settings):
-        """Embeddings (n_texts, n_features); each distinct text is read from the store or embedded once."""
-        texts, inverse = np.unique(texts, return_inverse=True)
+    def _embed(self, texts, settings, *, must_store=False):
+        """Embeddings (n_texts, n_features) of distinct texts, from the store or the model, and how many were cut."""
         table = np.empty((len(texts), self._n_features_out + 1), dtype=np.float32)  # the last column: was it cut?
         store = None if self.store is None else EmbeddingStore(self.store)
         settings = {**settings, "columns": "embedding, whether the text was cut"}
@@ -293,13 +344,11 @@ class TransformerEmbedder(
                 table[missing[part]] = vectors
                 rows.extend(missing[part])
                 if time.monotonic() - saved_at > _FLUSH_SECONDS:
-                    store = _save(store, settings, keys, rows, table)
+                    store = _save(store, settings, keys, rows, table, must_store)
                     rows, saved_at = [], time.monotonic()
         finally:
-            _save(store, settings, keys, rows, table)
-        n_cut = np.count_nonzero(table[:, -1])
-        warn_of_truncation(n_cut, len(texts), settings["max_length"], settings["truncation_side"])
-        return table[inverse, :-1]
+            _save(store, settings, keys, rows, table, must_store)
+        return table[:, :-1], np.count_nonzero(table[:, -1])
 
     def _run(self, texts, settings):
         """Yield rows and what the store keeps of them, batch by batch: embeddings, and whether a text was cut."""
@@ -308,7 +357,12 @@ class TransformerEmbedder(
             for rows, vectors in embed_by_server(source, texts):
                 yield rows, np.column_stack([vectors, np.zeros(len(rows))])
             return
-        module = load_model(*source[:3], self.dtype, str(device))
+        mapped = sorted(self.device_map.items()) if isinstance(self.device_map, dict) else self.device_map
+        options = () if mapped is None else (json.dumps(mapped),)
+        module = load_model(*source[:3], self.dtype, str(device), *options)
+        if mapped is not None:  # inputs go to the first GPU of the map, and outputs come back to it
+            places = getattr(module, "hf_device_map", {"": module.device}).values()  # without: one device has all
+            device = torch.device(next((place for place in places if str(place) not in ("cpu", "disk")), "cpu"))
         how = {name: settings[name] for name in ("max_length", "truncation_side", "special_tokens")}
         tokens = TokenizedTexts(load_tokenizer(*source[:3]), texts, **how)
         tokens.check_vocabulary(module, source.path)
@@ -348,13 +402,15 @@ class TransformerEmbedder(
         return True
 
 
-def _save(store, settings, keys, rows, table):
-    """Write rows of the table; the store, or None once it cannot be written."""
+def _save(store, settings, keys, rows, table, must_store):
+    """Write rows of the table; the store, or None once it cannot be written, which is an error if it must be."""
     if store is None or not rows:
         return store
     try:
         store.write(settings, [keys[row] for row in rows], table[rows])
     except StoreError as error:
+        if must_store:
+            raise
         warn_user(f"Embeddings are not stored: {error} The results are complete.")
         return None
     return store
@@ -363,6 +419,7 @@ def _save(store, settings, keys, rows, table):
 def _check_served(embedder):
     """Refuse what only a model in this process can be told."""
     defaults = {"pooling": "mean", "layer": -1, "max_length": None, "dtype": "float32", "revision": None}
+    defaults |= {"device_map": None}
     changed = {name: getattr(embedder, name) for name in defaults if getattr(embedder, name) != defaults[name]}
     if changed:
         raise ValueError(f"Found {changed} with the server {embedder.model}, which decides that itself. Drop them.")

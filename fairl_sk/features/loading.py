@@ -274,13 +274,20 @@ def writes_date(source):
 
 
 @lru_cache(maxsize=2)
-def load_model(path, revision, identity, dtype, device):
-    """Load an encoder on its device once a process, in evaluation mode; see `load_tokenizer`."""
+def load_model(path, revision, identity, dtype, device, device_map="null"):
+    """Load an encoder on its device once a process, in evaluation mode; see `load_tokenizer`.
+
+    ``device_map`` is that of accelerate in JSON, a dict as a list of its items.
+    """
     config = import_transformers().AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=False)
     model_class = encoder_class(config)
-    module = load_weights(model_class, path, unread="pooler", revision=revision, dtype=DTYPES[dtype])
+    device_map, options = json.loads(device_map), {"revision": revision, "dtype": DTYPES[dtype]}
+    if device_map is not None:
+        options["device_map"] = dict(device_map) if isinstance(device_map, list) else device_map
+    module = load_weights(model_class, path, unread="pooler", **options)
     module.config.use_cache = False  # no keys and values for a next token
-    return module.requires_grad_(False).to(device)
+    module.requires_grad_(False)
+    return module if device_map is not None else module.to(device)
 
 
 def load_weights(model_class, path, *, name=None, unread=None, remedy=None, **options):

@@ -1,4 +1,4 @@
-"""Features larger than memory: what a fit reads of a memory-mapped X, computed by block each time it is read."""
+"""Features larger than memory: what a fit reads of X in a file or on a cluster, computed by block each time."""
 
 import warnings
 from copy import copy
@@ -8,7 +8,9 @@ import numpy as np
 import torch
 from sklearn.utils import gen_batches
 
-__all__ = ["Blocks", "is_mapped", "products_by_part", "with_side", "working_dtype"]
+from ..cluster import ClusterFeatures
+
+__all__ = ["Blocks", "is_mapped", "products_by_part", "read_blocks", "with_side", "working_dtype"]
 
 # Numbers in a block: many more do not stay in a processor's cache, and fewer cost more calls. Conversion to another
 # dtype goes by smaller pieces, as both dtypes have to stay in the cache. GPUs want more at once.
@@ -16,8 +18,8 @@ _BLOCK, _PIECE, _TIMES_ON_GPU = 2**21, 2**17, 64
 
 
 def is_mapped(X):
-    """Whether features stay in their file and are read by block: a NumPy memory map."""
-    return isinstance(X, np.memmap)
+    """Whether features stay where they are and are read by block: a memory map of NumPy, or chunks on a cluster."""
+    return isinstance(X, (np.memmap, ClusterFeatures))
 
 
 def working_dtype(X):
@@ -106,11 +108,8 @@ class Blocks:
 
     def squared_lengths(self):
         """Squared lengths of the features of each row, (n_rows,), float64."""
-        width = self._X.shape[-1]
-        squares = self.collect(
-            lambda rows: rows[..., :width].double().square_().sum(dim=-1), self.shape[:1], torch.float64
-        )
-        return (self.factor.double() ** 2 * squares).cpu().numpy()
+        function = partial(_squared_lengths, width=self._X.shape[-1])
+        return (self.factor.double() ** 2 * self.collect(function, self.shape[:1], torch.float64)).cpu().numpy()
 
     def times(self, weights):
         """All rows times weights (n_features, n_columns): (n_rows, ..., n_columns)."""
@@ -155,8 +154,63 @@ class _Product(torch.autograd.Function):
         return ctx.rows.sums(slopes).to(slopes.dtype), None
 
 
+class ClusterBlocks(Blocks):
+    """`Blocks` of all rows of features on a cluster: workers compute the blocks, and only results travel."""
+
+    def __init__(self, X, factor=1.0, *, differences=False, center=None, device="cpu"):
+        self._X, self._options = X, {"differences": differences, "center": center, "device": device}
+        self.dtype = torch.from_numpy(np.empty(0, working_dtype(X))).dtype
+        self.device, self.has_side, self._last = torch.device(device), False, None
+        self.factor = torch.as_tensor(factor, dtype=self.dtype).to(self.device).expand(len(X))
+        n_added = int(differences and X.ndim == 2)
+        self.shape = (len(X), *X.shape[1 + (differences and X.ndim == 3) : -1], X.shape[-1] + n_added)
+
+    def _read(self, places):
+        rows = Blocks(self._X[places], **self._options)[:]
+        return rows[:, None] if self.has_side else rows
+
+    def parts(self):
+        """All rows: one request to the workers reads them."""
+        return [slice(None)]
+
+    def part_times(self, part, weights):
+        return _Product.apply(weights[:, None], self)[..., 0]
+
+    def collect(self, function, shape, dtype):
+        given = function, self.has_side, tuple(shape[1:]), dtype, self._options
+        parts = self._X.on_chunks(_collect, dict.fromkeys(range(len(self._X.lengths)), given))
+        return torch.cat(parts).to(self.device)
+
+    def sums(self, slopes):
+        parts = _scaled(slopes.to(self.dtype), self.factor).cpu().split(self._X.lengths)
+        given = {number: (part, self._options) for number, part in enumerate(parts) if part.any()}
+        results = self._X.on_chunks(_sums, given)
+        return sum(results, torch.zeros(self.shape[-1], slopes.shape[-1], dtype=torch.float64)).to(self.device)
+
+
+def _collect(chunk, function, has_side, shape, dtype, options):
+    rows = Blocks(chunk, **options)
+    rows.has_side = has_side
+    return rows.collect(function, (len(chunk), *shape), dtype).cpu()
+
+
+def _sums(chunk, slopes, options):
+    return Blocks(chunk, **options).sums(slopes.to(options["device"])).cpu()
+
+
+def read_blocks(X, rows=slice(None), factor=1.0, **options):
+    """The `Blocks` of a memory map or of features on a cluster, of which all rows are read."""
+    if isinstance(X, ClusterFeatures):
+        return ClusterBlocks(X, factor, **options)
+    return Blocks(X, rows, factor, **options)
+
+
 def _scaled(values, factor):
     return values * factor.view(-1, *[1] * (values.ndim - 1))
+
+
+def _squared_lengths(rows, width):
+    return rows[..., :width].double().square_().sum(dim=-1)
 
 
 def _sum(rows, slopes):

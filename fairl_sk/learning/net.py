@@ -10,7 +10,7 @@ from skorch.callbacks import Callback
 from torch import nn
 from tqdm.auto import tqdm
 
-from .blocks import Blocks, is_mapped
+from .blocks import is_mapped, read_blocks
 from .losses import LOSSES
 
 __all__ = ["DualPath", "DualPathLoss", "DualPathNet", "ProgressBar", "SliceIterator", "export_head"]
@@ -73,7 +73,7 @@ def head_reward(arrays, X):
 def rewards_of_heads(heads, X):
     """Sum of the heads' rewards of every output in X, (..., n_features), without the offset; see `export_head`."""
     if is_mapped(X):
-        blocks = Blocks(X)
+        blocks = read_blocks(X)
         rewards = blocks.collect(
             lambda rows: torch.from_numpy(rewards_of_heads(heads, rows.numpy())), X.shape[:-1], blocks.dtype
         )

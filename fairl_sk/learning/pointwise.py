@@ -59,7 +59,8 @@ def estimate_weight(X, sign, sample_weight, numbers, sides, rows=slice(None)):
     if any(len(np.unique(sides[half == number])) < 2 for number in (0, 1)):
         return 0.0
     read = np.arange(len(X))[rows][pairs]
-    outputs = X[read[:, None], np.stack([first, 1 - first], axis=1)].astype(working_dtype(X), copy=False)
+    order = np.stack([first, 1 - first], axis=1)
+    outputs = X[read][np.arange(len(read))[:, None], order].astype(working_dtype(X), copy=False)
     outputs = _standardized(outputs, weight)
     outputs = _in_few_directions(outputs, weight)  # the others are freed
     pairs = _Pairs(outputs, flip, sides, weight)

@@ -230,7 +230,7 @@ class PreferenceIRL(PairClassifier):
         settings = replace(settings, schedule=replace(settings.schedule, detector=detector))
         settings = settle_pointwise_weight(problem, settings)
         name = type(self).__name__ if self.verbose else None
-        n_values = self._batch_size(len(X)) * X[0].size if self._is_joint() else X.size
+        n_values = self._batch_size(len(X)) * X.size // len(X) if self._is_joint() else X.size
         with few_threads(n_values):
             if self._is_joint():
                 heads = self._train_jointly(problem, settings, seed, generator, name)

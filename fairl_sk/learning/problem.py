@@ -7,7 +7,7 @@ import torch
 from threadpoolctl import threadpool_limits
 
 from ..device import torch_device
-from .blocks import Blocks, is_mapped, working_dtype
+from .blocks import Blocks, is_mapped, read_blocks, working_dtype
 from .curriculum import Schedule
 from .net import rewards_of_heads
 from .pointwise import estimate_weight
@@ -66,10 +66,12 @@ class Problem:
         if is_mapped(self.X):
             middle = None
             if center:
-                rows = Blocks(self.X, self.rows, device=self.device)
+                rows = read_blocks(self.X, self.rows, device=self.device)
                 share = self.tensor(self.weight, rows.dtype)
                 middle = (rows.sums(share[:, None, None].expand(-1, 2, 1))[:, 0] / 2).to(rows.dtype)
-            return Blocks(self.X, self.rows, 1 / self.scale, center=middle, differences=constant, device=self.device)
+            return read_blocks(
+                self.X, self.rows, 1 / self.scale, center=middle, differences=constant, device=self.device
+            )
         X = torch.from_numpy(self.X[self.rows]).to(self.device)
         if constant:
             X = torch.nn.functional.pad(X, (0, 1), value=1.0)
@@ -117,10 +119,10 @@ def prepare(X, sign, sample_weight, labels, recurrence_correlation, device, rows
         sample_weight = discount_duplicates(numbers, sample_weight, recurrence_correlation)
     device, paired = torch_device(device), X.ndim == 3
     if is_mapped(X):
-        differences = Blocks(X, rows, sign, differences=True, device=device)
+        differences = read_blocks(X, rows, sign, differences=True, device=device)
         lengths = np.sqrt(differences.squared_lengths())
         scale = difference_scale(lengths[:, None], sample_weight, paired=paired)
-        differences = Blocks(X, rows, sign / scale, differences=True, device=device)
+        differences = read_blocks(X, rows, sign / scale, differences=True, device=device)
     else:
         differences = signed_differences(X, sign, rows)
         scale = difference_scale(differences[:, : X.shape[-1]], sample_weight, paired=paired)

@@ -9,8 +9,9 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from sklearn.utils import gen_batches
 
+from ..cluster import ClusterFeatures
 from ..warn import warn_user
-from .blocks import Blocks, is_mapped, working_dtype
+from .blocks import is_mapped, read_blocks, working_dtype
 
 __all__ = [
     "difference_scale",
@@ -111,7 +112,8 @@ _ROUNDING = 2e-6  # features that differ by less, as a share of the largest, are
 
 def number_outputs(X):
     """Number every distinct output of pairs, (n_pairs, 2): duplicates, up to rounding, have the same number."""
-    outputs, dtype = X.reshape(-1, X.shape[-1]), working_dtype(X)
+    outputs = X.as_outputs() if isinstance(X, ClusterFeatures) else X.reshape(-1, X.shape[-1])
+    dtype = working_dtype(X)
     along, across = _projections(outputs, np.random.default_rng(0).normal(size=(2, X.shape[-1])).astype(dtype))
     order = np.argsort(along, kind="stable")  # duplicates are neighbors
     along, across = along[order], across[order]
@@ -134,7 +136,7 @@ def number_outputs(X):
 def _projections(outputs, directions):
     """Outputs (n_outputs, n_features) along each of the directions."""
     if is_mapped(outputs):
-        return Blocks(outputs).times(torch.from_numpy(directions.T)).numpy().T
+        return read_blocks(outputs).times(torch.from_numpy(directions.T)).numpy().T
     return [outputs @ direction for direction in directions]
 
 

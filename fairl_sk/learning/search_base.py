@@ -17,6 +17,7 @@ from sklearn.utils.metadata_routing import (
 from sklearn.utils.validation import _check_method_params, _check_sample_weight, check_is_fitted
 from tqdm.auto import tqdm
 
+from ..cluster import is_dask
 from ..device import few_threads
 from ..metrics import check_split
 from ..pairs import check_pairs
@@ -186,6 +187,11 @@ class SearchCV(PairClassifier):
     # ------------------------------------------------------------------------------------- folds, metadata
 
     def _check_rows(self, X, y, reader):
+        if is_dask(X):
+            raise ValueError(
+                "Found an array of Dask, which a search does not read. Write its blocks into a file of NumPy, and pass "
+                "numpy.load(file, mmap_mode='r'); or fit each candidate by itself."
+            )
         X = check_pairs(X, estimator=self, mapped=True)
         X = X if is_mapped(X) else np.ascontiguousarray(X)
         sign = reader._check_target(X, y)

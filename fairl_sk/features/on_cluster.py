@@ -1,0 +1,106 @@
+"""Texts in a collection of Dask: workers embed them into one store, each distinct text once on the whole cluster."""
+
+from functools import partial
+
+import numpy as np
+from tqdm.auto import tqdm
+
+from ..cluster import find_client
+from .batching import warn_of_empty
+from .store import text_keys
+
+__all__ = ["embed_on_cluster"]
+
+
+def embed_on_cluster(X, read, embed, transform, n_features, *, verbose=False):
+    """Embed the texts of a bag, an array or a DataFrame of Dask; a Dask array whose blocks are read from the store.
+
+    Parameters
+    ----------
+    X : dask.bag.Bag, dask.array.Array or dask.dataframe.DataFrame
+    read : callable
+        ``read(part)`` gives the texts of a partition as an array of their shape, and the distinct ones among them as
+        they are stored.
+    embed : callable
+        ``embed(part, owned)`` embeds and stores those of the distinct texts that the mask names. It gives the number of
+        texts that were cut.
+    transform : callable
+        ``transform(part)`` gives the embeddings of a partition, from the store.
+    n_features : int
+    verbose : bool or int, default=False
+
+    Returns
+    -------
+    embeddings : dask.array.Array of shape (n_samples, n_features) or (n_pairs, 2, n_features)
+    n_cut, n_distinct : int
+        How many of the distinct texts were cut, and how many there are.
+
+    Warns
+    -----
+    UserWarning
+        If texts are empty.
+    """
+    client = find_client("A collection of Dask")
+    import dask.array  # installed, as there is a client
+
+    delayed = partial(dask.delayed, pure=False)
+    parts = _partitions(X)
+    found = _compute(
+        client, [delayed(_describe)(read, part, number) for number, part in enumerate(parts)], "Reading", verbose
+    )
+    shapes, keys, n_empty = zip(*found, strict=True)
+    if not sum(shape[0] for shape in shapes):
+        raise ValueError("Found 0 texts in the collection of Dask. Expected at least one.")
+    warn_of_empty(sum(n_empty))
+    _, first = np.unique(np.concatenate(keys), return_index=True)
+    owned = np.isin(np.arange(sum(map(len, keys))), first)
+    owned = np.split(owned, np.cumsum([len(some) for some in keys])[:-1])
+    tasks = [delayed(embed)(part, some) for part, some in zip(parts, owned, strict=True) if some.any()]
+    n_cut = sum(_compute(client, tasks, "Embedding", verbose))
+    blocks = [
+        dask.array.from_delayed(delayed(transform)(part), (*shape, n_features), np.float32)
+        for part, shape in zip(parts, shapes, strict=True)
+        if shape[0]
+    ]
+    return dask.array.concatenate(blocks), n_cut, len(first)
+
+
+def _partitions(X):
+    """The partitions of a collection, as delayed objects."""
+    if not hasattr(type(X), "to_delayed"):
+        raise ValueError(f"Found a Dask {type(X).__name__}. Expected a bag, an array or a DataFrame of texts.")
+    if hasattr(type(X), "rechunk"):
+        X = X.rechunk({axis: -1 for axis in range(1, X.ndim)})
+    return list(np.ravel(X.to_delayed()))
+
+
+def _describe(read, part, number):
+    """Shape of a partition's texts, keys of the distinct ones, and how many are empty."""
+    part = as_rows(part)
+    if not len(part):
+        return (0,), np.empty(0, "V16"), 0
+    try:
+        texts, distinct = read(part)
+    except ValueError as error:
+        error.args = (f"Partition {number} of the texts: {error}",)
+        raise
+    n_empty = sum(not text.strip() for text in texts.flat)
+    return texts.shape, np.frombuffer(b"".join(text_keys(distinct)), "V16"), n_empty
+
+
+def as_rows(part):
+    """A partition as `transform` reads it: one of a bag may be an iterator."""
+    return part if hasattr(part, "__len__") else list(part)
+
+
+def _compute(client, tasks, name, verbose):
+    """Results of tasks in their order; an error or an interrupt cancels the others."""
+    futures = client.compute(tasks)
+    try:
+        with tqdm(total=len(futures), desc=name, unit="partition", disable=not verbose) as bar:
+            for future in futures:
+                future.add_done_callback(lambda _: bar.update())
+            return client.gather(futures)
+    except BaseException:
+        client.cancel(futures)
+        raise
