@@ -4,8 +4,6 @@ import numpy as np
 
 from .extras import import_extra
 
-__all__ = ["ClusterFeatures", "find_client", "is_dask"]
-
 
 def is_dask(X):
     """Whether something is a collection of Dask: an array, a bag or a DataFrame."""

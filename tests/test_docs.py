@@ -1,6 +1,7 @@
 """The documentation holds: snippets run, names and parameters are described, equations exist, the pages build."""
 
 import contextlib
+import functools
 import importlib
 import inspect
 import os
@@ -11,6 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import distributed
 import pytest
 from numpydoc import validate
 from numpydoc.docscrape import ClassDoc, FunctionDoc
@@ -48,7 +50,9 @@ def run_snippets(page):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_snippets_run(page, tmp_path, capsys, record_property):
+def test_snippets_run(page, tmp_path, capsys, record_property, monkeypatch):
+    threads = functools.partial(distributed.Client, processes=False, dashboard_address=":0")  # processes start slowly
+    monkeypatch.setattr("dask.distributed.Client", threads)
     with contextlib.chdir(tmp_path), threadpool_limits(1):  # on shared cores, BLAS threads wait for each other
         run_snippets(page)
     for line in capsys.readouterr().out.splitlines():
