@@ -60,7 +60,6 @@ class Blocks:
         n_rows = len(X) if self._rows is None else len(self._rows)
         self.factor = torch.as_tensor(factor, dtype=self.dtype).to(self.device).expand(n_rows)
         self.shape = (n_rows, *self._read(slice(0, 1)).shape[1:])
-        self._last = None  # weights of the last product of all rows, and the product
 
     def __len__(self):
         return self.shape[0]
@@ -113,10 +112,8 @@ class Blocks:
 
     def times(self, weights):
         """All rows times weights (n_features, n_columns): (n_rows, ..., n_columns)."""
-        if self._last is None or not torch.equal(self._last[0], weights):  # a round asks twice at the same weights
-            product = self.collect(lambda rows: rows @ weights, (*self.shape[:-1], weights.shape[1]), self.dtype)
-            self._last = weights.detach().clone(), _scaled(product, self.factor)
-        return self._last[1].clone()
+        product = self.collect(lambda rows: rows @ weights, (*self.shape[:-1], weights.shape[1]), self.dtype)
+        return _scaled(product, self.factor)
 
     def sums(self, slopes):
         """The sum of all rows, each times its slopes (n_rows, ..., n_columns): (n_features, n_columns), float64."""
@@ -160,7 +157,7 @@ class ClusterBlocks(Blocks):
     def __init__(self, X, factor=1.0, *, differences=False, center=None, device="cpu"):
         self._X, self._options = X, {"differences": differences, "center": center, "device": device}
         self.dtype = torch.from_numpy(np.empty(0, working_dtype(X))).dtype
-        self.device, self.has_side, self._last = torch.device(device), False, None
+        self.device, self.has_side = torch.device(device), False
         self.factor = torch.as_tensor(factor, dtype=self.dtype).to(self.device).expand(len(X))
         n_added = int(differences and X.ndim == 2)
         self.shape = (len(X), *X.shape[1 + (differences and X.ndim == 3) : -1], X.shape[-1] + n_added)

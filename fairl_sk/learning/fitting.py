@@ -136,16 +136,16 @@ def train_failures(problem, settings, base, differences, n_rounds, *, record=Tru
 
 def _targets(problem, n_paths, dtype, *, oriented):
     """Targets of the loss; differences are oriented already, each of one side."""
-    n_rows, ones = len(problem.sign), np.ones((len(problem.sign), 1))
-    side = ones if oriented else problem.sign[:, None]
-    if problem.is_paired and not oriented:
-        side = np.stack([problem.sign, -problem.sign], axis=1)
-    return {
+    targets = {
         "weight": problem.tensor(problem.weight, dtype),
-        "failure_weight": torch.zeros(n_rows, n_paths, dtype=dtype, device=problem.device),
-        "side": problem.tensor(side, dtype),
-        "target_side": problem.tensor(problem.target_sides if problem.is_paired else side, dtype),
+        "failure_weight": torch.zeros(len(problem.sign), n_paths, dtype=dtype, device=problem.device),
     }
+    if oriented:  # without the pointwise loss
+        return targets
+    side = np.stack([problem.sign, -problem.sign], axis=1) if problem.is_paired else problem.sign[:, None]
+    targets["side"] = problem.tensor(side, dtype)
+    targets["target_side"] = problem.tensor(problem.target_sides if problem.is_paired else side, dtype)
+    return targets
 
 
 # ------------------------------------------------------------------------------------------ joint training

@@ -106,10 +106,10 @@ class DualPathLoss(nn.Module):
         """Loss of a batch, summed over the failure paths, for the rewards that `DualPath` gives.
 
         Targets are ``weight`` (n_rows,), of sum 1; ``failure_weight`` (n_rows, n_paths), of sum lambda_t; ``side``
-        (n_rows, n_sides), +1 for the preferred side and -1 for the other; ``target_side``, the same for the pointwise
-        loss.
+        (n_rows, n_sides), +1 for the preferred side and -1 for the other, absent for differences that have the sign of
+        their pair; ``target_side``, the same for the pointwise loss.
         """
-        base, failure = (self.margins(path, targets) for path in rewards)
+        base, failure = (self.margins(path, targets.get("side")) for path in rewards)
         fixed = base.detach() if self.failure_gradient == "failure" else base
         loss = (targets["failure_weight"] * self.loss(fixed + failure, self.required_fail)).sum()
         if base.requires_grad:
@@ -121,9 +121,9 @@ class DualPathLoss(nn.Module):
         return loss
 
     @staticmethod
-    def margins(rewards, targets):
-        """Margins of shape (n_rows, n_paths) of rewards of shape (n_rows, n_sides, n_paths)."""
-        return (rewards * targets["side"][..., None]).sum(dim=1)
+    def margins(rewards, side=None):
+        """Margins of shape (n_rows, n_paths) of rewards of shape (n_rows, n_sides, n_paths), with the sides' signs."""
+        return rewards[:, 0] if side is None else (rewards * side[..., None]).sum(dim=1)
 
 
 class SliceIterator:
@@ -152,6 +152,7 @@ class DualPathNet(NeuralNet):
     """skorch's net of a `DualPath`, trained in rounds."""
 
     def __init__(self, module=DualPath, criterion=DualPathLoss, *args, **kwargs):
+        self.known = None, None  # features of all rows, and the module's answer at its present weights
         settings = {"iterator_train": SliceIterator, "train_split": None, "verbose": 0}
         super().__init__(module, criterion, *args, **{**settings, **kwargs})
 
@@ -171,19 +172,26 @@ class DualPathNet(NeuralNet):
             self.notify("on_train_end", X=X, y=y)
 
     def infer(self, x, **fit_params):
-        """The module's answer to a batch, which lies on the device already."""
-        return self.module_(**x)
+        """The module's answer to a batch, which lies on the device already; `margins` may know it."""
+        (features, answer), self.known = self.known, (None, None)
+        return answer if features is x["features"] else self.module_(**x)
 
-    @torch.no_grad()
     def margins(self, dataset):
         """Margins of the base path, shape (n_rows, 1), and of the failure paths, shape (n_rows, n_paths)."""
         if len(self.module_.failure) == 1:
-            return tuple(self.criterion_.margins(path, dataset.y) for path in self.module_(**dataset.X))
+            answer = self.module_(**dataset.X)
+            self.known = dataset.X["features"], answer
+            side = dataset.y.get("side")
+            return tuple(self.criterion_.margins(path.detach(), side) for path in answer)
+        with torch.no_grad():
+            return self._margins_by_part(dataset)
+
+    def _margins_by_part(self, dataset):
         parts = []
         for begin in range(0, len(dataset), 2**16):  # hidden layers take memory
             rows = slice(begin, begin + 2**16)
             X, y = ({name: tensor[rows] for name, tensor in part.items()} for part in (dataset.X, dataset.y))
-            parts.append([self.criterion_.margins(path, y) for path in self.module_(**X)])
+            parts.append([self.criterion_.margins(path, y.get("side")) for path in self.module_(**X)])
         return tuple(torch.cat(path) for path in zip(*parts, strict=True))
 
 
