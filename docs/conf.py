@@ -51,6 +51,7 @@ sphinx_gallery_conf = {
     "gallery_dirs": "examples",
     "filename_pattern": r"\.py$",
     "download_all_examples": False,
+    "remove_config_comments": True,
     "show_signature": False,
     "within_subsection_order": "FileNameSortKey",
 }

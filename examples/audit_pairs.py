@@ -45,3 +45,4 @@ results.mkdir()
 for written in write_audit(result, results):
     print(f"{written.name}: {written.stat().st_size / 1000:.0f} kB")
 folder.cleanup()
+# sphinx_gallery_thumbnail_path = "audit.png"

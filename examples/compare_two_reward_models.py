@@ -5,6 +5,7 @@ Compare two reward models
 Is one reward better than another on the same pairs, and do they reward the same thing?
 """
 
+import matplotlib.pyplot as plt
 import numpy as np
 from scipy.stats import spearmanr
 from sklearn.model_selection import GroupShuffleSplit
@@ -41,6 +42,9 @@ print(f"words less characters: {found.estimate:+.3f} ({found.low:+.3f} to {found
 # Do they reward the same? STARC is 0 for equal rewards, up to offset and scale, and 1 for opposite ones.
 one, other = rewards["words"], rewards["characters"]
 print(f"STARC {starc_distance(one, other):.3f}, rank correlation {spearmanr(one.ravel(), other.ravel())[0]:.3f}")
+_, axes = plt.subplots()
+axes.scatter(one, other, s=8, alpha=0.5)
+axes.set(xlabel="reward by words", ylabel="reward by characters", title="Held-out outputs")
 
 # %%
 # Read the pairs on which they disagree most.

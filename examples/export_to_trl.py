@@ -7,6 +7,7 @@ Turn a fitted reward into a reward function of TRL, and check it before the trai
 
 import pickle
 
+import matplotlib.pyplot as plt
 from sklearn.pipeline import make_pipeline
 
 from fairl_sk import FailureAwareIRL, TextFeatures
@@ -32,6 +33,9 @@ prompts = [prompt for prompt in pairs.prompt[:50] for _ in range(2)]
 health = check_reward(reward, prompts, completions, beta=0.05)
 for row in health.table:
     print(f"{row['measure']:<16} {row['value']:8.3g}   expected {row['expected']}")
+_, axes = plt.subplots()
+axes.hist(reward(prompts=prompts, completions=completions), bins=30)
+axes.set(xlabel="reward, between -1 and 1", ylabel="completions")
 
 # %%
 # It can be pickled, so it reaches the processes of a training.

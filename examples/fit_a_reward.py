@@ -16,6 +16,7 @@ from fairl_sk import MaxEntropyIRL, TextFeatures
 from fairl_sk.audit import load_pipeline
 from fairl_sk.datasets import make_detox_preferences
 from fairl_sk.metrics import bootstrap_interval
+from fairl_sk.plot import MarginDisplay
 
 # %%
 # The pairs: two texts in each row. The target is 1 where the first text is preferred.
@@ -38,6 +39,10 @@ reward = make_pipeline(features, MaxEntropyIRL(alpha=0.001)).fit(pairs.data[trai
 margins = reward.decision_function(pairs.data[test])
 accuracy = bootstrap_interval("pair_accuracy", pairs.target[test], margins, groups=pairs.groups[test], random_state=0)
 print(f"pair accuracy {accuracy.estimate:.3f}, 95 % interval {accuracy.low:.3f} to {accuracy.high:.3f}")
+
+# %%
+# Margins of the held-out pairs. Those below 0 are ordered against the preference.
+MarginDisplay.from_estimator(reward, pairs.data[test], pairs.target[test], name="reward")
 
 # %%
 # Save it without pickle. The loaded reward scores single texts: higher is better.
