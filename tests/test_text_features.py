@@ -1,5 +1,6 @@
 """The joined features: blocks of equal length times their weights, any layout of texts, and clear errors."""
 
+import io
 import sys
 import zipfile
 
@@ -222,7 +223,15 @@ def test_a_missing_encoder_says_how_to_go_on(monkeypatch):
         TextFeatures("no/such/folder").fit(["a text"])
 
 
-def test_a_saved_vocabulary_is_no_file_for_each_term(tmp_path):
-    skops.io.dump(small(max_features=30).fit([f"word{i} and word{i + 1}" for i in range(40)]), tmp_path / "saved.skops")
-    with zipfile.ZipFile(tmp_path / "saved.skops") as saved:
-        assert len(saved.namelist()) < 20
+def test_a_saved_vocabulary_is_one_text_and_comes_back():
+    spaces = "\n\r\t\x1c\x85\u2028\xa0"
+    texts = [f"word{number}{space}and\u0301 nå{space}{space}你好吗" for number, space in enumerate(spaces)]
+    lengths = []
+    for some in (texts[:3], texts):
+        features = small(n_components=2).fit(some)
+        saved = skops.io.dumps(features)
+        loaded = skops.io.loads(saved, trusted=skops.io.get_untrusted_types(data=saved))
+        np.testing.assert_array_equal(loaded.transform(texts), features.transform(texts))
+        with zipfile.ZipFile(io.BytesIO(saved)) as files:
+            lengths.append((len(files.namelist()), len(files.read("schema.json").splitlines())))
+    assert lengths[0] == lengths[1]  # no file and no node for each term

@@ -263,8 +263,6 @@ class TextFeatures(
                 f"Found no n-grams of {name} in {len(texts)} texts, such as {texts[0]!r:.40}. Pass texts with words, "
                 f"or leave this block out: {name}_weight=0."
             )
-        if hasattr(counts, "vocabulary_"):  # NumPy integers would become a file each in a saved pipeline
-            counts.vocabulary_ = {term: int(column) for term, column in counts.vocabulary_.items()}
         n_terms = np.count_nonzero(weighted.getnnz(axis=0))
         n_components = min(self.n_components, len(texts), n_terms)
         if n_components < self.n_components:
@@ -288,7 +286,7 @@ class TextFeatures(
             )
         options = {"analyzer": analyzer, "ngram_range": tuple(lengths), "dtype": np.float32}
         if not self.hashing:
-            return TfidfVectorizer(sublinear_tf=True, max_features=self.max_features, **options)
+            return _NGrams(sublinear_tf=True, max_features=self.max_features, **options)
         counts = HashingVectorizer(n_features=self.max_features, norm=None, alternate_sign=False, **options)
         return Pipeline([("hash", counts), ("tfidf", TfidfTransformer(sublinear_tf=True))])
 
@@ -297,6 +295,23 @@ class TextFeatures(
         tags.input_tags.string = True
         tags.input_tags.two_d_array = False
         return tags
+
+
+class _NGrams(TfidfVectorizer):
+    """Weighted n-grams, which are saved as one text: skops writes of a dictionary far more than its terms."""
+
+    def __getstate__(self):
+        state = super().__getstate__()
+        if "vocabulary_" in state:  # no term has a line break: tokens are split at white space
+            terms = sorted(self.vocabulary_, key=self.vocabulary_.get)
+            state = {**state, "vocabulary_": "\n".join(terms)}
+        return state
+
+    def __setstate__(self, state):
+        if "vocabulary_" in state:
+            terms = state["vocabulary_"].split("\n")
+            state = {**state, "vocabulary_": {term: column for column, term in enumerate(terms)}}
+        super().__setstate__(state)
 
 
 def _read_distinct(X):
