@@ -142,7 +142,7 @@ def main(size="small", minutes=1.0, encoder=True):
         try:
             rates = compare_throughput(local, RemoteReward(server.url), requests[: plan["requests"]], plan["turns"])
             clients = ask_at_once(
-                server.url, requests, expected, plan["clients"], lambda: time.sleep(max(2.0, 10 * minutes))
+                server.url, requests, expected, plan["clients"], lambda: time.sleep(max(1.0, 10 * minutes))
             )
             waits = np.concatenate([client.seconds[1:] for client in clients])
 

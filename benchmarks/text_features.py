@@ -30,7 +30,7 @@ from fairl_sk.metrics import output_auc_score, output_f1_score, pair_accuracy, p
 from fairl_sk.pairs import stack_outputs
 
 SIZES = {
-    "smoke": {"texts": 40, "repeats": 1, "seeds": 1, "train": 160, "test": 40, "components": 10, "labels": 100},
+    "smoke": {"texts": 40, "repeats": 1, "seeds": 1, "train": 80, "test": 20, "components": 10, "labels": 100},
     "small": {"texts": 10_000, "repeats": 2, "seeds": 5, "train": 3000, "test": 1000, "components": 200, "labels": 100},
 }
 FEATURES = {

@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 from contextlib import contextmanager
+from pathlib import Path
 
 os.environ.setdefault("SCIPY_ARRAY_API", "1")  # before scipy is imported: scikit-learn's array API check runs
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -44,8 +45,9 @@ def _no_figure_of_an_earlier_test():
 
 @pytest.fixture
 def without_pictures(monkeypatch):
-    """Pages without their pictures, which take seconds; tests/test_report.py looks at them."""
+    """Results with empty pictures, since drawing takes seconds; test_report.py and test_audit.py look at pictures."""
     monkeypatch.setattr("fairl_sk.audit.page.svg_of", lambda picture: "")
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda figure, path, **options: Path(path).touch())
 
 
 @pytest.fixture

@@ -15,6 +15,8 @@ import pandas as pd
 import pytest
 import torch
 import transformers
+from sklearn.model_selection import KFold
+from tiny_models import save_model
 
 from fairl_sk import MaxEntropyIRL
 from fairl_sk.datasets import make_detox_preferences
@@ -116,7 +118,7 @@ def test_implicit(monkeypatch, capsys, tmp_path, base_folder):
     monkeypatch.setattr(implicit, "FEATURES", ("joined", "own states"))
     monkeypatch.setattr(implicit, "OF_SEVERAL", ("joined",))
     monkeypatch.setattr(implicit, "LABELS", (50,))
-    monkeypatch.setattr(implicit, "ALPHAS", [1e-3, 1e-1])
+    monkeypatch.setattr(implicit, "ALPHAS", [1e-2])
     monkeypatch.setattr(implicit, "TextFeatures", functools.partial(implicit.TextFeatures, n_components=20))
     shutil.copytree(base_folder, tmp_path / "run")
     texts = json.loads((tmp_path / "run/texts.json").read_text(encoding="utf-8"))
@@ -157,7 +159,11 @@ def test_realign(monkeypatch, capsys, tmp_path, base_folder):
     some = ("MaxMarginIRL", "MaxEntropyIRL", labelled, distilled, realign.RANDOM)  # each way to make a reward
     monkeypatch.setattr(realign, "REWARDS", {name: realign.REWARDS[name] for name in some})
     out = shutil.copytree(base_folder, tmp_path / "run")
-    rows = realign.main(size="smoke", out=out)
+    texts = json.loads((out / "texts.json").read_text(encoding="utf-8"))["train"]
+    words = sorted({word for text in texts for word in text.split()})
+    sizes = {"vocab_size": len(words) + 4, "max_position_embeddings": 64}
+    options = {"size": "smoke", "out": out, "encoder": str(save_model(tmp_path / "bert", sizes=sizes, words=words))}
+    rows = realign.main(**options)
     shown = capsys.readouterr().out
     assert list(rows) == ["base", realign.TRUTH, *realign.REWARDS]
     assert rows["base"]["KL"] == pytest.approx(0, abs=1e-4) and rows["base"]["samples"] == 100
@@ -171,9 +177,9 @@ def test_realign(monkeypatch, capsys, tmp_path, base_folder):
     assert (out / "curves.png").stat().st_size > 10_000
     assert len(json.loads((out / "samples.json").read_text(encoding="utf-8"))["base"]) == 20
     monkeypatch.setattr(realign, "align", None)
-    assert realign.main(size="smoke", out=out) == rows
+    assert realign.main(**options) == rows
     with pytest.raises(ValueError, match="other settings .beta.*another folder"):
-        realign.main(size="smoke", out=out, beta=1.0)
+        realign.main(**options, beta=1.0)
     with pytest.raises(ValueError, match="Expected both, or none"):
         realign.main(pairs="pairs.tsv", out=tmp_path / "other")
 
@@ -220,7 +226,7 @@ def test_realignment_by_grpo_without_a_penalty_from_a_given_base(monkeypatch, tm
 
 def test_bench_serve(monkeypatch):
     monkeypatch.syspath_prepend(BENCHMARKS)
-    figures = importlib.import_module("bench_serve").main(size="smoke", minutes=0.02, encoder=False)
+    figures = importlib.import_module("bench_serve").main(size="smoke", minutes=0.01, encoder=False)
     assert figures["of them lost"] == figures["of them wrong"] == 0 and figures["requests under full load"] >= 4
 
 
@@ -315,6 +321,7 @@ def test_bench_search(capsys, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(BENCHMARKS)
     module = importlib.import_module("bench_search")
     monkeypatch.setattr(module, "peak_memory", lambda *search: 1.5)  # a new process, tested with bench_fit
+    monkeypatch.setattr(module, "FOLDS", KFold(2, shuffle=True, random_state=0))
     results = module.main(size="smoke", peer_share=0.5, picture=tmp_path / "a.png", out=tmp_path / "search.json")
     shown = capsys.readouterr().out
     grid = results["peers"][0]

@@ -200,23 +200,23 @@ def test_a_reference_that_is_a_model(place, monkeypatch, options, kind, settings
     assert document("o")["table"][0]["starc"] is not None
 
 
-@pytest.mark.parametrize("components", [0, 8])
-def test_an_encoder_with_a_store(place, corpus, capsys, components):
-    options = ["--limit", 100, "--components", components, "--store", "vectors", "--device", "auto", "--out"]
-    assert encode(*options, "o") == 0
-    settings = document("o")["settings"]
-    assert settings["embedding"]["pooling"] == "mean" and "store='vectors'" in settings["features"]
-    assert settings["blocks"] == ({"encoder": 384, "words": 8, "characters": 8} if components else {})
+def test_an_encoder_with_a_store(place, corpus, capsys):
+    options = ["--limit", 60, "--store", "vectors", "--device", "auto", "--components"]
+    assert encode(*options, 8, "--out", "o") == 0
     assert main(["store", "vectors"]) == 0
     shown = capsys.readouterr().out.splitlines()[-1]
     assert "minilm" in shown and "pooling mean, layer -1, dtype float32, max_length 256" in shown
     pipeline = load_pipeline("o/FailureAwareIRL.skops")
     assert "vectors" not in repr(pipeline)
-    assert pipeline.score(corpus.data[:100], corpus.target[:100]) > 0.8
-    with pytest.MonkeyPatch.context() as patch:  # the second time no model is loaded
+    assert pipeline.score(corpus.data[:60], corpus.target[:60]) > 0.8
+    with pytest.MonkeyPatch.context() as patch:  # once the texts are stored, no model is loaded
         patch.setattr("transformers.AutoModel.from_pretrained", None)
-        assert encode(*options, "p") == 0
-    assert document("p")["table"] == document("o")["table"]
+        assert encode(*options, 8, "--out", "again") == encode(*options, 0, "--out", "alone") == 0
+    assert document("again")["table"] == document("o")["table"]
+    for name, blocks in {"o": {"encoder": 384, "words": 8, "characters": 8}, "alone": {}}.items():
+        settings = document(name)["settings"]
+        assert settings["embedding"]["pooling"] == "mean" and "store='vectors'" in settings["features"]
+        assert settings["blocks"] == blocks
 
 
 def test_without_an_installed_encoder_words_and_characters_go_on_alone(place, monkeypatch, capsys):
