@@ -1,5 +1,6 @@
 """The evidence benchmark: what it reads, runs, keeps, compares and prints."""
 
+import functools
 import gzip
 import importlib
 import json
@@ -11,7 +12,10 @@ import pandas as pd
 import pytest
 from scipy import stats
 from sklearn.linear_model import LogisticRegression
+from tiny_models import save_encoder_of
 
+from fairl_sk import TextFeatures, TransformerEmbedder
+from fairl_sk.datasets import make_detox_preferences
 from fairl_sk.failures import Round
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
@@ -88,8 +92,15 @@ def registry(learners):
 
 
 @pytest.fixture(scope="module")
-def smoke(registry, paper, learners, tables, files, patch, tmp_path_factory):
-    """Folder, summary and tables of all regimes at the smallest size, with a few learners."""
+def smoke(registry, paper, data, learners, tables, files, patch, tmp_path_factory):
+    """Folder, summary and tables of all regimes at the smallest size, with a few learners and a tiny encoder."""
+    known = [
+        *make_detox_preferences(400, random_state=0).data.ravel(),
+        "because of and it is not nothing equals a number",
+    ]
+    encoder = save_encoder_of([*known, *map(str, range(60))], tmp_path_factory.mktemp("encoder"))
+    for features in (TransformerEmbedder, TextFeatures):
+        patch.setattr(data, features.__name__, functools.partial(features, encoder))
     for some in (learners.LEARNERS, learners.FAILURES):
         for name in [name for name in some if name not in FEW]:
             patch.delitem(some, name)
