@@ -258,34 +258,49 @@ def test_the_best_simple_rule_is_named_beside_the_best_null_if_it_orders_more(re
 
 
 @pytest.mark.parametrize(
-    ("intervals", "words"),
+    ("right", "words"),
     [
-        (
-            ((0.5, 0.7), (0.85, 0.95)),
-            "too low in 1 of 2 bins (from 0.80 to 0.80), and not clearly wrong in others",
-        ),
-        (((0.3, 0.5), (0.4, 0.7)), "too high in 2 of 2 bins (from 0.60 to 0.80), and not clearly wrong in others"),
-        (
-            ((0.3, 0.5), (0.85, 0.9)),
-            "too low in 1 of 2 bins (from 0.80 to 0.80) and too high in 1 of 2 bins (from 0.60",
-        ),
-        (((0.5, 0.7), (0.7, 0.9)), "are too low on average, but not clearly in any bin"),
+        ((0.5, 1.0), "MaxEntropyIRL are clearly too low in 1 of 2 bins (from 0.80 to 0.80)."),
+        ((0.2, 0.5), "MaxEntropyIRL are clearly too high in 2 of 2 bins (from 0.60 to 0.80)."),
+        ((0.2, 1.0), "too low in 1 of 2 bins (from 0.80 to 0.80) and too high in 1 of 2 bins (from 0.60 to 0.60)."),
+        ((0.7, 0.85), "MaxEntropyIRL are too low on average, but not clearly in any bin"),
     ],
 )
-def test_the_words_on_probabilities_follow_the_bins(result, intervals, words):
+@pytest.mark.parametrize("rows", [50, 5])
+def test_the_words_on_probabilities_follow_the_bins(result, right, words, rows):
+    """Five rows may all be right by chance, whatever their interval says."""
     bins = [
-        {"rows": 50, "probability": probability, "right": 0.5, "interval": BootstrapInterval(0.5, *ends, 0.1, 9, 9)}
-        for probability, ends in zip((0.6, 0.8), intervals, strict=True)
+        {"rows": rows, "probability": probability, "right": share, "interval": around(share)}
+        for probability, share in zip((0.6, 0.8), right, strict=True)
     ]
     found = {"bins": bins, "error": 0.1, "by_chance": 0.05, "by_chance_high": 0.08, "overconfidence": -0.1}
-    assert words in how_good_section(fair(result, calibration=found)).words
+    said = how_good_section(fair(result, calibration=found)).words
+    assert (words in said) == (rows == 50 or "on average" in words)
+    assert ("in 2 of 2" in said or "too low in 1" in said) <= (rows == 50)
     right = how_good_section(fair(result, calibration={**found, "error": 0.07})).words
     assert "nothing shows that the probabilities of MaxEntropyIRL are wrong" in right
 
 
+def test_the_section_on_properties_says_of_each_where_the_reward_is_right(result):
+    """A property that no pair opposes: nothing shows more."""
+    other = {**PROPERTY, "property": "share of capitals", "opposed_pairs": 0, "opposed_accuracy": None}
+    more = {**PROPERTY, "opposed_accuracy": 0.6}
+    for rows, conclusion in (
+        ([more], "So R has learned more than this."),
+        ([more, more], "So R has learned more than any of these."),
+        ([more, other], "Nothing shows that R has learned more than the greater share of capitals."),
+        ([PROPERTY], "Nothing shows that R has learned more than the greater length."),
+    ):
+        rows = [{**row, "p_corrected": 0.0, "r2": around(0.2)} for row in rows]
+        found = {**result.shortcuts, "reward": "R", "properties": rows}
+        words = shortcuts_section(changed(result, shortcuts=found)).words
+        assert "Greater length alone orders 70% [68%, 72%] of the held-out pairs; in the pairs that are opp" in words
+        assert conclusion in words
+
+
 def test_the_words_on_label_errors_count_what_is_listed(result):
     words = label_errors_section(fair(result, label_errors=WRONG)).words
-    assert "lists the pairs: 9 in which a wrong label is likelier than a right one and 1 that a copy" in words
+    assert "lists 9 pairs in which a wrong label is likelier than a right one and 1 pair that a copy" in words
     assert "Held out are 3 of them" in words
 
 

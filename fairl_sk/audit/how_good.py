@@ -151,10 +151,8 @@ def _confidence(name, found):
     )
     if found["error"] <= found["by_chance_high"]:
         return f"{error} So nothing shows that the probabilities of {name} are wrong."
-    known = [row for row in found["bins"] if row["interval"] is not None]
     sides = {
-        "too low": [row["probability"] for row in known if row["interval"].low > row["probability"]],
-        "too high": [row["probability"] for row in known if row["interval"].high < row["probability"]],
+        side: [row["probability"] for row in found["bins"] if _off(row) == side] for side in ("too low", "too high")
     }
     clear = [
         f"{side} in {len(part)} of {len(found['bins'])} bins (from {min(part):.2f} to {max(part):.2f})"
@@ -162,11 +160,17 @@ def _confidence(name, found):
         if part
     ]
     if clear:
-        return (
-            f"{error} The probabilities of {name} are clearly {' and '.join(clear)}, and not clearly wrong in others."
-        )
+        return f"{error} The probabilities of {name} are clearly {' and '.join(clear)}."
     side = "too high" if found["overconfidence"] > 0 else "too low"
     return f"{error} The probabilities of {name} are {side} on average, but not clearly in any bin."
+
+
+def _off(row):
+    """How the probability of a bin is clearly wrong: by its interval and, as all may be right, by chance; or ""."""
+    gap, probability = row["right"] - row["probability"], row["probability"]
+    if row["interval"] is None or abs(gap) < 1.96 * np.sqrt(probability * (1 - probability) / row["rows"]):
+        return ""
+    return "too low" if row["interval"].low > probability else "too high" if row["interval"].high < probability else ""
 
 
 def _score_table(result, measures):

@@ -212,10 +212,11 @@ def label_errors_section(result):
         words = ["No label errors stand out: rewards contradict no more labels than if all labels were right."]
     if review := found["review"]:
         likely = sum(row["probability"] >= LEAST_NOISE for row in review)
-        kinds = [f"{likely:,} in which a wrong label is likelier than a right one"] * (likely > 0)
-        kinds += [f"{len(review) - likely:,} that a copy contradicts"] * (likely < len(review))
+        copies = len(review) - likely
+        kinds = [f"{likely:,} {rows_are} in which a wrong label is likelier than a right one"] * (likely > 0)
+        kinds += [f"{copies:,} {rows_are if copies > 1 else rows_are[:-1]} that a copy contradicts"] * (copies > 0)
         words += [
-            f"`review.csv`, beside this page, lists the {rows_are}: {' and '.join(kinds)}.",
+            f"`review.csv`, beside this page, lists {' and '.join(kinds)}.",
             f"Held out are {found['held_out']:,} of them: correcting these changes the scores, too.",
             f"Fill in its column `corrected` ({_values(rows_are)}), and audit again: `fairl-sk audit PAIRS.csv "
             "--corrections review.csv`.",

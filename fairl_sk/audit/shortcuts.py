@@ -160,7 +160,7 @@ def shortcuts_section(result):
         return Section(title, found["left_out"])
     rows = found["properties"]
     named = [row for row in rows if row["named"]]
-    paragraphs = [_flagged(named), _followed(named, found["reward"])] if named else [_nothing_said(rows)]
+    paragraphs = [_flagged(named, found["reward"]), _beyond(named, found["reward"])] if named else [_nothing_said(rows)]
     edited = [_edited(row) for row in found["edits"] if row["flipped"] >= LEAST_EFFECT]
     if found["constant"]:
         edited.append(f"Equal in both outputs of each pair: {', '.join(found['constant'])}.")
@@ -217,38 +217,34 @@ def _said(row):
     return f"{preferred} in {percent_text(row['accuracy'])} of the held-out pairs."
 
 
-def _flagged(rows):
-    """The properties that order clearly more than half of the pairs."""
-    listed = _and([f"{described(row)} ({percent_text(row['accuracy'])})" for row in rows])
-    return f"Clearly more than half of the held-out pairs are ordered by one property alone: {listed}."
+def _flagged(rows, reward):
+    """How many pairs each flagged property orders alone, and how often the reward is right where it is opposed."""
+    sentences = []
+    for row in rows:
+        name = described(row)
+        where = "no pair is opposed to it"
+        if row["opposed_pairs"]:
+            where = f"in the pairs that are opposed to it, {reward} is right in {row['opposed_accuracy']:.0%}"
+        ordered = f"{name[0].upper()}{name[1:]} alone orders {percent_text(row['accuracy'])} of the held-out pairs"
+        sentences.append(f"{ordered}; {where}.")
+    return " ".join(sentences)
 
 
-def _followed(rows, reward):
-    """How far a reward goes with these properties, and what it has learned beyond them."""
-    thing, each, order = "this property", "it", ""
-    if len(rows) > 1:
-        thing, each, order = "these properties", "each", " (in this order)"
-    shares = _and([percent_text(row["r2"]) for row in rows])
-    words = f"{shares} of the variance of the margins of {reward} go with {thing}{order}."
-    opposed = [row for row in rows if row["opposed_pairs"]]
-    if opposed:
-        right = _and([f"{row['opposed_accuracy']:.0%}" for row in opposed])
-        most = min(row["opposed_accuracy"] for row in opposed) > 0.5
-        learned = f"has learned {'more' if most else 'perhaps little more'} than {thing}"
-        words = f"{reward} {learned}: in the pairs that are opposed to {each}, it is right in {right}{order}. {words}"
-    return f"{words} Whether a property is a shortcut, or what the preferences are about, only you can say."
-
-
-def _and(parts):
-    return " and ".join(filter(None, [", ".join(parts[:-1]), parts[-1]]))
+def _beyond(rows, reward):
+    """Whether a reward has learned more than flagged properties."""
+    alike = [f"the {described(row)}" for row in rows if not row["opposed_pairs"] or row["opposed_accuracy"] <= 0.5]
+    text = f"So {reward} has learned more than {'any of these' if len(rows) > 1 else 'this'}."
+    if alike:
+        text = f"Nothing shows that {reward} has learned more than {' or '.join(alike)}."
+    return f"{text} Whether a property is a shortcut, or what the preferences are about, only you can say."
 
 
 def _nothing_said(rows):
     if not rows:
         return "No property was tried."
     return (
-        f"None of the {len(rows)} properties tried orders clearly more than half of the held-out pairs (at most "
-        f"{rows[0]['accuracy'].estimate:.0%}, by {rows[0]['property']})."
+        f"None of the {len(rows)} properties tried is flagged: none orders surely enough more than half of the "
+        f"held-out pairs (at most {rows[0]['accuracy'].estimate:.0%}, by {described(rows[0])})."
     )
 
 

@@ -279,7 +279,11 @@ def subgroups_section(result):
     words = [f"{found['reward']} is clearly worse in {len(named) or 'no'} subgroup{'s' * (len(named) != 1)}."]
     words += [f"{_named(rows_are, row)}." for row in named] + [REMEDY] * bool(named)
     tested = len(found["tested"])
-    clearest = f"the {tested} clearest were tested on held-out ones" if tested else "none was clearly worse there"
+    clearest = "none was clearly worse there"
+    if tested:
+        clearest = (
+            f"the {f'{tested} clearest were' if tested > 1 else 'clearest one was'} tested on held-out {rows_are}"
+        )
     words.append(f"{found['tried']} candidates were searched on training {rows_are}; {clearest}.")
     words += sample_words(found["rows"], result.settings["rows"], rows_are)
     pictures = []

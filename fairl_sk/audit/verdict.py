@@ -7,7 +7,7 @@
    the interval of the difference is above 0, it hurt if it is below 0. With two models, *what was learned* instead:
    the spread of the implicit reward against noise, and the share that the reference explains.
 4. *Biggest risk*: the finding that puts the order of most held-out rows in doubt, of all findings of the parts. Then,
-   in brief, the largest finding of each other part.
+   in brief, the largest finding of each other part, if it puts at least 1 % of the rows in doubt.
 5. *Next step*: the remedy of the biggest risk; without a finding, to read the failures and use the reward. If labels
    are clearly wrong, they come first, unless the biggest risk puts all rows in doubt.
 """
@@ -26,6 +26,7 @@ from .unfinished import unfinished_findings
 
 MAX_WIDTH = 0.1  # a wider interval of the main score is a finding
 MAX_UNDECIDED = 0.2  # a larger share of undecided pairs is a finding
+LEAST_DOUBT = 0.01  # a finding that puts fewer rows in doubt is not named beside a larger one
 MAX_ERROR = 0.05  # a calibration error so far above that of chance is a finding
 
 
@@ -55,7 +56,8 @@ def _risk_and_step(result):
             "Next step": "Read the hardest failures, then use the reward on new texts, or in TRL (fairl_sk.export).",
         }
     worst, *others = sorted(of_parts.values(), key=_doubt, reverse=True)
-    also = f" Also: {'; '.join(finding.brief for finding in others)}." if others else ""
+    briefs = [finding.brief for finding in others if finding.doubt >= LEAST_DOUBT]
+    also = f" Also: {'; '.join(briefs)}." if briefs else ""
     step, labels = worst.remedy, of_parts.get(label_errors_findings)
     if labels in others and worst.doubt < 1:
         step = f"First the labels, on which every other figure rests: {labels.remedy} Then: {worst.remedy}"
@@ -202,7 +204,7 @@ def null_findings(result):
                 findings.append(
                     Finding(
                         2 * row[sure[0]].estimate - 1,
-                        f"{alone}: the reward may have learned no more than that.",
+                        f"{alone}: the reward may follow that in part.",
                         "Compare on outputs of equal length, or control for length.",
                         alone,
                     )
