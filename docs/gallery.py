@@ -22,7 +22,7 @@ from fairl_sk.rewards import EstimatorReward
 
 HERE = Path(__file__).parent
 BROWSER = ["chromium", "--headless", "--no-sandbox", "--hide-scrollbars", "--force-device-scale-factor=1.25"]
-WINDOW = "1120,1130"  # the verdict and the section below it
+WINDOW = "1120,1385"  # the verdict and the section below it
 N_COMMENTS = 1500  # toxic comments of ParaDetox that are drawn; the first ones of the file are of another kind
 N_TWEETS = 2000
 

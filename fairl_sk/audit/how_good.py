@@ -111,12 +111,13 @@ def how_good_section(result):
     also = "" if rule is None else ", and the best simple rule of the next section"
     words = [
         f"{_said(row, main)} Gray squares are nulls, baselines that do not read the content{also}: a reward should be "
-        f"clearly better. Lines are 95% intervals over whole groups. The nulls are {'; '.join(nulls)}.",
+        "clearly better. Lines are 95% intervals over whole groups.",
+        f"The nulls are {'; '.join(nulls)}.",
         "The probability of an order is the sigmoid of the margin, the difference of two rewards. "
         f"{_confidence(name, found)}",
     ]
     if "starc" in measures:
-        words.insert(1, _on_starc(result.settings["reference"]))
+        words.insert(2, _on_starc(result.settings["reference"]))
     tables = [_score_table(result, measures), _bin_table(found)]
     return Section("How good is the reward?", "\n".join(words), pictures, tables)
 

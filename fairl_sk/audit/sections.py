@@ -55,7 +55,7 @@ class Section:
     ----------
     title : str
     words : str
-        Plain sentences, read first; what stands in `...` is code. They hold no texts of the data.
+        Plain sentences without texts of the data; what stands in `...` is code. Pictures follow the first paragraph.
     pictures : list of Picture
     tables : list of Table
     """
