@@ -18,7 +18,7 @@ import transformers
 from sklearn.model_selection import KFold
 from tiny_models import save_encoder_of
 
-from fairl_sk import MaxEntropyIRL, TransformerEmbedder
+from fairl_sk import MaxEntropyIRL, TextFeatures, TransformerEmbedder
 from fairl_sk.datasets import make_detox_preferences
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
@@ -520,9 +520,11 @@ def test_paradetox(paradetox_file, capsys, monkeypatch):
     assert f"{np.mean(values):.4f} ({differences.mean():+.4f} ± {error:.4f})" in capsys.readouterr().out
 
 
-def test_text_features(monkeypatch, capsys, tmp_path):
+def test_text_features(monkeypatch, capsys, tmp_path, encoder_folder):
     monkeypatch.syspath_prepend(BENCHMARKS)
     module = load("text_features")
+    for features, name in ((TransformerEmbedder, "model"), (TextFeatures, "encoder")):
+        monkeypatch.setattr(module, features.__name__, functools.partial(features, **{name: encoder_folder}))
     monkeypatch.setattr(module, "ALPHAS", [1e-3, 1e-1])
     some = ("MiniLM", "words", "MiniLM + words + characters")
     monkeypatch.setattr(module, "FEATURES", {name: module.FEATURES[name] for name in some})
