@@ -7,9 +7,9 @@ Seconds are wall time until the device has finished, with the work of the CPU; o
 "peak GB" is the most memory that torch had allocated on the GPU in a row. Figures, by row:
 
 - copy: bandwidth, 2 x bytes / seconds of ``b.copy_(a)`` on the device.
-- fit: the bytes that it reads at least, over its seconds, as a share of that bandwidth. An iteration of the solver
-  reads the differences of the pairs twice (margins, gradient). A round of the failure path reads them three times
-  (margins; margins and gradient of its step). So the bytes are (2 ``n_iter_`` + 3 rounds) x those of the differences.
+- fit: the bytes that it reads at least, over its seconds, as a share of that bandwidth. An iteration of the solver and
+  a round of the failure path read the differences of the pairs twice each, for margins and for the gradient. So the
+  bytes are 2 (``n_iter_`` + rounds) x those of the differences.
 - rewards: the largest difference between the rewards of outputs after a fit on the CPU and after one on the device, in
   standard deviations of the rewards.
 - search: its seconds as a multiple of a single fit's. GridSearchCV runs some of the candidates on the same device, and
@@ -150,7 +150,7 @@ def measure_fit(plan, device, make, shape):
     X, y = make_pairs(*shape)
     learner = make(device=device, random_state=0)
     took = timed(lambda: learner.fit(X, y), device, plan.repeats)
-    n_reads, n_bytes = 2 * learner.n_iter_ + 3 * len(learner.history_), X.nbytes / 2
+    n_reads, n_bytes = 2 * (learner.n_iter_ + len(learner.history_)), X.nbytes / 2
     share = n_reads * n_bytes / took / (2 * plan.copy / copy_seconds(device, plan.copy))
     return {"seconds": took, "figure": share, "unit": f"of copy bandwidth ({n_reads} x {n_bytes / 1e9:.2g} GB)"}
 
