@@ -4,10 +4,25 @@ import numpy as np
 
 from .extras import import_extra
 
+_CHUNK = 2**26  # bytes: smaller chunks are joined
+
 
 def is_dask(X):
     """Whether something is a collection of Dask: an array, a bag or a DataFrame."""
-    return hasattr(X, "__dask_graph__") and not isinstance(X, type)
+    return type(X).__module__.partition(".")[0] == "dask" and hasattr(X, "__dask_graph__")
+
+
+def check_dask_array(X):
+    """Refuse collections of Dask that are no array of numbers of a known shape."""
+    if not hasattr(type(X), "rechunk"):
+        raise ValueError(
+            f"Found a Dask {type(X).__name__}. Expected a Dask array of features: those of a table are "
+            "table.to_dask_array(lengths=True), and TransformerEmbedder makes them of texts."
+        )
+    if np.isnan(X.shape).any():
+        raise ValueError(f"Found a Dask array of unknown shape, {X.shape}. Call its compute_chunk_sizes() before.")
+    if X.dtype.kind not in "fiub" or X.dtype.itemsize > 8:
+        raise ValueError(f"Found a Dask array of {X.dtype}. Expected numbers of at most 64 bits, such as float32.")
 
 
 def find_client(user):
@@ -25,31 +40,43 @@ def find_client(user):
 class ClusterFeatures:
     """Features (n_pairs, 2, n_features) or (n_samples, n_features) of a Dask array, in chunks of rows on the workers.
 
-    Where a fit needs only their shape or some rows, the object behaves as an ndarray. A worker's chunks are kept by
-    Dask, in its memory or on its disk; those of a worker that is lost are computed again.
+    It has the shape of an ndarray, and gives some rows as one. As long as it lives, Dask keeps the chunks, in the
+    workers' memory or on their disks; those of a worker that is lost are computed again. Many small chunks are joined:
+    each costs milliseconds in each pass of a fit.
 
     Parameters
     ----------
     X : dask.array.Array
+        Of numbers, see `check_dask_array`.
 
     Raises
     ------
     ValueError
-        For chunks of unknown or of other shape than the array says, other than numbers, or NaN, with the row.
+        For chunks of other shape than the array says, or with NaN; it names the block and the row.
     RuntimeError
         Without a cluster.
     """
 
     def __init__(self, X):
         self._client = find_client("A Dask array")
-        if np.isnan(X.shape).any():
-            raise ValueError(f"Found a Dask array of unknown shape, {X.shape}. Call its compute_chunk_sizes() before.")
-        if X.dtype.kind not in "fiu":
-            raise ValueError(f"Found a Dask array of {X.dtype}. Expected numbers, such as float32.")
-        X = X.rechunk({axis: -1 for axis in range(1, X.ndim)})
-        self.shape, self.dtype, self.lengths = X.shape, X.dtype, X.chunks[0]
+        X = self._client.persist(X.rechunk({axis: -1 for axis in range(1, X.ndim)}))
+        self.shape = X.shape
+        self.dtype = np.dtype(float) if X.dtype.kind == "b" else X.dtype.newbyteorder("=")
+        self._take(X)
+        self._check()
+        n_parts = 2 * sum(self._client.nthreads().values())
+        length = min(-(-len(self) // n_parts), max(1, _CHUNK // max(1, X.nbytes // len(self))))
+        if len(self.lengths) > n_parts and len(self) / len(self.lengths) < length:
+            self._take(X.rechunk({0: length}))
+
+    def _take(self, X):
+        """Let the workers compute the chunks of an array, and keep those with rows."""
+        chunks = self._client.compute(list(X.to_delayed().ravel()))
+        filled = [(length, chunk) for length, chunk in zip(X.chunks[0], chunks, strict=True) if length]
+        self.lengths, self._chunks = zip(*filled, strict=True)
         self._starts = np.cumsum([0, *self.lengths])
-        self._chunks = self._client.compute(list(X.to_delayed().ravel()))
+
+    def _check(self):
         for number, (shape, broken) in enumerate(self.on_chunks(_inspect)):
             first, expected = int(self._starts[number]), (self.lengths[number], *self.shape[1:])
             if shape != expected:
@@ -62,9 +89,6 @@ class ClusterFeatures:
                     f"Input X contains NaN or infinity, first in row {first + broken} of {len(self)} (block {number})."
                     " Drop the rows with such values before fitting (of y too)."
                 )
-        filled = [number for number, length in enumerate(self.lengths) if length]
-        self._chunks, self.lengths = ([of[number] for number in filled] for of in (self._chunks, self.lengths))
-        self._starts = np.cumsum([0, *self.lengths])
 
     @property
     def ndim(self):
@@ -80,11 +104,10 @@ class ClusterFeatures:
         return self.shape[0]
 
     def __getitem__(self, rows):
-        """Some rows, by slice, mask or positions, as an ndarray."""
+        """Some rows, by a slice or by positions from 0 on, as an ndarray."""
         if isinstance(rows, slice):
             rows = range(*rows.indices(len(self)))
-        rows = np.asarray(rows)
-        rows = np.flatnonzero(rows) if rows.dtype == bool else rows % len(self)
+        rows = np.asarray(rows, dtype=np.intp)
         owners = np.searchsorted(self._starts, rows, side="right") - 1
         found = np.empty((len(rows), *self.shape[1:]), self.dtype)
         numbers = np.unique(owners)
@@ -110,14 +133,18 @@ class ClusterFeatures:
         if arguments is None:
             arguments = dict.fromkeys(range(len(self._chunks)), ())
         calls = [
-            self._client.submit(_call, function, self._chunks[number], self.shape[1:], given, pure=False)
+            self._client.submit(_call, function, self._chunks[number], self.shape[1:], self.dtype, given, pure=False)
             for number, given in arguments.items()
         ]
-        return self._client.gather(calls)
+        try:
+            return self._client.gather(calls)
+        except BaseException:
+            self._client.cancel(calls)  # the error, which Dask keeps, would keep them
+            raise
 
 
-def _call(function, chunk, row_shape, arguments):
-    chunk = np.asarray(chunk)
+def _call(function, chunk, row_shape, dtype, arguments):
+    chunk = np.ascontiguousarray(chunk, dtype=dtype)
     if chunk.shape[-1:] == row_shape[-1:]:  # another width is reported
         chunk = chunk.reshape(-1, *row_shape)
     return function(chunk, *arguments)

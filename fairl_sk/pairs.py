@@ -24,7 +24,7 @@ from sklearn.preprocessing import FunctionTransformer
 from sklearn.utils import InputTags, TransformerTags, _safe_indexing, check_random_state, get_tags
 from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 
-from .cluster import ClusterFeatures, is_dask
+from .cluster import ClusterFeatures, check_dask_array, is_dask
 from .labels import preference_sign
 from .messages import (
     TextTable,
@@ -209,9 +209,10 @@ def check_pairs(X, *, estimator=None, reset=True, mapped=False):
         For anything but finite features of these shapes, or another number of features than in ``fit``.
     """
     if mapped and is_dask(X):
-        X = ClusterFeatures(X)
+        check_dask_array(X)
+        _check_shape(X)
         _check_features(np.zeros((min(len(X), 1), *X.shape[1:])), estimator, reset)  # the number of features
-        return X
+        return ClusterFeatures(X)
     if read_texts(X) is not None:
         raise ValueError(
             "X holds text, but numeric features are expected here. Put a step that makes features before the "
@@ -244,16 +245,22 @@ def _check_mapped(X, estimator, reset):
     return X
 
 
-def _check_features(X, estimator, reset, **options):
-    """Features in any layout as checked outputs (n_outputs, n_features), and whether they came in pairs."""
-    values = X if column_names(X) is not None or hasattr(X, "tocsr") else _as_array(X)
+def _check_shape(values, *, is_none=False):
+    """Refuse what has not the shape of features; whether they are those of pairs."""
     paired = values.ndim == 3
     if values.ndim not in (1, 2, 3) or (paired and (values.shape[1] != 2 or not values.shape[2])):
         raise ValueError(
-            f"Found {'X=None' if X is None else f'X of shape {values.shape}, with {values.ndim} axes'}. Expected "
+            f"Found {'X=None' if is_none else f'X of shape {values.shape}, with {values.ndim} axes'}. Expected "
             "features: (n_pairs, 2, n_features) or (n_samples, n_features), with at least one feature. More outputs "
             "than two are several pairs; flatten further axes, e.g. by X.reshape(n_pairs, 2, -1)."
         )
+    return paired
+
+
+def _check_features(X, estimator, reset, **options):
+    """Features in any layout as checked outputs (n_outputs, n_features), and whether they came in pairs."""
+    values = X if column_names(X) is not None or hasattr(X, "tocsr") else _as_array(X)
+    paired = _check_shape(values, is_none=X is None)
     if paired:
         values = values.reshape(-1, values.shape[2])
     try:

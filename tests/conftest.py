@@ -56,6 +56,16 @@ def untuned(monkeypatch):
     monkeypatch.setattr("fairl_sk.audit.choice.N_FOLDS", 1000)
 
 
+@pytest.fixture(scope="module")
+def cluster():
+    """Two workers of Dask, which are threads of this process."""
+    from distributed import Client, LocalCluster
+
+    options = {"processes": False, "protocol": "inproc://", "dashboard_address": ":0"}
+    with LocalCluster(2, threads_per_worker=1, **options) as cluster, Client(cluster):
+        yield
+
+
 @pytest.fixture
 def rng():
     return np.random.default_rng(0)

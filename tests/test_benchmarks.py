@@ -359,7 +359,7 @@ def test_gpu(capsys, monkeypatch, tmp_path):
     seconds, figures = ({row["what"]: row[name] for row in rows} for name in ("seconds", "figure"))
     assert figures["copy"] == pytest.approx(2 * 2**20 / 1e9 / seconds["copy"])
     fitted = MaxEntropyIRL().fit(*gpu.make_pairs(300, 16))
-    n_bytes = (2 * fitted.n_iter_ + 3) * 300 * 16 * 4
+    n_bytes = 2 * (fitted.n_iter_ + 1) * 300 * 16 * 4
     assert figures["fit, MaxEntropyIRL"] == pytest.approx(
         n_bytes / 1e9 / seconds["fit, MaxEntropyIRL"] / figures["copy"]
     )

@@ -2,18 +2,20 @@
 
 import logging
 import os
+import shutil
 import signal
 import threading
 import time
 
 import dask.array as da
 import dask.bag
+import dask.dataframe as dd
 import numpy as np
 import pandas as pd
 import pytest
 from distributed import Client, LocalCluster
 from embedding_api import serving, vector
-from tiny_models import WORDS, save_model
+from tiny_models import CHAT, WORDS, save_model
 
 from fairl_sk import MaxEntropyIRL, TransformerEmbedder
 from fairl_sk.store import EmbeddingStore, StoreError
@@ -21,17 +23,7 @@ from fairl_sk.store import EmbeddingStore, StoreError
 TEXTS = np.array([f"text {number % 37}" for number in range(80)]).reshape(40, 2)
 
 
-@pytest.fixture(scope="module")
-def cluster():
-    """Two workers of Dask, which are threads of this process."""
-    options = {"processes": False, "protocol": "inproc://", "dashboard_address": ":0"}
-    with LocalCluster(2, threads_per_worker=1, **options) as cluster, Client(cluster):
-        yield
-
-
 def collections():
-    import dask.dataframe as dd
-
     table = pd.DataFrame(TEXTS, columns=["chosen", "rejected"])
     yield "bag", dask.bag.from_sequence(TEXTS.tolist(), npartitions=3)
     yield "array", da.from_array(TEXTS, chunks=(15, 1))
@@ -69,14 +61,14 @@ def test_a_pipeline_from_texts_to_rewards_on_a_cluster(cluster, tmp_path):
     y = np.arange(40) % 2
     reward = MaxEntropyIRL().fit(found, y)
     np.testing.assert_allclose(
-        reward.decision_function(found), MaxEntropyIRL().fit(expected, y).decision_function(expected), atol=1e-3
+        reward.decision_function(found), MaxEntropyIRL().fit(expected, y).decision_function(expected), atol=0.02
     )
 
 
 def test_what_is_wrong_with_texts_on_a_cluster_is_named(cluster, tmp_path, monkeypatch):
     with serving() as (address, _):
         embedder = TransformerEmbedder(address, store=tmp_path / "store").fit()
-        with pytest.raises(ValueError, match="Partition 1 of the texts: .*3"):
+        with pytest.raises(ValueError, match="In partition 1 of the texts, both counted from 0: .*3"):
             embedder.transform(dask.bag.from_sequence(["a", "b", "c", 3], npartitions=2))
         with pytest.raises(ValueError, match="Found 0 texts in the collection"):
             embedder.transform(dask.bag.from_sequence([], npartitions=1))
@@ -84,6 +76,13 @@ def test_what_is_wrong_with_texts_on_a_cluster_is_named(cluster, tmp_path, monke
             embedder.transform(dask.delayed(["a"]))
         with pytest.raises(ValueError, match="store=None. Set store"):
             TransformerEmbedder(address).fit().transform(da.from_array(TEXTS))
+
+        with pytest.raises(ValueError, match="Found single texts in the first partition .* pairs in another one, num"):
+            embedder.transform(dask.bag.from_sequence(["a", ["b", "c"]], npartitions=2))
+        found = embedder.transform(da.from_array(TEXTS))
+        shutil.rmtree(tmp_path / "store")
+        with pytest.raises(StoreError, match="lacks 37 of 37 texts that were embedded. Expected one folder"):
+            found.compute()
 
         def full(*given):
             raise StoreError("Cannot use the store: database or disk is full.")
@@ -93,8 +92,23 @@ def test_what_is_wrong_with_texts_on_a_cluster_is_named(cluster, tmp_path, monke
             embedder.transform(da.from_array(TEXTS))
 
 
-def test_a_killed_worker_costs_no_stored_text_and_changes_no_number(tmp_path):
-    """Two processes; one is killed when the first of twelve partitions are stored."""
+def test_a_table_with_messages_in_one_partition_only_is_refused(cluster, tmp_path):
+    """In memory, the chat template would join the texts, too."""
+    save_model(tmp_path / "model", "llama", chat_template=CHAT)
+    cells = ["you are kind", "thank you", [{"role": "user", "content": "go away"}], [{"role": "user", "content": "a"}]]
+    table = pd.DataFrame({"completion": cells})
+    embedder = TransformerEmbedder(tmp_path / "model", pooling="last", store=tmp_path / "store")
+    with pytest.raises(ValueError, match="looks like messages that Dask turned into text"):
+        embedder.transform(dd.from_pandas(table, npartitions=2))
+    with dask.config.set({"dataframe.convert-string": False}):
+        table = dd.from_pandas(table, npartitions=2)
+    with pytest.raises(ValueError, match="single texts in the first partition .* single texts of messages in another"):
+        embedder.transform(table)
+
+
+def test_a_killed_worker_costs_no_stored_text_and_changes_no_number(tmp_path, monkeypatch, capfd):
+    """Two processes; one is killed when the first of twelve partitions are stored. A fit there, and another model."""
+    monkeypatch.chdir(tmp_path)  # workers have another folder
     texts = np.array([f"text {number}" for number in range(240)])
     killed = []
 
@@ -107,13 +121,20 @@ def test_a_killed_worker_costs_no_stored_text_and_changes_no_number(tmp_path):
 
     options = {"threads_per_worker": 1, "dashboard_address": ":0", "silence_logs": logging.CRITICAL}
     with LocalCluster(2, **options) as cluster, Client(cluster) as client, serving(seconds=0.2) as (address, state):
-        embedder = TransformerEmbedder(address, store=tmp_path / "store").fit()
-        thread = threading.Thread(target=kill, args=(client, EmbeddingStore(tmp_path / "store")))
+        embedder = TransformerEmbedder(address, store="store").fit()
+        thread = threading.Thread(target=kill, args=(client, EmbeddingStore(tmp_path / "store")), daemon=True)
         thread.start()
         found = embedder.transform(da.from_array(texts, chunks=20))
         thread.join()
         n_embedded = sum(text.startswith("text") for text in state["texts"])
         expected = [vector(text, 0) for text in texts]
         np.testing.assert_allclose(found.compute(), expected, rtol=1e-5)
+        y = np.arange(240) % 2
+        reward = MaxEntropyIRL().fit(found, y)
+        np.testing.assert_allclose(reward.coef_, MaxEntropyIRL().fit(np.float32(expected), y).coef_, atol=1e-4)
+        state["seed"] = 1
+        with pytest.raises(ValueError, match="other embeddings than before|Expected tiny, probe"):
+            embedder.transform(da.from_array(np.array(["new"])))
+    assert "Warning" not in capfd.readouterr().err
     assert len(killed) == 1
     assert 240 <= n_embedded <= 260  # only the partition that the worker was at is embedded again

@@ -414,9 +414,11 @@ def test_a_model_spread_by_accelerate_gives_the_same_embeddings(bert):
     """Over what this machine has: by accelerate's choice, and by a map that leaves a layer on the disk."""
     expected = TransformerEmbedder(bert).fit_transform(TEXTS)
     places = {"embeddings": "cpu", "encoder.layer.0": "cpu", "encoder.layer.1": "disk", "pooler": "cpu"}
-    for device_map in ("auto", {"": "cpu"}, places):
-        found = TransformerEmbedder(bert, device_map=device_map).fit_transform(TEXTS)
+    for device_map in ("auto", {"": torch.device("cpu")}, places):
+        found = clone(TransformerEmbedder(bert, device_map=device_map)).fit_transform(TEXTS)
         np.testing.assert_allclose(found, expected, atol=1e-5)
+    with pytest.raises(OSError, match="or not fit device_map='atuo': load it without"):
+        TransformerEmbedder(bert, device_map="atuo").fit_transform(TEXTS)
 
 
 @pytest.mark.parametrize("file", ["config.json", "model.safetensors", "tokenizer.json"])

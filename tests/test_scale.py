@@ -5,8 +5,7 @@ import tracemalloc
 import dask.array as da
 import numpy as np
 import pytest
-from dask import delayed
-from distributed import Client, LocalCluster
+from dask import bag, delayed
 
 from fairl_sk import FailureAwareIRL, FailureAwareIRLCV, MaxEntropyIRL, MaxMarginIRL, check_pairs
 from fairl_sk.datasets import make_preferences
@@ -35,14 +34,6 @@ def mapped(tmp_path, monkeypatch):
         return np.load(tmp_path / "X.npy", mmap_mode="r")
 
     return write
-
-
-@pytest.fixture(scope="module")
-def cluster():
-    """Two workers of Dask, which are threads of this process."""
-    options = {"processes": False, "protocol": "inproc://", "dashboard_address": ":0"}
-    with LocalCluster(2, threads_per_worker=1, **options) as cluster, Client(cluster):
-        yield
 
 
 @pytest.fixture(params=["file", "cluster"])
@@ -138,6 +129,22 @@ def test_check_pairs_copies_a_file_unless_it_is_asked_not_to(pairs, mapped):
     assert check_pairs(in_file, mapped=True) is in_file
 
 
+@pytest.mark.filterwarnings("ignore:.* pairs (contradict|have the same features):UserWarning")  # of rounded features
+def test_chunks_of_any_form_and_targets_of_dask(pairs, cluster):
+    """Swapped sides, many small chunks, another dtype than the array says, and a weight for each row."""
+    X, y = pairs
+    weight = np.linspace(0.5, 2, len(y))
+    expected = MaxEntropyIRL().fit(X[:, ::-1], 1 - y, sample_weight=weight).coef_
+    chunks = da.from_array(X, chunks=(25, 2, 6))[:, ::-1]
+    found = MaxEntropyIRL().fit(chunks, da.from_array(1 - y), sample_weight=da.from_array(weight))
+    np.testing.assert_allclose(found.coef_, expected, rtol=1e-3)
+    for dtype in (np.float64, np.int64, bool, ">f4"):
+        values = X.round().astype(dtype)
+        chunks = da.from_delayed(delayed(values.astype(np.float16)), X.shape, values.dtype)
+        expected = MaxEntropyIRL(alpha=0.1).fit(values.astype(float), y).coef_
+        np.testing.assert_allclose(MaxEntropyIRL(alpha=0.1).fit(chunks, y).coef_, expected, rtol=1e-2, atol=1e-3)
+
+
 def test_what_is_wrong_on_a_cluster_is_named_with_its_block_and_row(pairs, cluster):
     X, y = pairs
     broken = X.copy()
@@ -153,5 +160,11 @@ def test_what_is_wrong_on_a_cluster_is_named_with_its_block_and_row(pairs, clust
         MaxEntropyIRL().fit(da.from_array(np.array([["good", "bad"]])))
     with pytest.raises(ValueError, match="5 features, but MaxEntropyIRL is expecting 6"):
         MaxEntropyIRL().fit(X, y).predict(da.from_array(X[..., :5]))
+    with pytest.raises(ValueError, match="X of shape .400, 3, 6., with 3 axes"):
+        MaxEntropyIRL().fit(da.concatenate([da.from_array(X), da.from_array(X[:, :1])], axis=1))
+    with pytest.raises(ValueError, match="Found a Dask Bag. Expected a Dask array of features"):
+        MaxEntropyIRL().fit(bag.from_sequence([1, 2]))
+    with pytest.raises(ValueError, match="could not convert"):
+        MaxEntropyIRL().fit(da.from_delayed(delayed(np.full((5, 2, 3), "a", dtype=object)), (5, 2, 3), float))
     with pytest.raises(ValueError, match="which a search does not read"):
         FailureAwareIRLCV().fit(da.from_array(X), y)

@@ -20,6 +20,7 @@ from .loading import (
     CHAT_DATE,
     DTYPES,
     MINILM,
+    MODEL_LOCK,
     POOLING_FILE,
     find_model,
     load_dense,
@@ -27,13 +28,14 @@ from .loading import (
     load_tokenizer,
     writes_date,
 )
-from .on_cluster import as_rows, embed_on_cluster
+from .on_cluster import embed_on_cluster
 from .server import embed_by_server, find_served_model, is_address
 from .store import EmbeddingStore, StoreError, text_keys
 from .templates import check_template, format_texts
 
 __all__ = ["TransformerEmbedder"]
 
+_COLUMNS = "embedding, whether the text was cut"  # what the store keeps of a text
 _FLUSH_SECONDS = 5.0  # between two writes to the store
 
 
@@ -272,65 +274,75 @@ class TransformerEmbedder(
         UserWarning
             If texts are empty or were truncated, or embeddings could not be stored; without `fit`, also as `fit`.
         """
-        settings = self._settings()
-        if hasattr(self, "settings_"):
-            self._check_unchanged(settings)
-        else:
+        if not hasattr(self, "settings_"):
             _warn_of_pooling(self)
-        embeddings, n_cut, n_texts = (self._transform_on_cluster if is_dask(X) else self._transform)(X)
-        warn_of_truncation(n_cut, n_texts, settings["max_length"], self.truncation_side)
-        return embeddings
-
-    def _transform(self, X, warn=True):
-        """Embeddings, how many of the distinct texts were cut, and how many there are."""
+        if is_dask(X):
+            return self._transform_on_cluster(X)
         texts, distinct, inverse, settings = self._read(X)
-        if warn:
-            warn_of_empty(sum(not text.strip() for text in texts.flat))
+        warn_of_empty(sum(not text.strip() for text in texts.flat))
         embeddings, n_cut = self._embed(distinct, settings)
-        embeddings = embeddings[inverse]
+        warn_of_truncation(n_cut, len(distinct), settings["max_length"], settings["truncation_side"])
+        return self._normalized(embeddings[inverse]).reshape(*texts.shape, -1)
+
+    def _normalized(self, embeddings):
         if self.normalize:
             embeddings /= np.maximum(np.linalg.norm(embeddings, axis=1, keepdims=True), 1e-12)
-        return embeddings.reshape(*texts.shape, -1), n_cut, len(distinct)
+        return embeddings
 
     def _transform_on_cluster(self, X):
-        """`_transform` of a collection of Dask, on its workers."""
+        """`transform` of a collection of Dask, on its workers, by the model and the settings of this process."""
         if self.store is None:
             raise ValueError(
                 "Found a collection of Dask and store=None. Set store to a folder that all workers reach: they embed "
                 "each text once, and an embedding that is stored survives the loss of a worker."
             )
-        worker = copy(self)
-        worker.verbose = False
-        return embed_on_cluster(
-            X,
-            lambda part: worker._read(part)[:2],
-            worker._embed_owned,
-            lambda part: worker._transform(as_rows(part), warn=False)[0],
-            self._n_features_out,
-            verbose=self.verbose,
+        worker, settings = copy(self), self._settings()
+        worker.store, worker.verbose = Path(self.store).absolute(), False  # workers have a folder of their own
+        if self._source().is_folder and Path(self.model).is_dir():
+            worker.model = str(Path(self.model).absolute())
+        worker.settings_ = getattr(self, "settings_", settings)
+        worker._fitted_model = str(worker.model), self.revision
+        embeddings, n_cut, n_texts = embed_on_cluster(
+            X, worker._read, worker._embed_owned, worker._stored, self._n_features_out, verbose=self.verbose
         )
+        warn_of_truncation(n_cut, n_texts, settings["max_length"], self.truncation_side)
+        return embeddings
 
     def _embed_owned(self, part, owned):
         """Embed and store the distinct texts of a partition that a mask names; how many were cut."""
-        _, distinct, _, settings = self._read(as_rows(part))
+        _, distinct, _, settings = self._read(part)
         return self._embed(distinct[owned], settings, must_store=True)[1]
+
+    def _stored(self, part):
+        """Embeddings of a partition, all of which workers have stored."""
+        texts, distinct, inverse, settings = self._read(part)
+        found, vectors = EmbeddingStore(self.store).read({**settings, "columns": _COLUMNS}, text_keys(distinct))
+        if not found.all():
+            raise StoreError(
+                f"The store {self.store} lacks {np.count_nonzero(~found)} of {len(found)} texts that were embedded. "
+                "Expected one folder that all workers reach; if it was deleted, call transform again."
+            )
+        embeddings = vectors[inverse, :-1].astype(np.float32)
+        return self._normalized(embeddings).reshape(*texts.shape, -1)
 
     def _read(self, X):
         """Texts in the shape of X, the distinct ones as they are embedded, their inverse, and settings."""
-        source = self._source()
+        settings, source = self._settings(), self._source()
+        if hasattr(self, "settings_"):
+            self._check_unchanged(settings)
         texts, templated = format_texts(X, self.prompt_template, source)
         prompted = texts.ravel()
         if not templated:
             prompted = [source.prompt + text for text in prompted]
             prompted = np.array([text.lower() for text in prompted] if source.is_lower else prompted, dtype=object)
         distinct, inverse = np.unique(prompted, return_inverse=True)
-        return texts, distinct, inverse, {**self._settings(), "special_tokens": not templated}
+        return texts, distinct, inverse, {**settings, "special_tokens": not templated}
 
     def _embed(self, texts, settings, *, must_store=False):
         """Embeddings (n_texts, n_features) of distinct texts, from the store or the model, and how many were cut."""
         table = np.empty((len(texts), self._n_features_out + 1), dtype=np.float32)  # the last column: was it cut?
         store = None if self.store is None else EmbeddingStore(self.store)
-        settings = {**settings, "columns": "embedding, whether the text was cut"}
+        settings = {**settings, "columns": _COLUMNS}
         missing, keys = np.arange(len(texts)), None
         if store is not None:
             keys = text_keys(texts)
@@ -358,8 +370,9 @@ class TransformerEmbedder(
                 yield rows, np.column_stack([vectors, np.zeros(len(rows))])
             return
         mapped = sorted(self.device_map.items()) if isinstance(self.device_map, dict) else self.device_map
-        options = () if mapped is None else (json.dumps(mapped),)
-        module = load_model(*source[:3], self.dtype, str(device), *options)
+        options = () if mapped is None else (json.dumps(mapped, default=str),)
+        with MODEL_LOCK:  # several threads load it once
+            module = load_model(*source[:3], self.dtype, str(device), *options)
         if mapped is not None:  # inputs go to the first GPU of the map, and outputs come back to it
             places = getattr(module, "hf_device_map", {"": module.device}).values()  # without: one device has all
             device = torch.device(next((place for place in places if str(place) not in ("cpu", "disk")), "cpu"))

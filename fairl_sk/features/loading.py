@@ -283,7 +283,9 @@ def load_model(path, revision, identity, dtype, device, device_map="null"):
     model_class = encoder_class(config)
     device_map, options = json.loads(device_map), {"revision": revision, "dtype": DTYPES[dtype]}
     if device_map is not None:
-        options["device_map"] = dict(device_map) if isinstance(device_map, list) else device_map
+        device_map = dict(device_map) if isinstance(device_map, list) else device_map
+        remedy = f"Its files may be damaged, or not fit device_map={device_map!r}: load it without the map to see."
+        options |= {"device_map": device_map, "remedy": remedy}
     module = load_weights(model_class, path, unread="pooler", **options)
     module.config.use_cache = False  # no keys and values for a next token
     module.requires_grad_(False)

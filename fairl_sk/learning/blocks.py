@@ -144,7 +144,7 @@ class _Product(torch.autograd.Function):
     @staticmethod
     def forward(ctx, weights, rows):
         ctx.rows = rows
-        return rows.times(weights)
+        return rows.times(weights.detach())
 
     @staticmethod
     def backward(ctx, slopes):
@@ -185,6 +185,7 @@ class ClusterBlocks(Blocks):
         return sum(results, torch.zeros(self.shape[-1], slopes.shape[-1], dtype=torch.float64)).to(self.device)
 
 
+@torch.no_grad()
 def _collect(chunk, function, has_side, shape, dtype, options):
     rows = Blocks(chunk, **options)
     rows.has_side = has_side
