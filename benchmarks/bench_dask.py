@@ -53,7 +53,7 @@ def main(size="full"):
     for turn in range(plan["turns"]):
         part = texts[turn * plan["texts"] : (turn + 1) * plan["texts"]]
         for n_workers in seconds:
-            with LocalCluster(n_workers, threads_per_worker=1, dashboard_address=":0") as cluster:
+            with LocalCluster(n_workers=n_workers, threads_per_worker=1, dashboard_address=":0") as cluster:
                 with Client(cluster) as client:
                     encode(client, texts[: 16 * n_workers])  # each worker loads the encoder
                     seconds[n_workers].append(encode(client, part))

@@ -62,7 +62,7 @@ def cluster():
     from distributed import Client, LocalCluster
 
     options = {"processes": False, "protocol": "inproc://", "dashboard_address": ":0"}
-    with LocalCluster(2, threads_per_worker=1, **options) as cluster, Client(cluster):
+    with LocalCluster(n_workers=2, threads_per_worker=1, **options) as cluster, Client(cluster):
         yield
 
 

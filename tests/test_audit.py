@@ -35,6 +35,7 @@ from fairl_sk import (
 from fairl_sk.audit import audit, format_audit, load_pipeline, write_audit
 from fairl_sk.audit.checks import with_useful_reference
 from fairl_sk.audit.choice import ALPHAS, choose, shown_reward
+from fairl_sk.audit.data import fit_features
 from fairl_sk.audit.label_errors import label_errors_section
 from fairl_sk.audit.measures import KINDS, MEASURES
 from fairl_sk.audit.shortcuts import shortcuts_section
@@ -145,6 +146,24 @@ def test_whole_groups_are_held_out_and_the_hardest_failures_are_among_them(corpu
 def test_the_same_seed_gives_the_same_result(corpus, result, tuned):
     again = small_audit(corpus)
     assert (again.table, again.failures, again.uncertainty) == (result.table, result.failures, result.uncertainty)
+
+
+def test_large_features_lie_in_a_file_and_change_no_result(monkeypatch):
+    """The training features; without room for the file they stay in memory."""
+    few = make_detox_preferences(200, hard=0.0, random_state=0)
+    in_memory = small_audit(few)
+    monkeypatch.setattr("fairl_sk.audit.data.LARGE", 0)
+    in_file = small_audit(few)
+    for measure in ("pair_accuracy", "output_auc", "starc"):
+        assert estimates(in_file.table, measure) == pytest.approx(estimates(in_memory.table, measure), abs=0.01)
+    assert [row["index"] for row in in_file.failures[:5]] == [row["index"] for row in in_memory.failures[:5]]
+    texts = few.data[:100]
+    _, in_file = fit_features(N_GRAMS, texts)
+    assert isinstance(in_file, np.memmap)
+    monkeypatch.setattr("fairl_sk.audit.data.TemporaryFile", functools.partial(open, "/dev/full", "wb"))
+    _, in_memory = fit_features(N_GRAMS, texts)
+    assert not isinstance(in_memory, np.memmap)
+    np.testing.assert_array_equal(in_memory, in_file)
 
 
 def test_sections_say_what_explains_the_preferences_and_where_the_reward_fails(corpus, result):

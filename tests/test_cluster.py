@@ -120,7 +120,11 @@ def test_a_killed_worker_costs_no_stored_text_and_changes_no_number(tmp_path, mo
         killed.append(pid)
 
     options = {"threads_per_worker": 1, "dashboard_address": ":0", "silence_logs": logging.CRITICAL}
-    with LocalCluster(2, **options) as cluster, Client(cluster) as client, serving(seconds=0.2) as (address, state):
+    with (
+        LocalCluster(n_workers=2, **options) as cluster,
+        Client(cluster) as client,
+        serving(seconds=0.2) as (address, state),
+    ):
         embedder = TransformerEmbedder(address, store="store").fit()
         thread = threading.Thread(target=kill, args=(client, EmbeddingStore(tmp_path / "store")), daemon=True)
         thread.start()

@@ -80,11 +80,15 @@ def test_single_outputs_elsewhere(learner, pairs, placed):
     np.testing.assert_allclose(found, expected, atol=1e-4 * np.std(expected))
 
 
-def test_a_search_on_a_file_is_the_search_in_memory(pairs, mapped):
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_a_search_on_a_file_is_the_search_in_memory(dtype, pairs, mapped):
     X, y = pairs
-    search = FailureAwareIRLCV(alpha=1e-3, hidden_layer_sizes=[(), (2,)], n_rounds=1, cv=2, random_state=0)
+    layers = [(), (2,)] if dtype == np.float16 else [()]
+    search = FailureAwareIRLCV(alpha=1e-3, hidden_layer_sizes=layers, n_rounds=1, cv=2, random_state=0)
     expected = search.fit(X, y).cv_results_["mean_test_score"]
-    found = search.fit(mapped(X.astype(np.float16)), y).cv_results_["mean_test_score"]
+    in_file = mapped(X.astype(dtype))
+    found = search.fit(in_file, y).cv_results_["mean_test_score"]
+    np.testing.assert_array_equal(in_file, X)  # nothing wrote to it
     np.testing.assert_allclose(found, expected, atol=1 / 200)
 
 

@@ -1,5 +1,7 @@
 """The data of an audit: checked, joined with a reference, split by whole groups, made into features. `run` reads it."""
 
+from tempfile import TemporaryFile
+
 import numpy as np
 import sklearn
 from sklearn.model_selection import GroupShuffleSplit
@@ -10,6 +12,7 @@ from ..pairs import preference_sign
 from ..warn import warn_user
 from .checks import warn_of_unseen_texts, with_votes
 
+LARGE = 2**30  # bytes of features
 ABOUT_CORPUS = (
     "Short texts that fairl_sk wrote by rules, toxic (T) or not (NT), with a known reward. The output with the higher "
     "reward is preferred. Only pairs of the kind NT->T are reversed: their toxic output is preferred, as if mislabeled."
@@ -155,7 +158,19 @@ def fit_features(features, texts):
             "TransformerEmbedder or a PairTransformer: put a transformer of single texts into PairTransformer(...)."
         ) from error
     warn_of_unseen_texts(X, texts)
-    return features, X
+    return features, in_file(X)
+
+
+def in_file(X):
+    """Large features in a temporary file, which learners and searches read by block; in memory if there is no room."""
+    if X.nbytes < LARGE:
+        return X
+    try:
+        with TemporaryFile() as file:
+            X.tofile(file)
+            return np.memmap(file, X.dtype, "r", shape=X.shape)
+    except OSError:
+        return X
 
 
 def on_one_line(value):

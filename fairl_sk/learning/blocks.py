@@ -70,7 +70,9 @@ class Blocks:
     def _read(self, places):
         """Rows without their factors, for a slice or positions; the next call may overwrite them."""
         given = self._X[places if self._rows is None else self._rows[places]]
-        if self._differences and given.ndim == 3:
+        if given.dtype == self.dtype and given.device == self.device and self._center is None and not self._differences:
+            rows = given  # nothing to compute
+        elif self._differences and given.ndim == 3:
             rows = self._memory("rows", given[:, 0])
             pairs = self._memory("pairs", given[: self._piece])
             for piece, part in zip(given.split(self._piece), rows.split(self._piece), strict=True):
@@ -208,7 +210,7 @@ def _scaled(values, factor):
 
 
 def _squared_lengths(rows, width):
-    return rows[..., :width].double().square_().sum(dim=-1)
+    return rows[..., :width].double().square().sum(dim=-1)
 
 
 def _sum(rows, slopes):

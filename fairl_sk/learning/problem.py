@@ -1,6 +1,7 @@
 """What a fit reads and minimizes: the prepared rows and the settings."""
 
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -11,7 +12,7 @@ from .blocks import Blocks, is_mapped, read_blocks, working_dtype
 from .curriculum import Schedule
 from .net import rewards_of_heads
 from .pointwise import estimate_weight
-from .rows import difference_scale, discount_duplicates, number_outputs, signed_differences
+from .rows import difference_scale, differences_in_file, discount_duplicates, number_outputs, signed_differences
 
 __all__ = ["Problem", "Settings", "prepare", "settle_pointwise_weight"]
 
@@ -119,10 +120,12 @@ def prepare(X, sign, sample_weight, labels, recurrence_correlation, device, rows
         sample_weight = discount_duplicates(numbers, sample_weight, recurrence_correlation)
     device, paired = torch_device(device), X.ndim == 3
     if is_mapped(X):
-        differences = read_blocks(X, rows, sign, differences=True, device=device)
-        lengths = np.sqrt(differences.squared_lengths())
+        read, signs = partial(read_blocks, X, rows, differences=True, device=device), sign
+        if paired and not isinstance(rows, slice):  # of a fold: to pick them from the file in each pass takes long
+            read, signs = partial(read_blocks, differences_in_file(X, sign, rows), device=device), np.ones(len(rows))
+        lengths = np.sqrt(read(factor=signs).squared_lengths())
         scale = difference_scale(lengths[:, None], sample_weight, paired=paired)
-        differences = read_blocks(X, rows, sign / scale, differences=True, device=device)
+        differences = read(factor=signs / scale)
     else:
         differences = signed_differences(X, sign, rows)
         scale = difference_scale(differences[:, : X.shape[-1]], sample_weight, paired=paired)

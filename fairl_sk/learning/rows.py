@@ -15,6 +15,7 @@ from .blocks import is_mapped, read_blocks, working_dtype
 
 __all__ = [
     "difference_scale",
+    "differences_in_file",
     "discount_duplicates",
     "labels_of_pairs",
     "mapped_array",
@@ -62,6 +63,16 @@ def signed_differences(X, sign, rows=slice(None)):
     return differences
 
 
+def differences_in_file(X, sign, rows):
+    """`signed_differences` of some rows of pairs in a file, in a temporary file, from which each pass reads them."""
+    with TemporaryFile() as file:
+        for part in gen_batches(len(rows), 1024):
+            pairs = X[rows[part]].astype(working_dtype(X), copy=False)
+            differences = (pairs[:, 0] - pairs[:, 1]) * sign[part, None].astype(pairs.dtype)
+            differences.tofile(file)  # on a full disk an error, where writing through a map would end the process
+        return np.memmap(file, working_dtype(X), "r", shape=(len(rows), X.shape[-1]))
+
+
 def mapped_array(shape, dtype):
     """An array in a memory map of its own: freed, it goes back to the system, where malloc would keep it."""
     count = int(np.prod(shape))
@@ -75,10 +86,9 @@ def take_rows(X, rows):
     if not is_mapped(X):
         return np.take(X, rows, axis=0, out=mapped_array(shape, X.dtype), mode="clip")
     with TemporaryFile() as file:
-        copied = np.memmap(file, X.dtype, "w+", shape=shape)
-    for part in gen_batches(len(rows), 1024):
-        copied[part] = X[rows[part]]
-    return copied
+        for part in gen_batches(len(rows), 1024):
+            X[rows[part]].tofile(file)
+        return np.memmap(file, X.dtype, "r", shape=shape)
 
 
 def difference_scale(differences, sample_weight, *, paired=False):
