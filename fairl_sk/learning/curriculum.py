@@ -73,9 +73,9 @@ class Curriculum(Callback):
     def _weights(self, failures, schedule):
         """Weights of the failures' losses, (n_pairs,), of sum lambda_t; all 0 where nothing fails."""
         weight, rate = schedule.weights[self.round_], schedule.rates[self.round_]
-        weights = failures * self.sample_weight
-        if weight * rate == 0 or not weights.any():
+        if weight * rate == 0:
             return 0.0
+        weights = failures * self.sample_weight
         if self.generator is not None:
             weights = self._sample(weights, rate * self.sample_weight.sum())
         total = weights.sum()

@@ -206,6 +206,6 @@ def _joint_features(problem, *, constant):
 
 def _rewards_with_offset(problem, heads):
     """Rewards of the (preferred, other) outputs, or of single outputs as one column, by a reward of some heads."""
-    rewards = problem.rewards(heads)
+    rewards = problem.rewards([heads])[0]
     rewards = rewards + output_offset(problem, rewards)
     return preferred_first(rewards, problem.sign) if problem.is_paired else rewards[:, None]

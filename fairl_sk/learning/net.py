@@ -14,7 +14,7 @@ from .blocks import is_mapped, read_blocks
 from .losses import LOSSES
 
 __all__ = ["DualPath", "DualPathLoss", "DualPathNet", "ProgressBar", "SliceIterator", "export_head"]
-__all__ += ["head_reward", "rewards_of_heads"]
+__all__ += ["head_reward", "rewards_of_heads", "rewards_of_paths"]
 
 
 class DualPath(nn.Module):
@@ -72,16 +72,28 @@ def head_reward(arrays, X):
 
 def rewards_of_heads(heads, X):
     """Sum of the heads' rewards of every output in X, (..., n_features), without the offset; see `export_head`."""
+    return rewards_of_paths([heads], X)[0]
+
+
+def rewards_of_paths(paths, X):
+    """Rewards (n_paths, ...) of every output in X, (..., n_features), by each path, which is a list of heads."""
     if is_mapped(X):
         blocks = read_blocks(X)
         rewards = blocks.collect(
-            lambda rows: torch.from_numpy(rewards_of_heads(heads, rows.numpy())), X.shape[:-1], blocks.dtype
+            lambda rows: torch.from_numpy(rewards_of_paths(paths, rows.numpy())).movedim(0, -1),
+            (*X.shape[:-1], len(paths)),
+            blocks.dtype,
         )
-        return rewards.numpy()
+        return rewards.movedim(-1, 0).numpy()
     flat = X.reshape(-1, X.shape[-1])
-    if all(len(head) == 2 for head in heads):  # the sum of linear heads is linear
-        heads = [[sum(arrays) for arrays in zip(*heads, strict=True)]]
-    return sum(head_reward(head, flat) for head in heads).reshape(X.shape[:-1])
+    if all(len(head) == 2 for heads in paths for head in heads):  # the sum of linear heads is linear
+        weights, biases = (
+            np.concatenate([sum(head[part] for head in heads) for heads in paths]).astype(X.dtype) for part in (0, 1)
+        )
+        rewards = weights @ flat.T + biases[:, None]
+    else:
+        rewards = np.stack([sum(head_reward(head, flat) for head in heads) for heads in paths])
+    return rewards.reshape(len(paths), *X.shape[:-1])
 
 
 class DualPathLoss(nn.Module):

@@ -269,10 +269,10 @@ class PreferenceIRL(PairClassifier):
         self.dual_gap_, self.n_iter_ = np.nan, self.n_rounds
         return heads
 
-    def _keep(self, problem, settings, heads):
-        """Set the attributes that a prediction reads, from heads in the units of the input."""
+    def _keep(self, problem, settings, heads, rewards=None):
+        """Set the attributes that a prediction reads, from heads in the units of the input, and their rewards."""
         self.base_weights_, self.failure_weights_ = heads
-        rewards = problem.rewards(heads)
+        rewards = problem.rewards([heads])[0] if rewards is None else rewards
         if not np.isfinite(rewards).all():
             raise ValueError(_DIVERGED)
         self.intercept_ = output_offset(problem, rewards)

@@ -10,7 +10,7 @@ from threadpoolctl import threadpool_limits
 from ..device import torch_device
 from .blocks import Blocks, is_mapped, read_blocks, working_dtype
 from .curriculum import Schedule
-from .net import rewards_of_heads
+from .net import rewards_of_paths
 from .pointwise import estimate_weight
 from .rows import difference_scale, differences_in_file, discount_duplicates, number_outputs, signed_differences
 
@@ -81,9 +81,9 @@ class Problem:
         share = self.tensor(self.weight, X.dtype)
         return (X - (share @ X[:, 0] + share @ X[:, 1]) / 2).div_(self.scale)
 
-    def rewards(self, heads):
-        """Rewards of the rows, (n_pairs, 2) or (n_samples,), by a sum of heads; see `rewards_of_heads`."""
-        return rewards_of_heads(heads, self.X)[self.rows]
+    def rewards(self, paths):
+        """Rewards of the rows, (n_paths, n_pairs, 2) or (n_paths, n_samples); see `rewards_of_paths`."""
+        return rewards_of_paths(paths, self.X)[:, self.rows]
 
     @property
     def target_sides(self):

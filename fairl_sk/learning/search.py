@@ -18,6 +18,7 @@ from .rows import take_rows
 __all__ = ["Candidate", "Fold", "fit_candidates"]
 
 _MOST_COLUMNS = 64  # failure paths that train beside each other; their vectors take memory
+_FEW = 16  # paths whose rewards of all rows are in memory at once
 
 
 @dataclass
@@ -103,18 +104,25 @@ def _fit_on_one_base(members, fold):
                 yield from (_fit_alone(candidate, fold) for candidate in columns)
                 continue
             seconds = base_seconds + (time.perf_counter() - start) / len(columns)
-            for candidate, path, head in zip(columns, paths, heads, strict=True):
+            rewards = _rewards_of([(base.head, head) for head in heads], problem)
+            for candidate, path, head, values in zip(columns, paths, heads, rewards, strict=True):
                 candidate.seconds = seconds
-                yield _keep(candidate, fold, problem, path, base, head)
+                yield _keep(candidate, fold, problem, path, base, head, values)
 
 
-def _keep(candidate, fold, problem, settings, base, head):
+def _rewards_of(paths, problem):
+    """Yield the rewards of the rows by each path, a few paths in one product."""
+    for begin in range(0, len(paths), _FEW):
+        yield from problem.rewards(paths[begin : begin + _FEW])
+
+
+def _keep(candidate, fold, problem, settings, base, head, rewards):
     """Make a fitted estimator of a base path and a failure head."""
     fitted = clone(candidate.estimator)
     fitted.classes_, fitted.n_features_in_ = fold.classes, fold.X.shape[-1]
     fitted.dual_gap_, fitted.n_iter_ = base.gap, base.n_iter
     try:
-        fitted._keep(problem, settings, (base.head, head))
+        fitted._keep(problem, settings, (base.head, head), rewards)
         candidate.fitted = fitted
     except ValueError as error:
         candidate.error = error
