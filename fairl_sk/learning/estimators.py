@@ -427,8 +427,8 @@ class FailureAwareIRL(PreferenceIRL):
         self._warn_of_unread()
         super()._learn(X, y, sample_weight, output_labels)
 
-    def _keep(self, problem, settings, heads):
-        super()._keep(problem, settings, heads)
+    def _keep(self, problem, settings, heads, rewards=None):
+        super()._keep(problem, settings, heads, rewards)
         self.pointwise_weight_ = float(settings.pointwise_weight)
 
     def _is_joint(self):
