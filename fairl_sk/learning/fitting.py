@@ -125,7 +125,7 @@ def train_failures(problem, settings, base, differences, n_rounds, *, record=Tru
         optimizer__weight_decay=decay,
         batch_size=len(differences),
         max_epochs=n_rounds,
-        callbacks=[curriculum] + ([ProgressBar(progress)] if progress else []),
+        callbacks=[curriculum] + ([ProgressBar(progress)] if progress and n_rounds > 1 else []),
         device=str(problem.device),
     )
     X = {"features": with_side(differences), "base": base.margins[:, None, None]}
