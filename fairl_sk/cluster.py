@@ -19,6 +19,11 @@ def check_dask_array(X):
             f"Found a Dask {type(X).__name__}. Expected a Dask array of features: those of a table are "
             "table.to_dask_array(lengths=True), and TransformerEmbedder makes them of texts."
         )
+    if X.ndim not in (2, 3):
+        raise ValueError(
+            f"Found a Dask array of shape {X.shape}. Expected features: (n_pairs, 2, n_features) or (n_samples, "
+            "n_features)."
+        )
     if np.isnan(X.shape).any():
         raise ValueError(f"Found a Dask array of unknown shape, {X.shape}. Call its compute_chunk_sizes() before.")
     if X.dtype.kind not in "fiub" or X.dtype.itemsize > 8:
@@ -72,13 +77,14 @@ class ClusterFeatures:
     def _take(self, X):
         """Let the workers compute the chunks of an array, and keep those with rows."""
         chunks = self._client.compute(list(X.to_delayed().ravel()))
-        filled = [(length, chunk) for length, chunk in zip(X.chunks[0], chunks, strict=True) if length]
-        self.lengths, self._chunks = zip(*filled, strict=True)
+        filled = [(*of, number) for number, of in enumerate(zip(X.chunks[0], chunks, strict=True)) if of[0]]
+        self.lengths, self._chunks, self._numbers = zip(*filled, strict=True)
         self._starts = np.cumsum([0, *self.lengths])
 
     def _check(self):
-        for number, (shape, broken) in enumerate(self.on_chunks(_inspect)):
-            first, expected = int(self._starts[number]), (self.lengths[number], *self.shape[1:])
+        for place, (shape, broken) in enumerate(self.on_chunks(_inspect)):
+            first, number = int(self._starts[place]), self._numbers[place]
+            expected = self.lengths[place], *self.shape[1:]
             if shape != expected:
                 raise ValueError(
                     f"Block {number} of the Dask array (from row {first}) has shape {shape}. Expected {expected}, as "

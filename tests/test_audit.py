@@ -12,6 +12,7 @@ import zipfile
 import numpy as np
 import pytest
 import skops.io
+from scipy import sparse
 from sklearn.decomposition import TruncatedSVD
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
@@ -35,7 +36,7 @@ from fairl_sk import (
 from fairl_sk.audit import audit, format_audit, load_pipeline, write_audit
 from fairl_sk.audit.checks import with_useful_reference
 from fairl_sk.audit.choice import ALPHAS, choose, shown_reward
-from fairl_sk.audit.data import fit_features
+from fairl_sk.audit.data import fit_features, in_file
 from fairl_sk.audit.label_errors import label_errors_section
 from fairl_sk.audit.measures import KINDS, MEASURES
 from fairl_sk.audit.shortcuts import shortcuts_section
@@ -153,17 +154,19 @@ def test_large_features_lie_in_a_file_and_change_no_result(monkeypatch):
     few = make_detox_preferences(200, hard=0.0, random_state=0)
     in_memory = small_audit(few)
     monkeypatch.setattr("fairl_sk.audit.data.LARGE", 0)
-    in_file = small_audit(few)
+    mapped = small_audit(few)
     for measure in ("pair_accuracy", "output_auc", "starc"):
-        assert estimates(in_file.table, measure) == pytest.approx(estimates(in_memory.table, measure), abs=0.01)
-    assert [row["index"] for row in in_file.failures[:5]] == [row["index"] for row in in_memory.failures[:5]]
+        assert estimates(mapped.table, measure) == pytest.approx(estimates(in_memory.table, measure), abs=0.01)
+    assert [row["index"] for row in mapped.failures[:5]] == [row["index"] for row in in_memory.failures[:5]]
     texts = few.data[:100]
-    _, in_file = fit_features(N_GRAMS, texts)
-    assert isinstance(in_file, np.memmap)
-    monkeypatch.setattr("fairl_sk.audit.data.TemporaryFile", functools.partial(open, "/dev/full", "wb"))
+    _, mapped = fit_features(N_GRAMS, texts)
+    assert isinstance(mapped, np.memmap)
+    monkeypatch.setattr("fairl_sk.learning.rows.TemporaryFile", functools.partial(open, "/dev/full", "wb"))
     _, in_memory = fit_features(N_GRAMS, texts)
     assert not isinstance(in_memory, np.memmap)
-    np.testing.assert_array_equal(in_memory, in_file)
+    np.testing.assert_array_equal(in_memory, mapped)
+    for other in (sparse.csr_array(np.eye(3)), np.eye(3) > 0, np.eye(3).astype(">f4")):
+        assert in_file(other) is other
 
 
 def test_sections_say_what_explains_the_preferences_and_where_the_reward_fails(corpus, result):

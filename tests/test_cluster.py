@@ -68,7 +68,7 @@ def test_a_pipeline_from_texts_to_rewards_on_a_cluster(cluster, tmp_path):
 def test_what_is_wrong_with_texts_on_a_cluster_is_named(cluster, tmp_path, monkeypatch):
     with serving() as (address, _):
         embedder = TransformerEmbedder(address, store=tmp_path / "store").fit()
-        with pytest.raises(ValueError, match="In partition 1 of the texts, both counted from 0: .*3"):
+        with pytest.raises(ValueError, match="In partition 1 .partitions and rows count from 0.: .*3"):
             embedder.transform(dask.bag.from_sequence(["a", "b", "c", 3], npartitions=2))
         with pytest.raises(ValueError, match="Found 0 texts in the collection"):
             embedder.transform(dask.bag.from_sequence([], npartitions=1))
@@ -77,7 +77,7 @@ def test_what_is_wrong_with_texts_on_a_cluster_is_named(cluster, tmp_path, monke
         with pytest.raises(ValueError, match="store=None. Set store"):
             TransformerEmbedder(address).fit().transform(da.from_array(TEXTS))
 
-        with pytest.raises(ValueError, match="Found single texts in the first partition .* pairs in another one, num"):
+        with pytest.raises(ValueError, match="Found single texts in partition 0 .* pairs in partition 1"):
             embedder.transform(dask.bag.from_sequence(["a", ["b", "c"]], npartitions=2))
         found = embedder.transform(da.from_array(TEXTS))
         shutil.rmtree(tmp_path / "store")
@@ -102,7 +102,7 @@ def test_a_table_with_messages_in_one_partition_only_is_refused(cluster, tmp_pat
         embedder.transform(dd.from_pandas(table, npartitions=2))
     with dask.config.set({"dataframe.convert-string": False}):
         table = dd.from_pandas(table, npartitions=2)
-    with pytest.raises(ValueError, match="single texts in the first partition .* single texts of messages in another"):
+    with pytest.raises(ValueError, match="single texts in partition 0 .* single texts of messages in partition 1"):
         embedder.transform(table)
 
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from fairl_sk import FailureAwareIRL, MaxEntropyIRL
 from fairl_sk.datasets import make_preferences
-from fairl_sk.learning.rows import discount_duplicates, number_outputs
+from fairl_sk.learning.rows import array_in_file, discount_duplicates, number_outputs
 
 
 def with_duplicates(n_pairs=300, seed=0):
@@ -114,3 +114,10 @@ def test_identical_sides_and_pairs_of_no_weight_contradict_nothing(preferences):
     X[2:4], y[:4] = X[:2], [0, 1, 1, 0]  # the same output on both sides, with either label
     X[5], y[5], weight[5] = X[4, ::-1], y[4], 0.0
     MaxEntropyIRL().fit(X, y, sample_weight=weight)
+
+
+def test_a_full_disk_is_named(monkeypatch):
+    """/dev/full refuses what is written to it."""
+    monkeypatch.setattr("fairl_sk.learning.rows.TemporaryFile", lambda: open("/dev/full", "wb"))
+    with pytest.raises(OSError, match="There is no room for 0.0 GB of features in .*No space left.*Set .* TMPDIR"):
+        array_in_file([np.ones((2, 3))], float, (2, 3))

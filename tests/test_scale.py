@@ -154,7 +154,7 @@ def test_what_is_wrong_on_a_cluster_is_named_with_its_block_and_row(pairs, clust
     broken = X.copy()
     broken[321, 1, 2] = np.nan
     with pytest.raises(ValueError, match=r"NaN or infinity, first in row 321 of 400 \(block 3\)"):
-        MaxEntropyIRL().fit(da.from_array(broken, chunks=(100, 2, 6)), y)
+        MaxEntropyIRL().fit(da.from_array(broken, chunks=((100, 0, 200, 100), 2, 6)), y)
     narrow = da.from_delayed(delayed(X[200:, :, :5]), (200, 2, 6), X.dtype)
     with pytest.raises(ValueError, match=r"Block 1 .*from row 200.* shape \(200, 2, 5\)\. Expected \(200, 2, 6\)"):
         MaxEntropyIRL().fit(da.concatenate([da.from_array(X[:200]), narrow]), y)
@@ -166,6 +166,8 @@ def test_what_is_wrong_on_a_cluster_is_named_with_its_block_and_row(pairs, clust
         MaxEntropyIRL().fit(X, y).predict(da.from_array(X[..., :5]))
     with pytest.raises(ValueError, match="X of shape .400, 3, 6., with 3 axes"):
         MaxEntropyIRL().fit(da.concatenate([da.from_array(X), da.from_array(X[:, :1])], axis=1))
+    with pytest.raises(ValueError, match="Dask array of shape .400,.. Expected features"):
+        MaxEntropyIRL().fit(da.from_array(y), y)
     with pytest.raises(ValueError, match="Found a Dask Bag. Expected a Dask array of features"):
         MaxEntropyIRL().fit(bag.from_sequence([1, 2]))
     with pytest.raises(ValueError, match="could not convert"):

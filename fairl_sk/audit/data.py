@@ -1,13 +1,12 @@
 """The data of an audit: checked, joined with a reference, split by whole groups, made into features. `run` reads it."""
 
-from tempfile import TemporaryFile
-
 import numpy as np
 import sklearn
 from sklearn.model_selection import GroupShuffleSplit
-from sklearn.utils import Bunch
+from sklearn.utils import Bunch, gen_batches
 
 from ..datasets import make_detox_preferences
+from ..learning.rows import array_in_file
 from ..pairs import preference_sign
 from ..warn import warn_user
 from .checks import warn_of_unseen_texts, with_votes
@@ -162,13 +161,11 @@ def fit_features(features, texts):
 
 
 def in_file(X):
-    """Large features in a temporary file, which learners and searches read by block; in memory if there is no room."""
-    if X.nbytes < LARGE:
+    """Large features in a temporary file, which learners read by block; as they are if the disk has no room."""
+    if not isinstance(X, np.ndarray) or X.nbytes < LARGE or X.dtype.kind not in "fiu" or not X.dtype.isnative:
         return X
     try:
-        with TemporaryFile() as file:
-            X.tofile(file)
-            return np.memmap(file, X.dtype, "r", shape=X.shape)
+        return array_in_file((X[part] for part in gen_batches(len(X), 1024)), X.dtype, X.shape)
     except OSError:
         return X
 

@@ -285,6 +285,7 @@ class TransformerEmbedder(
         return self._normalized(embeddings[inverse]).reshape(*texts.shape, -1)
 
     def _normalized(self, embeddings):
+        """The embeddings, scaled in place if they should be."""
         if self.normalize:
             embeddings /= np.maximum(np.linalg.norm(embeddings, axis=1, keepdims=True), 1e-12)
         return embeddings
@@ -297,10 +298,12 @@ class TransformerEmbedder(
                 "each text once, and an embedding that is stored survives the loss of a worker."
             )
         worker, settings = copy(self), self._settings()
+        if hasattr(self, "settings_"):
+            self._check_unchanged(settings)
         worker.store, worker.verbose = Path(self.store).absolute(), False  # workers have a folder of their own
         if self._source().is_folder and Path(self.model).is_dir():
             worker.model = str(Path(self.model).absolute())
-        worker.settings_ = getattr(self, "settings_", settings)
+        worker.settings_ = settings
         worker._fitted_model = str(worker.model), self.revision
         embeddings, n_cut, n_texts = embed_on_cluster(
             X, worker._read, worker._embed_owned, worker._stored, self._n_features_out, verbose=self.verbose

@@ -52,7 +52,7 @@ def embed_on_cluster(X, read, embed, stored, n_features, *, verbose=False):
     if not parts:
         raise ValueError("Found 0 texts in the collection of Dask. Expected at least one.")
     shapes, keys, n_empty, settings = zip(*filter(None, found), strict=True)
-    _check_alike(shapes, settings)
+    _check_alike(shapes, settings, [number for number, description in enumerate(found) if description is not None])
     warn_of_empty(sum(n_empty))
     _, first = np.unique(np.concatenate(keys), return_index=True)
     owned = np.isin(np.arange(sum(map(len, keys))), first)
@@ -96,23 +96,23 @@ def _describe(read, part, number):
     try:
         texts, distinct, _, settings = read(part)
     except ValueError as error:
-        error.args = (f"In partition {number} of the texts, both counted from 0: {error}",)
+        error.args = (f"In partition {number} (partitions and rows count from 0): {error}",)
         raise
     n_empty = sum(not text.strip() for text in texts.flat)
     return texts.shape, np.frombuffer(b"".join(text_keys(distinct)), "V16"), n_empty, settings
 
 
-def _check_alike(shapes, settings):
+def _check_alike(shapes, settings, numbers):
     """Refuse partitions that are not of one kind."""
     kinds = [
         ("pairs" if len(shape) > 1 else "single texts") + ("" if some["special_tokens"] else " of messages")
         for shape, some in zip(shapes, settings, strict=True)
     ]
-    other = next((number for number, kind in enumerate(kinds) if kind != kinds[0]), None)
+    other = next((place for place, kind in enumerate(kinds) if kind != kinds[0]), None)
     if other is not None:
         raise ValueError(
-            f"Found {kinds[0]} in the first partition of the collection, and {kinds[other]} in another one, number "
-            f"{other} of those with texts. Expected one kind: split the collection."
+            f"Found {kinds[0]} in partition {numbers[0]} of the collection, and {kinds[other]} in partition "
+            f"{numbers[other]}. Expected one kind: split the collection."
         )
 
 

@@ -298,7 +298,7 @@ class TextFeatures(
 
 
 class _NGrams(TfidfVectorizer):
-    """Weighted n-grams, which are saved as one text: skops writes of a dictionary far more than its terms."""
+    """Weighted n-grams, saved with their vocabulary as one text: of a dictionary, skops saves much beside the terms."""
 
     def __getstate__(self):
         state = super().__getstate__()

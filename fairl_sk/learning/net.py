@@ -76,7 +76,7 @@ def rewards_of_heads(heads, X):
 
 
 def rewards_of_paths(paths, X):
-    """Rewards (n_paths, ...) of every output in X, (..., n_features), by each path, which is a list of heads."""
+    """Rewards (n_paths, ...) of every output in X, (..., n_features), by paths, which are lists of heads; no offset."""
     if is_mapped(X):
         blocks = read_blocks(X)
         rewards = blocks.collect(

@@ -120,9 +120,10 @@ def prepare(X, sign, sample_weight, labels, recurrence_correlation, device, rows
         sample_weight = discount_duplicates(numbers, sample_weight, recurrence_correlation)
     device, paired = torch_device(device), X.ndim == 3
     if is_mapped(X):
-        read, signs = partial(read_blocks, X, rows, differences=True, device=device), sign
         if paired and not isinstance(rows, slice):  # of a fold: to pick them from the file in each pass takes long
             read, signs = partial(read_blocks, differences_in_file(X, sign, rows), device=device), np.ones(len(rows))
+        else:
+            read, signs = partial(read_blocks, X, rows, differences=True, device=device), sign
         lengths = np.sqrt(read(factor=signs).squared_lengths())
         scale = difference_scale(lengths[:, None], sample_weight, paired=paired)
         differences = read(factor=signs / scale)

@@ -1,7 +1,7 @@
 """What a learner reads of the rows: differences of a pair's features, their scale, and which outputs are duplicates."""
 
 from mmap import mmap
-from tempfile import TemporaryFile
+from tempfile import TemporaryFile, gettempdir
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from ..warn import warn_user
 from .blocks import is_mapped, read_blocks, working_dtype
 
 __all__ = [
+    "array_in_file",
     "difference_scale",
     "differences_in_file",
     "discount_duplicates",
@@ -64,13 +65,33 @@ def signed_differences(X, sign, rows=slice(None)):
 
 
 def differences_in_file(X, sign, rows):
-    """`signed_differences` of some rows of pairs in a file, in a temporary file, from which each pass reads them."""
-    with TemporaryFile() as file:
+    """`signed_differences` of some rows of pairs, in a temporary file, see `array_in_file`."""
+
+    def blocks():
         for part in gen_batches(len(rows), 1024):
             pairs = X[rows[part]].astype(working_dtype(X), copy=False)
-            differences = (pairs[:, 0] - pairs[:, 1]) * sign[part, None].astype(pairs.dtype)
-            differences.tofile(file)  # on a full disk an error, where writing through a map would end the process
-        return np.memmap(file, working_dtype(X), "r", shape=(len(rows), X.shape[-1]))
+            yield (pairs[:, 0] - pairs[:, 1]) * sign[part, None].astype(pairs.dtype)
+
+    return array_in_file(blocks(), working_dtype(X), (len(rows), X.shape[-1]))
+
+
+def array_in_file(blocks, dtype, shape):
+    """Blocks of an array, one behind the other, in a temporary file: its memory map, which cannot be written.
+
+    On a full disk it raises OSError, where writing through a map would end the process.
+    """
+    try:
+        with TemporaryFile() as file:
+            for block in blocks:
+                file.write(np.ascontiguousarray(block, dtype=dtype))
+            file.flush()
+            return np.memmap(file, dtype, "r", shape=shape)
+    except OSError as error:
+        size = np.prod(shape) * np.dtype(dtype).itemsize / 1e9
+        raise OSError(
+            f"There is no room for {size:.1f} GB of features in {gettempdir()} ({error}). Set the environment variable "
+            "TMPDIR to a folder on a larger disk."
+        ) from error
 
 
 def mapped_array(shape, dtype):
@@ -85,10 +106,7 @@ def take_rows(X, rows):
     shape = (len(rows), *X.shape[1:])
     if not is_mapped(X):
         return np.take(X, rows, axis=0, out=mapped_array(shape, X.dtype), mode="clip")
-    with TemporaryFile() as file:
-        for part in gen_batches(len(rows), 1024):
-            X[rows[part]].tofile(file)
-        return np.memmap(file, X.dtype, "r", shape=shape)
+    return array_in_file((X[rows[part]] for part in gen_batches(len(rows), 1024)), X.dtype, shape)
 
 
 def difference_scale(differences, sample_weight, *, paired=False):
