@@ -46,8 +46,8 @@ class ClusterFeatures:
     """Features (n_pairs, 2, n_features) or (n_samples, n_features) of a Dask array, in chunks of rows on the workers.
 
     It has the shape of an ndarray, and gives some rows as one. As long as it lives, Dask keeps the chunks, in the
-    workers' memory or on their disks; those of a worker that is lost are computed again. Many small chunks are joined:
-    each costs milliseconds in each pass of a fit.
+    workers' memory or on their disks; those of a worker that is lost are computed again. Many small chunks are joined,
+    since each pass over a chunk has a fixed cost.
 
     Parameters
     ----------

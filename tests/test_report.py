@@ -301,7 +301,7 @@ def test_the_section_on_properties_says_of_each_where_the_reward_is_right(result
 def test_the_words_on_label_errors_count_what_is_listed(result):
     words = label_errors_section(fair(result, label_errors=WRONG)).words
     assert "lists 9 pairs in which a wrong label is likelier than a right one and 1 pair that a copy" in words
-    assert "Held out are 3 of them" in words
+    assert "3 of them are held out" in words
 
 
 @pytest.mark.usefixtures("without_pictures")

@@ -217,7 +217,7 @@ def label_errors_section(result):
         kinds += [f"{copies:,} {rows_are if copies > 1 else rows_are[:-1]} that a copy contradicts"] * (copies > 0)
         words += [
             f"`review.csv`, beside this page, lists {' and '.join(kinds)}.",
-            f"Held out are {found['held_out']:,} of them: correcting these changes the scores, too.",
+            f"{found['held_out']:,} of them are held out: correcting these changes the scores, too.",
             f"Fill in its column `corrected` ({_values(rows_are)}), and audit again: `fairl-sk audit PAIRS.csv "
             "--corrections review.csv`.",
         ]
